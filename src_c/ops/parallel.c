@@ -18,15 +18,17 @@
  * with its pointer to that pool, but none of the pool's threads, so the child's first region waits for ever. The
  * parent's regions need not have been ours: any library on the same libgomp will do.
  *
- * So the inherited thread, the one thread a child starts with, never opens a region. It hands the call to a helper
- * thread that is created when it is first needed and then kept: a thread of the child's own, with a pool of its own.
- * Threads created in the child are new to libgomp and need no help. A grandchild starts over.
+ * So the inherited thread, the one thread a child starts with, never opens a region. Its teams are made of a crew of
+ * plain threads, created when first needed and then kept, which share the tasks in the same way at the same speed.
+ * Threads created in the child are new to libgomp and use it as usual. A grandchild starts over.
  *
  * A thread also counts as inherited where the fork came before this library was loaded (the parent used OpenMP, the
  * child imports us): Linux remembers whether a process has called exec since it was forked.
  *
- * Why not omp_pause_resource_all() before each fork: it ends the parent's pool too, every time, also for a fork that
- * only serves exec, and it comes too late when the library is loaded in the child.
+ * Why not one helper thread that opens the regions instead: libgomp still counts the parent's threads as running, finds
+ * more of them than CPUs, and stops spinning; with the two hand-overs a region of two threads took 75 to 100 us in the
+ * child, against 1.5 us in the parent. Why not omp_pause_resource_all() before each fork: it ends the parent's pool
+ * every time, also for a fork that only serves exec, and it comes too late when the library is loaded in the child.
  */
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1 /* syscall() and pthread_atfork() under -std=c11 */
@@ -126,26 +128,22 @@ typedef struct job {
     fa_task_fn fn;
     void *arg;
     int64_t n_tasks;
-    int team;
     alignas(FA_ALIGN) _Atomic int64_t next;
 } job;
 
 /* ---- running tasks --------------------------------------------------------------------------------------------- */
 
 static void run_serial(struct thread_state *me, int64_t n_tasks, fa_task_fn fn, void *arg) {
-    fa_fpenv env;
-    fa_fpenv_enter(&env);
     me->depth++;
     for (int64_t task = 0; task < n_tasks; task++) {
         fn(arg, task, 0);
     }
     me->depth--;
-    fa_fpenv_leave(&env);
 }
 
 #ifdef _OPENMP
 
-/* One member of a team. Its thread may belong to another library's regions too, so it is left as it was found. */
+/* One member of a team. Its thread may serve another library's regions too, so it is left as it was found. */
 static void run_share(job *j, int worker) {
     struct thread_state *me = &self;
     fa_fpenv env;
@@ -163,27 +161,31 @@ static void run_share(job *j, int worker) {
 }
 
 /* The barrier at the end of the region orders the tasks' writes before the return. */
-static void run_team(job *j) {
-#pragma omp parallel num_threads(j->team) default(none) shared(j)
+static void run_region(job *j, int team) {
+#pragma omp parallel num_threads(team) default(none) shared(j)
     run_share(j, omp_get_thread_num());
 }
 
-/* ---- the helper of a forked child ------------------------------------------------------------------------------ */
+/* ---- the crew of a forked child -------------------------------------------------------------------------------- */
 
-enum phase { PHASE_IDLE, PHASE_POSTED, PHASE_DONE };
-
-/* One caller (the inherited thread) and one helper. The phase changes under the lock and is watched without it. */
+/*
+ * One master, the inherited thread, and members 1..size. The master posts a call as one 64-bit word, a serial number
+ * and the size of the team; members below that size take part and count themselves out in `pending`. A member cannot
+ * miss a call it belongs to, because the master waits for it; others may skip any number of calls.
+ * Both sides spin before they sleep. Words change under the lock, so that nobody falls asleep on a word just changed.
+ */
 static struct {
+    alignas(FA_ALIGN) _Atomic uint64_t word; /* serial << 32 | team */
+    job *job;                                /* written before the word, valid until pending is 0 */
+    alignas(FA_ALIGN) _Atomic int pending;
     pthread_mutex_t lock;
-    pthread_cond_t changed_for_helper, changed_for_caller;
-    _Atomic int phase;
-    int helper_sleeps, caller_sleeps; /* under the lock */
-    job *job;
-    int alive; /* of this process; touched by the inherited thread alone */
-} helper;
+    pthread_cond_t posted, finished;
+    int members_asleep, master_asleep; /* under the lock */
+    int size;                          /* members of this process; touched by the master alone */
+} crew;
 
-/* A few microseconds: enough to catch the next call of a loop without going to sleep, too short to be noticed. */
-#define SPINS 256
+/* 20 to 200 us by the CPU's idea of a pause: the time between two calls of one forward pass. */
+#define CREW_SPINS 4096
 
 static void relax(void) {
 #if defined(__SSE__)
@@ -193,87 +195,121 @@ static void relax(void) {
 #endif
 }
 
-static void await_phase(int phase, pthread_cond_t *changed, int *sleeps) {
-    for (int i = 0; i < SPINS; i++) {
-        if (atomic_load_explicit(&helper.phase, memory_order_acquire) == phase) {
-            return;
+static uint64_t crew_await_word(uint64_t seen) {
+    uint64_t word;
+    for (int i = 0; i < CREW_SPINS; i++) {
+        word = atomic_load_explicit(&crew.word, memory_order_acquire);
+        if (word != seen) {
+            return word;
         }
         relax();
     }
-    pthread_mutex_lock(&helper.lock);
-    *sleeps = 1;
-    while (atomic_load_explicit(&helper.phase, memory_order_relaxed) != phase) {
-        pthread_cond_wait(changed, &helper.lock);
+    pthread_mutex_lock(&crew.lock);
+    crew.members_asleep++;
+    while ((word = atomic_load_explicit(&crew.word, memory_order_acquire)) == seen) {
+        pthread_cond_wait(&crew.posted, &crew.lock);
     }
-    *sleeps = 0;
-    pthread_mutex_unlock(&helper.lock);
-}
-
-static void enter_phase(int phase, pthread_cond_t *changed, const int *sleeps) {
-    pthread_mutex_lock(&helper.lock);
-    atomic_store_explicit(&helper.phase, phase, memory_order_release);
-    int wake = *sleeps;
-    pthread_mutex_unlock(&helper.lock);
-    if (wake) {
-        pthread_cond_signal(changed);
-    }
+    crew.members_asleep--;
+    pthread_mutex_unlock(&crew.lock);
+    return word;
 }
 
 /* Never returns. It is detached, holds no lock while it waits and owns nothing, so the process may end at any time. */
-static void *helper_main(void *unused) {
-    (void)unused;
+static void *crew_member(void *index) {
+    const int worker = (int)(intptr_t)index;
+    uint64_t word = 0;
     for (;;) {
-        await_phase(PHASE_POSTED, &helper.changed_for_helper, &helper.helper_sleeps);
-        run_team(helper.job);
-        enter_phase(PHASE_DONE, &helper.changed_for_caller, &helper.caller_sleeps);
+        word = crew_await_word(word);
+        if (worker >= (int)(word & 0xffffffffu)) {
+            continue;
+        }
+        run_share(crew.job, worker);
+        if (atomic_fetch_sub_explicit(&crew.pending, 1, memory_order_acq_rel) == 1) {
+            pthread_mutex_lock(&crew.lock);
+            const int wake = crew.master_asleep;
+            pthread_mutex_unlock(&crew.lock);
+            if (wake) {
+                pthread_cond_signal(&crew.finished);
+            }
+        }
     }
     return NULL;
 }
 
-static int helper_start(void) {
-    /* The parent's helper left this in any state; here it has neither owner nor waiters. */
-    pthread_mutex_init(&helper.lock, NULL);
-    pthread_cond_init(&helper.changed_for_helper, NULL);
-    pthread_cond_init(&helper.changed_for_caller, NULL);
-    atomic_store(&helper.phase, PHASE_IDLE);
-    helper.helper_sleeps = 0;
-    helper.caller_sleeps = 0;
-
-    /* The caller's signals stay the caller's: the helper and the team it will open inherit a full mask. */
-    sigset_t all, before;
-    sigfillset(&all);
-    if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0) {
-        return 0;
-    }
+static int crew_hire(int worker) {
     /* A main thread's usual stack; less where address space is limited. */
-    int created = 0;
-    for (size_t stack = (size_t)8 << 20; !created && stack >= (size_t)1 << 20; stack /= 8) {
+    int hired = 0;
+    for (size_t stack = (size_t)8 << 20; !hired && stack >= (size_t)1 << 20; stack /= 8) {
         pthread_attr_t attr;
+        pthread_t thread;
         if (pthread_attr_init(&attr) != 0) {
             break;
         }
-        pthread_t thread;
-        created = pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED) == 0 &&
-                  pthread_attr_setstacksize(&attr, stack) == 0 &&
-                  pthread_create(&thread, &attr, helper_main, NULL) == 0;
+        hired = pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED) == 0 &&
+                pthread_attr_setstacksize(&attr, stack) == 0 &&
+                pthread_create(&thread, &attr, crew_member, (void *)(intptr_t)worker) == 0;
         pthread_attr_destroy(&attr);
     }
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    return created;
+    return hired;
 }
 
-/* False: no thread to be had, nothing was run. */
-static int run_by_helper(job *j) {
-    if (!helper.alive) {
-        helper.alive = helper_start();
-        if (!helper.alive) {
-            return 0;
+/* Brings the crew up to `team` threads, the master included, and returns how many there are: fewer when the system
+ * gives no more threads. The caller's signals stay the caller's: members are born with all of them blocked. */
+static int crew_muster(int team) {
+    if (crew.size + 1 >= team) {
+        return team;
+    }
+    if (crew.size == 0) {
+        /* The parent's crew left these in any state; here they have neither owner nor waiters. */
+        pthread_mutex_init(&crew.lock, NULL);
+        pthread_cond_init(&crew.posted, NULL);
+        pthread_cond_init(&crew.finished, NULL);
+        atomic_store(&crew.word, 0);
+        crew.members_asleep = 0;
+        crew.master_asleep = 0;
+    }
+    sigset_t all, before;
+    sigfillset(&all);
+    if (pthread_sigmask(SIG_SETMASK, &all, &before) == 0) {
+        while (crew.size + 1 < team && crew_hire(crew.size + 1)) {
+            crew.size++;
+        }
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    return crew.size + 1;
+}
+
+static void run_crew(job *j, int team) {
+    team = crew_muster(team);
+    if (team > 1) {
+        crew.job = j;
+        atomic_store_explicit(&crew.pending, team - 1, memory_order_relaxed);
+        pthread_mutex_lock(&crew.lock);
+        const uint64_t serial = atomic_load_explicit(&crew.word, memory_order_relaxed) >> 32;
+        atomic_store_explicit(&crew.word, (serial + 1) << 32 | (uint64_t)team, memory_order_release);
+        const int wake = crew.members_asleep > 0;
+        pthread_mutex_unlock(&crew.lock);
+        if (wake) {
+            pthread_cond_broadcast(&crew.posted);
         }
     }
-    helper.job = j;
-    enter_phase(PHASE_POSTED, &helper.changed_for_helper, &helper.helper_sleeps);
-    await_phase(PHASE_DONE, &helper.changed_for_caller, &helper.caller_sleeps);
-    return 1;
+    run_share(j, 0);
+    if (team == 1) {
+        return;
+    }
+    for (int i = 0; i < CREW_SPINS; i++) {
+        if (atomic_load_explicit(&crew.pending, memory_order_acquire) == 0) {
+            return;
+        }
+        relax();
+    }
+    pthread_mutex_lock(&crew.lock);
+    crew.master_asleep = 1;
+    while (atomic_load_explicit(&crew.pending, memory_order_acquire) != 0) {
+        pthread_cond_wait(&crew.finished, &crew.lock);
+    }
+    crew.master_asleep = 0;
+    pthread_mutex_unlock(&crew.lock);
 }
 
 static int is_inherited(struct thread_state *me) {
@@ -321,6 +357,8 @@ void fa_parallel_for(const fa_ctx *ctx, int64_t n_tasks, fa_task_fn fn, void *ar
         }
         return;
     }
+    fa_fpenv env; /* around the runtime too: libomp's own start-up raises flags */
+    fa_fpenv_enter(&env);
 #ifdef _OPENMP
     int asked = fa_team_max(ctx, n_tasks);
     if (asked > 1 && omp_in_parallel()) {
@@ -330,11 +368,11 @@ void fa_parallel_for(const fa_ctx *ctx, int64_t n_tasks, fa_task_fn fn, void *ar
     if (team == 1) {
         run_serial(me, n_tasks, fn, arg);
     } else {
-        job j = {.fn = fn, .arg = arg, .n_tasks = n_tasks, .team = team, .next = 0};
-        if (!is_inherited(me)) {
-            run_team(&j);
-        } else if (!run_by_helper(&j)) {
-            run_serial(me, n_tasks, fn, arg);
+        job j = {.fn = fn, .arg = arg, .n_tasks = n_tasks, .next = 0};
+        if (is_inherited(me)) {
+            run_crew(&j, team);
+        } else {
+            run_region(&j, team);
         }
     }
 #else
@@ -343,6 +381,7 @@ void fa_parallel_for(const fa_ctx *ctx, int64_t n_tasks, fa_task_fn fn, void *ar
     run_serial(me, n_tasks, fn, arg);
 #endif
     atomic_fetch_sub_explicit(&process.in_use, team, memory_order_relaxed);
+    fa_fpenv_leave(&env);
 }
 
 /* ---- fastattn.h: threads --------------------------------------------------------------------------------------- */
@@ -375,7 +414,7 @@ static void after_fork_in_child(void) {
     self.origin = ORIGIN_INHERITED;
     self.depth = 0;
 #ifdef _OPENMP
-    helper.alive = 0;
+    crew.size = 0;
 #endif
 }
 
