@@ -104,6 +104,7 @@ def _attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_], bias: Array |
             x = cap * np.tanh(x / cap)
         if bias is not None:
             x = x + np.asarray(bias, dtype=dtype)
+            seen = seen & ~np.isneginf(bias)                # -inf excludes the key, even where its score is NaN or +inf
         x = np.where(seen, x, np.asarray(-np.inf, dtype=dtype))
         part = ~np.isneginf(x)                              # a score of -inf is the same as an excluded key
         empty = ~part.any(axis=-1, keepdims=True)
@@ -139,8 +140,8 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, mask: ArrayLike | Non
     """softmax(score(q, k)) v, with every option of ``fastattn.attention`` that fp32 has.
 
     Shapes ``q (..., Hq, Sq, D)``, ``k (..., Hkv, Sk, D)``, ``v (..., Hkv, Sk, Dv)``; two dimensions are one head.
-    The score is ``x = q.k * scale``, then softcap, then the float mask. Boolean masks (True = attend), causal, window
-    and kv_lengths exclude keys; so does a score of -inf. What an excluded key holds, NaN and Inf included, has no
+    The score is ``x = q.k * scale``, then softcap, then the float mask. Boolean masks (True = attend), causal, window,
+    kv_lengths and a float mask's -inf exclude keys; so does a score of -inf. What an excluded key holds, NaN and Inf included, has no
     effect. A row without any key gives zeros and lse = -inf; a NaN or +inf score makes its whole row NaN.
 
     >>> r = attention([[1.0]], [[0.0], [0.0]], [[1.0], [3.0]])

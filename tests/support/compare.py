@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Two ways to compare: with the float64 oracle under the accuracy rule, and between variants bit for bit."""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import fastattn as fa
+from fastattn import reference
+
+ULP = 2.0 ** -23
+CANONICAL_NAN = 0x7FC00000
+
+
+def worst(got: np.ndarray, ref: np.ndarray) -> float:
+    """The largest absolute difference over the finite entries of the oracle."""
+    finite = np.isfinite(ref)
+    return float(np.max(np.abs(got[finite].astype(np.float64) - ref[finite]), initial=0.0))
+
+
+def assert_accurate(got: Any, ref: np.ndarray, naive: np.ndarray, what: str = "out") -> None:
+    """The rule of the project: max|err| <= 2 max|err of naive fp32 NumPy| + 2**-23 max|ref|; NaN and Inf as the oracle has them."""
+    assert isinstance(got, np.ndarray), f"{what}: {type(got)}"
+    assert got.dtype == np.float32, f"{what}: dtype {got.dtype}"
+    assert got.shape == ref.shape, f"{what}: shape {got.shape}, the oracle's is {ref.shape}"
+    for kind, test in (("NaN", np.isnan), ("+inf", np.isposinf), ("-inf", np.isneginf)):
+        wrong = test(got) != test(ref)
+        assert not wrong.any(), (f"{what}: {kind} differs from the oracle in {int(wrong.sum())} places, first at "
+                                 f"{tuple(int(i) for i in np.argwhere(wrong)[0])}: got {got[wrong][0]}, expected {ref[wrong][0]}")
+    bits = got[np.isnan(got)].view(np.uint32)
+    assert (bits == CANONICAL_NAN).all(), f"{what}: NaN stored as {bits[bits != CANONICAL_NAN][0]:#x}, not {CANONICAL_NAN:#x}"
+    both = np.isfinite(ref) & np.isfinite(naive)
+    err, err_naive = worst(got, ref), worst(naive[both], ref[both])
+    size = float(np.max(np.abs(ref[np.isfinite(ref)]), initial=0.0))
+    bound = 2 * err_naive + ULP * size
+    assert err <= bound, (f"{what}: max|err| = {err:.4g} > {bound:.4g} = 2 * {err_naive:.4g} (naive fp32) + 2**-23 * {size:.4g}; "
+                          f"{err / bound:.2f} times the bound")
+
+
+def assert_same_bits(a: Any, b: Any, what: str = "") -> None:
+    """Equal dtype, shape and bytes; -0.0 is not 0.0 and every bit of a NaN counts."""
+    if isinstance(a, tuple) or isinstance(b, tuple):
+        assert len(a) == len(b), what
+        for i, (one, other) in enumerate(zip(a, b, strict=True)):
+            if one is None or other is None:
+                assert one is other, f"{what}[{i}]: None on one side only"
+            else:
+                assert_same_bits(one, other, f"{what}[{i}]")
+        return
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    assert a.dtype == b.dtype and a.shape == b.shape, f"{what}: {a.dtype}{a.shape} and {b.dtype}{b.shape}"
+    if a.tobytes() == b.tobytes():
+        return
+    kind = f"u{a.dtype.itemsize}"
+    differs = a.view(kind) != b.view(kind)
+    first = tuple(int(i) for i in np.argwhere(differs)[0])
+    raise AssertionError(f"{what}: {int(differs.sum())} of {a.size} entries differ, first at {first}: "
+                         f"{a[first]!r} ({a.view(kind)[first]:#x}) and {b[first]!r} ({b.view(kind)[first]:#x})")
+
+
+def check_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, weights: bool = True, **options: Any) -> np.ndarray:
+    """One attention call against the oracle: out, lse and weights, and the same bits whatever is returned beside out."""
+    plain = fa.attention(q, k, v, **options)
+    full = fa.attention(q, k, v, return_lse=True, return_weights=weights, **options)
+    known = {name: value for name, value in options.items() if name not in ("num_threads", "out")}
+    ref = reference.attention(q, k, v, **known)
+    naive = reference.attention(q, k, v, dtype=np.float32, **known)
+    assert_accurate(plain, ref.out, naive.out, "out")
+    assert_accurate(full.lse, ref.lse, naive.lse, "lse")
+    assert_same_bits(full.out, plain, "out with and without return_lse and return_weights")
+    if weights:
+        assert_accurate(full.weights, ref.weights, naive.weights, "weights")
+    else:
+        assert full.weights is None
+    return plain
