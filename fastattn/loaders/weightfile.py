@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""The mapping every format is read into: names to read-only arrays, with the dtype the file says."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import WeightFileError
+
+__all__ = ["ARRAY_DTYPES", "TensorInfo", "WeightFile", "check_shape"]
+
+ARRAY_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "I8": np.dtype(np.int8),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+    "C64": np.dtype("<c8"),
+    # NumPy has no type for these: their bits come as unsigned integers.
+    "BF16": np.dtype("<u2"),
+    "F8_E4M3": np.dtype(np.uint8),
+    "F8_E5M2": np.dtype(np.uint8),
+    "F8_E8M0": np.dtype(np.uint8),
+    "F8_E4M3FNUZ": np.dtype(np.uint8),
+    "F8_E5M2FNUZ": np.dtype(np.uint8),
+}
+"""NumPy type in which a tensor of each dtype name is handed out."""
+
+_MAX_DIMS = 32
+_MAX_BYTES = 2**63 - 1
+
+
+def check_shape(shape: tuple[int, ...], itemsize: int) -> int:
+    """Bytes of a tensor of ``shape``; ``ValueError`` for more dimensions or bytes than an array can have.
+
+    A dimension of 0 does not excuse the others: their product has to fit as well.
+    """
+    if len(shape) > _MAX_DIMS:
+        raise ValueError(f"{len(shape)} dimensions, more than {_MAX_DIMS}")
+    if any(n < 0 for n in shape):
+        raise ValueError(f"shape {list(shape)} has a negative dimension")
+    if itemsize * math.prod(n for n in shape if n) > _MAX_BYTES:
+        raise ValueError(f"shape {list(shape)} overflows 63 bits")
+    return itemsize * math.prod(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a file says about one tensor, known without reading its data."""
+
+    dtype: str
+    """Name of the element type: a key of ``ARRAY_DTYPES``, as the safetensors format spells it."""
+    shape: tuple[int, ...]
+    file: Path
+    """The file that holds the data (a shard, where the weights are sharded)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return ARRAY_DTYPES[self.dtype].itemsize * math.prod(self.shape)
+
+
+class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
+    """Read-only mapping from tensor names to NumPy arrays, whatever the format of the file.
+
+    ``weights[name]`` is read-only. From a ``.safetensors`` file it is a view of the memory-mapped file: nothing is
+    copied, the pages are shared by every process that maps the file, and the mapping lives as long as any array made
+    from it. From an ``.npz`` file it is read (and unpacked) afresh at each access.
+
+    bfloat16 data comes as its bits in ``uint16`` (NumPy has no such type); ``dtype(name)`` says ``"BF16"``, and
+    ``as_float32(name)`` widens it.
+
+    Example
+    -------
+    >>> weights = fastattn.open_weights("model.safetensors")        # doctest: +SKIP
+    >>> weights.dtype("encoder.layer.0.output.dense.weight")        # doctest: +SKIP
+    'BF16'
+    >>> weights.as_float32("encoder.layer.0.output.dense.weight")   # doctest: +SKIP
+    """
+
+    def __init__(self, path: Path, infos: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
+        self._path = path
+        self._infos = dict(infos)
+        self._metadata = dict(metadata)
+
+    @property
+    def path(self) -> Path:
+        """The file or folder that was opened."""
+        return self._path
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The free text entries of the file (``__metadata__`` of safetensors); empty where there are none."""
+        return self._metadata
+
+    def info(self, name: str) -> TensorInfo:
+        """Dtype, shape and file of tensor ``name``, without touching its data. ``KeyError`` if there is none."""
+        try:
+            return self._infos[name]
+        except KeyError:
+            raise KeyError(f"{self._path}: no tensor named {name!r}") from None
+
+    def dtype(self, name: str) -> str:
+        """Dtype of tensor ``name`` as the file says, for example ``"F32"`` or ``"BF16"``."""
+        return self.info(name).dtype
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of tensor ``name``, without touching its data."""
+        return self.info(name).shape
+
+    @abstractmethod
+    def _read(self, name: str) -> np.ndarray[Any, Any]:
+        """Array of the tensor ``name``, which exists."""
+
+    def __getitem__(self, name: str) -> np.ndarray[Any, Any]:
+        self.info(name)
+        return self._read(name)
+
+    def as_float32(self, name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Tensor ``name`` as a read-only float32 array: F32 as it lies, F16 and BF16 widened (which is exact).
+
+        Raises
+        ------
+        KeyError
+            There is no such tensor.
+        WeightFileError
+            The tensor has another dtype; nothing is narrowed in silence.
+        """
+        info = self.info(name)
+        if info.dtype == "F32":
+            return self._read(name)
+        if info.dtype == "F16":
+            wide = self._read(name).astype(np.float32)
+        elif info.dtype == "BF16":
+            bits = self._read(name).astype(np.uint32)
+            bits <<= np.uint32(16)
+            wide = bits.view(np.float32)
+        else:
+            raise WeightFileError(f"{info.file}: tensor {name!r} has dtype {info.dtype}, expected F32, F16 or BF16")
+        wide.flags.writeable = False
+        return wide
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {str(self._path)!r}: {len(self)} tensors>"
