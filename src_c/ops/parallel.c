@@ -184,8 +184,9 @@ static struct {
     int size;                          /* members of this process; touched by the master alone */
 } crew;
 
-/* 20 to 200 us by the CPU's idea of a pause: the time between two calls of one forward pass. */
-#define CREW_SPINS 4096
+/* About half a millisecond, a fifteenth of what libgomp's idle threads spin: longer than the gaps between the calls of
+ * one forward pass, so that a busy neighbour on the machine does not send the crew to sleep in each of them. */
+#define CREW_SPINS 20000
 
 static void relax(void) {
 #if defined(__SSE__)
