@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fastattn: the C contract.
+ *
+ * Everything the Python side may call is declared here; _capi.pxd mirrors this file line for line.
+ *
+ * How a call is made
+ * ------------------
+ *   1. Describe every array by an fa_view: it borrows memory, owns nothing, and its last stride is one element.
+ *   2. Fill an fa_ctx: which kernel table to use (fa_kernels_for) and how many threads the call may take.
+ *   3. Ask the op how much workspace it wants (fa_<op>_workspace), provide it 64-byte aligned, call fa_<op>.
+ *
+ * What is guaranteed
+ * ------------------
+ *   - An op returns a status and never prints, aborts or allocates. On any status but FA_OK no output was promised.
+ *   - The bits of the result depend on the inputs alone: not on the thread count, the team that happened to be free,
+ *     the ISA, or what else is in the batch. `scalar` is the specification, the others equal it.
+ *   - The caller's floating-point environment neither matters nor changes.
+ *   - Calls from many threads at once are safe as long as they do not share outputs or workspaces.
+ */
+#ifndef FASTATTN_H
+#define FASTATTN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One number for every constant that decides bits (key block, chunks, lanes, polynomial coefficients). */
+#define FA_NUMERICS_VERSION 1
+
+#define FA_LANES 16       /* lanes of the virtual vector */
+#define FA_KEY_BLOCK 48   /* keys per step of the online softmax */
+#define FA_KV_CHUNK 960   /* keys that share one running softmax before a merge; a multiple of FA_KEY_BLOCK */
+#define FA_K_CHUNK 384    /* inputs of a linear layer that share one running sum */
+#define FA_MAX_HEAD_DIM 4096
+#define FA_ALIGN 64
+
+typedef enum fa_status {
+    FA_OK = 0,
+    FA_ERR_SHAPE = 1,     /* shapes of two arguments disagree, or a size is out of range */
+    FA_ERR_DTYPE = 2,     /* an argument has a dtype this op does not take */
+    FA_ERR_VALUE = 3,     /* a parameter or an element of an index array is out of range */
+    FA_ERR_STRIDE = 4,    /* the last stride is not one element */
+    FA_ERR_WORKSPACE = 5, /* workspace missing, misaligned or too small */
+    FA_ERR_MEMORY = 6     /* the sizes asked for cannot be represented */
+} fa_status;
+
+const char *fa_status_text(fa_status status);
+
+typedef enum fa_dtype { FA_NONE = 0, FA_F32 = 1, FA_F16 = 2, FA_BF16 = 3, FA_I8 = 4, FA_BOOL = 5, FA_I32 = 6, FA_I64 = 7 } fa_dtype;
+
+/* A borrowed array. Strides are in bytes and may be zero (broadcast) or negative, but for the last one. */
+typedef struct fa_view {
+    void *data;
+    int64_t shape[4];
+    int64_t stride[4];
+    int32_t ndim;
+    int32_t dtype; /* fa_dtype */
+} fa_view;
+
+typedef struct fa_kernels fa_kernels; /* kernels/kernels.h */
+
+typedef struct fa_ctx {
+    const fa_kernels *kernels;
+    int32_t num_threads; /* the most threads this call may use; at least 1 */
+    int32_t force;       /* tests: enum fa_force, 0 = choose */
+} fa_ctx;
+
+enum fa_force { FA_FORCE_NONE = 0, FA_FORCE_TILE = 1, FA_FORCE_DECODE = 2 };
+
+/* ---- instruction sets ------------------------------------------------------------------------------------------ */
+
+/* Order of preference, best last. Compiled in and supported by this CPU and OS are two questions. */
+int fa_isa_count(void);
+const char *fa_isa_name(int index);
+int fa_isa_supported(int index);
+const fa_kernels *fa_kernels_for(int index);
+
+/* ---- threads (ops/parallel.c) ---------------------------------------------------------------------------------- */
+
+int fa_openmp_version(void);            /* value of _OPENMP, 0 for a serial build */
+int fa_omp_max_threads(void);           /* omp_get_max_threads() of the calling thread, 1 for a serial build */
+void fa_set_thread_limit(int limit);    /* process-wide count of threads inside regions; callers share it */
+int fa_threads_in_use(void);
+int fa_runtime_init(void);              /* registers the fork handlers once; 0 or an errno */
+
+/* ---- attention ------------------------------------------------------------------------------------------------- */
+
+typedef struct fa_attention_params {
+    float scale;
+    float softcap;           /* 0: none */
+    int32_t causal;          /* 1: query at position p sees keys j <= p */
+    int32_t pad_;
+    int64_t window_left;     /* p - left <= j, -1: unbounded */
+    int64_t window_right;    /* j <= p + right, -1: unbounded */
+    const int64_t *q_offset; /* [B] position of each row's first query among its keys, NULL: 0 */
+    const int64_t *kv_lengths; /* [B] number of keys that exist, NULL: Sk */
+    const int64_t *cu_q;     /* [B+1] packed form: q, out, lse are (1, Hq, Tq, D), rows cu_q[b]..cu_q[b+1]; NULL: dense */
+    const int64_t *cu_k;     /* [B+1] */
+    int64_t n_seq;           /* B of the packed form */
+    const fa_view *mask;     /* (B, Hq, Sq, Sk) by strides, FA_BOOL (1 = attend) or FA_F32 (added), or NULL; dense only */
+} fa_attention_params;
+
+/* q (B, Hq, Sq, D), k (B, Hkv, Sk, D), v (B, Hkv, Sk, Dv) -> out (B, Hq, Sq, Dv); lse (B, Hq, Sq) and
+ * weights (B, Hq, Sq, Sk) where not NULL. All fp32. Hq is a multiple of Hkv. */
+fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
+                                 const fa_view *q, const fa_view *k, const fa_view *v,
+                                 const fa_attention_params *params, size_t *bytes);
+fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
+                       const fa_view *q, const fa_view *k, const fa_view *v, const fa_attention_params *params,
+                       void *ws, size_t ws_bytes);
+
+/* ---- linear layers --------------------------------------------------------------------------------------------- */
+
+typedef enum fa_activation {
+    FA_ACT_NONE = 0, FA_ACT_RELU = 1, FA_ACT_GELU = 2, FA_ACT_GELU_TANH = 3, FA_ACT_SILU = 4, FA_ACT_TANH = 5, FA_ACT_SIGMOID = 6
+} fa_activation;
+
+/* Packed weights: panels [ceil(N/16)][K][16], zero beyond N, 64-byte aligned, the same on every ISA. */
+fa_status fa_linear_packed_bytes(int64_t n, int64_t k, size_t *bytes);
+fa_status fa_linear_pack(const fa_ctx *ctx, void *packed, const fa_view *weight /* (N, K) fp32 */);
+fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, size_t *bytes);
+/* x (M, K), out (M, N), bias (N,) or NULL. */
+fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const void *packed, const fa_view *bias,
+                    fa_activation act, void *ws, size_t ws_bytes);
+
+/* ---- row-wise ops: x and out are (M, H) fp32, no workspace ------------------------------------------------------- */
+
+/* (x + residual - mean) / sqrt(var + eps) * weight + bias; residual and bias may be NULL. out may be x or residual. */
+fa_status fa_layer_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *residual,
+                        const fa_view *weight, const fa_view *bias, float eps);
+/* (x + residual) / sqrt(mean(square) + eps) * weight */
+fa_status fa_rms_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *residual,
+                      const fa_view *weight, float eps);
+fa_status fa_softmax(const fa_ctx *ctx, const fa_view *out, const fa_view *x);
+fa_status fa_activate(const fa_ctx *ctx, const fa_view *out, const fa_view *x, fa_activation act);
+/* out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ..., left to right; ids outside a table: FA_ERR_VALUE, nothing read. */
+fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids);
+
+typedef enum fa_pool_mode { FA_POOL_MEAN = 0, FA_POOL_CLS = 1, FA_POOL_MAX = 2, FA_POOL_LAST = 3 } fa_pool_mode;
+/* x (T, H), cu (n+1,) int64 -> out (n, H); an empty sequence gives zeros. */
+fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode);
+/* x / max(|x|, eps) by rows */
+fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float eps);
+
+/* ---- the machine's limits, for benchmarks ------------------------------------------------------------------------ */
+
+/* Runs `iterations` rounds of independent FMAs on each of ctx->num_threads threads; *flops gets the operations done. */
+fa_status fa_probe_fma(const fa_ctx *ctx, int64_t iterations, double *flops);
+/* Reads `bytes` at data once with prefetch, split over the threads. */
+fa_status fa_probe_read(const fa_ctx *ctx, const void *data, size_t bytes, float *sink);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

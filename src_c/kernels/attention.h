@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Contracts of the attention kernels. Two of them compute the same rows with the same bits:
+ *
+ *   tile    many queries: lanes are queries. A tile of 16 or 32 rows lies transposed, K and V are read as they lie.
+ *   decode  up to fa_attn_kernels.decode_rows queries that share K and V: lanes are keys, then lanes are columns of V.
+ *
+ * Both are called once for a chunk of FA_KV_CHUNK keys (or what is left of one) and leave the running state (m, l, o)
+ * of the chunk, merged into what the chunks before it left. Key j of the call is key j0 + j of the stream; a row sees
+ * the keys lo <= j <= hi. Masks come on top. Memory outside the n keys of the call is never read.
+ */
+#ifndef FA_KERNELS_ATTENTION_H
+#define FA_KERNELS_ATTENTION_H
+
+#include "../fastattn.h"
+
+#define FA_TILE_MAX 32  /* most rows of a tile */
+#define FA_DECODE_MAX 8 /* most rows of a decode call */
+
+/* How scores become exponents: x = s and exp2((x - m) * c), or, formed, x = cap * tanh(s * scale / cap) + mask. */
+typedef struct fa_attn_form {
+    float c;        /* log2(e) times |scale|, or log2(e) when formed */
+    float scale;    /* formed: multiplies s. plain: |scale|, used by lse alone */
+    float softcap;  /* 0: none */
+    float inv_cap;
+    int formed;
+} fa_attn_form;
+
+typedef struct fa_attn_chunk {
+    const float *k;      /* [n, d], row stride ks */
+    const float *v;      /* [n, dv], row stride vs */
+    ptrdiff_t ks, vs;    /* in elements */
+    int64_t d, dv;
+    int64_t j0;          /* index of the first key in the stream; a multiple of FA_KEY_BLOCK */
+    int64_t n;           /* keys of this call, at most FA_KV_CHUNK */
+    fa_attn_form form;
+    const int64_t *lo, *hi;          /* [rows] visible keys of each row, in stream indices */
+    const uint8_t *const *mask_bool; /* [rows] byte of key j of the stream at row[j * mask_step]; NULL: none */
+    const float *const *mask_f32;    /* [rows] likewise */
+    ptrdiff_t mask_step;             /* 0 or 1 */
+    int safe; /* 1: a key whose probability is exactly 0 is not multiplied at all (its V may hold NaN or Inf) */
+} fa_attn_chunk;
+
+typedef struct fa_attn_tile {
+    int nv;          /* 1 or 2 vectors of rows; L = 16 * nv */
+    int rows;        /* rows in use, 1..L */
+    int started;     /* 0: state is empty; set by the kernel */
+    const float *qt; /* [d][L] from tile_pack */
+    float *m, *l;    /* [L] */
+    float *o;        /* [dv][L] */
+    float *chunk_o;  /* [dv][L] scratch */
+    float *s;        /* [FA_KEY_BLOCK][L] scratch */
+} fa_attn_tile;
+
+typedef struct fa_attn_decode {
+    int rows;
+    int started;
+    const float *const *q; /* [rows] each [d], the sign of the scale folded in */
+    float *m, *l;          /* [rows] */
+    float *o;              /* [rows][dvp], dvp = dv rounded up to 16 */
+    float *chunk_o;        /* [rows][dvp] scratch */
+} fa_attn_decode;
+
+typedef struct fa_attn_kernels {
+    int tile_nv;     /* vectors per full tile: 2 or 1 */
+    int decode_rows; /* rows from which on the tile is the better choice */
+    /* rows[i] ([d], i < n) times sign -> qt [d][L]; lanes from n on are zero. */
+    void (*tile_pack)(float *qt, const float *const *rows, int n, int nv, int64_t d, float sign);
+    void (*tile)(fa_attn_tile *tile, const fa_attn_chunk *chunk);
+    /* o / l -> rows, lse where not NULL (lse[i] may be NULL too); returns 1 if a row in use holds a NaN. */
+    int (*tile_finish)(const fa_attn_tile *tile, int64_t dv, const fa_attn_form *form, float *const *out, float *const *lse);
+    /* Probabilities of the chunk's keys from the finished state -> weights[i][j0 + j]. */
+    void (*tile_weights)(const fa_attn_tile *tile, const fa_attn_chunk *chunk, float *const *weights);
+    void (*decode)(fa_attn_decode *decode, const fa_attn_chunk *chunk);
+    /* Merges state b into a (both of `rows` rows); b may be empty. */
+    void (*decode_merge)(fa_attn_decode *a, const fa_attn_decode *b, float c, int64_t dv);
+    int (*decode_finish)(const fa_attn_decode *decode, int64_t dv, const fa_attn_form *form, float *const *out, float *const *lse);
+} fa_attn_kernels;
+
+#endif

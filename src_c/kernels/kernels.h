@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * struct fa_kernels: what one ISA provides. Each isa/<name>.c exports exactly one symbol, const fa_kernels
+ * fa_kernels_<name>, filled from the same sources; drivers in ops/ reach kernels through the table in fa_ctx alone.
+ * Kernels cannot fail, allocate, print or start threads.
+ */
+#ifndef FA_KERNELS_H
+#define FA_KERNELS_H
+
+#include "attention.h"
+#include "linear.h"
+#include "rows.h"
+#include "vmath.h"
+
+struct fa_kernels {
+    const char *name;
+    fa_attn_kernels attention;
+    fa_linear_kernels linear;
+    fa_row_kernels rows;
+    fa_vmath_kernels vmath;
+};
+
+#endif

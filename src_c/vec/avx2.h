@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+/* x86-64-v3: two ymm registers, masks as vectors of all-ones lanes. */
+#include <immintrin.h>
+
+typedef struct { __m256 lo, hi; } v16f;
+typedef v16f vmask;
+
+#define FA_V2(name, intrinsic) \
+    FA_INLINE v16f name(v16f a, v16f b) { return (v16f){intrinsic(a.lo, b.lo), intrinsic(a.hi, b.hi)}; }
+#define FA_CMP2(name, predicate) \
+    FA_INLINE vmask name(v16f a, v16f b) { \
+        return (vmask){_mm256_cmp_ps(a.lo, b.lo, predicate), _mm256_cmp_ps(a.hi, b.hi, predicate)}; \
+    }
+
+FA_INLINE v16f v_set1(float x) { return (v16f){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+FA_INLINE v16f v_zero(void) { return (v16f){_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+FA_INLINE v16f v_load(const float *p) { return (v16f){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+FA_INLINE void v_store(float *p, v16f a) {
+    _mm256_storeu_ps(p, a.lo);
+    _mm256_storeu_ps(p + 8, a.hi);
+}
+/* lanes first..first+7 that are below n */
+FA_INLINE __m256i fa_first8(int n, int first) {
+    __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n - first), lane);
+}
+FA_INLINE v16f v_load_n(const float *p, int n) {
+    return (v16f){_mm256_maskload_ps(p, fa_first8(n, 0)), _mm256_maskload_ps(p + 8, fa_first8(n, 8))};
+}
+FA_INLINE void v_store_n(float *p, v16f a, int n) {
+    _mm256_maskstore_ps(p, fa_first8(n, 0), a.lo);
+    _mm256_maskstore_ps(p + 8, fa_first8(n, 8), a.hi);
+}
+FA_INLINE v16f v_iota(void) {
+    return (v16f){_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_ps(8, 9, 10, 11, 12, 13, 14, 15)};
+}
+
+FA_V2(v_add, _mm256_add_ps)
+FA_V2(v_sub, _mm256_sub_ps)
+FA_V2(v_mul, _mm256_mul_ps)
+FA_V2(v_div, _mm256_div_ps)
+FA_V2(v_max, _mm256_max_ps)
+FA_V2(v_min, _mm256_min_ps)
+FA_INLINE v16f v_fma(v16f a, v16f b, v16f c) {
+    return (v16f){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+FA_INLINE v16f v_sqrt(v16f a) { return (v16f){_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)}; }
+FA_INLINE v16f v_abs(v16f a) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return (v16f){_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
+FA_INLINE v16f v_neg(v16f a) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return (v16f){_mm256_xor_ps(sign, a.lo), _mm256_xor_ps(sign, a.hi)};
+}
+FA_INLINE v16f v_round(v16f a) {
+    return (v16f){_mm256_round_ps(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                  _mm256_round_ps(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+FA_INLINE __m256 fa_pow2_8(__m256 n) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+FA_INLINE v16f v_pow2(v16f n) { return (v16f){fa_pow2_8(n.lo), fa_pow2_8(n.hi)}; }
+FA_INLINE __m256 fa_split8(__m256 a, __m256 *exponent) {
+    const __m256i base = _mm256_set1_epi32(0x3f3504f3);
+    __m256i shifted = _mm256_sub_epi32(_mm256_castps_si256(a), base);
+    *exponent = _mm256_cvtepi32_ps(_mm256_srai_epi32(shifted, 23));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_and_si256(shifted, _mm256_set1_epi32(0x007fffff)), base));
+}
+FA_INLINE v16f v_split(v16f a, v16f *exponent) {
+    v16f r;
+    r.lo = fa_split8(a.lo, &exponent->lo);
+    r.hi = fa_split8(a.hi, &exponent->hi);
+    return r;
+}
+
+FA_CMP2(m_lt, _CMP_LT_OQ)
+FA_CMP2(m_le, _CMP_LE_OQ)
+FA_CMP2(m_eq, _CMP_EQ_OQ)
+FA_V2(m_and, _mm256_and_ps)
+FA_V2(m_or, _mm256_or_ps)
+FA_INLINE vmask m_not(vmask a) {
+    const __m256 ones = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
+    return (vmask){_mm256_xor_ps(a.lo, ones), _mm256_xor_ps(a.hi, ones)};
+}
+FA_INLINE uint32_t m_bits(vmask a) {
+    return (uint32_t)_mm256_movemask_ps(a.lo) | (uint32_t)_mm256_movemask_ps(a.hi) << 8;
+}
+FA_INLINE int m_any(vmask a) { return _mm256_movemask_ps(_mm256_or_ps(a.lo, a.hi)) != 0; }
+FA_INLINE __m256 fa_bits8(uint32_t bits) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)bits), bit), bit));
+}
+FA_INLINE vmask m_from_bits(uint32_t bits) { return (vmask){fa_bits8(bits), fa_bits8(bits >> 8)}; }
+FA_INLINE __m256 fa_test8(const uint32_t *words, uint32_t bit) {
+    __m256i b = _mm256_set1_epi32((int)bit);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_loadu_si256((const __m256i *)words), b), b));
+}
+FA_INLINE vmask m_test(const uint32_t *words, uint32_t bit) { return (vmask){fa_test8(words, bit), fa_test8(words + 8, bit)}; }
+FA_INLINE v16f v_select(vmask m, v16f yes, v16f no) {
+    return (v16f){_mm256_blendv_ps(no.lo, yes.lo, m.lo), _mm256_blendv_ps(no.hi, yes.hi, m.hi)};
+}
+
+FA_INLINE void fa_transpose8(__m256 r[8]) {
+    __m256 t[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i] = t[i];
+}
+
+FA_INLINE void v_transpose16(v16f r[16]) {
+    __m256 q[8], s[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) q[i] = r[i].lo;
+    fa_transpose8(q);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i].lo = q[i];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) q[i] = r[i].hi, s[i] = r[i + 8].lo;
+    fa_transpose8(q);
+    fa_transpose8(s);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i].hi = s[i], r[i + 8].lo = q[i];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) q[i] = r[i + 8].hi;
+    fa_transpose8(q);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i + 8].hi = q[i];
+}
+
+#undef FA_V2
+#undef FA_CMP2

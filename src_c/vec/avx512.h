@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+/* x86-64-v4: one zmm register, mask registers. */
+#include <immintrin.h>
+
+typedef __m512 v16f;
+typedef __mmask16 vmask;
+
+#define FA_FIRST(n) ((__mmask16)((1u << (n)) - 1u))
+
+FA_INLINE v16f v_set1(float x) { return _mm512_set1_ps(x); }
+FA_INLINE v16f v_zero(void) { return _mm512_setzero_ps(); }
+FA_INLINE v16f v_load(const float *p) { return _mm512_loadu_ps(p); }
+FA_INLINE void v_store(float *p, v16f a) { _mm512_storeu_ps(p, a); }
+FA_INLINE v16f v_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps(FA_FIRST(n), p); }
+FA_INLINE void v_store_n(float *p, v16f a, int n) { _mm512_mask_storeu_ps(p, FA_FIRST(n), a); }
+FA_INLINE v16f v_iota(void) { return _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
+
+FA_INLINE v16f v_add(v16f a, v16f b) { return _mm512_add_ps(a, b); }
+FA_INLINE v16f v_sub(v16f a, v16f b) { return _mm512_sub_ps(a, b); }
+FA_INLINE v16f v_mul(v16f a, v16f b) { return _mm512_mul_ps(a, b); }
+FA_INLINE v16f v_div(v16f a, v16f b) { return _mm512_div_ps(a, b); }
+FA_INLINE v16f v_fma(v16f a, v16f b, v16f c) { return _mm512_fmadd_ps(a, b, c); }
+FA_INLINE v16f v_max(v16f a, v16f b) { return _mm512_max_ps(a, b); }
+FA_INLINE v16f v_min(v16f a, v16f b) { return _mm512_min_ps(a, b); }
+FA_INLINE v16f v_sqrt(v16f a) { return _mm512_sqrt_ps(a); }
+FA_INLINE v16f v_abs(v16f a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+FA_INLINE v16f v_neg(v16f a) { return _mm512_xor_ps(_mm512_set1_ps(-0.0f), a); }
+FA_INLINE v16f v_round(v16f a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+FA_INLINE v16f v_pow2(v16f n) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+FA_INLINE v16f v_split(v16f a, v16f *exponent) {
+    const __m512i base = _mm512_set1_epi32(0x3f3504f3);
+    __m512i shifted = _mm512_sub_epi32(_mm512_castps_si512(a), base);
+    *exponent = _mm512_cvtepi32_ps(_mm512_srai_epi32(shifted, 23));
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_and_si512(shifted, _mm512_set1_epi32(0x007fffff)), base));
+}
+
+FA_INLINE vmask m_lt(v16f a, v16f b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+FA_INLINE vmask m_le(v16f a, v16f b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
+FA_INLINE vmask m_eq(v16f a, v16f b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+FA_INLINE vmask m_and(vmask a, vmask b) { return (vmask)(a & b); }
+FA_INLINE vmask m_or(vmask a, vmask b) { return (vmask)(a | b); }
+FA_INLINE vmask m_not(vmask a) { return (vmask)~a; }
+FA_INLINE int m_any(vmask a) { return a != 0; }
+FA_INLINE vmask m_from_bits(uint32_t bits) { return (vmask)bits; }
+FA_INLINE vmask m_test(const uint32_t *words, uint32_t bit) {
+    return _mm512_test_epi32_mask(_mm512_loadu_si512(words), _mm512_set1_epi32((int)bit));
+}
+FA_INLINE uint32_t m_bits(vmask a) { return a; }
+FA_INLINE v16f v_select(vmask m, v16f yes, v16f no) { return _mm512_mask_blend_ps(m, no, yes); }
+
+FA_INLINE void v_transpose16(v16f r[16]) {
+    __m512 t[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+#undef FA_FIRST
