@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: MIT
+"""How many threads a call uses, and why.
+
+In order of precedence:
+
+1. ``num_threads=`` of the call itself,
+2. :func:`set_num_threads`,
+3. the environment variable ``FASTATTN_NUM_THREADS``, read once at import,
+4. the default: the smallest of
+
+   - what OpenMP would use in the calling thread, asked at every call (``OMP_NUM_THREADS``, ``threadpoolctl``),
+   - the CPUs this process may run on (``taskset``, ``docker --cpuset-cpus``),
+   - the CPU quota of its control group (``docker --cpus``, a pod's CPU limit), rounded **down**: one thread more than
+     the quota and the kernel suspends the whole team, for most of each period, until the next one begins.
+
+The number is a ceiling for the process too: calls that run at the same time share it, and a call that finds nothing
+left runs in its own thread alone. No call ever waits for another, and results do not depend on any of this.
+
+Affinity and quota are found once, at import. ``fastattn info`` and :func:`thread_policy` tell what was found.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, SupportsIndex, TypedDict
+
+from fastattn import _core
+
+__all__ = ["CpuQuota", "ThreadPolicy", "cpu_quota", "get_num_threads", "resolve", "set_num_threads", "thread_policy"]
+
+ENVIRONMENT_VARIABLE = "FASTATTN_NUM_THREADS"
+
+_READ_LIMIT = 1 << 20
+
+
+# ---- what the machine gives ------------------------------------------------------------------------------------------
+
+
+class CpuQuota(NamedTuple):
+    """The CPU quota of this process's control groups.
+
+    ``cpus`` is quota / period, not rounded, the smallest among all ancestors; None where there is none. ``source`` is
+    the file it came from. ``notes`` names every file that was there but made no sense, and was left out.
+    """
+
+    cpus: float | None
+    source: str | None
+    notes: tuple[str, ...]
+
+
+def cpu_quota(root: str | os.PathLike[str] = "/") -> CpuQuota:
+    """The CPU quota of the control groups this process is in, version 1 and 2.
+
+    Every ancestor of a control group limits it too, so all of them are read, up to the point where the hierarchy is
+    mounted. Sources: the kernel's ``cgroup-v2.rst`` (``cpu.max``) and ``scheduler/sched-bwc.rst``
+    (``cpu.cfs_quota_us``, ``cpu.cfs_period_us``); ``proc_pid_mountinfo(5)``.
+
+    Args:
+        root: where ``proc`` and ``sys`` are found; tests pass a folder.
+
+    Returns:
+        A :class:`CpuQuota`. Whatever the files hold, this does not raise.
+
+    >>> quota = cpu_quota()
+    >>> quota.cpus is None or quota.cpus > 0
+    True
+    """
+    top = Path(root)
+    notes: list[str] = []
+    best: tuple[float, str] | None = None
+    for folder, unified in _control_groups(top, notes):
+        found = _quota_v2(top, folder, notes) if unified else _quota_v1(top, folder, notes)
+        if found is not None and (best is None or found[0] < best[0]):
+            best = found
+    cpus, source = best or (None, None)
+    return CpuQuota(cpus, source, tuple(notes))
+
+
+def _read(top: Path, path: PurePosixPath, notes: list[str]) -> str | None:
+    """Text of an absolute path below `top`; None if it is not there or cannot be read (then noted)."""
+    try:
+        with open(top / path.relative_to("/"), "rb") as file:
+            return file.read(_READ_LIMIT).decode("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        notes.append(f"{path}: cannot be read ({error.strerror or error})")
+        return None
+
+
+def _control_groups(top: Path, notes: list[str]) -> Iterator[tuple[PurePosixPath, bool]]:
+    """Folders that may limit this process, each control group before its ancestors; True for version 2."""
+    memberships: list[tuple[bool, PurePosixPath]] = []
+    text = _read(top, PurePosixPath("/proc/self/cgroup"), notes)
+    for line in (text or "").splitlines():
+        parts = line.split(":", 2)  # id:controllers:path; version 2 is "0::path"
+        if len(parts) != 3 or not parts[2].startswith("/"):
+            notes.append(f"/proc/self/cgroup: line {line[:80]!r} is not 'id:controllers:path'")
+        elif parts[0] == "0" and parts[1] == "":
+            memberships.append((True, PurePosixPath(parts[2])))
+        elif "cpu" in parts[1].split(","):
+            memberships.append((False, PurePosixPath(parts[2])))
+    if not memberships:
+        return
+    mounts = list(_mounts(top, notes))
+    for unified, group in memberships:
+        for mount_unified, mount_root, mount_point in mounts:
+            if mount_unified != unified:
+                continue
+            # Inside a container the mount may show the container's group as its root, and the group's own name may lie
+            # outside of what is visible ("/../.."): then the mount point itself is the nearest known ancestor.
+            inside = ".." not in group.parts and group.is_relative_to(mount_root)
+            below = group.relative_to(mount_root).parts if inside else ()
+            for depth in range(len(below), -1, -1):
+                yield mount_point.joinpath(*below[:depth]), unified
+
+
+def _mounts(top: Path, notes: list[str]) -> Iterator[tuple[bool, PurePosixPath, PurePosixPath]]:
+    """(version 2?, root of the mount within its hierarchy, mount point) of the hierarchies with CPU limits."""
+    text = _read(top, PurePosixPath("/proc/self/mountinfo"), notes)
+    if text is None:  # no mountinfo: the places every distribution uses
+        yield True, PurePosixPath("/"), PurePosixPath("/sys/fs/cgroup")
+        yield False, PurePosixPath("/"), PurePosixPath("/sys/fs/cgroup/cpu")
+        return
+    for line in text.splitlines():
+        # id parent major:minor root mount_point options [optional...] - type source super_options
+        before, separator, after = line.partition(" - ")
+        left, right = before.split(" "), after.split(" ")
+        if not separator or len(left) < 6 or len(right) < 3:
+            continue
+        unified = right[0] == "cgroup2"
+        if unified or (right[0] == "cgroup" and "cpu" in right[2].split(",")):
+            mount_root, mount_point = PurePosixPath(_unescape(left[3])), PurePosixPath(_unescape(left[4]))
+            if mount_point.is_absolute() and ".." not in mount_point.parts:
+                yield unified, mount_root, mount_point
+
+
+def _unescape(text: str) -> str:
+    """mountinfo writes space, tab, newline and backslash as octal."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def _quota_v2(top: Path, folder: PurePosixPath, notes: list[str]) -> tuple[float, str] | None:
+    path = folder / "cpu.max"
+    text = _read(top, path, notes)
+    if text is None:
+        return None
+    words = text.split()
+    if len(words) == 2 and words[0] == "max":
+        return None
+    quota, period = (_positive(words[0]), _positive(words[1])) if len(words) == 2 else (None, None)
+    if quota is None or period is None:
+        notes.append(f"{path}: {text[:80].strip()!r} is not 'quota period' in microseconds")
+        return None
+    return quota / period, str(path)
+
+
+def _quota_v1(top: Path, folder: PurePosixPath, notes: list[str]) -> tuple[float, str] | None:
+    path = folder / "cpu.cfs_quota_us"
+    text = _read(top, path, notes)
+    if text is None or text.strip() == "-1":  # no limit
+        return None
+    period_text = _read(top, folder / "cpu.cfs_period_us", notes)
+    quota, period = _positive(text.strip()), _positive((period_text or "").strip())
+    if quota is None or period is None:
+        shown = f"{text[:80].strip()!r} of {(period_text or '')[:80].strip()!r}"
+        notes.append(f"{path}: {shown} is not a quota and a period in microseconds")
+        return None
+    return quota / period, str(path)
+
+
+def _positive(text: str) -> int | None:
+    """A positive integer in plain digits, else None."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) > 0 else None
+
+
+def affinity() -> frozenset[int] | None:
+    """CPUs this process may run on; None where the system does not tell."""
+    try:
+        return frozenset(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        return None
+
+
+# ---- the policy ------------------------------------------------------------------------------------------------------
+
+
+class ThreadPolicy(TypedDict):
+    """What :func:`thread_policy` returns."""
+
+    num_threads: int
+    source: str
+    explanation: str
+    most: int
+    openmp: int
+    omp_max_threads: int
+    logical_cpus: int
+    affinity: list[int] | None
+    cpu_quota: float | None
+    cpu_quota_source: str | None
+    threads_in_use: int
+    notes: list[str]
+
+
+def _most(cpus: int) -> int:
+    """Threads beyond the CPUs never help and each costs a stack; more than this is taken as this."""
+    return max(64, 2 * cpus)
+
+
+def _from_environment(environment: Mapping[str, str]) -> int | None:
+    text = environment.get(ENVIRONMENT_VARIABLE, "").strip()
+    if not text:
+        return None
+    digits = text.lstrip("0")
+    if not re.fullmatch(r"[0-9]+", text) or not digits:
+        raise ValueError(f"{ENVIRONMENT_VARIABLE} must be a positive integer, got {text[:80]!r}")
+    return min(int(digits[:9]), _MOST)  # nine digits are beyond any number of threads, whatever follows them
+
+
+def _default_cap(cpus: int, quota: float | None) -> int:
+    """The part of the default that does not change: the CPUs there are, and the whole ones among those paid for."""
+    return max(1, cpus if quota is None else min(cpus, int(quota)))
+
+
+def _checked(num_threads: SupportsIndex, name: str) -> int:
+    if isinstance(num_threads, bool) or not hasattr(num_threads, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {type(num_threads).__name__} {num_threads!r}")
+    count = operator.index(num_threads)
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
+    return min(count, _MOST)
+
+
+_LOGICAL = os.cpu_count() or 1
+_AFFINITY = affinity()
+_CPUS = _LOGICAL if _AFFINITY is None else max(1, len(_AFFINITY))
+_QUOTA = cpu_quota()
+_MOST = _most(_LOGICAL)
+_DEFAULT_CAP = _default_cap(_CPUS, _QUOTA.cpus)
+_ENVIRONMENT = _from_environment(os.environ)
+_chosen: int | None = None  # by set_num_threads
+
+
+def _publish() -> None:
+    """The C side keeps the numbers, so that a call resolves its thread count without coming back to Python."""
+    _core.set_thread_default(_DEFAULT_CAP, _chosen or _ENVIRONMENT or 0)
+
+
+_publish()
+
+
+def set_num_threads(num_threads: SupportsIndex | None) -> None:
+    """Sets how many threads a call may use when it is not told, in this process.
+
+    Args:
+        num_threads: at least 1; numbers far beyond the CPUs there are are taken as the largest sensible one. None goes
+            back to ``FASTATTN_NUM_THREADS`` or the default.
+
+    Raises:
+        TypeError: not an integer (bool included).
+        ValueError: less than 1.
+
+    >>> import fastattn as fa
+    >>> fa.set_num_threads(1)
+    >>> fa.get_num_threads()
+    1
+    >>> fa.set_num_threads(None)
+    """
+    global _chosen
+    _chosen = None if num_threads is None else _checked(num_threads, "num_threads")
+    _publish()
+
+
+def get_num_threads() -> int:
+    """How many threads a call from this thread may use when it is not told.
+
+    Without :func:`set_num_threads` and ``FASTATTN_NUM_THREADS`` this follows OpenMP's setting for the calling thread.
+
+    >>> import fastattn as fa
+    >>> fa.get_num_threads() >= 1
+    True
+    """
+    return resolve(None)
+
+
+def resolve(num_threads: SupportsIndex | None) -> int:
+    """The thread count of one call: its own argument, or what holds without one.
+
+    Args:
+        num_threads: at least 1, or None.
+
+    Raises:
+        TypeError: not an integer (bool included).
+        ValueError: less than 1.
+
+    >>> resolve(1)
+    1
+    """
+    if num_threads is not None:
+        return _checked(num_threads, "num_threads")
+    return _chosen or _ENVIRONMENT or max(1, min(_DEFAULT_CAP, _core.omp_max_threads()))
+
+
+def thread_policy() -> ThreadPolicy:
+    """The thread count a call from this thread would get, and everything that decided it.
+
+    >>> policy = thread_policy()
+    >>> policy["num_threads"] == get_num_threads()
+    True
+    """
+    openmp = _core.openmp_version()
+    omp_max = _core.omp_max_threads()
+    count = resolve(None)
+    if _chosen is not None:
+        source, why = "set_num_threads", "set by set_num_threads()"
+    elif _ENVIRONMENT is not None:
+        source, why = ENVIRONMENT_VARIABLE, f"set by the environment variable {ENVIRONMENT_VARIABLE}"
+    else:
+        limits = [(_CPUS, f"{_CPUS} CPUs this process may run on")]
+        if _QUOTA.cpus is not None:
+            limits.append((int(_QUOTA.cpus), f"CPU quota {_QUOTA.cpus:.4g} rounded down ({_QUOTA.source})"))
+        limits.append((omp_max, f"OpenMP allows {omp_max}" if openmp else "built without OpenMP"))
+        source = "default"
+        why = "the smallest of: " + "; ".join(text for _, text in limits)
+        if min(number for number, _ in limits) < 1:
+            why += "; at least 1"
+    if not openmp and count > 1:
+        why += "; this build has no OpenMP and runs every call in one thread"
+    return {
+        "num_threads": count,
+        "source": source,
+        "explanation": f"{count}: {why}",
+        "most": _MOST,
+        "openmp": openmp,
+        "omp_max_threads": omp_max,
+        "logical_cpus": _LOGICAL,
+        "affinity": None if _AFFINITY is None else sorted(_AFFINITY),
+        "cpu_quota": _QUOTA.cpus,
+        "cpu_quota_source": _QUOTA.source,
+        "threads_in_use": _core.threads_in_use(),
+        "notes": list(_QUOTA.notes),
+    }
