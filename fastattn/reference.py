@@ -52,7 +52,7 @@ def key_offset(sq: int, kv_length: int, causal: bool | str, q_offset: int | None
         if causal not in ("top_left", "bottom_right"):
             raise ValueError(f"causal: got {causal!r}, expected False, True, 'top_left' or 'bottom_right'")
         if q_offset is not None:
-            raise ValueError(f"q_offset: got {q_offset} together with causal={causal!r}, which already places the queries")
+            raise ValueError(f"q_offset: got {q_offset} with causal={causal!r}, which places the queries already")
         return 0 if causal == "top_left" else kv_length - sq
     return 0 if q_offset is None else int(q_offset)
 
@@ -93,12 +93,22 @@ def visible_keys(sq: int, sk: int, *, causal: bool | str = False, q_offset: int 
 # Attention itself
 # ---------------------------------------------------------------------------------------------------------------------
 
-def _attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_], bias: Array | None,
-            scale: float, softcap: float | None, dtype: DTypeLike) -> tuple[Array, Array, Array]:
+def _product(a: Array, b: Array, order: np.random.Generator | None) -> Array:
+    """``a (n, K) @ b (K, m)``, or with an order one product after the other as a plain loop would, shuffled."""
+    if order is None:
+        return np.asarray(a @ b)
+    total = np.zeros((a.shape[0], b.shape[1]), dtype=a.dtype)
+    for k in order.permutation(a.shape[1]):
+        total += a[:, k, None] * b[k]
+    return total
+
+
+def _attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_], bias: Array | None, scale: float,
+            softcap: float | None, dtype: DTypeLike, order: np.random.Generator | None) -> tuple[Array, Array, Array]:
     """One head: ``q (Sq, D)``, ``k (Sk, D)``, ``v (Sk, Dv)``, ``seen (Sq, Sk)``, ``bias`` the float mask or None."""
     with np.errstate(all="ignore"):
         q, k, v = (np.asarray(a, dtype=dtype) for a in (q, k, v))
-        x = (q @ k.T) * np.asarray(scale, dtype=dtype)
+        x = _product(q, k.T, order) * np.asarray(scale, dtype=dtype)
         if softcap is not None:
             cap = np.asarray(softcap, dtype=dtype)
             x = cap * np.tanh(x / cap)
@@ -110,13 +120,14 @@ def _attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_], bias: Array |
         empty = ~part.any(axis=-1, keepdims=True)
         top = np.max(x, axis=-1, keepdims=True, initial=-np.inf)          # NaN wins, as it has to
         p = np.where(part, np.exp(x - np.where(empty, 0, top)), 0)       # a +inf score: inf - inf is NaN, and spreads
-        total = p.sum(axis=-1, keepdims=True)
+        total = _product(p, np.ones((len(k), 1), dtype=dtype), order)
         weights = np.where(part, p / np.where(empty, 1, total), 0).astype(dtype)
         lse = np.where(empty, -np.inf, top + np.log(total))[:, 0].astype(dtype)
         if np.isfinite(v).all():
-            out = weights @ v
+            out = _product(weights, v, order)
         else:                                               # keys without a part are left out, never multiplied by 0
-            out = np.stack([weights[i, part[i]] @ v[part[i]] for i in range(len(q))]) if len(q) else weights @ v
+            rows = [_product(weights[i:i + 1, part[i]], v[part[i]], order) for i in range(len(q))]
+            out = np.concatenate(rows) if rows else np.zeros((0, v.shape[1]))
         return out.astype(dtype), lse, weights
 
 
@@ -135,14 +146,15 @@ def _per_batch(value: ArrayLike | None, lead: tuple[int, ...], name: str) -> lis
 
 def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, mask: ArrayLike | None = None, causal: bool | str = False,
               q_offset: ArrayLike | None = None, window: Window | None = None, kv_lengths: ArrayLike | None = None,
-              scale: float | None = None, softcap: float | None = None,
-              dtype: DTypeLike = np.float64) -> AttentionReference:
+              scale: float | None = None, softcap: float | None = None, dtype: DTypeLike = np.float64,
+              order: np.random.Generator | None = None) -> AttentionReference:
     """softmax(score(q, k)) v, with every option of ``fastattn.attention`` that fp32 has.
 
     Shapes ``q (..., Hq, Sq, D)``, ``k (..., Hkv, Sk, D)``, ``v (..., Hkv, Sk, Dv)``; two dimensions are one head.
     The score is ``x = q.k * scale``, then softcap, then the float mask. Boolean masks (True = attend), causal, window,
-    kv_lengths and a float mask's -inf exclude keys; so does a score of -inf. What an excluded key holds, NaN and Inf included, has no
-    effect. A row without any key gives zeros and lse = -inf; a NaN or +inf score makes its whole row NaN.
+    kv_lengths and a float mask's -inf exclude keys; so does a score of -inf. What an excluded key holds, NaN and Inf
+    included, has no effect. A row without any key gives zeros and lse = -inf; a NaN or +inf score makes its row NaN.
+    ``order`` adds products one by one in a shuffled order: what float32 makes of a problem depends on it.
 
     >>> r = attention([[1.0]], [[0.0], [0.0]], [[1.0], [3.0]])
     >>> r.out.tolist(), r.weights.tolist()
@@ -175,7 +187,7 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, mask: ArrayLike | Non
                 else:
                     bias = mask_full[(*b, h)]
             at = (*b, h)
-            out[at], lse[at], weights[at] = _attend(qa[at], ka[kv], va[kv], seen_h, bias, factor, softcap, dtype)
+            out[at], lse[at], weights[at] = _attend(qa[at], ka[kv], va[kv], seen_h, bias, factor, softcap, dtype, order)
     if flat:
         out, lse, weights = out[0], lse[0], weights[0]
     return AttentionReference(out, lse, weights)
@@ -184,7 +196,7 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, mask: ArrayLike | Non
 def attention_varlen(q: ArrayLike, k: ArrayLike, v: ArrayLike, cu_seqlens_q: ArrayLike, cu_seqlens_k: ArrayLike, *,
                      q_offset: ArrayLike | None = None, dtype: DTypeLike = np.float64,
                      **options: Any) -> tuple[Array, Array]:
-    """Packed sequences: ``q (Tq, Hq, D)``, ``k (Tk, Hkv, D)``, ``v (Tk, Hkv, Dv)`` -> out ``(Tq, Hq, Dv)``, lse ``(Tq, Hq)``.
+    """Packed: ``q (Tq, Hq, D)``, ``k (Tk, Hkv, D)``, ``v (Tk, Hkv, Dv)`` -> out ``(Tq, Hq, Dv)``, lse ``(Tq, Hq)``.
 
     Sequence b owns queries ``cu_seqlens_q[b]`` up to ``cu_seqlens_q[b + 1]`` and keys likewise; each is one call of
     `attention` on its own slice.
@@ -242,7 +254,7 @@ def sigmoid(x: ArrayLike, dtype: DTypeLike = np.float64) -> Array:
 
 
 def gelu(x: ArrayLike, approximate: str = "none", dtype: DTypeLike = np.float64) -> Array:
-    """x * Phi(x), or with ``approximate="tanh"`` 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x**3))) (Hendrycks, Gimpel 2016).
+    """x * Phi(x) or, "tanh", 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x**3))) (Hendrycks, Gimpel 2016).
 
     >>> gelu([-1.0, 0.0, 1.0]).round(6).tolist()
     [-0.158655, 0.0, 0.841345]
@@ -280,7 +292,7 @@ def _gelu_tanh(x: ArrayLike, dtype: DTypeLike) -> Array:
 
 
 ACTIVATIONS: dict[str, Callable[[ArrayLike, DTypeLike], Array]] = {
-    "gelu": _gelu_exact, "gelu_tanh": _gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh,
+    "gelu": _gelu_exact, "gelu_tanh": _gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh, "sigmoid": sigmoid,
 }
 
 
@@ -366,23 +378,24 @@ def embedding_sum(tables: Sequence[ArrayLike], ids: Sequence[ArrayLike], dtype: 
     return np.asarray(total, dtype=dtype)
 
 
-def pool(x: ArrayLike, lengths: Sequence[int], mode: str = "mean", dtype: DTypeLike = np.float64) -> Array:
-    """One vector for each sequence: ``x (B, S, H)`` of which the first ``lengths[b]`` rows count -> ``(B, H)``.
+def pool(x: ArrayLike, cu_seqlens: ArrayLike, mode: str = "mean", dtype: DTypeLike = np.float64) -> Array:
+    """One vector for each sequence: ``x (T, H)``, rows ``cu_seqlens[b]`` up to ``cu_seqlens[b + 1]`` -> ``(B, H)``.
 
-    mode: "mean", "max", "cls" (the first row) or "last" (the last that counts). A sequence of no rows gives zeros.
+    mode: "mean", "max", "cls" (the first row) or "last". A sequence without rows gives zeros.
 
-    >>> pool([[[1.0], [3.0], [9.0]]], [2], "mean").tolist()
-    [[2.0]]
+    >>> pool([[1.0], [3.0], [9.0]], [0, 2, 2, 3], "mean").tolist()
+    [[2.0], [0.0], [9.0]]
     """
-    h = _cast(x, dtype)
-    picks = {"mean": lambda rows: rows.mean(axis=0, dtype=dtype), "max": lambda rows: rows.max(axis=0),
-             "cls": lambda rows: rows[0], "last": lambda rows: rows[-1]}
+    h, cu = _cast(x, dtype), np.asarray(cu_seqlens)
+    picks: dict[str, Callable[[Array], Any]] = {
+        "mean": lambda rows: rows.mean(axis=0, dtype=dtype), "max": lambda rows: rows.max(axis=0),
+        "cls": lambda rows: rows[0], "last": lambda rows: rows[-1]}
     if mode not in picks:
         raise ValueError(f"mode: got {mode!r}, expected one of {sorted(picks)}")
-    out = np.zeros((h.shape[0], h.shape[2]), dtype=dtype)
-    for b, length in enumerate(lengths):
-        if length:
-            out[b] = picks[mode](h[b, :length])
+    out = np.zeros((len(cu) - 1, h.shape[1]), dtype=dtype)
+    for b in range(len(cu) - 1):
+        if cu[b] < cu[b + 1]:
+            out[b] = picks[mode](h[cu[b]:cu[b + 1]])
     return out
 
 

@@ -30,7 +30,6 @@ def test_strides_do_not_matter(layout: str, sq: int, sk: int, d: int) -> None:
     lay = LAYOUTS[layout]
     for which in ((0,), (1,), (2,), (0, 1, 2)):
         moved = [lay(x) if i in which else x for i, x in enumerate(arrays)]
-        assert all(moved[i].strides != arrays[i].strides or layout == "unaligned" for i in which)
         got = fa.attention(*moved, causal="bottom_right", return_lse=True, return_weights=True)
         assert_same_bits(got, expected, f"{layout} {which}")
 
