@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/* Drivers of the linear layers: packing, blocking, tasks. */
+#include "../arena.h"
+#include "../kernels/kernels.h"
+#include "../view.h"
+#include "parallel.h"
+
+#define FA_LINEAR_B_BYTES (320 << 10) /* weights of one block: they stay in L2 while the rows of a task pass by */
+#define FA_LINEAR_ROWS 192            /* rows of one task */
+
+fa_status fa_linear_packed_bytes(int64_t n, int64_t k, size_t *bytes) {
+    if (n < 0 || k < 0) return FA_ERR_SHAPE;
+    size_t size;
+    if (n > INT64_MAX - 15 || __builtin_mul_overflow((size_t)((n + 15) / 16) * 64, (size_t)k, &size) || size > PTRDIFF_MAX)
+        return FA_ERR_MEMORY;
+    *bytes = size;
+    return FA_OK;
+}
+
+typedef struct fa_pack_job {
+    const fa_kernels *kernels;
+    float *packed;
+    const float *w;
+    ptrdiff_t ws;
+    int64_t n, k, per_task;
+} fa_pack_job;
+
+static void fa_pack_task(void *arg, int64_t task, int worker) {
+    const fa_pack_job *job = arg;
+    const int64_t panels = (job->n + 15) / 16;
+    int64_t end = (task + 1) * job->per_task < panels ? (task + 1) * job->per_task : panels;
+    (void)worker;
+    for (int64_t p = task * job->per_task; p < end; p++) {
+        int n = job->n - p * 16 < 16 ? (int)(job->n - p * 16) : 16;
+        job->kernels->linear.pack(job->packed + p * job->k * 16, job->w + p * 16 * job->ws, job->ws, n, job->k);
+    }
+}
+
+fa_status fa_linear_pack(const fa_ctx *ctx, void *packed, const fa_view *weight) {
+    size_t bytes;
+    fa_status status = fa_check_f32(weight, 2);
+    if (status == FA_OK) status = fa_linear_packed_bytes(weight->shape[0], weight->shape[1], &bytes);
+    if (status != FA_OK) return status;
+    if ((uintptr_t)packed % FA_ALIGN) return FA_ERR_WORKSPACE;
+    if (bytes == 0) return FA_OK;
+    fa_pack_job job = {ctx->kernels, packed, weight->data, fa_estride(weight, 0), weight->shape[0], weight->shape[1], 1};
+    job.per_task = 1 + (64 << 10) / (job.k * 16);
+    fa_parallel_for(ctx, ((job.n + 15) / 16 + job.per_task - 1) / job.per_task, fa_pack_task, &job);
+    return FA_OK;
+}
+
+/* How a product is cut: by its sizes alone, so that the bits and the workspace's layout never depend on the threads. */
+typedef struct fa_linear_plan {
+    int64_t m, n, k;
+    int64_t row_step, rows;     /* rows of a task, number of row blocks */
+    int64_t panel_step, panels; /* panels of a task, number of panel blocks */
+    int team;
+    float *c, *a;               /* scratch of all workers */
+    size_t c_size, a_size;      /* floats of each worker */
+} fa_linear_plan;
+
+static void fa_linear_cut(const fa_ctx *ctx, fa_linear_plan *plan) {
+    const int64_t panels = (plan->n + 15) / 16;
+    int64_t fit = FA_LINEAR_B_BYTES / 64 / (plan->k > 0 ? plan->k : 1);
+    plan->panel_step = fit < 2 ? 2 : fit > 64 ? 64 : fit;
+    plan->row_step = FA_LINEAR_ROWS;
+    plan->panels = (panels + plan->panel_step - 1) / plan->panel_step;
+    plan->rows = (plan->m + plan->row_step - 1) / plan->row_step;
+    plan->team = fa_team_max(ctx, plan->panels * plan->rows);
+}
+
+static void fa_linear_carve(fa_arena *arena, const fa_ctx *ctx, fa_linear_plan *plan) {
+    const int rows = ctx->kernels->linear.tile_rows;
+    plan->c_size = (size_t)(rows * plan->panel_step * 16);
+    plan->a_size = (size_t)rows * (FA_K_CHUNK + FA_LINEAR_PAD);
+    plan->c = fa_arena_take(arena, plan->c_size * (size_t)plan->team, sizeof(float));
+    plan->a = fa_arena_take(arena, plan->a_size * (size_t)plan->team, sizeof(float));
+}
+
+static fa_status fa_linear_prepare(const fa_ctx *ctx, const fa_view *out, const fa_view *x, fa_linear_plan *plan) {
+    fa_status status = fa_check_f32(x, 2);
+    if (status == FA_OK) status = fa_check_f32(out, 2);
+    if (status != FA_OK) return status;
+    if (out->shape[0] != x->shape[0]) return FA_ERR_SHAPE;
+    plan->m = x->shape[0];
+    plan->k = x->shape[1];
+    plan->n = out->shape[1];
+    size_t bytes;
+    status = fa_linear_packed_bytes(plan->n, plan->k, &bytes);
+    if (status == FA_OK) fa_linear_cut(ctx, plan);
+    return status;
+}
+
+fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, size_t *bytes) {
+    fa_linear_plan plan;
+    fa_status status = fa_linear_prepare(ctx, out, x, &plan);
+    if (status != FA_OK) return status;
+    fa_arena arena = {NULL, 0, 0};
+    fa_linear_carve(&arena, ctx, &plan);
+    if (arena.overflow) return FA_ERR_MEMORY;
+    *bytes = arena.used;
+    return FA_OK;
+}
+
+typedef struct fa_linear_job {
+    fa_linear_plan plan;
+    const fa_kernels *kernels;
+    const float *x, *packed, *bias;
+    float *out;
+    ptrdiff_t xs, os;
+    int act;
+} fa_linear_job;
+
+static void fa_linear_task(void *arg, int64_t task, int worker) {
+    const fa_linear_job *job = arg;
+    const fa_linear_plan *plan = &job->plan;
+    const int64_t row = task / plan->panels * plan->row_step, panel = task % plan->panels * plan->panel_step;
+    const int64_t left = (plan->n + 15) / 16 - panel;
+    fa_linear_block block = {
+        .x = job->x + row * job->xs, .xs = job->xs, .k = plan->k,
+        .rows = plan->m - row < plan->row_step ? plan->m - row : plan->row_step,
+        .panels = job->packed + panel * plan->k * 16, .n_panels = left < plan->panel_step ? left : plan->panel_step,
+        .bias = job->bias ? job->bias + panel * 16 : NULL,
+        .out = job->out + row * job->os + panel * 16, .os = job->os, .act = job->act,
+        .c = plan->c + (size_t)worker * plan->c_size, .a = plan->a + (size_t)worker * plan->a_size,
+    };
+    block.n = plan->n - panel * 16 < block.n_panels * 16 ? plan->n - panel * 16 : block.n_panels * 16;
+    job->kernels->linear.block(&block);
+}
+
+fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const void *packed, const fa_view *bias,
+                    fa_activation act, void *ws, size_t ws_bytes) {
+    fa_linear_job job;
+    fa_status status = fa_linear_prepare(ctx, out, x, &job.plan);
+    if (status == FA_OK && bias) status = fa_check_f32(bias, 1);
+    if (status != FA_OK) return status;
+    if (bias && bias->shape[0] != job.plan.n) return FA_ERR_SHAPE;
+    if (act < FA_ACT_NONE || act > FA_ACT_SIGMOID) return FA_ERR_VALUE;
+    if ((uintptr_t)packed % FA_ALIGN) return FA_ERR_WORKSPACE;
+    if (job.plan.m == 0 || job.plan.n == 0) return FA_OK;
+    fa_arena arena = {ws, 0, 0};
+    fa_linear_carve(&arena, ctx, &job.plan);
+    if (!ws || (uintptr_t)ws % FA_ALIGN || arena.overflow || arena.used > ws_bytes) return FA_ERR_WORKSPACE;
+    job.kernels = ctx->kernels;
+    job.x = x->data;
+    job.xs = fa_estride(x, 0);
+    job.packed = packed;
+    job.bias = bias ? bias->data : NULL;
+    job.out = out->data;
+    job.os = fa_estride(out, 0);
+    job.act = (int)act;
+    fa_parallel_for(ctx, job.plan.rows * job.plan.panels, fa_linear_task, &job);
+    return FA_OK;
+}
