@@ -22,10 +22,8 @@ LIMIT = 100_000_000
 
 def write(path: Path, header: Any, data: bytes = b"", *, length: int | None = None) -> Path:
     """A safetensors file with exactly this header (object, text or bytes), however wrong."""
-    if isinstance(header, bytes):
-        text = header
-    else:
-        text = (header if isinstance(header, str) else json.dumps(header)).encode()
+    text = header if isinstance(header, (bytes, str)) else json.dumps(header)
+    text = text.encode() if isinstance(text, str) else text
     path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
     return path
 

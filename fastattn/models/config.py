@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""``config.json``, asked key by key: a wrong or missing value is refused by name before anything is built from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..loaders.jsonfile import read_json_object
+
+__all__ = ["ConfigReader"]
+
+T = TypeVar("T")
+
+_MAX_SIZE = 2**31 - 1
+
+
+class ConfigReader:
+    """The values of one ``config.json``. Every error is a ``ValueError`` that names the file, the key and the value."""
+
+    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+        self.path = path
+        self._values = values
+
+    @classmethod
+    def open(cls, path: Path) -> ConfigReader:
+        """Read the file ``path``."""
+        return cls(path, read_json_object(path))
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self._values.get(key)
+        if value is None:  # JSON's null says no more than leaving the key out
+            if default is None:
+                raise ValueError(f"{self.path}: key {key!r} is missing")
+            return default
+        return value
+
+    def _wrong(self, key: str, value: Any, expected: str) -> ValueError:
+        return ValueError(f"{self.path}: {key} is {str(value)[:100]!r}, expected {expected}")
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A count of at least 1."""
+        value = self._get(key, default)
+        if type(value) is not int or not 1 <= value <= _MAX_SIZE:
+            raise self._wrong(key, value, f"an integer from 1 to {_MAX_SIZE}")
+        return value
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        """A finite number above 0."""
+        value = self._get(key, default)
+        if type(value) not in (int, float) or not (0 < value < math.inf):
+            raise self._wrong(key, value, "a finite number above 0")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """true or false."""
+        value = self._get(key, default)
+        if type(value) is not bool:
+            raise self._wrong(key, value, "true or false")
+        return value
+
+    def choice(self, key: str, choices: Mapping[str, T], default: str | None = None) -> T:
+        """What ``choices`` has for the string under ``key``."""
+        value = self._get(key, default)
+        if not isinstance(value, str) or value not in choices:
+            raise self._wrong(key, value, f"one of {', '.join(choices)}")
+        return choices[value]
+
+    def refuse(self, key: str, reason: str) -> None:
+        """Refuse a key that is there with a value other than null, false, "" or an empty list or object."""
+        if self._values.get(key):
+            raise ValueError(f"{self.path}: {key} is {str(self._values[key])[:100]!r}: {reason}")
+
+    def architectures(self) -> tuple[str, ...]:
+        """The class names under ``architectures``; none where the key is missing."""
+        value = self._get("architectures", [])
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise self._wrong("architectures", value, "a list of class names")
+        return tuple(value)
+
+    def model_type(self) -> str:
+        """``model_type``; old files without it are recognised by the class name under ``architectures``."""
+        value = self._values.get("model_type")
+        if value is None:
+            for name in self.architectures():
+                if name.startswith("Bert"):
+                    return "bert"
+        value = self._get("model_type", None)
+        if not isinstance(value, str):
+            raise self._wrong("model_type", value, "a string")
+        return value

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""From a path to a model: which class reads which configuration."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..loaders import open_weights
+from .config import ConfigReader
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
+
+__all__ = ["FAMILIES", "load"]
+
+FAMILIES = {"bert": ("fastattn.models.bert", "BertModel")}
+"""``model_type`` of config.json -> module and class; modules are imported when a model of the family is loaded."""
+
+_DTYPES = ("float32",)
+
+
+def load(path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int | None = None) -> Encoder:
+    """Load the model at ``path``.
+
+    Parameters
+    ----------
+    path
+        A folder as the Hugging Face hub lays it out (``config.json``, ``model.safetensors`` or shards with their
+        index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
+        F16 and BF16 weights are widened.
+    dtype
+        Type of weights and arithmetic: ``"float32"``.
+    num_threads
+        Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
+
+    Returns
+    -------
+    Encoder
+        ``model(input_ids, ...)`` gives hidden states, ``model.embed(texts)`` sentence vectors. It may be called from
+        many threads at once.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such path, no ``config.json``, no weights.
+    ValueError
+        The architecture is not supported; the configuration lacks a key or has a value that is not supported; a tensor
+        is missing, unknown, or of another shape or dtype; a file is damaged. Files, keys and tensors are named.
+    TypeError
+        An argument is of the wrong type.
+
+    Example
+    -------
+    >>> model = fastattn.load("all-MiniLM-L6-v2")                        # doctest: +SKIP
+    >>> model([[101, 7592, 2088, 102]]).last_hidden_state.shape          # doctest: +SKIP
+    (1, 4, 384)
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: expected a str or os.PathLike, got {type(path).__name__}")
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", getattr(dtype, "name", None))
+    if name not in _DTYPES:
+        raise ValueError(f"dtype: got {dtype!r}, expected one of {', '.join(_DTYPES)}")
+    if num_threads is not None and (isinstance(num_threads, bool) or not hasattr(num_threads, "__index__")):
+        raise TypeError(f"num_threads: expected an int or None, got {type(num_threads).__name__}")
+    if num_threads is not None and num_threads < 1:
+        raise ValueError(f"num_threads: got {num_threads}, expected at least 1")
+
+    target = Path(path)
+    weights = open_weights(target)
+    folder = target if target.is_dir() else target.parent
+    config_path = folder / "config.json"
+    if not config_path.exists():
+        raise FileNotFoundError(f"{config_path}: a model needs its config.json beside the weights of {target}")
+    config = ConfigReader.open(config_path)
+
+    model_type = config.model_type()
+    if model_type not in FAMILIES:
+        raise ValueError(f"{config_path}: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
+    module, class_name = FAMILIES[model_type]
+    family: type[Encoder] = getattr(import_module(module), class_name)
+    return family.build(config, weights, folder, None if num_threads is None else int(num_threads))
