@@ -220,18 +220,26 @@ if os.path.exists("/proc/self/statm"):
 
 
 def test_signals_of_the_child_reach_its_main_thread() -> None:
-    """The child's team blocks signals, so that handlers run where Python expects them."""
+    """The child's team blocks every signal, so that handlers run, and calls are interrupted, where Python expects it."""
     run("""
-import signal, time
+import signal
+def blocked(task, number):
+    with open(f"/proc/self/task/{task}/status") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith("SigBlk:"))
+    return bool(mask >> (number - 1) & 1)
 def child():
     got = []
     signal.signal(signal.SIGUSR1, lambda *_: got.append(threading.current_thread() is threading.main_thread()))
     use()
+    if os.path.isdir("/proc/self/task") and threads_expected:
+        team = [task for task in os.listdir("/proc/self/task") if task != str(os.getpid())]
+        assert team and all(blocked(task, signal.SIGUSR1) and blocked(task, signal.SIGINT) for task in team)
+        assert not blocked(os.getpid(), signal.SIGUSR1)
     for _ in range(20):
         os.kill(os.getpid(), signal.SIGUSR1)
         use()
     assert got and all(got), got
-use()
+threads_expected = use() > 1
 in_child(child)
 """)
 

@@ -52,6 +52,7 @@ static int64_t now_ns(void) {
 static void nested_task(void *arg, int64_t task, int worker) {
     nested_watch *n = arg;
     (void)task;
+    raise_to(&n->parent->most_in_use, fa_threads_in_use());
     if (worker != 0 || !pthread_equal(pthread_self(), n->thread)) {
         atomic_fetch_add(&n->parent->nested_elsewhere, 1);
     }
