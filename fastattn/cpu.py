@@ -70,7 +70,8 @@ def isa_from_environment(environment: Mapping[str, str]) -> str | None:
         return None
     compiled = _core.isa_names()
     if name not in KNOWN_ISAS and name not in compiled:
-        raise ValueError(f"{ENVIRONMENT_VARIABLE}: unknown instruction set {name[:80]!r}, expected one of {', '.join(KNOWN_ISAS)}")
+        known = ", ".join(KNOWN_ISAS)
+        raise ValueError(f"{ENVIRONMENT_VARIABLE}: unknown instruction set {name[:80]!r}, expected one of {known}")
     if name not in compiled:
         raise RuntimeError(
             f"{ENVIRONMENT_VARIABLE}: {name!r} is not in this build for {platform.machine() or 'this machine'}, "
@@ -166,14 +167,16 @@ def build_info() -> BuildInfo:
     >>> fa.build_info()["numerics_version"] >= 1
     True
     """
+    from fastattn import __version__  # the package is still being imported while this module is
+
     constants = dict(_core.build_constants())
     openmp = _core.openmp_version()
     return {
-        "version": str(constants.pop("version")),
+        "version": __version__,
         "compiler": str(constants.pop("compiler")),
         "openmp": f"{openmp // 100}-{openmp % 100:02d}" if openmp else "serial build",
         "isas": list(_core.isa_names()),
-        "flags": str(constants.pop("flags", "")),
+        "flags": str(constants.pop("flags")),
         "numerics_version": int(str(constants.pop("numerics_version"))),
         "constants": constants,
     }

@@ -320,7 +320,7 @@ def thread_policy() -> ThreadPolicy:
     elif _ENVIRONMENT is not None:
         source, why = ENVIRONMENT_VARIABLE, f"set by the environment variable {ENVIRONMENT_VARIABLE}"
     else:
-        limits = [(_CPUS, f"{_CPUS} CPUs this process may run on")]
+        limits = [(_CPUS, f"CPUs this process may run on: {_CPUS}")]
         if _QUOTA.cpus is not None:
             limits.append((int(_QUOTA.cpus), f"CPU quota {_QUOTA.cpus:.4g} rounded down ({_QUOTA.source})"))
         limits.append((omp_max, f"OpenMP allows {omp_max}" if openmp else "built without OpenMP"))
