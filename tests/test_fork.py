@@ -6,7 +6,6 @@ Every case runs in an interpreter of its own with a time limit, because the fail
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -220,7 +219,7 @@ if os.path.exists("/proc/self/statm"):
 
 
 def test_signals_of_the_child_reach_its_main_thread() -> None:
-    """The child's team blocks every signal, so that handlers run, and calls are interrupted, where Python expects it."""
+    """The child's team blocks every signal, so that handlers run where Python expects them."""
     run("""
 import signal
 def blocked(task, number):

@@ -188,7 +188,8 @@ def test_v1_period_missing(tree: Tree) -> None:
 
 
 def test_malformed_membership_is_named(tree: Tree) -> None:
-    quota = tree.proc("nonsense\n0:\n0::relative\n0::/\n", V2_MOUNT).write("/sys/fs/cgroup/cpu.max", "100000 100000").quota()
+    tree.proc("nonsense\n0:\n0::relative\n0::/\n", V2_MOUNT).write("/sys/fs/cgroup/cpu.max", "100000 100000")
+    quota = tree.quota()
     assert quota.cpus == 1.0
     assert len(quota.notes) == 3
 
@@ -203,7 +204,8 @@ def test_unreadable_file_is_named(tree: Tree) -> None:
 
 
 @given(cgroup=st.text(max_size=200), mounts=st.text(max_size=200), limit=st.binary(max_size=60))
-def test_any_text_gives_an_answer(tmp_path_factory: pytest.TempPathFactory, cgroup: str, mounts: str, limit: bytes) -> None:
+def test_any_text_gives_an_answer(tmp_path_factory: pytest.TempPathFactory, cgroup: str, mounts: str,
+                                  limit: bytes) -> None:
     root = tmp_path_factory.mktemp("fuzz")
     (root / "proc/self").mkdir(parents=True)
     (root / "sys/fs/cgroup").mkdir(parents=True)
@@ -217,7 +219,7 @@ def test_any_text_gives_an_answer(tmp_path_factory: pytest.TempPathFactory, cgro
 # ---- what becomes of it ----
 
 
-@pytest.mark.parametrize(("cpus", "quota", "expected"), [(8, None, 8), (8, 2.0, 2), (8, 2.9, 2), (8, 0.5, 1), (2, 8.0, 2),
-                                                         (1, 0.01, 1), (4, 1.999, 1)])
+@pytest.mark.parametrize(("cpus", "quota", "expected"), [(8, None, 8), (8, 2.0, 2), (8, 2.9, 2), (8, 0.5, 1),
+                                                         (2, 8.0, 2), (1, 0.01, 1), (4, 1.999, 1)])
 def test_quota_is_rounded_down_and_at_least_one(cpus: int, quota: float | None, expected: int) -> None:
     assert threads._default_cap(cpus, quota) == expected
