@@ -25,6 +25,9 @@
  * A thread also counts as inherited where the fork came before this library was loaded (the parent used OpenMP, the
  * child imports us): Linux remembers whether a process has called exec since it was forked.
  *
+ * LLVM's runtime mends itself after fork(), except for the locks that other threads held at that moment: there even a
+ * question may hang, so an inherited thread asks nothing and goes by the last answer from before the fork.
+ *
  * Why not one helper thread that opens the regions instead: libgomp still counts the parent's threads as running, finds
  * more of them than CPUs, and stops spinning; with the two hand-overs a region of two threads took 75 to 100 us in the
  * child, against 1.5 us in the parent. Why not omp_pause_resource_all() before each fork: it ends the parent's pool
@@ -118,8 +121,9 @@ static struct {
 enum origin { ORIGIN_UNKNOWN = 0, ORIGIN_OWN = 1, ORIGIN_INHERITED = 2 };
 
 struct thread_state {
-    int depth;  /* > 0: inside a task */
-    int origin; /* may this thread open a region? */
+    int depth;   /* > 0: inside a task */
+    int origin;  /* may this thread open a region? */
+    int omp_max; /* LLVM's runtime: what it last told this thread */
 };
 
 static _Thread_local struct thread_state self;
@@ -362,7 +366,8 @@ void fa_parallel_for(const fa_ctx *ctx, int64_t n_tasks, fa_task_fn fn, void *ar
     fa_fpenv_enter(&env);
 #ifdef _OPENMP
     int asked = fa_team_max(ctx, n_tasks);
-    if (asked > 1 && omp_in_parallel()) {
+    const int inherited = asked > 1 && is_inherited(me);
+    if (asked > 1 && !inherited && omp_in_parallel()) {
         asked = 1;
     }
     const int team = reserve(asked);
@@ -370,7 +375,7 @@ void fa_parallel_for(const fa_ctx *ctx, int64_t n_tasks, fa_task_fn fn, void *ar
         run_serial(me, n_tasks, fn, arg);
     } else {
         job j = {.fn = fn, .arg = arg, .n_tasks = n_tasks, .next = 0};
-        if (is_inherited(me)) {
+        if (inherited) {
             run_crew(&j, team);
         } else {
             run_region(&j, team);
@@ -397,7 +402,15 @@ int fa_openmp_version(void) {
 
 int fa_omp_max_threads(void) {
 #ifdef _OPENMP
+#ifdef KMP_VERSION_MAJOR
+    if (is_inherited(&self)) {
+        return self.omp_max > 0 ? self.omp_max : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    }
+    self.omp_max = omp_get_max_threads();
+    return self.omp_max;
+#else
     return omp_get_max_threads();
+#endif
 #else
     return 1;
 #endif

@@ -52,12 +52,16 @@ def output_of(code: str, *args: str, env: Mapping[str, str | None] | None = None
 
 
 def compile_shared(source: str, folder: Path, *flags: str) -> Path | None:
-    """A shared library of C source text, or None where there is no compiler that can make it."""
-    compiler = os.environ.get("CC", "").split() or [shutil.which("cc") or shutil.which("gcc") or ""]
-    if not compiler[0]:
+    """A shared library of C source text, or None where there is no compiler that can make it.
+
+    The compiler is of the family that built the package, so that both use the same OpenMP runtime.
+    """
+    family = "clang" if fastattn.build_info()["compiler"].startswith("clang") else "gcc"
+    compiler = shutil.which(family)
+    if compiler is None:
         return None
     text, library = folder / "library.c", folder / "library.so"
     text.write_text(textwrap.dedent(source))
-    done = subprocess.run([*compiler, "-O1", "-shared", "-fPIC", *flags, str(text), "-o", str(library)],
+    done = subprocess.run([compiler, "-O1", "-shared", "-fPIC", *flags, str(text), "-o", str(library)],
                           capture_output=True, text=True)
     return library if done.returncode == 0 else None
