@@ -88,7 +88,10 @@ def test_prefix_heads_and_buffers(folder: Path) -> None:
 def test_other_heads(folder: Path) -> None:
     expected = hidden(folder)
     head = np.zeros((3, 32), np.float32)
-    for architecture, name in (("BertForSequenceClassification", "classifier"), ("BertForQuestionAnswering", "qa_outputs")):
+    for architecture, name in (
+        ("BertForSequenceClassification", "classifier"),
+        ("BertForQuestionAnswering", "qa_outputs"),
+    ):
         change_config(folder, architectures=[architecture])
         change_tensors(folder, **{f"{name}__weight": head, "embeddings__token_type_ids": np.zeros((1, 40), np.int64)})
         assert hidden(folder) == expected
@@ -172,6 +175,7 @@ def test_wrong_values(folder: Path, key: str, value: Any) -> None:
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key', expected .*absolute"),
         ({"hidden_act": "mish"}, "hidden_act is 'mish', expected one of gelu, gelu_new"),
         ({"num_attention_heads": 5}, "hidden_size 32 is not a multiple of num_attention_heads 5"),
+        ({"num_hidden_layers": 2**30}, "num_hidden_layers is '1073741824', expected an integer from 1 to 1000"),
         ({"hidden_size": 1024, "num_attention_heads": 1}, "heads of 1024, expected at most 512"),
         ({"layer_norm_eps": 0}, "layer_norm_eps is '0', expected a finite number above 0"),
         ({"layer_norm_eps": -1e-12}, "layer_norm_eps is"),

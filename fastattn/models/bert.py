@@ -49,6 +49,7 @@ _ACTIVATIONS = {
 }
 
 _MAX_HEAD_SIZE = 512  # of attention_varlen
+_MAX_LAYERS = 1000  # far above any model; a file that says more would have its tensors' names take all memory
 
 # Index buffers that old versions of transformers saved, and the heads of the BertFor... classes.
 _IGNORABLE = re.compile(r"(bert\.)?embeddings\.(position_ids|token_type_ids)|(cls|classifier|qa_outputs)\..*")
@@ -92,7 +93,7 @@ class BertConfig:
         result = cls(
             vocab_size=config.size("vocab_size"),
             hidden_size=config.size("hidden_size"),
-            num_hidden_layers=config.size("num_hidden_layers"),
+            num_hidden_layers=config.size("num_hidden_layers", maximum=_MAX_LAYERS),
             num_attention_heads=config.size("num_attention_heads"),
             intermediate_size=config.size("intermediate_size"),
             max_position_embeddings=config.size("max_position_embeddings"),

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..loaders.jsonfile import read_json_object
+from ..loaders.jsonfile import read_json_object, regular_file_size
 from .settings import TextSettings
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class TextTokenizer:
                 hint = "; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes it"
             raise FileNotFoundError(f"{path}: needed to embed text (token ids can be used without it){hint}")
         library = _library()
-        description = read_json_object(path)
+        regular_file_size(path)
         try:
             tokenizer: Tokenizer = library.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception for whatever it cannot read
@@ -70,7 +71,7 @@ class TextTokenizer:
         tokenizer.enable_truncation(self.max_length, direction=settings.truncation_side)
         self._tokenizer = tokenizer
         self._settings = settings
-        self._boundary = _boundary(description) if settings.truncation_side == "right" else None
+        self._path = path
 
     def encode(self, text: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
         """Token ids and token type ids of ``text``, (t,) each. The text must be encodable as UTF-8."""
@@ -82,6 +83,10 @@ class TextTokenizer:
             encoding = self._tokenizer.encode(text)
         return np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64)
 
+    @cached_property
+    def _boundary(self) -> re.Pattern[str] | None:
+        return _boundary(read_json_object(self._path))
+
     def _encode_prefix(self, text: str) -> Any:
         """Encoding of a very long text from a prefix of it, or None where that may not be the same.
 
@@ -89,11 +94,14 @@ class TextTokenizer:
         ``_boundary``). So where such a prefix has more tokens than are kept, it has all of those that are kept, and
         a book costs no more than a page.
         """
-        if self._boundary is None or len(text) <= _CUT_ABOVE * self.max_length:
+        if len(text) <= _CUT_ABOVE * self.max_length or self._settings.truncation_side != "right":
+            return None
+        boundary = self._boundary
+        if boundary is None:
             return None
         length = _CHARS_PER_TOKEN * self.max_length
         while length < len(text):
-            match = self._boundary.search(text, length)
+            match = boundary.search(text, length)
             if match is None:
                 return None
             encoding = self._tokenizer.encode(text[: match.start()])

