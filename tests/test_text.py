@@ -19,6 +19,7 @@ import pytest
 from golden import tiny_bert
 
 import fastattn as fa
+from fastattn import models
 from fastattn.loaders import default_model_path
 from fastattn.models.encoder import Encoder
 from fastattn.text import TextSettings, TextTokenizer
@@ -341,6 +342,11 @@ def test_progress(model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
             assert stream.getvalue().endswith(f"\r{len(texts)}/{len(texts)} texts\n")
     monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
     model.embed(many, progress=True)
+
+
+def test_models_alone_know_no_text(folder: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"fastattn\.load gives one that does"):
+        models.load(folder).embed(["the cat"])
 
 
 def test_tokenizers_is_imported_with_the_first_text(folder: Path) -> None:

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -15,10 +15,9 @@ from .workspace import Workspace, WorkspacePool
 
 if TYPE_CHECKING:
     from ..loaders import WeightFile
-    from ..text import TextEmbedder
     from .config import ConfigReader
 
-__all__ = ["Encoder", "EncoderOutput", "Floats"]
+__all__ = ["Embedder", "Encoder", "EncoderOutput", "Floats"]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -30,6 +29,22 @@ class EncoderOutput(NamedTuple):
     """(B, S, H); zeros where the attention mask is 0."""
     pooler_output: Floats | None
     """(B, H); None where the checkpoint has no pooler."""
+
+
+class Embedder(Protocol):
+    """What ``Encoder.embed`` needs from the text layer above the models: a ``fastattn.text.TextEmbedder``."""
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        *,
+        progress: bool | None = None,
+        num_threads: int | None = None,
+    ) -> Floats:
+        """Vectors (n, H) of n texts."""
+        ...
 
 
 class Encoder(ABC):
@@ -60,7 +75,8 @@ class Encoder(ABC):
         self.path = path
         self.num_threads = num_threads
         self._workspaces = WorkspacePool()
-        self._embedder: TextEmbedder | None = None
+        self._embedder: Embedder | None = None
+        self._make_embedder: Callable[[Self], Embedder] | None = None
 
     @classmethod
     @abstractmethod
@@ -242,12 +258,22 @@ class Encoder(ABC):
         >>> model.embed(["A sentence.", "Another one."]).shape        # doctest: +SKIP
         (2, 384)
         """
-        if self._embedder is None:
-            # Text stands above models; this is the one place that reaches up, and only when text is embedded.
-            from ..text import TextEmbedder
+        return self.embedder.embed(texts, batch_size, normalize, progress=progress, num_threads=num_threads)
 
-            self._embedder = TextEmbedder(self)
-        return self._embedder.embed(texts, batch_size, normalize, progress=progress, num_threads=num_threads)
+    @property
+    def embedder(self) -> Embedder:
+        """What turns text into vectors: made when it is first asked for, so that token ids need no tokenizer."""
+        if self._embedder is None:
+            if self._make_embedder is None:
+                raise RuntimeError(
+                    "a model from fastattn.models.load knows nothing of text; fastattn.load gives one that does"
+                )
+            self._embedder = self._make_embedder(self)
+        return self._embedder
+
+    def attach_embedder(self, make: Callable[[Self], Embedder]) -> None:
+        """Have ``make(model)`` called for the embedder when the first text comes."""
+        self._make_embedder, self._embedder = make, None
 
 
 def _groups(ends: Integers, max_tokens: int, max_sequences: int | None) -> Iterator[tuple[int, int]]:

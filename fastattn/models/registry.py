@@ -23,40 +23,8 @@ _DTYPES = ("float32",)
 
 
 def load(path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int | None = None) -> Encoder:
-    """Load the model at ``path``.
-
-    Parameters
-    ----------
-    path
-        A folder as the Hugging Face hub lays it out (``config.json``, ``model.safetensors`` or shards with their
-        index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
-        F16 and BF16 weights are widened.
-    dtype
-        Type of weights and arithmetic: ``"float32"``.
-    num_threads
-        Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
-
-    Returns
-    -------
-    Encoder
-        ``model(input_ids, ...)`` gives hidden states, ``model.embed(texts)`` sentence vectors. It may be called from
-        many threads at once.
-
-    Raises
-    ------
-    FileNotFoundError
-        No such path, no ``config.json``, no weights.
-    ValueError
-        The architecture is not supported; the configuration lacks a key or has a value that is not supported; a tensor
-        is missing, unknown, or of another shape or dtype; a file is damaged. Files, keys and tensors are named.
-    TypeError
-        An argument is of the wrong type.
-
-    Example
-    -------
-    >>> model = fastattn.load("all-MiniLM-L6-v2")                        # doctest: +SKIP
-    >>> model([[101, 7592, 2088, 102]]).last_hidden_state.shape          # doctest: +SKIP
-    (1, 4, 384)
+    """Load the model at ``path``, without what it takes to embed text: ``fastattn.load`` (of the text layer) adds that,
+    and says what the arguments are and which errors are raised.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path: expected a str or os.PathLike, got {type(path).__name__}")

@@ -6,8 +6,57 @@ Needs the ``tokenizers`` library (``pip install fastattn[text]``), which is impo
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING, Any
+
 from .embedder import TextEmbedder
 from .settings import TextSettings
 from .tokenizer import TextTokenizer
 
-__all__ = ["TextEmbedder", "TextSettings", "TextTokenizer"]
+if TYPE_CHECKING:
+    from ..models.encoder import Encoder
+
+__all__ = ["TextEmbedder", "TextSettings", "TextTokenizer", "load"]
+
+
+def load(path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int | None = None) -> Encoder:
+    """Load the model at ``path``.
+
+    Parameters
+    ----------
+    path
+        A folder as the Hugging Face hub lays it out (``config.json``, ``model.safetensors`` or shards with their
+        index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
+        F16 and BF16 weights are widened.
+    dtype
+        Type of weights and arithmetic: ``"float32"``.
+    num_threads
+        Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
+
+    Returns
+    -------
+    Encoder
+        ``model(input_ids, ...)`` gives hidden states, ``model.embed(texts)`` sentence vectors. It may be called from
+        many threads at once.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such path, no ``config.json``, no weights.
+    ValueError
+        The architecture is not supported; the configuration lacks a key or has a value that is not supported; a tensor
+        is missing, unknown, or of another shape or dtype; a file is damaged. Files, keys and tensors are named.
+    TypeError
+        An argument is of the wrong type.
+
+    Example
+    -------
+    >>> model = fastattn.load("all-MiniLM-L6-v2")                        # doctest: +SKIP
+    >>> model([[101, 7592, 2088, 102]]).last_hidden_state.shape          # doctest: +SKIP
+    (1, 4, 384)
+    """
+    from .. import models
+
+    model = models.load(path, dtype, num_threads)
+    model.attach_embedder(TextEmbedder)
+    return model
