@@ -143,7 +143,7 @@ def test_lowercase_and_prompt(folder: Path) -> None:
     assert words(tokenizer.encode("The CAT")[0].tolist()) == "[CLS] query : the cat [SEP]"
 
 
-def test_a_prefix_gives_the_tokens_of_the_whole() -> None:
+def test_a_prefix_gives_the_tokens_of_the_whole(folder: Path) -> None:
     """Long texts are tokenised from a prefix; here every text is, and compared with the library on the whole text."""
     tokenizers = pytest.importorskip("tokenizers")
     description = tiny_bert.tokenizer()
@@ -158,12 +158,9 @@ def test_a_prefix_gives_the_tokens_of_the_whole() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fastattn.text.tokenizer._CUT_ABOVE", 0)
         patch.setattr("fastattn.text.tokenizer._CHARS_PER_TOKEN", 1)
-        tokenizer = object.__new__(TextTokenizer)
-        tokenizer._tokenizer, tokenizer.max_length, tokenizer._settings = whole, 12, TextSettings()
-        from fastattn.text.tokenizer import _boundary
-
-        tokenizer._boundary = _boundary(description)
-        assert tokenizer._boundary is not None
+        write(folder / "tokenizer.json", description)
+        write(folder / "sentence_bert_config.json", {"max_seq_length": 12})
+        tokenizer = TextTokenizer(folder, TextSettings.read(folder, 32), 40)
         shortened = 0
         for _ in range(4000):
             text = "".join(rng.choice(pieces) for _ in range(rng.randrange(60)))

@@ -157,6 +157,17 @@ def test_tokenizer_of_an_unknown_kind(folder: Path) -> None:
         fa.load(folder).embed(["the cat"])
 
 
+def test_tokenizer_that_fails_on_a_text(folder: Path) -> None:
+    """It reads well, but has no token for unknown words."""
+    description = tiny_bert.tokenizer()
+    description["model"]["unk_token"] = "[NOTHING]"
+    write(folder / "tokenizer.json", description)
+    model = fa.load(folder)
+    assert model.embed(["the cat"]).shape == (1, 32)
+    with pytest.raises(ValueError, match=r"tokenizer\.json: the tokenizers library failed on a text \(.*Missing"):
+        model.embed(["xyz"])
+
+
 def test_without_the_tokenizers_library(folder: Path) -> None:
     code = (
         "import sys; sys.modules['tokenizers'] = None; import fastattn as fa\n"

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +58,8 @@ class TextTokenizer:
             raise FileNotFoundError(f"{path}: needed to embed text (token ids can be used without it){hint}")
         library = _library()
         regular_file_size(path)
-        try:
+        with _named_errors(f"{path}: the tokenizers library cannot read it"):
             tokenizer: Tokenizer = library.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception for whatever it cannot read
-            raise ValueError(f"{path}: the tokenizers library cannot read it ({error})") from None
         self.max_length = min(settings.max_length or max_positions, max_positions)
         """Most tokens of a text."""
         special = tokenizer.num_special_tokens_to_add(False)
@@ -80,8 +80,12 @@ class TextTokenizer:
             text = text.lower()
         encoding = self._encode_prefix(text)
         if encoding is None:
-            encoding = self._tokenizer.encode(text)
+            encoding = self._run(text)
         return np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64)
+
+    def _run(self, text: str) -> Any:
+        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+            return self._tokenizer.encode(text)
 
     @cached_property
     def _boundary(self) -> re.Pattern[str] | None:
@@ -104,11 +108,22 @@ class TextTokenizer:
             match = boundary.search(text, length)
             if match is None:
                 return None
-            encoding = self._tokenizer.encode(text[: match.start()])
+            encoding = self._run(text[: match.start()])
             if encoding.overflowing:
                 return encoding
             length = 4 * match.start()
         return None
+
+
+@contextmanager
+def _named_errors(message: str) -> Iterator[None]:
+    """ValueError for what the library raises: bare Exception, and for a panic in Rust a BaseException of its own."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    except BaseException as error:
+        raise ValueError(f"{message} ({error})") from None
 
 
 def _library() -> Any:
