@@ -8,10 +8,10 @@ import re
 from pathlib import Path
 
 import pytest
+from support.processes import output_of, run_python
 
 import fastattn as fa
 from fastattn import _core, cpu
-from tests.support.processes import output_of, run_python
 
 BUNDLES = {  # names as /proc/cpuinfo has them
     "avx2": {"avx", "avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe"},

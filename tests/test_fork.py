@@ -9,21 +9,23 @@ import os
 from pathlib import Path
 
 import pytest
+from support.processes import compile_shared, output_of
 
 from fastattn import _core
-from tests.support.processes import compile_shared, output_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork() here")
 
-# In each script: use() is a call that really takes two threads; in_child(fn) forks, runs fn there, and waits for it.
+# In each script: use() makes calls until one of them really ran in two threads at once; in_child(fn) forks, runs fn in
+# the child, and waits for it.
 COMMON = """
-import os, sys, threading, warnings
+import os, sys, threading, time, warnings
 warnings.simplefilter("ignore", DeprecationWarning)   # Python warns of fork() beside threads, which is the point here
 
 def use(n=2):
     from fastattn import _core, _testing
-    for _ in range(200):
-        seen = _testing.probe_parallel(48, n, busy_ns=50_000)
+    busy_ns, end = 50_000, time.monotonic() + 30
+    while time.monotonic() < end:
+        seen = _testing.probe_parallel(48, n, busy_ns=busy_ns)
         assert list(seen["runs"]) == [1] * 48 and seen["bad_worker"] == 0, seen
         assert _core.threads_in_use() == 0
         if _core.openmp_version() == 0:
@@ -31,6 +33,7 @@ def use(n=2):
         assert seen["most_in_use"] == n, seen
         if seen["concurrent"] == n:
             return n
+        busy_ns = min(2 * busy_ns, 4_000_000)   # a busy machine: give the other thread time to be scheduled
     raise AssertionError("the tasks never ran at the same time")
 
 def in_child(fn, leave=os._exit):
@@ -199,7 +202,7 @@ in_child(lambda: (sizes(), in_child(sizes)))
 
 
 def test_child_makes_do_with_the_threads_it_can_get() -> None:
-    """No address space for more stacks (the C library may keep a few from before the fork): a smaller team, all done."""
+    """No address space for more stacks (the C library may have a few left over): a smaller team, all tasks done."""
     run("""
 import resource
 def starved():

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from support.processes import output_of, run_python
 
 import fastattn as fa
 from fastattn import threads
-from tests.support.processes import output_of, run_python
 
 REPORT = "import json, fastattn as fa; from fastattn import threads; print(json.dumps(threads.thread_policy()))"
 

@@ -7,9 +7,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+from support.fpenv import ENVIRONMENTS, control_word, environment, needs_fenv
 
 import fastattn as fa
-from tests.support.fpenv import ENVIRONMENTS, control_word, environment, needs_fenv
 
 pytestmark = needs_fenv
 

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from support.fpenv import ENVIRONMENTS, X86, control_word, environment, needs_fenv
+from support.processes import output_of
 
 import fastattn as fa
 from fastattn import _core, _testing, threads
-from tests.support.fpenv import ENVIRONMENTS, X86, control_word, environment, needs_fenv
-from tests.support.processes import output_of
 
 SERIAL_BUILD = _core.openmp_version() == 0
 parallel_only = pytest.mark.skipif(SERIAL_BUILD, reason="built without OpenMP")
@@ -45,8 +45,8 @@ def test_every_task_runs_once(n_tasks: int, num_threads: int) -> None:
 @parallel_only
 def test_a_team_works_at_the_same_time() -> None:
     """Several attempts: a loaded machine may run one thread after the other by itself."""
-    for _ in range(50):
-        seen = _testing.probe_parallel(64, 2, busy_ns=200_000)
+    for attempt in range(50):
+        seen = _testing.probe_parallel(64, 2, busy_ns=50_000 * (attempt + 1))
         check(seen, 64, 2)
         assert seen["most_in_use"] == 2
         if seen["concurrent"] == 2:
