@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -28,12 +29,12 @@ GENERATED = ["-Wno-unused-parameter", "-Wno-sign-compare"]  # for what Cython wr
 # stub -> flags the compiler must take
 STUBS = {
     "x86_64": {
-        "scalar": [],
+        "scalar": ["-O2"],
         "avx2": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mmovbe"],
         "avx512": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mmovbe", "-mavx512f", "-mavx512bw", "-mavx512cd",
                    "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
     },
-    "aarch64": {"scalar": [], "neon": []},
+    "aarch64": {"scalar": ["-O2"], "neon": []},
 }  # fmt: skip
 STUBS["x86_64"]["avx512_vnni"] = [*STUBS["x86_64"]["avx512"], "-mavx512vnni"]
 
@@ -98,14 +99,18 @@ class BuildExt(build_ext):
         return objects
 
     def _stub_objects(self, ext: Extension) -> dict[str, str]:
-        objects = {}
-        for name, flags in STUBS.get(machine(), {"scalar": []}).items():
-            if not self._probe(flags, "int main(void) { return 0; }\n"):
+        wanted = {}
+        for name, flags in STUBS.get(machine(), {"scalar": ["-O2"]}).items():
+            if self._probe(flags, "int main(void) { return 0; }\n"):
+                wanted[name] = flags
+            else:
                 self.announce(f"fastattn: the compiler cannot build {name}, leaving it out", level=3)
-                continue
-            source = str(SRC / "isa" / f"{name}.c")
-            objects[name] = self._compile([source], f"isa_{name}", [*COMMON, *flags], [])[0]
-        return objects
+
+        def build(name: str) -> str:
+            return self._compile([str(SRC / "isa" / f"{name}.c")], f"isa_{name}", [*COMMON, *wanted[name]], [])[0]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # a stub takes many seconds, and there are four
+            return dict(zip(wanted, pool.map(build, wanted), strict=True))
 
     def _plain_objects(self, ext: Extension) -> list[str]:
         flags = [*COMMON, *self.openmp]

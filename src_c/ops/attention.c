@@ -388,11 +388,18 @@ static void carve(fa_arena *arena, attn_job *job) {
 /* Rows this far apart fall into few sets of an L1 cache of 64 sets of 64 bytes. */
 static int rows_collide(const fa_view *view) { return view->stride[2] % 2048 == 0 && view->stride[2] != 0; }
 
-static fa_status prepare(attn_job *job, const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
+static fa_status check_lse(const fa_view *lse) { /* any strides, the last one too */
+    if (lse->dtype != FA_F32) return FA_ERR_DTYPE;
+    if (lse->ndim != 3) return FA_ERR_SHAPE;
+    return lse->stride[0] % 4 || lse->stride[1] % 4 || lse->stride[2] % 4 ? FA_ERR_STRIDE : FA_OK;
+}
+
+/* Out of line: its arithmetic must stay between the switches of the floating-point environment. */
+static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
                          const fa_view *q, const fa_view *k, const fa_view *v, const fa_attention_params *p) {
     fa_status status;
     if ((status = fa_check_f32(q, 4)) || (status = fa_check_f32(k, 4)) || (status = fa_check_f32(v, 4)) ||
-        (status = fa_check_f32(out, 4)) || (lse && (status = fa_check_f32(lse, 3))) ||
+        (status = fa_check_f32(out, 4)) || (lse && (status = check_lse(lse))) ||
         (weights && (status = fa_check_f32(weights, 4))))
         return status;
     int64_t hq = q->shape[1], hkv = k->shape[1];
@@ -472,6 +479,16 @@ static fa_status prepare(attn_job *job, const fa_ctx *ctx, const fa_view *out, c
     return FA_OK;
 }
 
+static fa_status prepare_in_default_environment(attn_job *job, const fa_ctx *ctx, const fa_view *out, const fa_view *lse,
+                                                const fa_view *weights, const fa_view *q, const fa_view *k, const fa_view *v,
+                                                const fa_attention_params *params) {
+    fa_fpenv saved;
+    fa_fpenv_enter(&saved);
+    fa_status status = prepare(job, ctx, out, lse, weights, q, k, v, params);
+    fa_fpenv_leave(&saved);
+    return status;
+}
+
 static void fill_starts(attn_job *job) {
     int64_t tasks = 0, merges = 0, floats = 0;
     for (int64_t b = 0; b < job->n_seq; b++) {
@@ -498,7 +515,7 @@ fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa
                                  size_t *bytes) {
     attn_job job;
     fa_arena arena = {0};
-    fa_status status = prepare(&job, ctx, out, lse, weights, q, k, v, params);
+    fa_status status = prepare_in_default_environment(&job, ctx, out, lse, weights, q, k, v, params);
     *bytes = 0;
     if (status) return status;
     carve(&arena, &job);
@@ -510,7 +527,7 @@ fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse
                        const fa_view *k, const fa_view *v, const fa_attention_params *params, void *ws, size_t ws_bytes) {
     attn_job job;
     fa_arena arena = {0};
-    fa_status status = prepare(&job, ctx, out, lse, weights, q, k, v, params);
+    fa_status status = prepare_in_default_environment(&job, ctx, out, lse, weights, q, k, v, params);
     if (status) return status;
     if (job.total_tasks == 0) return FA_OK;
     carve(&arena, &job);

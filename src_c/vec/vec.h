@@ -18,7 +18,11 @@
 
 #include "../fastattn.h"
 
+#if defined(FA_VEC_SCALAR) /* vectors are loops already: inlining all of them costs the compiler minutes and gains nothing */
+#define FA_INLINE static inline __attribute__((unused))
+#else
 #define FA_INLINE static inline __attribute__((always_inline, unused))
+#endif
 
 #if defined(FA_VEC_AVX512)
 #include "avx512.h"

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+# Mirror of src_c/fastattn.h, line for line; then what the extensions need of cpu.h.
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stddef cimport size_t
+
+
+cdef extern from "fastattn.h" nogil:
+    int FA_NUMERICS_VERSION
+    int FA_LANES
+    int FA_KEY_BLOCK
+    int FA_KV_CHUNK
+    int FA_K_CHUNK
+    int FA_MAX_HEAD_DIM
+    int FA_ALIGN
+
+    ctypedef enum fa_status:
+        FA_OK
+        FA_ERR_SHAPE
+        FA_ERR_DTYPE
+        FA_ERR_VALUE
+        FA_ERR_STRIDE
+        FA_ERR_WORKSPACE
+        FA_ERR_MEMORY
+
+    const char *fa_status_text(fa_status status)
+
+    ctypedef enum fa_dtype:
+        FA_NONE
+        FA_F32
+        FA_F16
+        FA_BF16
+        FA_I8
+        FA_BOOL
+        FA_I32
+        FA_I64
+
+    ctypedef struct fa_view:
+        void *data
+        int64_t shape[4]
+        int64_t stride[4]
+        int32_t ndim
+        int32_t dtype
+
+    ctypedef struct fa_kernels:
+        pass
+
+    ctypedef struct fa_ctx:
+        const fa_kernels *kernels
+        int32_t num_threads
+        int32_t force
+
+    cdef enum fa_force:
+        FA_FORCE_NONE
+        FA_FORCE_TILE
+        FA_FORCE_DECODE
+
+    int fa_isa_count()
+    const char *fa_isa_name(int index)
+    int fa_isa_supported(int index)
+    const fa_kernels *fa_kernels_for(int index)
+
+    int fa_openmp_version()
+    int fa_omp_max_threads()
+    void fa_set_thread_limit(int limit)
+    int fa_threads_in_use()
+    int fa_runtime_init()
+
+    ctypedef struct fa_attention_params:
+        float scale
+        float softcap
+        int32_t causal
+        int32_t pad_
+        int64_t window_left
+        int64_t window_right
+        const int64_t *q_offset
+        const int64_t *kv_lengths
+        const int64_t *cu_q
+        const int64_t *cu_k
+        int64_t n_seq
+        const fa_view *mask
+
+    fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
+                                     const fa_view *q, const fa_view *k, const fa_view *v,
+                                     const fa_attention_params *params, size_t *bytes)
+    fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
+                           const fa_view *q, const fa_view *k, const fa_view *v, const fa_attention_params *params,
+                           void *ws, size_t ws_bytes)
+
+    ctypedef enum fa_activation:
+        FA_ACT_NONE
+        FA_ACT_RELU
+        FA_ACT_GELU
+        FA_ACT_GELU_TANH
+        FA_ACT_SILU
+        FA_ACT_TANH
+        FA_ACT_SIGMOID
+
+    fa_status fa_linear_packed_bytes(int64_t n, int64_t k, size_t *bytes)
+    fa_status fa_linear_pack(const fa_ctx *ctx, void *packed, const fa_view *weight)
+    fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, size_t *bytes)
+    fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const void *packed, const fa_view *bias,
+                        fa_activation act, void *ws, size_t ws_bytes)
+
+    fa_status fa_layer_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *residual,
+                            const fa_view *weight, const fa_view *bias, float eps)
+    fa_status fa_rms_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *residual,
+                          const fa_view *weight, float eps)
+    fa_status fa_softmax(const fa_ctx *ctx, const fa_view *out, const fa_view *x)
+    fa_status fa_activate(const fa_ctx *ctx, const fa_view *out, const fa_view *x, fa_activation act)
+    fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids)
+
+    ctypedef enum fa_pool_mode:
+        FA_POOL_MEAN
+        FA_POOL_CLS
+        FA_POOL_MAX
+        FA_POOL_LAST
+
+    fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode)
+    fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float eps)
+
+    fa_status fa_probe_fma(const fa_ctx *ctx, int64_t iterations, double *flops)
+    fa_status fa_probe_read(const fa_ctx *ctx, const void *data, size_t bytes, float *sink)
+
+
+cdef extern from "cpu.h" nogil:
+    ctypedef struct fa_cpu_info:
+        char vendor[16]
+        char brand[52]
+        int32_t avx2, avx512, avx512_vnni
+        int32_t amx_int8
+        int32_t neon, neon_dot
+        int32_t hypervisor
+        int64_t l1d_bytes, l2_bytes, l3_bytes
+
+    void fa_cpu_query(fa_cpu_info *info)
+    int fa_cpu_has(const char *isa_name)

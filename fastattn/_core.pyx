@@ -1,0 +1,513 @@
+# SPDX-License-Identifier: MIT
+# cython: freethreading_compatible = False
+"""The one run-time extension: arrays become fa_views, the GIL is released, one C call is made, its status checked."""
+
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+)
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New, PyCapsule_SetName
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memset
+
+from fastattn._capi cimport *
+
+# ---- instruction sets and threads -----------------------------------------------------------------------------------
+
+cdef int _isa = 0
+cdef int _force = 0
+cdef int _cap = 1        # the default: never more than this, nor than OpenMP allows in the calling thread
+cdef int _explicit = 0   # set_num_threads or the environment; 0: nothing
+
+
+def isa_names():
+    """Compiled-in instruction sets, best last."""
+    return [fa_isa_name(i).decode() for i in range(fa_isa_count())]
+
+
+def isa_supported(str name):
+    return name in isa_names() and bool(fa_isa_supported(isa_names().index(name)))
+
+
+def current_isa():
+    return fa_isa_name(_isa).decode()
+
+
+def select_isa(str name):
+    """Makes `name` the table of all following calls of the process."""
+    global _isa
+    if not isa_supported(name):
+        raise RuntimeError(f"isa: {name!r} is not supported here")
+    _isa = isa_names().index(name)
+
+
+def force_kernel(int which):
+    """Tests: 0 choose, 1 tile, 2 decode."""
+    global _force
+    _force = which
+
+
+def kernels_capsule(str name):
+    """The kernel table of one ISA, for fastattn._testing."""
+    if not isa_supported(name):
+        raise RuntimeError(f"isa: {name!r} is not supported here")
+    return PyCapsule_New(<void *>fa_kernels_for(isa_names().index(name)), b"fastattn.fa_kernels", NULL)
+
+
+def openmp_version():
+    """The value of _OPENMP, 0 for a serial build."""
+    return fa_openmp_version()
+
+
+def omp_max_threads():
+    return fa_omp_max_threads()
+
+
+def threads_in_use():
+    return fa_threads_in_use()
+
+
+def set_thread_default(int cap, int explicit):
+    """What threads.py has found: the cap of the default, and the explicit count or 0."""
+    global _cap, _explicit
+    _cap = cap
+    _explicit = explicit
+    fa_set_thread_limit(explicit if explicit > 0 else cap)
+
+
+cdef extern from *:
+    """
+    #ifndef FA_BUILD_FLAGS
+    #define FA_BUILD_FLAGS ""
+    #endif
+    #if defined(__clang__)
+    #define FA_COMPILER "clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define FA_COMPILER "gcc " __VERSION__
+    #else
+    #define FA_COMPILER "unknown"
+    #endif
+    static const char *fa_build_flags(void) { return FA_BUILD_FLAGS; }
+    static const char *fa_compiler(void) { return FA_COMPILER; }
+    """
+    const char *fa_build_flags() nogil
+    const char *fa_compiler() nogil
+
+
+def build_constants():
+    return {
+        "compiler": fa_compiler().decode(),
+        "flags": fa_build_flags().decode(),
+        "numerics_version": FA_NUMERICS_VERSION,
+        "lanes": FA_LANES,
+        "key_block": FA_KEY_BLOCK,
+        "kv_chunk": FA_KV_CHUNK,
+        "k_chunk": FA_K_CHUNK,
+    }
+
+
+def cpu_features():
+    cdef fa_cpu_info info
+    fa_cpu_query(&info)
+    return {
+        "vendor": info.vendor.decode("ascii", "replace"), "brand": info.brand.decode("ascii", "replace").strip(),
+        "avx2": bool(info.avx2), "avx512": bool(info.avx512), "avx512_vnni": bool(info.avx512_vnni),
+        "amx_int8": bool(info.amx_int8), "neon": bool(info.neon), "neon_dot": bool(info.neon_dot),
+        "hypervisor": bool(info.hypervisor),
+        "l1d_bytes": info.l1d_bytes, "l2_bytes": info.l2_bytes, "l3_bytes": info.l3_bytes,
+    }
+
+
+cdef int make_ctx(fa_ctx *ctx, object num_threads) except -1:
+    cdef int n
+    if num_threads is None:
+        if _explicit > 0:
+            n = _explicit
+        else:
+            n = fa_omp_max_threads()
+            if n > _cap:
+                n = _cap
+    else:
+        from fastattn import threads
+        n = threads.resolve(num_threads)
+    ctx.kernels = fa_kernels_for(_isa)
+    ctx.num_threads = n if n > 0 else 1
+    ctx.force = _force
+    return 0
+
+
+# ---- arrays ---------------------------------------------------------------------------------------------------------
+
+cdef int dtype_of(const char *format, Py_ssize_t itemsize) noexcept:
+    if format == NULL:
+        return FA_NONE
+    if format[0] in (b'<', b'=', b'@'):
+        format += 1
+    if format[0] == 0 or format[1] != 0:
+        return FA_NONE
+    if format[0] == b'f':
+        return FA_F32
+    if format[0] == b'e':
+        return FA_F16
+    if format[0] == b'?':
+        return FA_BOOL
+    if format[0] == b'b':
+        return FA_I8
+    if format[0] in (b'i', b'l', b'q'):
+        return FA_I64 if itemsize == 8 else FA_I32 if itemsize == 4 else FA_NONE
+    return FA_NONE
+
+
+cdef class Views:
+    """Up to eight arrays held open for one call."""
+
+    cdef Py_buffer buffers[8]
+    cdef fa_view views[8]
+    cdef int count
+
+    def __cinit__(self):
+        self.count = 0
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.count):
+            PyBuffer_Release(&self.buffers[i])
+
+    cdef fa_view *add(self, object array, int ndim, bint writable) except NULL:
+        """A view of `array` with `ndim` dimensions: missing leading ones are added, the array may not have more."""
+        cdef Py_buffer *buffer = &self.buffers[self.count]
+        cdef fa_view *view = &self.views[self.count]
+        cdef int i, lead
+        PyObject_GetBuffer(array, buffer, PyBUF_STRIDES | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
+        self.count += 1
+        lead = ndim - buffer.ndim
+        if lead < 0:
+            raise ValueError(f"rank {buffer.ndim}, expected at most {ndim}")
+        view.data = buffer.buf
+        view.ndim = ndim
+        view.dtype = dtype_of(buffer.format, buffer.itemsize)
+        for i in range(lead):
+            view.shape[i] = 1
+            view.stride[i] = 0
+        for i in range(buffer.ndim):
+            view.shape[lead + i] = buffer.shape[i]
+            view.stride[lead + i] = buffer.strides[i] if buffer.shape[i] > 1 else 0
+        if ndim > 0 and view.shape[ndim - 1] <= 1:
+            view.stride[ndim - 1] = buffer.itemsize
+        return view
+
+
+cdef int check(fa_status status, str what) except -1:
+    """The last line of defence: the Python layer has named what is wrong before it gets here."""
+    if status == FA_OK:
+        return 0
+    message = f"{what}: {fa_status_text(status).decode()}"
+    if status == FA_ERR_DTYPE:
+        raise TypeError(message)
+    if status == FA_ERR_MEMORY:
+        raise MemoryError(message)
+    if status == FA_ERR_WORKSPACE:
+        raise RuntimeError(message)
+    raise ValueError(message)
+
+
+cdef struct Workspace:
+    void *block
+    void *base
+    size_t size
+
+
+cdef int take_workspace(Workspace *ws, size_t size) except -1:
+    ws.size = size
+    ws.block = NULL
+    ws.base = NULL
+    if size:
+        ws.block = PyMem_RawMalloc(size + FA_ALIGN)
+        if ws.block == NULL:
+            raise MemoryError(f"workspace of {size} bytes")
+        ws.base = <void *>((<uintptr_t>ws.block + FA_ALIGN - 1) & ~<uintptr_t>(FA_ALIGN - 1))
+    return 0
+
+
+# ---- DLPack ---------------------------------------------------------------------------------------------------------
+
+cdef struct DLTensor:
+    void *data
+    int32_t device_type
+    int32_t device_id
+    int32_t ndim
+    uint8_t code
+    uint8_t bits
+    uint16_t lanes
+    int64_t *shape
+    int64_t *strides
+    uint64_t byte_offset
+
+cdef struct DLManagedTensor:
+    DLTensor tensor
+    void *manager
+    void (*deleter)(DLManagedTensor *) noexcept
+
+cdef struct DLManagedTensorVersioned:
+    uint32_t major
+    uint32_t minor
+    void *manager
+    void (*deleter)(DLManagedTensorVersioned *) noexcept
+    uint64_t flags
+    DLTensor tensor
+
+
+cdef class DLPackBuffer:
+    """The memory of a DLPack producer (torch, JAX, ...) as a Python buffer, without a copy; CPU tensors alone.
+
+    Source: the DLPack specification, versions 0.8 (capsule "dltensor") and 1.0 ("dltensor_versioned").
+    bfloat16 shows as unsigned 16-bit integers.
+    """
+
+    cdef object owner
+    cdef DLManagedTensor *old
+    cdef DLManagedTensorVersioned *new
+    cdef DLTensor *tensor
+    cdef Py_ssize_t shape[8]
+    cdef Py_ssize_t strides[8]
+    cdef Py_ssize_t itemsize
+    cdef bytes format
+    cdef readonly bint readonly
+
+    def __cinit__(self, producer, str name):
+        cdef int i
+        cdef Py_ssize_t step
+        self.old = NULL
+        self.new = NULL
+        try:
+            capsule = producer.__dlpack__(max_version=(1, 0))
+        except TypeError:
+            capsule = producer.__dlpack__()
+        if PyCapsule_IsValid(capsule, b"dltensor_versioned"):
+            self.new = <DLManagedTensorVersioned *>PyCapsule_GetPointer(capsule, b"dltensor_versioned")
+            if self.new.major > 1:
+                self.new = NULL
+                raise TypeError(f"{name}: a DLPack capsule of a newer major version, expected at most 1")
+            PyCapsule_SetName(capsule, b"used_dltensor_versioned")
+            self.tensor = &self.new.tensor
+            self.readonly = self.new.flags & 1
+        elif PyCapsule_IsValid(capsule, b"dltensor"):
+            self.old = <DLManagedTensor *>PyCapsule_GetPointer(capsule, b"dltensor")
+            PyCapsule_SetName(capsule, b"used_dltensor")
+            self.tensor = &self.old.tensor
+            self.readonly = False
+        else:
+            raise TypeError(f"{name}: __dlpack__ returned {type(capsule).__name__}, expected a DLPack capsule")
+        tensor = self.tensor
+        if tensor.device_type not in (1, 3):
+            raise TypeError(f"{name}: on DLPack device type {tensor.device_type}, expected a CPU tensor")
+        if tensor.ndim > 8 or tensor.ndim < 0:
+            raise ValueError(f"{name}: rank {tensor.ndim}, expected at most 8")
+        formats = {(2, 32): b"f", (2, 16): b"e", (2, 64): b"d", (4, 16): b"H", (6, 8): b"?",
+                   (0, 8): b"b", (0, 16): b"h", (0, 32): b"i", (0, 64): b"q",
+                   (1, 8): b"B", (1, 16): b"H", (1, 32): b"I", (1, 64): b"Q"}
+        format = formats.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
+        if format is None:
+            raise TypeError(f"{name}: DLPack dtype (code {tensor.code}, {tensor.bits} bits, {tensor.lanes} lanes) is not supported")
+        self.format = format
+        self.itemsize = tensor.bits // 8
+        step = self.itemsize
+        for i in range(tensor.ndim - 1, -1, -1):
+            self.shape[i] = tensor.shape[i]
+            self.strides[i] = tensor.strides[i] * self.itemsize if tensor.strides != NULL else step
+            step *= tensor.shape[i]
+        self.owner = producer
+
+    def __dealloc__(self):
+        if self.old != NULL and self.old.deleter != NULL:
+            self.old.deleter(self.old)
+        if self.new != NULL and self.new.deleter != NULL:
+            self.new.deleter(self.new)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        cdef Py_ssize_t count = 1
+        cdef int i
+        if self.readonly and flags & PyBUF_WRITABLE:
+            raise BufferError("the tensor is read-only")
+        for i in range(self.tensor.ndim):
+            count *= self.shape[i]
+        if flags & PyBUF_STRIDES != PyBUF_STRIDES:
+            raise BufferError("a strided tensor needs a consumer that takes strides")
+        buffer.buf = <char *>self.tensor.data + self.tensor.byte_offset
+        buffer.format = <char *>self.format
+        buffer.internal = NULL
+        buffer.itemsize = self.itemsize
+        buffer.len = count * self.itemsize
+        buffer.ndim = self.tensor.ndim
+        buffer.obj = self
+        buffer.readonly = self.readonly
+        buffer.shape = self.shape
+        buffer.strides = self.strides
+        buffer.suboffsets = NULL
+
+
+# ---- attention ------------------------------------------------------------------------------------------------------
+
+cdef bint disjoint(const fa_view *a, const fa_view *b) noexcept:
+    """Whether the address ranges of two views are apart; a cheap sufficient test."""
+    cdef const char *a0 = <const char *>a.data
+    cdef const char *a1 = a0
+    cdef const char *b0 = <const char *>b.data
+    cdef const char *b1 = b0
+    cdef int64_t reach
+    cdef int i
+    for i in range(a.ndim):
+        if a.shape[i] < 1:
+            return True
+        reach = (a.shape[i] - 1) * a.stride[i]
+        if reach < 0:
+            a0 += reach
+        else:
+            a1 += reach
+    for i in range(b.ndim):
+        if b.shape[i] < 1:
+            return True
+        reach = (b.shape[i] - 1) * b.stride[i]
+        if reach < 0:
+            b0 += reach
+        else:
+            b1 += reach
+    return a1 + 4 <= b0 or b1 + 4 <= a0
+
+
+cdef object run_attention(Views views, fa_ctx *ctx, fa_view *out, fa_view *lse, fa_view *weights, fa_view *q, fa_view *k,
+                          fa_view *v, fa_attention_params *params):
+    cdef Workspace ws
+    cdef size_t size = 0
+    cdef fa_status status
+    check(fa_attention_workspace(ctx, out, lse, weights, q, k, v, params, &size), "attention")
+    take_workspace(&ws, size)
+    with nogil:
+        status = fa_attention(ctx, out, lse, weights, q, k, v, params, ws.base, ws.size)
+        PyMem_RawFree(ws.block)
+    check(status, "attention")
+    return None
+
+
+def attend_plain(q, k, v, out, bint causal, scale, num_threads):
+    """The call without options, for NumPy float32 arrays of rank 2 to 4 and an `out` apart from them.
+
+    True if it was done; False if anything is unusual, and nothing has been touched: the caller then goes the long way,
+    which finds the words for what is wrong.
+    """
+    cdef fa_ctx ctx
+    cdef fa_attention_params params
+    cdef Views views = Views.__new__(Views)
+    cdef fa_view *qv
+    cdef fa_view *kv
+    cdef fa_view *vv
+    cdef fa_view *ov
+    cdef int i, ndim
+    try:
+        qv = views.add(q, 4, False)
+        kv = views.add(k, 4, False)
+        vv = views.add(v, 4, False)
+        ov = views.add(out, 4, True)
+    except (ValueError, BufferError):
+        return False
+    ndim = views.buffers[0].ndim
+    for i in range(4):
+        if views.buffers[i].ndim != ndim or views.views[i].dtype != FA_F32 or views.views[i].stride[3] != 4:
+            return False
+        if <uintptr_t>views.views[i].data % 4 != 0 or views.views[i].shape[3] < 1:
+            return False
+        if i < 3 and not disjoint(&views.views[i], ov):
+            return False
+    if ndim < 2 or qv.shape[0] != kv.shape[0] or qv.shape[0] != vv.shape[0] or qv.shape[0] != ov.shape[0]:
+        return False
+    if kv.shape[1] < 1 or qv.shape[1] % kv.shape[1] != 0 or vv.shape[1] != kv.shape[1] or ov.shape[1] != qv.shape[1]:
+        return False
+    if vv.shape[2] != kv.shape[2] or ov.shape[2] != qv.shape[2] or (causal and qv.shape[2] != kv.shape[2]):
+        return False
+    if kv.shape[3] != qv.shape[3] or ov.shape[3] != vv.shape[3]:
+        return False
+    if qv.shape[3] > FA_MAX_HEAD_DIM or vv.shape[3] > FA_MAX_HEAD_DIM:
+        return False
+    for i in range(3):
+        if ov.shape[i] > 1 and ov.stride[i] == 0:
+            return False
+    make_ctx(&ctx, num_threads)
+    memset(&params, 0, sizeof(params))
+    params.scale = scale
+    params.causal = causal
+    params.window_left = -1
+    params.window_right = -1
+    run_attention(views, &ctx, ov, NULL, NULL, qv, kv, vv, &params)
+    return True
+
+
+def attend(out, lse, weights, q, k, v, *, mask, float scale, float softcap, bint causal, int64_t window_left,
+           int64_t window_right, q_offset, kv_lengths, cu_q, cu_k, num_threads):
+    """One C call; every argument has been checked and brought to rank 4 (lse 3) by fastattn.attention.
+
+    mask is broadcast to (B, Hq, Sq, Sk); q_offset, kv_lengths (B,) and cu_q, cu_k (B + 1,) are contiguous int64; what
+    does not apply is None.
+    """
+    cdef fa_ctx ctx
+    cdef fa_attention_params params
+    cdef Views views = Views.__new__(Views)
+    cdef Views more = Views.__new__(Views)
+    make_ctx(&ctx, num_threads)
+    memset(&params, 0, sizeof(params))
+    params.scale = scale
+    params.softcap = softcap
+    params.causal = causal
+    params.window_left = window_left
+    params.window_right = window_right
+    if q_offset is not None:
+        params.q_offset = <const int64_t *>more.add(q_offset, 1, False).data
+    if kv_lengths is not None:
+        params.kv_lengths = <const int64_t *>more.add(kv_lengths, 1, False).data
+    if cu_q is not None:
+        params.n_seq = len(cu_q) - 1
+        params.cu_q = <const int64_t *>more.add(cu_q, 1, False).data
+        params.cu_k = <const int64_t *>more.add(cu_k, 1, False).data
+    if mask is not None:
+        params.mask = views.add(mask, 4, False)
+    run_attention(views, &ctx, views.add(out, 4, True), views.add(lse, 3, True) if lse is not None else NULL,
+                  views.add(weights, 4, True) if weights is not None else NULL, views.add(q, 4, False),
+                  views.add(k, 4, False), views.add(v, 4, False), &params)
+
+
+# ---- the machine's limits -------------------------------------------------------------------------------------------
+
+def probe_fma(int64_t rounds, num_threads=None):
+    """Independent FMAs on every thread; the number of floating-point operations done."""
+    cdef fa_ctx ctx
+    cdef double flops = 0
+    cdef fa_status status
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_probe_fma(&ctx, rounds, &flops)
+    check(status, "probe_fma")
+    return flops
+
+
+def probe_read(array, num_threads=None):
+    """Reads a contiguous array once."""
+    cdef fa_ctx ctx
+    cdef Views views = Views.__new__(Views)
+    cdef fa_view *view = views.add(array, 1, False)
+    cdef size_t size = <size_t>views.buffers[0].len
+    cdef float sink = 0
+    cdef fa_status status
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_probe_read(&ctx, view.data, size, &sink)
+    check(status, "probe_read")
+
+
+include "_core_ops.pxi"
+
+
+if fa_runtime_init() != 0:
+    raise RuntimeError("fastattn: the fork handlers could not be registered")
+# The best table this machine runs; cpu.py may select another one.
+for _index in range(fa_isa_count()):
+    if fa_isa_supported(_index):
+        _isa = _index

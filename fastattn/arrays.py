@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Arguments become NumPy arrays here, without a copy, or a typed error that names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastattn._core import DLPackBuffer
+
+__all__ = ["as_array", "as_float32", "as_indices", "check_out", "describe"]
+
+
+def describe(value: Any) -> str:
+    """What came, for an error message: dtype and shape of an array, otherwise the type."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} of shape {value.shape}"
+    return type(value).__name__
+
+
+def as_array(value: Any, name: str) -> np.ndarray:
+    """`value` as an ndarray that shares its memory: ndarray, buffer protocol, then DLPack.
+
+    Raises TypeError for anything else, nested lists among them: they would have to be copied.
+    """
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: masked arrays are not supported, expected a plain array and mask=")
+    if isinstance(value, np.ndarray):
+        return value.view(np.ndarray)
+    try:
+        return np.asarray(memoryview(value))
+    except TypeError:
+        pass
+    if hasattr(value, "__dlpack__"):
+        try:
+            return np.asarray(DLPackBuffer(value, name))
+        except (BufferError, RuntimeError) as error:
+            raise TypeError(f"{name}: {type(value).__name__} does not give its memory: {error}") from error
+    raise TypeError(f"{name}: {type(value).__name__}, expected a NumPy array, a buffer or a DLPack CPU tensor")
+
+
+def as_float32(value: Any, name: str) -> np.ndarray:
+    """As `as_array`, native float32 with a unit last stride and aligned elements."""
+    array = as_array(value, name)
+    if array.dtype != np.float32 or not array.dtype.isnative:
+        raise TypeError(f"{name}: dtype {array.dtype.str}, expected native float32 (convert with .astype(numpy.float32))")
+    if array.ndim and array.shape[-1] > 1 and array.strides[-1] != 4:
+        raise ValueError(f"{name}: last stride {array.strides[-1]} bytes, expected 4 (one element); numpy.ascontiguousarray copies")
+    if not array.flags.aligned:
+        raise ValueError(f"{name}: data not aligned to 4 bytes; a copy would be")
+    return array
+
+
+def as_indices(value: Any, name: str) -> np.ndarray:
+    """Integers as a contiguous int64 array; lists, scalars and arrays of any integer type."""
+    array = np.asarray(value if not hasattr(value, "__dlpack__") or isinstance(value, np.ndarray) else as_array(value, name))
+    if array.size == 0 and array.dtype.kind == "f" and not isinstance(value, np.ndarray):
+        array = array.astype(np.int64)  # an empty list has no type of its own
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: dtype {array.dtype}, expected integers")
+    if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{name}: {int(array.max())} does not fit into int64")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _overlaps_itself(array: np.ndarray) -> bool:
+    """Whether two elements may share memory: a dimension whose stride does not clear the ones below it."""
+    reach = array.itemsize
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True) if size > 1):
+        if stride < reach:
+            return True
+        reach += stride * (size - 1)
+    return False
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=100_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def check_out(out: Any, shape: tuple[int, ...], apart: dict[str, np.ndarray], name: str = "out") -> np.ndarray:
+    """`out` as a writable float32 array of `shape` that shares no memory with the arrays in `apart`, nor with itself."""
+    array = as_array(out, name)
+    if array.shape != shape:
+        raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
+    array = as_float32(array, name)
+    if not array.flags.writeable:
+        raise ValueError(f"{name}: read-only, expected a writable array")
+    if array.size and _overlaps_itself(array):
+        raise ValueError(f"{name}: strides {array.strides} make elements share memory, expected each its own")
+    for other_name, other in apart.items():
+        if _overlap(array, other):
+            raise ValueError(f"{name}: shares memory with {other_name}, expected memory of its own")
+    return array
