@@ -169,3 +169,44 @@ def test_threadpoolctl_reaches_the_kernels() -> None:
     pytest.importorskip("threadpoolctl")
     n = policy_of()["num_threads"]
     assert output_of(code) == f"[{n}, 1, {n}]"
+
+
+def test_operators_take_the_count_that_holds() -> None:
+    """A thread that watches while the main one computes: OpenMP's setting belongs to the thread that made it."""
+    code = """
+        import threading
+        import numpy as np, threadpoolctl, fastattn as fa
+        from fastattn import _core
+        x = np.ones((1, 4, 1024, 64), np.float32)
+
+        def team(**options):
+            seen, stop = [0], threading.Event()
+            def watch():
+                while not stop.is_set():
+                    seen.append(_core.threads_in_use())
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            for _ in range(3):
+                fa.attention(x, x, x, **options)
+            stop.set()
+            watcher.join()
+            return max(seen)
+
+        found = [team() == fa.get_num_threads(), team(num_threads=3)]
+        with threadpoolctl.threadpool_limits(limits=1, user_api="openmp"):
+            found += [team(), team(num_threads=2)]
+        fa.set_num_threads(4)
+        found += [team(), team(num_threads=1), team(num_threads=np.int64(5))]
+        print(found)
+    """
+    pytest.importorskip("threadpoolctl")
+    if threads.thread_policy()["openmp"] == 0:
+        pytest.skip("built without OpenMP")
+    assert output_of(code) == "[True, 3, 1, 2, 4, 1, 5]"
+
+
+@pytest.mark.parametrize("value", [0, -3, True, 1.0, "2"])
+def test_operators_refuse_bad_counts(value: object) -> None:
+    x = np.ones((1, 1, 4, 8), np.float32)
+    with pytest.raises((TypeError, ValueError), match="num_threads must be"):
+        fa.attention(x, x, x, num_threads=value)  # type: ignore[arg-type]
