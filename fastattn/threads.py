@@ -23,9 +23,7 @@ from __future__ import annotations
 
 import operator
 import os
-import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
 from typing import NamedTuple, SupportsIndex, TypedDict
 
 from fastattn import _core
@@ -69,41 +67,40 @@ def cpu_quota(root: str | os.PathLike[str] = "/") -> CpuQuota:
     >>> quota.cpus is None or quota.cpus > 0
     True
     """
-    top = Path(root)
+    top = os.fspath(root).rstrip("/")
     notes: list[str] = []
-    best: tuple[float, str] | None = None
+    cpus: float | None = None
+    source: str | None = None
     for folder, unified in _control_groups(top, notes):
         found = _quota_v2(top, folder, notes) if unified else _quota_v1(top, folder, notes)
-        if found is not None and (best is None or found[0] < best[0]):
-            best = found
-    cpus, source = best or (None, None)
+        if found is not None and (cpus is None or found[0] < cpus):
+            cpus, source = found
     return CpuQuota(cpus, source, tuple(notes))
 
 
-def _read(top: Path, path: PurePosixPath, notes: list[str]) -> str | None:
+def _read(top: str, path: str, notes: list[str]) -> str | None:
     """Text of an absolute path below `top`; None if it is not there or cannot be read (then noted)."""
     try:
-        with open(top / path.relative_to("/"), "rb") as file:
+        with open(top + path, "rb") as file:
             return file.read(_READ_LIMIT).decode("utf-8", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
-        notes.append(f"{path}: cannot be read ({error.strerror or error})")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name of a mount point
+        notes.append(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})")
         return None
 
 
-def _control_groups(top: Path, notes: list[str]) -> Iterator[tuple[PurePosixPath, bool]]:
+def _control_groups(top: str, notes: list[str]) -> Iterator[tuple[str, bool]]:
     """Folders that may limit this process, each control group before its ancestors; True for version 2."""
-    memberships: list[tuple[bool, PurePosixPath]] = []
-    text = _read(top, PurePosixPath("/proc/self/cgroup"), notes)
-    for line in (text or "").splitlines():
+    memberships: list[tuple[bool, list[str]]] = []
+    for line in (_read(top, "/proc/self/cgroup", notes) or "").splitlines():
         parts = line.split(":", 2)  # id:controllers:path; version 2 is "0::path"
         if len(parts) != 3 or not parts[2].startswith("/"):
             notes.append(f"/proc/self/cgroup: line {line[:80]!r} is not 'id:controllers:path'")
         elif parts[0] == "0" and parts[1] == "":
-            memberships.append((True, PurePosixPath(parts[2])))
+            memberships.append((True, _names(parts[2])))
         elif "cpu" in parts[1].split(","):
-            memberships.append((False, PurePosixPath(parts[2])))
+            memberships.append((False, _names(parts[2])))
     if not memberships:
         return
     mounts = list(_mounts(top, notes))
@@ -113,18 +110,22 @@ def _control_groups(top: Path, notes: list[str]) -> Iterator[tuple[PurePosixPath
                 continue
             # Inside a container the mount may show the container's group as its root, and the group's own name may lie
             # outside of what is visible ("/../.."): then the mount point itself is the nearest known ancestor.
-            inside = ".." not in group.parts and group.is_relative_to(mount_root)
-            below = group.relative_to(mount_root).parts if inside else ()
+            inside = ".." not in group and group[: len(mount_root)] == mount_root
+            below = group[len(mount_root) :] if inside else []
             for depth in range(len(below), -1, -1):
-                yield mount_point.joinpath(*below[:depth]), unified
+                yield "/".join([mount_point, *below[:depth]]), unified
 
 
-def _mounts(top: Path, notes: list[str]) -> Iterator[tuple[bool, PurePosixPath, PurePosixPath]]:
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name]
+
+
+def _mounts(top: str, notes: list[str]) -> Iterator[tuple[bool, list[str], str]]:
     """(version 2?, root of the mount within its hierarchy, mount point) of the hierarchies with CPU limits."""
-    text = _read(top, PurePosixPath("/proc/self/mountinfo"), notes)
+    text = _read(top, "/proc/self/mountinfo", notes)
     if text is None:  # no mountinfo: the places every distribution uses
-        yield True, PurePosixPath("/"), PurePosixPath("/sys/fs/cgroup")
-        yield False, PurePosixPath("/"), PurePosixPath("/sys/fs/cgroup/cpu")
+        yield True, [], "/sys/fs/cgroup"
+        yield False, [], "/sys/fs/cgroup/cpu"
         return
     for line in text.splitlines():
         # id parent major:minor root mount_point options [optional...] - type source super_options
@@ -134,18 +135,20 @@ def _mounts(top: Path, notes: list[str]) -> Iterator[tuple[bool, PurePosixPath, 
             continue
         unified = right[0] == "cgroup2"
         if unified or (right[0] == "cgroup" and "cpu" in right[2].split(",")):
-            mount_root, mount_point = PurePosixPath(_unescape(left[3])), PurePosixPath(_unescape(left[4]))
-            if mount_point.is_absolute() and ".." not in mount_point.parts:
-                yield unified, mount_root, mount_point
+            mount_root, mount_point = _unescape(left[3]), _unescape(left[4])
+            if mount_point.startswith("/") and ".." not in mount_point.split("/"):
+                yield unified, _names(mount_root), mount_point.rstrip("/")
 
 
 def _unescape(text: str) -> str:
     """mountinfo writes space, tab, newline and backslash as octal."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+    for code in ("\\040", "\\011", "\\012", "\\134"):  # the backslash last: what it makes is not looked at again
+        text = text.replace(code, chr(int(code[1:], 8)))
+    return text
 
 
-def _quota_v2(top: Path, folder: PurePosixPath, notes: list[str]) -> tuple[float, str] | None:
-    path = folder / "cpu.max"
+def _quota_v2(top: str, folder: str, notes: list[str]) -> tuple[float, str] | None:
+    path = f"{folder}/cpu.max"
     text = _read(top, path, notes)
     if text is None:
         return None
@@ -156,26 +159,26 @@ def _quota_v2(top: Path, folder: PurePosixPath, notes: list[str]) -> tuple[float
     if quota is None or period is None:
         notes.append(f"{path}: {text[:80].strip()!r} is not 'quota period' in microseconds")
         return None
-    return quota / period, str(path)
+    return quota / period, path
 
 
-def _quota_v1(top: Path, folder: PurePosixPath, notes: list[str]) -> tuple[float, str] | None:
-    path = folder / "cpu.cfs_quota_us"
+def _quota_v1(top: str, folder: str, notes: list[str]) -> tuple[float, str] | None:
+    path = f"{folder}/cpu.cfs_quota_us"
     text = _read(top, path, notes)
     if text is None or text.strip() == "-1":  # no limit
         return None
-    period_text = _read(top, folder / "cpu.cfs_period_us", notes)
-    quota, period = _positive(text.strip()), _positive((period_text or "").strip())
+    period_text = _read(top, f"{folder}/cpu.cfs_period_us", notes) or ""
+    quota, period = _positive(text.strip()), _positive(period_text.strip())
     if quota is None or period is None:
-        shown = f"{text[:80].strip()!r} of {(period_text or '')[:80].strip()!r}"
+        shown = f"{text[:80].strip()!r} of {period_text[:80].strip()!r}"
         notes.append(f"{path}: {shown} is not a quota and a period in microseconds")
         return None
-    return quota / period, str(path)
+    return quota / period, path
 
 
 def _positive(text: str) -> int | None:
     """A positive integer in plain digits, else None."""
-    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) > 0 else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 and int(text) > 0 else None
 
 
 def affinity() -> frozenset[int] | None:
@@ -216,7 +219,7 @@ def _from_environment(environment: Mapping[str, str]) -> int | None:
     if not text:
         return None
     digits = text.lstrip("0")
-    if not re.fullmatch(r"[0-9]+", text) or not digits:
+    if not (digits.isascii() and digits.isdigit()):
         raise ValueError(f"{ENVIRONMENT_VARIABLE} must be a positive integer, got {text[:80]!r}")
     return min(int(digits[:9]), _MOST)  # nine digits are beyond any number of threads, whatever follows them
 
@@ -301,6 +304,8 @@ def resolve(num_threads: SupportsIndex | None) -> int:
     1
     """
     if num_threads is not None:
+        if type(num_threads) is int and 0 < num_threads <= _MOST:  # the usual case, for the sake of tiny calls
+            return num_threads
         return _checked(num_threads, "num_threads")
     return _chosen or _ENVIRONMENT or max(1, min(_DEFAULT_CAP, _core.omp_max_threads()))
 
