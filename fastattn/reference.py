@@ -8,6 +8,7 @@ Every function takes ``dtype``. With the default, ``np.float64``, it is the orac
 
 so the two can never drift apart. Nothing at run time imports this module, and it imports NumPy alone.
 """
+
 from __future__ import annotations
 
 import math
@@ -18,9 +19,27 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 __all__ = [
-    "ACTIVATIONS", "AttentionReference", "activate", "attention", "attention_varlen", "embedding_sum", "erf", "exp2",
-    "gelu", "key_offset", "l2_normalize", "layer_norm", "linear", "pool", "relu", "rms_norm", "sigmoid", "silu",
-    "softmax", "tanh", "visible_keys",
+    "ACTIVATIONS",
+    "AttentionReference",
+    "activate",
+    "attention",
+    "attention_varlen",
+    "embedding_sum",
+    "erf",
+    "exp2",
+    "gelu",
+    "key_offset",
+    "l2_normalize",
+    "layer_norm",
+    "linear",
+    "pool",
+    "relu",
+    "rms_norm",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "tanh",
+    "visible_keys",
 ]
 
 Array = NDArray[Any]
@@ -38,6 +57,7 @@ class AttentionReference(NamedTuple):
 # ---------------------------------------------------------------------------------------------------------------------
 # Attention: which keys a query may see
 # ---------------------------------------------------------------------------------------------------------------------
+
 
 def key_offset(sq: int, kv_length: int, causal: bool | str, q_offset: int | None) -> int:
     """The position p of query 0 among the keys.
@@ -57,8 +77,15 @@ def key_offset(sq: int, kv_length: int, causal: bool | str, q_offset: int | None
     return 0 if q_offset is None else int(q_offset)
 
 
-def visible_keys(sq: int, sk: int, *, causal: bool | str = False, q_offset: int | None = None,
-                 window: Window | None = None, kv_length: int | None = None) -> NDArray[np.bool_]:
+def visible_keys(
+    sq: int,
+    sk: int,
+    *,
+    causal: bool | str = False,
+    q_offset: int | None = None,
+    window: Window | None = None,
+    kv_length: int | None = None,
+) -> NDArray[np.bool_]:
     """Boolean ``(Sq, Sk)``: may query i see key j, by length, causality and window; p = offset + i.
 
     >>> visible_keys(3, 4, causal="bottom_right").astype(int)
@@ -74,8 +101,10 @@ def visible_keys(sq: int, sk: int, *, causal: bool | str = False, q_offset: int 
     if not 0 <= length <= sk:
         raise ValueError(f"kv_lengths: got {length}, expected 0 to Sk = {sk}")
     if causal is True and q_offset is None and sq != sk:
-        raise ValueError(f"causal: True with Sq = {sq} and Sk = {sk} is ambiguous; expected Sq == Sk, q_offset, "
-                         "'top_left' or 'bottom_right'")
+        raise ValueError(
+            f"causal: True with Sq = {sq} and Sk = {sk} is ambiguous; expected Sq == Sk, q_offset, "
+            "'top_left' or 'bottom_right'"
+        )
     j = np.arange(sk)[None, :]
     p = key_offset(sq, length, causal, q_offset) + np.arange(sq)[:, None]
     seen = np.broadcast_to(j < length, (sq, sk))
@@ -93,6 +122,7 @@ def visible_keys(sq: int, sk: int, *, causal: bool | str = False, q_offset: int 
 # Attention itself
 # ---------------------------------------------------------------------------------------------------------------------
 
+
 def _product(a: Array, b: Array, order: np.random.Generator | None) -> Array:
     """``a (n, K) @ b (K, m)``, or with an order one product after the other as a plain loop would, shuffled."""
     if order is None:
@@ -103,8 +133,17 @@ def _product(a: Array, b: Array, order: np.random.Generator | None) -> Array:
     return total
 
 
-def _attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_], bias: Array | None, scale: float,
-            softcap: float | None, dtype: DTypeLike, order: np.random.Generator | None) -> tuple[Array, Array, Array]:
+def _attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    seen: NDArray[np.bool_],
+    bias: Array | None,
+    scale: float,
+    softcap: float | None,
+    dtype: DTypeLike,
+    order: np.random.Generator | None,
+) -> tuple[Array, Array, Array]:
     """One head: ``q (Sq, D)``, ``k (Sk, D)``, ``v (Sk, Dv)``, ``seen (Sq, Sk)``, ``bias`` the float mask or None."""
     with np.errstate(all="ignore"):
         q, k, v = (np.asarray(a, dtype=dtype) for a in (q, k, v))
@@ -114,19 +153,19 @@ def _attend(q: Array, k: Array, v: Array, seen: NDArray[np.bool_], bias: Array |
             x = cap * np.tanh(x / cap)
         if bias is not None:
             x = x + np.asarray(bias, dtype=dtype)
-            seen = seen & ~np.isneginf(bias)                # -inf excludes the key, even where its score is NaN or +inf
+            seen = seen & ~np.isneginf(bias)  # -inf excludes the key, even where its score is NaN or +inf
         x = np.where(seen, x, np.asarray(-np.inf, dtype=dtype))
-        part = ~np.isneginf(x)                              # a score of -inf is the same as an excluded key
+        part = ~np.isneginf(x)  # a score of -inf is the same as an excluded key
         empty = ~part.any(axis=-1, keepdims=True)
-        top = np.max(x, axis=-1, keepdims=True, initial=-np.inf)          # NaN wins, as it has to
-        p = np.where(part, np.exp(x - np.where(empty, 0, top)), 0)       # a +inf score: inf - inf is NaN, and spreads
+        top = np.max(x, axis=-1, keepdims=True, initial=-np.inf)  # NaN wins, as it has to
+        p = np.where(part, np.exp(x - np.where(empty, 0, top)), 0)  # a +inf score: inf - inf is NaN, and spreads
         total = _product(p, np.ones((len(k), 1), dtype=dtype), order)
         weights = np.where(part, p / np.where(empty, 1, total), 0).astype(dtype)
         lse = np.where(empty, -np.inf, top + np.log(total))[:, 0].astype(dtype)
         if np.isfinite(v).all():
             out = _product(weights, v, order)
-        else:                                               # keys without a part are left out, never multiplied by 0
-            rows = [_product(weights[i:i + 1, part[i]], v[part[i]], order) for i in range(len(q))]
+        else:  # keys without a part are left out, never multiplied by 0
+            rows = [_product(weights[i : i + 1, part[i]], v[part[i]], order) for i in range(len(q))]
             out = np.concatenate(rows) if rows else np.zeros((0, v.shape[1]))
         return out.astype(dtype), lse, weights
 
@@ -144,10 +183,21 @@ def _per_batch(value: ArrayLike | None, lead: tuple[int, ...], name: str) -> lis
     return [int(entry) for entry in array.reshape(-1)]
 
 
-def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, mask: ArrayLike | None = None, causal: bool | str = False,
-              q_offset: ArrayLike | None = None, window: Window | None = None, kv_lengths: ArrayLike | None = None,
-              scale: float | None = None, softcap: float | None = None, dtype: DTypeLike = np.float64,
-              order: np.random.Generator | None = None) -> AttentionReference:
+def attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    causal: bool | str = False,
+    q_offset: ArrayLike | None = None,
+    window: Window | None = None,
+    kv_lengths: ArrayLike | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    dtype: DTypeLike = np.float64,
+    order: np.random.Generator | None = None,
+) -> AttentionReference:
     """softmax(score(q, k)) v, with every option of ``fastattn.attention`` that fp32 has.
 
     Shapes ``q (..., Hq, Sq, D)``, ``k (..., Hkv, Sk, D)``, ``v (..., Hkv, Sk, Dv)``; two dimensions are one head.
@@ -193,9 +243,17 @@ def attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, mask: ArrayLike | Non
     return AttentionReference(out, lse, weights)
 
 
-def attention_varlen(q: ArrayLike, k: ArrayLike, v: ArrayLike, cu_seqlens_q: ArrayLike, cu_seqlens_k: ArrayLike, *,
-                     q_offset: ArrayLike | None = None, dtype: DTypeLike = np.float64,
-                     **options: Any) -> tuple[Array, Array]:
+def attention_varlen(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    cu_seqlens_q: ArrayLike,
+    cu_seqlens_k: ArrayLike,
+    *,
+    q_offset: ArrayLike | None = None,
+    dtype: DTypeLike = np.float64,
+    **options: Any,
+) -> tuple[Array, Array]:
     """Packed: ``q (Tq, Hq, D)``, ``k (Tk, Hkv, D)``, ``v (Tk, Hkv, Dv)`` -> out ``(Tq, Hq, Dv)``, lse ``(Tq, Hq)``.
 
     Sequence b owns queries ``cu_seqlens_q[b]`` up to ``cu_seqlens_q[b + 1]`` and keys likewise; each is one call of
@@ -212,8 +270,14 @@ def attention_varlen(q: ArrayLike, k: ArrayLike, v: ArrayLike, cu_seqlens_q: Arr
     lse = np.full(qa.shape[:2], -np.inf, dtype=dtype)
     for b, offset in enumerate(offsets):
         rows, keys = slice(cq[b], cq[b + 1]), slice(ck[b], ck[b + 1])
-        one = attention(qa[rows].swapaxes(0, 1), ka[keys].swapaxes(0, 1), va[keys].swapaxes(0, 1),
-                        q_offset=offset, dtype=dtype, **options)
+        one = attention(
+            qa[rows].swapaxes(0, 1),
+            ka[keys].swapaxes(0, 1),
+            va[keys].swapaxes(0, 1),
+            q_offset=offset,
+            dtype=dtype,
+            **options,
+        )
         out[rows], lse[rows] = one.out.swapaxes(0, 1), one.lse.T
     return out, lse
 
@@ -221,6 +285,7 @@ def attention_varlen(q: ArrayLike, k: ArrayLike, v: ArrayLike, cu_seqlens_q: Arr
 # ---------------------------------------------------------------------------------------------------------------------
 # Elementwise functions
 # ---------------------------------------------------------------------------------------------------------------------
+
 
 def _cast(x: ArrayLike, dtype: DTypeLike) -> Array:
     return np.asarray(x, dtype=dtype)
@@ -263,12 +328,12 @@ def gelu(x: ArrayLike, approximate: str = "none", dtype: DTypeLike = np.float64)
     with np.errstate(all="ignore"):
         if approximate == "tanh":
             inner = math.sqrt(2 / math.pi) * (a + 0.044715 * a * a * a)
-            if a.dtype == np.float64:            # 1 + tanh(y) = 2 sigmoid(2 y), without the cancellation for y << 0
+            if a.dtype == np.float64:  # 1 + tanh(y) = 2 sigmoid(2 y), without the cancellation for y << 0
                 return np.asarray(a * sigmoid(2 * inner), dtype=dtype)
             return np.asarray(0.5 * a * (1 + np.tanh(inner)), dtype=dtype)
         if approximate != "none":
             raise ValueError(f"approximate: got {approximate!r}, expected 'none' or 'tanh'")
-        if a.dtype == np.float64:                # 1 + erf(y) = erfc(-y), likewise
+        if a.dtype == np.float64:  # 1 + erf(y) = erfc(-y), likewise
             return np.asarray(0.5 * a * _erfc(-a / math.sqrt(2)), dtype=dtype)
         return np.asarray(0.5 * a * (1 + erf(a / np.sqrt(a.dtype.type(2)), dtype)), dtype=dtype)
 
@@ -292,7 +357,12 @@ def _gelu_tanh(x: ArrayLike, dtype: DTypeLike) -> Array:
 
 
 ACTIVATIONS: dict[str, Callable[[ArrayLike, DTypeLike], Array]] = {
-    "gelu": _gelu_exact, "gelu_tanh": _gelu_tanh, "relu": relu, "silu": silu, "tanh": tanh, "sigmoid": sigmoid,
+    "gelu": _gelu_exact,
+    "gelu_tanh": _gelu_tanh,
+    "relu": relu,
+    "silu": silu,
+    "tanh": tanh,
+    "sigmoid": sigmoid,
 }
 
 
@@ -305,8 +375,14 @@ def activate(x: ArrayLike, activation: str | None, dtype: DTypeLike = np.float64
 # Layers
 # ---------------------------------------------------------------------------------------------------------------------
 
-def linear(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, activation: str | None = None,
-           dtype: DTypeLike = np.float64) -> Array:
+
+def linear(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    activation: str | None = None,
+    dtype: DTypeLike = np.float64,
+) -> Array:
     """activation(x @ weight.T + bias): ``x (..., K)``, ``weight (N, K)``, ``bias (N,)`` -> ``(..., N)``.
 
     >>> linear([[1.0, 2.0]], [[1.0, 1.0], [0.0, -1.0]], [0.5, 0.0], "relu").tolist()
@@ -319,8 +395,14 @@ def linear(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, activ
         return activate(y, activation, dtype)
 
 
-def layer_norm(x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, eps: float = 1e-5,
-               residual: ArrayLike | None = None, dtype: DTypeLike = np.float64) -> Array:
+def layer_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    residual: ArrayLike | None = None,
+    dtype: DTypeLike = np.float64,
+) -> Array:
     """(h - mean) / sqrt(var + eps) * weight + bias over the last axis, h = x + residual; var is the biased one.
 
     >>> layer_norm([1.0, 3.0], eps=0.0).tolist()
@@ -339,8 +421,13 @@ def layer_norm(x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | 
         return np.asarray(y, dtype=dtype)
 
 
-def rms_norm(x: ArrayLike, weight: ArrayLike | None = None, eps: float = 1e-6, residual: ArrayLike | None = None,
-             dtype: DTypeLike = np.float64) -> Array:
+def rms_norm(
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    eps: float = 1e-6,
+    residual: ArrayLike | None = None,
+    dtype: DTypeLike = np.float64,
+) -> Array:
     """h / sqrt(mean(h**2) + eps) * weight over the last axis, h = x + residual (Zhang, Sennrich 2019)."""
     with np.errstate(all="ignore"):
         h = _cast(x, dtype)
@@ -388,14 +475,17 @@ def pool(x: ArrayLike, cu_seqlens: ArrayLike, mode: str = "mean", dtype: DTypeLi
     """
     h, cu = _cast(x, dtype), np.asarray(cu_seqlens)
     picks: dict[str, Callable[[Array], Any]] = {
-        "mean": lambda rows: rows.mean(axis=0, dtype=dtype), "max": lambda rows: rows.max(axis=0),
-        "cls": lambda rows: rows[0], "last": lambda rows: rows[-1]}
+        "mean": lambda rows: rows.mean(axis=0, dtype=dtype),
+        "max": lambda rows: rows.max(axis=0),
+        "cls": lambda rows: rows[0],
+        "last": lambda rows: rows[-1],
+    }
     if mode not in picks:
         raise ValueError(f"mode: got {mode!r}, expected one of {sorted(picks)}")
     out = np.zeros((len(cu) - 1, h.shape[1]), dtype=dtype)
     for b in range(len(cu) - 1):
         if cu[b] < cu[b + 1]:
-            out[b] = picks[mode](h[cu[b]:cu[b + 1]])
+            out[b] = picks[mode](h[cu[b] : cu[b + 1]])
     return out
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Attention under the accuracy rule as it is written, on random and adversarial inputs with many rows."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,7 +23,11 @@ SHAPES = [(ROWS, 8), (ROWS, 47), (ROWS, 48), (ROWS, 97), (ROWS, 389), (1, 389), 
 
 
 def equal(rng: np.random.Generator, sq: int, sk: int) -> Arrays:
-    return np.full((2, 1, sq, 32), 0.3, np.float32), np.full((2, 1, sk, 32), -0.7, np.float32), normal(rng, 2, 1, sk, 32)
+    return (
+        np.full((2, 1, sq, 32), 0.3, np.float32),
+        np.full((2, 1, sk, 32), -0.7, np.float32),
+        normal(rng, 2, 1, sk, 32),
+    )
 
 
 def plain(rng: np.random.Generator, sq: int, sk: int) -> Arrays:
@@ -78,7 +83,7 @@ def cancelling_scores(rng: np.random.Generator, sq: int, sk: int) -> Arrays:
 
 def cancelling_values(rng: np.random.Generator, sq: int, sk: int) -> Arrays:
     q, k, v = plain(rng, sq, sk)
-    v[:, :, 1::2] = -v[:, :, 0:sk - sk % 2:2]
+    v[:, :, 1::2] = -v[:, :, 0 : sk - sk % 2 : 2]
     return q * np.float32(0.01), k, v
 
 
@@ -128,9 +133,25 @@ def infinite_scores(rng: np.random.Generator, sq: int, sk: int) -> Arrays:
 
 
 CASES: list[Callable[[np.random.Generator, int, int], Arrays]] = [
-    equal, plain, prime_sizes, positive_values, sharp, huge_scores, huge_values, tiny_everything, denormal_keys,
-    mixed_magnitudes, cancelling_scores, cancelling_values, one_dominant_key, two_dominant_keys, rising_scores,
-    falling_scores, around_the_underflow, infinite_scores]
+    equal,
+    plain,
+    prime_sizes,
+    positive_values,
+    sharp,
+    huge_scores,
+    huge_values,
+    tiny_everything,
+    denormal_keys,
+    mixed_magnitudes,
+    cancelling_scores,
+    cancelling_values,
+    one_dominant_key,
+    two_dominant_keys,
+    rising_scores,
+    falling_scores,
+    around_the_underflow,
+    infinite_scores,
+]
 
 
 @pytest.mark.parametrize(("sq", "sk"), SHAPES)
@@ -172,14 +193,16 @@ def test_head_sizes_with_many_rows(d: int) -> None:
         ref, naive = reference.attention(*arrays, **options), reference.attention(*arrays, dtype=np.float32, **options)
         for name in ("out", "lse", "weights"):
             again = reordered(arrays, options, name) if name == "weights" else None
-            assert_accurate(getattr(got, name), getattr(ref, name), getattr(naive, name), f"{name} {list(options)}", again)
+            assert_accurate(
+                getattr(got, name), getattr(ref, name), getattr(naive, name), f"{name} {list(options)}", again
+            )
 
 
 def test_weights_sum_to_one_and_values_stay_within_their_range() -> None:
     rng = generator("convex")
     q, k, v = normal(rng, 1, 4, 100, 16, spread=3), normal(rng, 1, 4, 300, 16), normal(rng, 1, 4, 300, 16)
     got = fa.attention(q, k, v, return_weights=True)
-    assert np.abs(got.weights.astype(np.float64).sum(-1) - 1).max() < 300 * 2.0 ** -24
+    assert np.abs(got.weights.astype(np.float64).sum(-1) - 1).max() < 300 * 2.0**-24
     assert (got.weights >= 0).all() and (got.weights <= 1).all()
     slack = 1e-6 * np.abs(v).max()
     assert (got.out <= v.max(axis=2, keepdims=True) + slack).all()
@@ -187,7 +210,7 @@ def test_weights_sum_to_one_and_values_stay_within_their_range() -> None:
 
 
 def test_values_too_large_for_their_sum_stay_defined() -> None:
-    """A weighted mean of values near the largest float: the running sum may overflow to inf, never to NaN or garbage."""
+    """A weighted mean of values near the largest float: the running sum may overflow to inf, not to NaN or garbage."""
     q, k = np.zeros((1, 1, 20, 8), np.float32), np.zeros((1, 1, 100, 8), np.float32)
     v = np.full((1, 1, 100, 8), np.finfo(np.float32).max, np.float32)
     got = fa.attention(q, k, v)
@@ -198,11 +221,11 @@ def test_values_too_large_for_their_sum_stay_defined() -> None:
 def test_scores_too_large_for_a_float() -> None:
     q = np.full((1, 1, 20, 4), 1e30, np.float32)
     k = np.ones((1, 1, 60, 4), np.float32)
-    k[:, :, 7] = 1e30                                            # +inf: the row is NaN
+    k[:, :, 7] = 1e30  # +inf: the row is NaN
     v = normal(generator("overflow"), 1, 1, 60, 4)
     with np.errstate(all="ignore"):
         naive = reference.attention(q, k, v, dtype=np.float32)
     assert_same_special(fa.attention(q, k, v), naive.out)
-    k[:, :, 7] = -1e30                                           # -inf: the key is excluded
+    k[:, :, 7] = -1e30  # -inf: the key is excluded
     allowed = np.arange(60) != 7
     assert_same_bits(fa.attention(q, k, v), fa.attention(q, k, v, mask=allowed), "a score of -inf")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """attention() against the float64 oracle: shapes, head groups, scale, softcap, and what it can return."""
+
 from __future__ import annotations
 
 import resource
@@ -12,11 +13,15 @@ from support.inputs import generator, normal, qkv
 import fastattn as fa
 from fastattn import reference
 
-HEAD_SIZES = [1, 2, 3, 5, 7, 8, 11, 13, 15, 16, 17, 24, 31, 32, 33, 40, 47, 48, 49, 63, 64, 65, 79, 80, 81, 96, 100, 113,
+# fmt: off
+HEAD_SIZES = [1, 2, 3, 5, 7, 8, 11, 13, 15, 16, 17, 24, 31, 32, 33, 40, 47, 48, 49, 63, 64, 65, 79, 80, 81, 96, 100,
+ 113,
               127, 128, 129, 160, 191, 192, 193, 255, 256, 257, 320, 383, 384, 385, 509, 511, 512]
 # around the register tiles (6, 12, 16, 32 rows; 12 keys), the key block (48) and the key chunk (960)
-EDGES = [1, 2, 5, 6, 7, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 96, 97, 143, 144, 145]
+EDGES = [1, 2, 5, 6, 7, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33, 47, 48, 49, 63, 64, 65, 95, 96, 97, 143, 144,
+ 145]
 CHUNKS = [959, 960, 961, 1007, 1008, 1009, 1919, 1920, 1921, 2897]
+# fmt: on
 
 
 @pytest.mark.parametrize("d", HEAD_SIZES)
@@ -62,18 +67,21 @@ def test_head_groups(hq: int, hkv: int, sq: int) -> None:
 @pytest.mark.parametrize("rank", range(2, 9))
 def test_ranks(rank: int) -> None:
     rng = generator("rank", rank)
-    lead = (2, 1, 3, 1, 2)[:max(rank - 3, 0)]
+    lead = (2, 1, 3, 1, 2)[: max(rank - 3, 0)]
     q, k, v = qkv(rng, lead, 4, 2, 9, 21, 8, 5)
     if rank == 2:
         q, k, v = q[0], k[0], v[0]
     got = check_attention(q, k, v, causal="bottom_right")
     assert got.ndim == rank
-    flat = fa.attention(*(x.reshape(-1, *x.shape[-3:]) if rank > 2 else x[None, None] for x in (q, k, v)),
-                        causal="bottom_right")
+    flat = fa.attention(
+        *(x.reshape(-1, *x.shape[-3:]) if rank > 2 else x[None, None] for x in (q, k, v)), causal="bottom_right"
+    )
     assert_same_bits(got, flat.reshape(got.shape), f"rank {rank} and rank 4")
 
 
-@pytest.mark.parametrize("scale", [None, 1.0, 0.125, 3.0, -0.3, -2.0, 0.0, -0.0, 1e-30, 1e-45, 250.0, -250.0, 1e6, np.float32(0.25)])
+@pytest.mark.parametrize(
+    "scale", [None, 1.0, 0.125, 3.0, -0.3, -2.0, 0.0, -0.0, 1e-30, 1e-45, 250.0, -250.0, 1e6, np.float32(0.25)]
+)
 def test_scale(scale: float | None) -> None:
     rng = generator("scale", scale)
     q, k, v = qkv(rng, 2, 2, 1, 19, 70, 24)
@@ -91,7 +99,11 @@ def test_scale_zero_is_the_mean_of_the_visible_values() -> None:
     q, k, _ = qkv(generator("scale 0"), 1, 1, 1, 4, 4, 8)
     v = np.array([1, 2, 4, 8], np.float32).reshape(1, 1, 4, 1)
     out = fa.attention(q, k, v, scale=0.0, causal=True)
-    assert_accurate(out, np.array([1, 1.5, 7 / 3, 3.75]).reshape(1, 1, 4, 1), np.array([1, 1.5, 7 / 3, 3.75], np.float32).reshape(1, 1, 4, 1))
+    assert_accurate(
+        out,
+        np.array([1, 1.5, 7 / 3, 3.75]).reshape(1, 1, 4, 1),
+        np.array([1, 1.5, 7 / 3, 3.75], np.float32).reshape(1, 1, 4, 1),
+    )
 
 
 @pytest.mark.parametrize("softcap", [0.5, 1.0, 5.0, 30.0, 50.0, 1e4, 1e-3])
@@ -143,9 +155,11 @@ def test_one_key_returns_its_value_exactly() -> None:
 def test_one_dominant_key_returns_its_value_exactly(best: int) -> None:
     _, k, v = qkv(generator("dominant"), 1, 2, 2, 1, 1200, 32)
     q = np.ones((1, 2, 40, 32), np.float32)
-    k[:, :, best] = 50                      # every other score is so far below that its weight is exactly 0
+    k[:, :, best] = 50  # every other score is so far below that its weight is exactly 0
     got = fa.attention(q, k, v, return_weights=True)
-    assert_same_bits(got.out, np.ascontiguousarray(np.broadcast_to(v[:, :, best:best + 1], got.out.shape)), f"key {best}")
+    assert_same_bits(
+        got.out, np.ascontiguousarray(np.broadcast_to(v[:, :, best : best + 1], got.out.shape)), f"key {best}"
+    )
     assert (got.weights[..., best] == 1).all() and np.count_nonzero(got.weights) == 80
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """attention() and the arrays people have: strides, ranks, read-only memory, out=, DLPack and buffers, empties."""
+
 from __future__ import annotations
 
 import array
@@ -18,7 +19,10 @@ from support.inputs import generator, qkv
 import fastattn as fa
 
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "bshd": inputs.bshd, "sliced": inputs.sliced, "reversed": inputs.reversed_rows, "unaligned": inputs.unaligned,
+    "bshd": inputs.bshd,
+    "sliced": inputs.sliced,
+    "reversed": inputs.reversed_rows,
+    "unaligned": inputs.unaligned,
 }
 
 
@@ -78,7 +82,7 @@ def test_inputs_are_left_alone() -> None:
     arrays = qkv(generator("left alone"), 2, 4, 2, 33, 70, 24)
     extra = {"mask": inputs.normal(generator("mask"), 33, 70), "kv_lengths": np.array([70, 12])}
     before = [x.tobytes() for x in (*arrays, *extra.values())]
-    for scale in (None, -1.0):                       # a negative scale must not be folded into the caller's q
+    for scale in (None, -1.0):  # a negative scale must not be folded into the caller's q
         fa.attention(*arrays, scale=scale, **extra)
     assert [x.tobytes() for x in (*arrays, *extra.values())] == before
 
@@ -121,8 +125,17 @@ def test_out_beside_its_inputs_in_one_allocation() -> None:
     assert_same_bits(woven[..., 3, :], fa.attention(q, k, v), "interleaved rows")
 
 
-@pytest.mark.parametrize("bend", [{}, {"null_strides": True}, {"byte_offset": 64}, {"versioned": True}, {"old_signature": True},
-                                  {"versioned": True, "read_only": True}])
+@pytest.mark.parametrize(
+    "bend",
+    [
+        {},
+        {"null_strides": True},
+        {"byte_offset": 64},
+        {"versioned": True},
+        {"old_signature": True},
+        {"versioned": True, "read_only": True},
+    ],
+)
 def test_dlpack(bend: dict[str, Any]) -> None:
     arrays = qkv(generator("dlpack"), 2, 4, 2, 21, 40, 16)
     expected = fa.attention(*arrays, causal="bottom_right")
@@ -142,7 +155,9 @@ def test_dlpack_strides_masks_and_out() -> None:
     added = np.where(allowed, 0.25, -np.inf).astype(np.float32)
     assert_same_bits(fa.attention(*moved, mask=Producer(added)), fa.attention(*arrays, mask=added), "float mask")
     lengths = np.array([40, 17])
-    assert_same_bits(fa.attention(*moved, kv_lengths=Producer(lengths)), fa.attention(*arrays, kv_lengths=lengths), "lengths")
+    assert_same_bits(
+        fa.attention(*moved, kv_lengths=Producer(lengths)), fa.attention(*arrays, kv_lengths=lengths), "lengths"
+    )
 
 
 def test_dlpack_gives_back_on_error() -> None:
@@ -157,9 +172,13 @@ def test_dlpack_gives_back_on_error() -> None:
 def test_buffers() -> None:
     q, k, v = qkv(generator("buffers"), 1, 1, 1, 5, 6, 8)
     expected = fa.attention(q[0, 0], k[0, 0], v[0, 0])
-    assert_same_bits(fa.attention(memoryview(q[0, 0]), memoryview(k[0, 0]), memoryview(v[0, 0])), expected, "memoryview")
+    assert_same_bits(
+        fa.attention(memoryview(q[0, 0]), memoryview(k[0, 0]), memoryview(v[0, 0])), expected, "memoryview"
+    )
     flat = array.array("f", k.ravel().tolist())
-    assert_same_bits(fa.attention(q[0, 0], memoryview(flat).cast("B").cast("f", (6, 8)), v[0, 0]), expected, "array.array")
+    assert_same_bits(
+        fa.attention(q[0, 0], memoryview(flat).cast("B").cast("f", (6, 8)), v[0, 0]), expected, "array.array"
+    )
 
 
 def test_subclasses_and_no_leak() -> None:
@@ -176,12 +195,22 @@ def test_subclasses_and_no_leak() -> None:
     assert_same_bits(got, fa.attention(q, k, v), "subclass")
 
 
-@pytest.mark.parametrize(("b", "hq", "sq", "sk", "d", "dv"), [
-    (0, 2, 5, 6, 8, 8), (2, 2, 0, 6, 8, 8), (2, 2, 5, 0, 8, 8), (2, 2, 0, 0, 8, 8), (0, 2, 0, 0, 8, 8)])
+@pytest.mark.parametrize(
+    ("b", "hq", "sq", "sk", "d", "dv"),
+    [(0, 2, 5, 6, 8, 8), (2, 2, 0, 6, 8, 8), (2, 2, 5, 0, 8, 8), (2, 2, 0, 0, 8, 8), (0, 2, 0, 0, 8, 8)],
+)
 def test_empties(b: int, hq: int, sq: int, sk: int, d: int, dv: int) -> None:
     q, k, v = qkv(generator("empties"), b, hq, 1, sq, sk, d, dv)
-    for options in ({}, {"causal": "bottom_right"}, {"causal": "top_left"}, {"mask": np.ones((sq, sk), bool)}, {"window": (1, 1)},
-                    {"mask": np.zeros((1, 1), np.float32)}, {"kv_lengths": np.full(b, sk)}, {"causal": True, "q_offset": 3}):
+    for options in (
+        {},
+        {"causal": "bottom_right"},
+        {"causal": "top_left"},
+        {"mask": np.ones((sq, sk), bool)},
+        {"window": (1, 1)},
+        {"mask": np.zeros((1, 1), np.float32)},
+        {"kv_lengths": np.full(b, sk)},
+        {"causal": True, "q_offset": 3},
+    ):
         got = fa.attention(q, k, v, return_lse=True, return_weights=True, **options)
         assert got.out.shape == (b, hq, sq, dv) and got.out.dtype == np.float32
         assert got.lse.shape == (b, hq, sq) and got.weights.shape == (b, hq, sq, sk)

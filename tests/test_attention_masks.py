@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Which keys a query sees: causal alignment, offsets, windows, lengths, masks; and that the others leave no trace."""
+
 from __future__ import annotations
 
 import itertools
@@ -60,19 +61,30 @@ def test_q_offset_for_each_batch_entry() -> None:
     for kind in (np.int64, np.int32, np.uint8):
         offsets = np.array([0, 10, 50, 69, 200], kind)
         check_attention(q, k, v, causal=True, q_offset=offsets)
-        check_attention(q, k, v, causal=True, q_offset=offsets, window=(5, None), kv_lengths=np.array([70, 3, 60, 0, 70]))
-    check_attention(q, k, v, causal=True, q_offset=np.array([-5, -19, -20, -21, -(2 ** 40)]))
-    assert_same_bits(fa.attention(q, k, v, causal=True, q_offset=[1, 2, 3, 4, 5]),
-                     fa.attention(q, k, v, causal=True, q_offset=np.arange(1, 6)), "a list and an array")
+        check_attention(
+            q, k, v, causal=True, q_offset=offsets, window=(5, None), kv_lengths=np.array([70, 3, 60, 0, 70])
+        )
+    check_attention(q, k, v, causal=True, q_offset=np.array([-5, -19, -20, -21, -(2**40)]))
+    assert_same_bits(
+        fa.attention(q, k, v, causal=True, q_offset=[1, 2, 3, 4, 5]),
+        fa.attention(q, k, v, causal=True, q_offset=np.arange(1, 6)),
+        "a list and an array",
+    )
 
 
-SPANS = [None, 0, 1, 7, 47, 48, 100, 10 ** 9]
+SPANS = [None, 0, 1, 7, 47, 48, 100, 10**9]
 
 
 @pytest.mark.parametrize(("left", "right"), list(itertools.product(SPANS, SPANS)))
 def test_windows(left: int | None, right: int | None) -> None:
     q, k, v = qkv(generator("window", left, right), 1, 2, 1, 101, 131, 8)
-    for options in ({}, {"causal": "bottom_right"}, {"causal": "top_left"}, {"q_offset": -40}, {"q_offset": 90, "causal": True}):
+    for options in (
+        {},
+        {"causal": "bottom_right"},
+        {"causal": "top_left"},
+        {"q_offset": -40},
+        {"q_offset": 90, "causal": True},
+    ):
         check_attention(q, k, v, weights=False, window=(left, right), **options)
 
 
@@ -92,8 +104,10 @@ def test_kv_lengths_beyond_a_chunk() -> None:
 
 def mask_shapes(b: int, h: int, sq: int, sk: int) -> list[tuple[int, ...]]:
     full = (b, h, sq, sk)
-    shapes = {tuple(n if keep else 1 for n, keep in zip(full, kept, strict=True))
-              for kept in itertools.product((True, False), repeat=4)}
+    shapes = {
+        tuple(n if keep else 1 for n, keep in zip(full, kept, strict=True))
+        for kept in itertools.product((True, False), repeat=4)
+    }
     return sorted({shape[drop:] for shape in shapes for drop in range(5) if set(shape[:drop]) <= {1}})
 
 
@@ -119,8 +133,11 @@ def test_masks_in_awkward_memory() -> None:
         expected = fa.attention(q, k, v, mask=mask)
         wide = np.zeros((2, 4, 80, 75), mask.dtype)
         wide[:, ::2, 3:40, 4:74] = mask
-        for name, same in (("sliced", wide[:, ::2, 3:40, 4:74]), ("rows reversed", mask[:, :, ::-1].copy()[:, :, ::-1]),
-                           ("heads first", np.ascontiguousarray(mask.swapaxes(0, 1)).swapaxes(0, 1))):
+        for name, same in (
+            ("sliced", wide[:, ::2, 3:40, 4:74]),
+            ("rows reversed", mask[:, :, ::-1].copy()[:, :, ::-1]),
+            ("heads first", np.ascontiguousarray(mask.swapaxes(0, 1)).swapaxes(0, 1)),
+        ):
             assert_same_bits(fa.attention(q, k, v, mask=same), expected, name)
 
 
@@ -129,10 +146,14 @@ def test_boolean_mask_equals_minus_infinity_up_to_rounding_and_structure_exactly
     rng = generator("boolean", sq)
     q, k, v = qkv(rng, 2, 2, 2, sq, 100, 16)
     allowed = np.tril(np.ones((sq, 100), bool), k=100 - sq)
-    assert_same_bits(fa.attention(q, k, v, mask=allowed), fa.attention(q, k, v, causal="bottom_right"), "causal drawn as a mask")
+    assert_same_bits(
+        fa.attention(q, k, v, mask=allowed), fa.attention(q, k, v, causal="bottom_right"), "causal drawn as a mask"
+    )
     lengths = np.array([64, 17])
     valid = np.arange(100) < lengths[:, None, None, None]
-    assert_same_bits(fa.attention(q, k, v, mask=valid), fa.attention(q, k, v, kv_lengths=lengths), "lengths drawn as a mask")
+    assert_same_bits(
+        fa.attention(q, k, v, mask=valid), fa.attention(q, k, v, kv_lengths=lengths), "lengths drawn as a mask"
+    )
     check_attention(q, k, v, mask=np.where(valid, 0, -np.inf).astype(np.float32))
 
 
@@ -143,7 +164,7 @@ def test_float_mask_values() -> None:
     lowest = zero.copy()
     lowest[:, 30:] = F32.min
     check_attention(q, k, v, mask=lowest)
-    everywhere = np.full((8, 60), F32.min, np.float32)                # an ordinary number: a row of it is a flat row
+    everywhere = np.full((8, 60), F32.min, np.float32)  # an ordinary number: a row of it is a flat row
     check_attention(q, k, v, mask=everywhere, scale=0.5)
     assert np.isfinite(fa.attention(q, k, v, mask=everywhere)).all()
     for value in (np.inf, np.nan):
@@ -151,7 +172,7 @@ def test_float_mask_values() -> None:
         spoiled[3, 20] = value
         got = check_attention(q, k, v, mask=spoiled, weights=False)
         assert np.isnan(got[0, 0, 3]).all() and np.isfinite(np.delete(got[0, 0], 3, axis=0)).all()
-        hidden = check_attention(q, k, v, mask=spoiled, causal="top_left")         # query 3 does not see key 20
+        hidden = check_attention(q, k, v, mask=spoiled, causal="top_left")  # query 3 does not see key 20
         assert np.isfinite(hidden).all()
         check_attention(q, k, v, mask=spoiled, kv_lengths=[20])
 
@@ -160,10 +181,16 @@ def test_float_mask_values() -> None:
 def test_rows_without_any_key(sq: int) -> None:
     q, k, v = qkv(generator("empty rows", sq), 2, 2, 1, sq, 60, 16)
     none = np.zeros((sq, 60), bool)
-    for options in ({"mask": none}, {"kv_lengths": [0, 0]}, {"mask": np.full((sq, 60), -np.inf, np.float32)},
-                    {"causal": True, "q_offset": -sq}, {"window": (0, 0), "q_offset": 60}, {"window": (3, 3), "q_offset": -1000}):
+    for options in (
+        {"mask": none},
+        {"kv_lengths": [0, 0]},
+        {"mask": np.full((sq, 60), -np.inf, np.float32)},
+        {"causal": True, "q_offset": -sq},
+        {"window": (0, 0), "q_offset": 60},
+        {"window": (3, 3), "q_offset": -1000},
+    ):
         got = fa.attention(q, k, v, return_lse=True, return_weights=True, **options)
-        assert not got.out.view(np.uint32).any(), options                     # +0.0, not -0.0
+        assert not got.out.view(np.uint32).any(), options  # +0.0, not -0.0
         assert np.isneginf(got.lse).all() and not got.weights.view(np.uint32).any(), options
     some = none.copy()
     some[sq // 2, 7] = True
@@ -188,7 +215,10 @@ def test_what_excluded_keys_hold_leaves_no_trace(poison: float, sq: int) -> None
         ({"mask": some}, some[:, 0, 0]),
         ({"mask": np.where(some, 1.5, -np.inf).astype(np.float32)}, some[:, 0, 0]),
         ({"causal": True, "q_offset": 20}, np.broadcast_to(np.arange(110) < 20 + sq, (3, 110))),
-        ({"window": (5, 6), "q_offset": 30}, np.broadcast_to((np.arange(110) >= 25) & (np.arange(110) < 36 + sq), (3, 110))),
+        (
+            {"window": (5, 6), "q_offset": 30},
+            np.broadcast_to((np.arange(110) >= 25) & (np.arange(110) < 36 + sq), (3, 110)),
+        ),
         ({"mask": some, "kv_lengths": lengths, "softcap": 3.0}, some[:, 0, 0] & (np.arange(110) < lengths[:, None])),
     ]
     for options, used in cases:
@@ -197,7 +227,9 @@ def test_what_excluded_keys_hold_leaves_no_trace(poison: float, sq: int) -> None
         k_bad, v_bad = k.copy(), v.copy()
         k_bad.swapaxes(1, 2)[~used] = poison
         v_bad.swapaxes(1, 2)[~used] = poison
-        assert_same_bits(fa.attention(q, k_bad, v_bad, return_lse=True, return_weights=True, **options), clean, f"{options}")
+        assert_same_bits(
+            fa.attention(q, k_bad, v_bad, return_lse=True, return_weights=True, **options), clean, f"{options}"
+        )
         assert_same_bits(fa.attention(q, k_bad, v_bad, **options), clean.out, f"{options}, out alone")
         k_zero, v_zero = k.copy(), v.copy()
         k_zero.swapaxes(1, 2)[~used] = 0
@@ -223,7 +255,7 @@ def test_infinite_and_missing_scores(sq: int) -> None:
     q, k, v = qkv(generator("scores", sq), 1, 2, 2, sq, 60, 8)
     q[..., 0] = np.abs(q[..., 0]) + 1
     low = k.copy()
-    low[:, :, 10:30, 0] = -np.inf                                          # scores of -inf: excluded, values never met
+    low[:, :, 10:30, 0] = -np.inf  # scores of -inf: excluded, values never met
     v_bad = v.copy()
     v_bad[:, :, 10:30] = np.nan
     check_attention(q, low, v)
@@ -231,7 +263,9 @@ def test_infinite_and_missing_scores(sq: int) -> None:
     check_attention(q, low, v_bad, causal="bottom_right")
     keep = np.ones(60, bool)
     keep[10:30] = False
-    assert_same_bits(fa.attention(q, low, v_bad), fa.attention(q, k, v, mask=keep), "a score of -inf and an excluded key")
+    assert_same_bits(
+        fa.attention(q, low, v_bad), fa.attention(q, k, v, mask=keep), "a score of -inf and an excluded key"
+    )
     low[..., 0] = -np.inf
     got = fa.attention(q, low, v_bad, return_lse=True)
     assert not got.out.view(np.uint32).any() and np.isneginf(got.lse).all()

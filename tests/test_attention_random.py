@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """attention() under random combinations of its options: the oracle, and the same bits from every kernel and ISA."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -23,7 +24,7 @@ HEAD_SIZE = st.one_of(st.integers(1, 40), st.sampled_from([47, 48, 64, 80, 96, 1
 def problems(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], dict[str, Any]]:
     b, (hq, hkv), sq, sk, d = draw(st.integers(1, 3)), draw(HEADS), draw(SIZES), draw(KEYS), draw(HEAD_SIZE)
     dv = draw(st.one_of(st.just(d), HEAD_SIZE))
-    rng = np.random.default_rng(draw(st.integers(0, 2 ** 32 - 1)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     arrays = inputs.qkv(rng, b, hq, hkv, sq, sk, d, dv, spread=draw(st.sampled_from([0.1, 1.0, 3.0])))
     layout = draw(st.sampled_from([None, inputs.bshd, inputs.sliced, inputs.reversed_rows, inputs.unaligned]))
     if layout is not None:
@@ -44,7 +45,9 @@ def problems(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], dict[str, Any]]:
     if kind is not None:
         shape = tuple(n if draw(st.booleans()) else 1 for n in (b, hq, sq, sk))
         keep = rng.random(shape) < draw(st.sampled_from([0.02, 0.5, 0.98]))
-        options["mask"] = keep if kind == "bool" else np.where(keep, rng.standard_normal(shape) * 2, -np.inf).astype(np.float32)
+        options["mask"] = (
+            keep if kind == "bool" else np.where(keep, rng.standard_normal(shape) * 2, -np.inf).astype(np.float32)
+        )
     if draw(st.booleans()):
         options["scale"] = draw(st.sampled_from([1.0, 0.0, -0.7, 0.05]))
     if draw(st.sampled_from([False, False, True])):
@@ -62,7 +65,9 @@ def test_any_options_against_the_oracle(problem: tuple[tuple[np.ndarray, ...], d
 
 @given(problems())
 @settings(max_examples=100)
-def test_any_options_same_bits_from_every_kernel_and_isa(problem: tuple[tuple[np.ndarray, ...], dict[str, Any]]) -> None:
+def test_any_options_same_bits_from_every_kernel_and_isa(
+    problem: tuple[tuple[np.ndarray, ...], dict[str, Any]],
+) -> None:
     arrays, options = problem
     b, hq, sq, _ = arrays[0].shape
     expected = fa.attention(*arrays, return_lse=True, return_weights=True, **options)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """attention_varlen(): the oracle, and each sequence with the bits it has alone."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,17 +16,27 @@ from support.inputs import generator, normal
 import fastattn as fa
 from fastattn import reference
 
+# fmt: off
 LENGTHS: list[tuple[list[int], list[int]]] = [
-    ([5], [9]), ([3, 1, 17], [3, 1, 17]), ([1, 1, 1, 1], [40, 1, 97, 1000]), ([64, 2, 33], [64, 100, 48]), ([0, 4, 0, 0, 7, 0], [3, 0, 0, 5, 7, 2]),
+    ([5], [9]), ([3, 1, 17], [3, 1, 17]), ([1, 1, 1, 1], [40, 1, 97, 1000]), ([64, 2, 33], [64, 100, 48]),
+    ([0, 4, 0, 0, 7, 0], [3, 0, 0, 5, 7, 2]),
     ([0], [0]), ([0, 0], [5, 0]), ([13] * 12, [13] * 12), ([1, 200, 3], [961, 200, 1925]), ([100, 1], [1, 100]),
 ]
+# fmt: on
 
 
-def packed(key: Any, lengths_q: list[int], lengths_k: list[int], hq: int, hkv: int, d: int, dv: int) -> tuple[np.ndarray, ...]:
+def packed(
+    key: Any, lengths_q: list[int], lengths_k: list[int], hq: int, hkv: int, d: int, dv: int
+) -> tuple[np.ndarray, ...]:
     rng = generator("varlen", key)
     tq, tk = sum(lengths_q), sum(lengths_k)
-    return (normal(rng, tq, hq, d), normal(rng, tk, hkv, d), normal(rng, tk, hkv, dv),
-            np.concatenate([[0], np.cumsum(lengths_q)]).astype(np.int32), np.concatenate([[0], np.cumsum(lengths_k)]).astype(np.int32))
+    return (
+        normal(rng, tq, hq, d),
+        normal(rng, tk, hkv, d),
+        normal(rng, tk, hkv, dv),
+        np.concatenate([[0], np.cumsum(lengths_q)]).astype(np.int32),
+        np.concatenate([[0], np.cumsum(lengths_k)]).astype(np.int32),
+    )
 
 
 def check(q: np.ndarray, k: np.ndarray, v: np.ndarray, cq: np.ndarray, ck: np.ndarray, **options: Any) -> None:
@@ -46,7 +57,9 @@ def check(q: np.ndarray, k: np.ndarray, v: np.ndarray, cq: np.ndarray, ck: np.nd
         alone = dict(options)
         if "q_offset" in options:
             alone["q_offset"] = int(np.broadcast_to(options["q_offset"], len(cq) - 1)[b])
-        one = fa.attention(q[rows].swapaxes(0, 1), k[keys].swapaxes(0, 1), v[keys].swapaxes(0, 1), return_lse=True, **alone)
+        one = fa.attention(
+            q[rows].swapaxes(0, 1), k[keys].swapaxes(0, 1), v[keys].swapaxes(0, 1), return_lse=True, **alone
+        )
         assert_same_bits(plain[rows], np.ascontiguousarray(one.out.swapaxes(0, 1)), f"sequence {b} alone")
         assert_same_bits(full.lse[rows], np.ascontiguousarray(one.lse.T), f"lse of sequence {b} alone")
 
@@ -77,17 +90,22 @@ def test_kinds_of_cu_seqlens(kind: type) -> None:
     assert_same_bits(fa.attention_varlen(q, k, v, cq.astype(kind), ck.astype(kind)), expected, "arrays")
     assert_same_bits(fa.attention_varlen(q, k, v, cq.tolist(), ck.tolist()), expected, "lists")
     assert_same_bits(fa.attention_varlen(q, k, v, np.repeat(cq, 2)[::2], np.repeat(ck, 2)[::2]), expected, "strided")
-    assert_same_bits(fa.attention_varlen(Producer(q), Producer(k), Producer(v), Producer(cq), Producer(ck)), expected, "DLPack")
+    assert_same_bits(
+        fa.attention_varlen(Producer(q), Producer(k), Producer(v), Producer(cq), Producer(ck)), expected, "DLPack"
+    )
 
 
 def test_layouts_and_out() -> None:
     q, k, v, cq, ck = packed("layouts", [3, 40, 9], [8, 20, 100], 4, 2, 16, 24)
     expected = fa.attention_varlen(q, k, v, cq, ck)
-    whole = np.concatenate([np.concatenate([x, np.zeros((128 - len(x), *x.shape[1:]), np.float32)]).reshape(128, -1) for x in (q, k, v)], axis=1)
+    whole = np.concatenate(
+        [np.concatenate([x, np.zeros((128 - len(x), *x.shape[1:]), np.float32)]).reshape(128, -1) for x in (q, k, v)],
+        axis=1,
+    )
     views, start = [], 0
     for x in (q, k, v):
         width = x.shape[1] * x.shape[2]
-        views.append(whole[:len(x), start:start + width].reshape(x.shape))
+        views.append(whole[: len(x), start : start + width].reshape(x.shape))
         assert np.shares_memory(views[-1], whole)
         start += width
     assert_same_bits(fa.attention_varlen(*views, cq, ck), expected, "one fused projection")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What the tests share: inputs, comparisons with the oracle and between variants, a DLPack producer, the layer checker."""
+"""What tests share: inputs, comparisons with the oracle and between variants, a DLPack producer, a layer checker."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Two ways to compare: with the float64 oracle under the accuracy rule, and between variants bit for bit."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import fastattn as fa
 from fastattn import reference
 
-ULP = 2.0 ** -23
+ULP = 2.0**-23
 CANONICAL_NAN = 0x7FC00000
 ORDERS = 8
 
@@ -22,21 +23,30 @@ def worst(got: np.ndarray, ref: np.ndarray) -> float:
 
 
 def assert_same_special(got: Any, ref: np.ndarray, what: str = "out") -> None:
-    """float32 of the oracle's shape, with NaN (the canonical one) and the infinities exactly where the oracle has them."""
+    """float32 of the oracle's shape, with NaN (the canonical one) and the infinities just where the oracle has them."""
     assert isinstance(got, np.ndarray), f"{what}: {type(got)}"
     assert got.dtype == np.float32, f"{what}: dtype {got.dtype}"
     assert got.shape == ref.shape, f"{what}: shape {got.shape}, the oracle's is {ref.shape}"
     for kind, test in (("NaN", np.isnan), ("+inf", np.isposinf), ("-inf", np.isneginf)):
         wrong = test(got) != test(ref)
-        assert not wrong.any(), (f"{what}: {kind} differs from the oracle in {int(wrong.sum())} places, first at "
-                                 f"{tuple(int(i) for i in np.argwhere(wrong)[0])}: got {got[wrong][0]}, expected {ref[wrong][0]}")
+        assert not wrong.any(), (
+            f"{what}: {kind} differs from the oracle in {int(wrong.sum())} places, first at "
+            f"{tuple(int(i) for i in np.argwhere(wrong)[0])}: got {got[wrong][0]}, expected {ref[wrong][0]}"
+        )
     bits = got[np.isnan(got)].view(np.uint32)
-    assert (bits == CANONICAL_NAN).all(), f"{what}: NaN stored as {bits[bits != CANONICAL_NAN][0]:#x}, not {CANONICAL_NAN:#x}"
+    assert (bits == CANONICAL_NAN).all(), (
+        f"{what}: NaN stored as {bits[bits != CANONICAL_NAN][0]:#x}, not {CANONICAL_NAN:#x}"
+    )
 
 
-def assert_accurate(got: Any, ref: np.ndarray, naive: np.ndarray, what: str = "out",
-                    reorder: Callable[[np.random.Generator], np.ndarray] | None = None) -> None:
-    """The rule of the project: max|err| <= 2 max|err of naive fp32 NumPy| + 2**-23 max|ref|; NaN and Inf as the oracle has them.
+def assert_accurate(
+    got: Any,
+    ref: np.ndarray,
+    naive: np.ndarray,
+    what: str = "out",
+    reorder: Callable[[np.random.Generator], np.ndarray] | None = None,
+) -> None:
+    """The rule: max|err| <= 2 max|err of naive fp32 NumPy| + 2**-23 max|ref|; NaN and Inf as the oracle has them.
 
     The rule speaks of a maximum over many entries. In a small problem one row decides it, and the naive side may be
     lucky in just that row; ``reorder`` then computes the same naive fp32 with its sums in other orders, so that the
@@ -51,8 +61,10 @@ def assert_accurate(got: Any, ref: np.ndarray, naive: np.ndarray, what: str = "o
             break
         err_naive = max(err_naive, worst(reorder(rng), ref))
     bound = 2 * err_naive + ULP * size
-    assert err <= bound, (f"{what}: max|err| = {err:.4g} > {bound:.4g} = 2 * {err_naive:.4g} (naive fp32) + 2**-23 * {size:.4g}; "
-                          f"{err / bound:.2f} times the bound")
+    assert err <= bound, (
+        f"{what}: max|err| = {err:.4g} > {bound:.4g} = 2 * {err_naive:.4g} (naive fp32) + 2**-23 * {size:.4g}; "
+        f"{err / bound:.2f} times the bound"
+    )
 
 
 def assert_same_bits(a: Any, b: Any, what: str = "") -> None:
@@ -72,12 +84,14 @@ def assert_same_bits(a: Any, b: Any, what: str = "") -> None:
     kind = f"u{a.dtype.itemsize}"
     differs = a.view(kind) != b.view(kind)
     first = tuple(int(i) for i in np.argwhere(differs)[0])
-    raise AssertionError(f"{what}: {int(differs.sum())} of {a.size} entries differ, first at {first}: "
-                         f"{a[first]!r} ({a.view(kind)[first]:#x}) and {b[first]!r} ({b.view(kind)[first]:#x})")
+    raise AssertionError(
+        f"{what}: {int(differs.sum())} of {a.size} entries differ, first at {first}: "
+        f"{a[first]!r} ({a.view(kind)[first]:#x}) and {b[first]!r} ({b.view(kind)[first]:#x})"
+    )
 
 
 def check_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, weights: bool = True, **options: Any) -> np.ndarray:
-    """One attention call against the oracle: out, lse and weights, and the same bits whatever is returned beside out."""
+    """One attention call against the oracle: out, lse and weights; and the same out whatever is returned beside it."""
     plain = fa.attention(q, k, v, **options)
     full = fa.attention(q, k, v, return_lse=True, return_weights=weights, **options)
     ref = reference.attention(q, k, v, **options)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A DLPack producer made of ctypes and NumPy: stands in for torch and JAX, and can tell lies that they never tell."""
+
 from __future__ import annotations
 
 import ctypes
@@ -20,9 +21,15 @@ class _DataType(ctypes.Structure):
 
 
 class _Tensor(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("device", _Device), ("ndim", ctypes.c_int32), ("dtype", _DataType),
-                ("shape", ctypes.POINTER(ctypes.c_int64)), ("strides", ctypes.POINTER(ctypes.c_int64)),
-                ("byte_offset", ctypes.c_uint64)]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        ("device", _Device),
+        ("ndim", ctypes.c_int32),
+        ("dtype", _DataType),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("byte_offset", ctypes.c_uint64),
+    ]
 
 
 _DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -37,8 +44,13 @@ class _Version(ctypes.Structure):
 
 
 class _ManagedVersioned(ctypes.Structure):
-    _fields_ = [("version", _Version), ("context", ctypes.c_void_p), ("deleter", _DELETER), ("flags", ctypes.c_uint64),
-                ("tensor", _Tensor)]
+    _fields_ = [
+        ("version", _Version),
+        ("context", ctypes.c_void_p),
+        ("deleter", _DELETER),
+        ("flags", ctypes.c_uint64),
+        ("tensor", _Tensor),
+    ]
 
 
 _capsule_new = ctypes.pythonapi.PyCapsule_New
@@ -60,9 +72,21 @@ class Producer:
     flag), ``major`` (a version from the future), ``old_signature`` (a producer from before ``max_version``).
     """
 
-    def __init__(self, array: np.ndarray, *, code: int | None = None, bits: int | None = None, lanes: int = 1,
-                 device: int = CPU, byte_offset: int = 0, null_strides: bool = False, versioned: bool = False,
-                 read_only: bool = False, major: int = 1, old_signature: bool = False) -> None:
+    def __init__(
+        self,
+        array: np.ndarray,
+        *,
+        code: int | None = None,
+        bits: int | None = None,
+        lanes: int = 1,
+        device: int = CPU,
+        byte_offset: int = 0,
+        null_strides: bool = False,
+        versioned: bool = False,
+        read_only: bool = False,
+        major: int = 1,
+        old_signature: bool = False,
+    ) -> None:
         self.array = array
         self.capsules = self.deleted = 0
         self._code = _CODES[array.dtype.kind] if code is None else code
@@ -85,9 +109,15 @@ class Producer:
         a = self.array
         shape = (ctypes.c_int64 * max(a.ndim, 1))(*a.shape)
         strides = (ctypes.c_int64 * max(a.ndim, 1))(*[s // a.dtype.itemsize for s in a.strides])
-        tensor = _Tensor(a.ctypes.data - self._byte_offset, _Device(self._device, 0), a.ndim,
-                         _DataType(self._code, self._bits, self._lanes), shape,
-                         None if self._null_strides else strides, self._byte_offset)
+        tensor = _Tensor(
+            a.ctypes.data - self._byte_offset,
+            _Device(self._device, 0),
+            a.ndim,
+            _DataType(self._code, self._bits, self._lanes),
+            shape,
+            None if self._null_strides else strides,
+            self._byte_offset,
+        )
         newest = keywords.get("max_version")
         if self._versioned and newest is not None and newest[0] >= 1:
             managed: Any = _ManagedVersioned(_Version(self._major, 0), None, self._deleter, self._flags, tensor)
@@ -101,5 +131,5 @@ class Producer:
 
 
 def capsule_name(capsule: Any) -> str:
-    """"used_dltensor" once a consumer has taken it."""
+    """ "used_dltensor" once a consumer has taken it."""
     return str(_capsule_name(capsule), "ascii")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Seeded inputs and the layouts users bring them in."""
+
 from __future__ import annotations
 
 import zlib
@@ -9,7 +10,7 @@ import numpy as np
 
 
 def generator(*key: Any) -> np.random.Generator:
-    """A generator seeded by what the test is about, so that any one case can be run alone and gives the same numbers."""
+    """A generator seeded by what the test is about, so that a case gives the same numbers when it is run alone."""
     return np.random.default_rng(zlib.crc32(repr(key).encode()))
 
 
@@ -17,12 +18,24 @@ def normal(rng: np.random.Generator, *shape: int, spread: float = 1.0) -> np.nda
     return (rng.standard_normal(shape) * spread).astype(np.float32)
 
 
-def qkv(rng: np.random.Generator, b: int | tuple[int, ...], hq: int, hkv: int, sq: int, sk: int, d: int,
-        dv: int | None = None, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """q (*b, Hq, Sq, D), k (*b, Hkv, Sk, D), v (*b, Hkv, Sk, Dv); q and k are spread, so that softmax is not nearly flat."""
+def qkv(
+    rng: np.random.Generator,
+    b: int | tuple[int, ...],
+    hq: int,
+    hkv: int,
+    sq: int,
+    sk: int,
+    d: int,
+    dv: int | None = None,
+    spread: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """q (*b, Hq, Sq, D), k (*b, Hkv, Sk, D), v (*b, Hkv, Sk, Dv); a larger spread makes softmax less flat."""
     lead = (b,) if isinstance(b, int) else b
-    return (normal(rng, *lead, hq, sq, d, spread=spread), normal(rng, *lead, hkv, sk, d, spread=spread),
-            normal(rng, *lead, hkv, sk, d if dv is None else dv))
+    return (
+        normal(rng, *lead, hq, sq, d, spread=spread),
+        normal(rng, *lead, hkv, sk, d, spread=spread),
+        normal(rng, *lead, hkv, sk, d if dv is None else dv),
+    )
 
 
 def bshd(x: np.ndarray) -> np.ndarray:
@@ -44,7 +57,7 @@ def fused(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.n
     whole = np.concatenate(parts, axis=-1)
     views, start = [], 0
     for x, part in zip((q, k, v), parts, strict=True):
-        piece = whole[..., start:start + part.shape[-1]]
+        piece = whole[..., start : start + part.shape[-1]]
         views.append(piece.reshape(*x.shape[:-3], x.shape[-2], x.shape[-3], x.shape[-1]).swapaxes(-2, -3))
         assert np.shares_memory(views[-1], whole)
         start += part.shape[-1]

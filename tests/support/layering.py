@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Who may know whom: reads imports and includes (and calls) and says what breaks the layers."""
+
 from __future__ import annotations
 
 import ast
@@ -13,6 +14,7 @@ from pathlib import Path
 _LEAVES = {"_core", "threads", "arrays", "cpu"}
 _OPERATORS = {"ops", "attention", "kvcache", "weights", "threads", "cpu", "arrays"}
 _MODELS = _OPERATORS | {"models", "loaders"}
+# fmt: off
 MAY_IMPORT: dict[str, set[str]] = {
     "reference": set(),
     "loaders": {"loaders"},
@@ -32,23 +34,62 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_core": {"_capi", "threads"},
     "_testing": {"_core", "_capi"},
 }
+# fmt: on
 # Libraries beyond the standard one. Everything else needs numpy alone.
 MAY_USE: dict[str, set[str]] = {
     "text": {"numpy", "tokenizers"},
-    "bench": {"numpy", "torch", "transformers", "onnxruntime", "onnx", "openvino", "ctranslate2", "threadpoolctl", "tokenizers"},
+    "bench": {
+        "numpy",
+        "torch",
+        "transformers",
+        "onnxruntime",
+        "onnx",
+        "openvino",
+        "ctranslate2",
+        "threadpoolctl",
+        "tokenizers",
+    },
 }
 # No NumPy computing on floating point here: it follows the CPU and the build, and would reach the output.
 EXACT = {"ops", "attention", "kvcache", "weights", "models", "text"}
+# fmt: off
 _NUMPY_FLOAT = {
-    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "logaddexp", "logaddexp2", "sin", "cos", "tan", "sinh", "cosh", "tanh",
-    "arcsin", "arccos", "arctan", "arctan2", "arcsinh", "arccosh", "arctanh", "hypot", "sqrt", "cbrt", "square", "power", "float_power",
-    "reciprocal", "divide", "true_divide", "multiply", "dot", "vdot", "inner", "outer", "matmul", "tensordot", "einsum", "einsum_path",
-    "kron", "convolve", "correlate", "mean", "nanmean", "average", "median", "std", "var", "nansum", "cumprod", "prod", "linalg", "fft",
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "logaddexp", "logaddexp2", "sin", "cos", "tan", "sinh",
+    "cosh", "tanh",
+    "arcsin", "arccos", "arctan", "arctan2", "arcsinh", "arccosh", "arctanh", "hypot", "sqrt", "cbrt", "square",
+    "power", "float_power",
+    "reciprocal", "divide", "true_divide", "multiply", "dot", "vdot", "inner", "outer", "matmul", "tensordot",
+    "einsum", "einsum_path",
+    "kron", "convolve", "correlate", "mean", "nanmean", "average", "median", "std", "var", "nansum", "cumprod", "prod",
+    "linalg", "fft",
     "polyval", "polyfit", "interp", "trapezoid", "sinc", "i0", "vectorize",
 }
+# fmt: on
 _FLOAT_METHODS = {"dot", "mean", "std", "var"}
-_MATH_FLOAT = {"exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "sinh", "cosh", "tanh", "erf", "erfc",
-               "gamma", "lgamma", "pow", "cbrt", "hypot", "fsum", "sumprod"}
+_MATH_FLOAT = {
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sin",
+    "cos",
+    "tan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "erf",
+    "erfc",
+    "gamma",
+    "lgamma",
+    "pow",
+    "cbrt",
+    "hypot",
+    "fsum",
+    "sumprod",
+}
 
 
 def _room(parts: tuple[str, ...]) -> str:
@@ -58,8 +99,13 @@ def _room(parts: tuple[str, ...]) -> str:
 
 def _imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
     """(line, dotted absolute name) of every import, wherever it stands but for those type checkers alone read."""
-    hidden = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-              for statement in node.body for inner in ast.walk(statement)}
+    hidden = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
     for node in ast.walk(tree):
         if id(node) in hidden:
             continue
@@ -67,16 +113,20 @@ def _imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
             for alias in node.names:
                 yield node.lineno, alias.name
         elif isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else []
+            base = package[: len(package) - node.level + 1] if node.level else []
             stem = [*base, *(node.module.split(".") if node.module else [])]
             for alias in node.names:
                 yield node.lineno, ".".join([*stem, alias.name])
-        elif (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)
-              and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__")
-              and node.args and isinstance(node.args[0], ast.Constant)):
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute | ast.Name)
+            and getattr(node.func, "attr", getattr(node.func, "id", "")) in ("import_module", "__import__")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
             name = str(node.args[0].value)
             dots = len(name) - len(name.lstrip("."))
-            yield node.lineno, ".".join([*(package[:len(package) - dots + 1] if dots else []), name.lstrip(".")])
+            yield node.lineno, ".".join([*(package[: len(package) - dots + 1] if dots else []), name.lstrip(".")])
 
 
 def _float_computing(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -118,13 +168,20 @@ def check_python(package: Path) -> list[str]:
         for line, name in _imports(tree, [package.name, *parts[:-1]]):
             top, *rest = name.split(".")
             if top == package.name:
-                target = rest[0] if rest and ((package / rest[0]).is_dir() or list(package.glob(f"{rest[0]}.*"))) else "__init__"
+                target = (
+                    rest[0]
+                    if rest and ((package / rest[0]).is_dir() or list(package.glob(f"{rest[0]}.*")))
+                    else "__init__"
+                )
                 if target != room and target not in MAY_IMPORT[room]:
                     found.append(f"{where}:{line}: {room} imports {target}")
             elif top not in sys.stdlib_module_names and top not in libraries:
                 found.append(f"{where}:{line}: {room} imports {top}")
         if room in EXACT:
-            found += [f"{where}:{line}: {what} computes floating point outside the kernels" for line, what in _float_computing(tree)]
+            found += [
+                f"{where}:{line}: {what} computes floating point outside the kernels"
+                for line, what in _float_computing(tree)
+            ]
     return found
 
 
@@ -152,24 +209,42 @@ def check_cython(package: Path) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 _KERNEL_SYSTEM = {"stdint.h", "stddef.h", "string.h", "float.h", "limits.h", "immintrin.h", "arm_neon.h"}
-_FORBIDDEN_CALLS = ("malloc", "calloc", "realloc", "free", "aligned_alloc", "posix_memalign", "alloca", "mmap", "printf", "fprintf",
-                    "sprintf", "snprintf", "puts", "fputs", "fopen", "perror", "abort", "exit", "_exit", "assert", "getenv")
-_LIBM = ("acos", "asin", "atan", "atan2", "cbrt", "ceil", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "fabs", "fdim", "floor",
-         "fma", "fmax", "fmin", "fmod", "frexp", "hypot", "ldexp", "log", "log10", "log1p", "log2", "lrint", "lround", "modf", "nearbyint",
+# fmt: off
+_FORBIDDEN_CALLS = ("malloc", "calloc", "realloc", "free", "aligned_alloc", "posix_memalign", "alloca", "mmap",
+ "printf", "fprintf",
+                    "sprintf", "snprintf", "puts", "fputs", "fopen", "perror", "abort", "exit", "_exit", "assert",
+                    "getenv")
+_LIBM = ("acos", "asin", "atan", "atan2", "cbrt", "ceil", "cos", "cosh", "erf", "erfc", "exp", "exp2", "expm1", "fabs",
+ "fdim", "floor",
+         "fma", "fmax", "fmin", "fmod", "frexp", "hypot", "ldexp", "log", "log10", "log1p", "log2", "lrint", "lround",
+         "modf", "nearbyint",
          "pow", "remainder", "rint", "round", "scalbn", "sin", "sinh", "sqrt", "tan", "tanh", "trunc")
+# fmt: on
 _ALL_LIBM = "|".join(name + suffix for name in _LIBM for suffix in ("f", "l", ""))
-FORBIDDEN_FLAGS = ("-ffast-math", "-Ofast", "-march=native", "-mtune=native", "-mcpu=native", "-funsafe-math-optimizations",
-                   "-fassociative-math", "-freciprocal-math", "-ffinite-math-only", "-fno-signed-zeros", "-ffp-contract=fast",
-                   "-ffp-contract=on")
+FORBIDDEN_FLAGS = (
+    "-ffast-math",
+    "-Ofast",
+    "-march=native",
+    "-mtune=native",
+    "-mcpu=native",
+    "-funsafe-math-optimizations",
+    "-fassociative-math",
+    "-freciprocal-math",
+    "-ffinite-math-only",
+    "-fno-signed-zeros",
+    "-ffp-contract=fast",
+    "-ffp-contract=on",
+)
 
 
 def _without_comments(text: str) -> str:
     """C text without comments and string contents; the lines stay where they were."""
+
     def blank(match: re.Match[str]) -> str:
         piece = match.group(0)
         return '""' if piece.startswith('"') else re.sub(r"[^\n]", " ", piece)
 
-    includes = {m.start(): m for m in re.finditer(r'^[ \t]*#[ \t]*include[^\n]*', text, re.M)}
+    includes = {m.start(): m for m in re.finditer(r"^[ \t]*#[ \t]*include[^\n]*", text, re.M)}
     kept, last = [], 0
     for start, match in includes.items():
         kept += [re.sub(r'"(?:\\.|[^"\\\n])*"|/\*.*?\*/|//[^\n]*', blank, text[last:start], flags=re.S), match.group(0)]
@@ -191,7 +266,12 @@ def _may_include(path: Path, target: Path, root: Path) -> bool:
     if room == "isa":
         return goal.parts[0] in ("isa", "kernels", "vec")
     if room == "ops":
-        return goal.parts[0] == "ops" or goal in (Path("kernels/kernels.h"), Path("dispatch.h"), Path("view.h"), Path("arena.h"))
+        return goal.parts[0] == "ops" or goal in (
+            Path("kernels/kernels.h"),
+            Path("dispatch.h"),
+            Path("view.h"),
+            Path("arena.h"),
+        )
     return goal.suffix == ".h" and (len(goal.parts) == 1 or goal == Path("kernels/kernels.h"))
 
 
@@ -222,7 +302,9 @@ def check_c(root: Path) -> list[str]:
                 elif not target.exists():
                     found.append(f"{where}: includes {local[1]}, which is not there")
                 elif not _may_include(path.resolve(), target, root.resolve()):
-                    found.append(f"{where}: {room or 'the top'} includes {target.relative_to(root.resolve()).as_posix()}")
+                    found.append(
+                        f"{where}: {room or 'the top'} includes {target.relative_to(root.resolve()).as_posix()}"
+                    )
             if re.search(r"#\s*pragma\s+omp\b|\b_Pragma\s*\(\s*\"\"?\s*omp|\bomp_\w+\s*\(", line) and not seam:
                 found.append(f"{where}: OpenMP outside ops/parallel")
             if re.search(r"FP_CONTRACT\s+ON|optimize\s*\(|float_control|\bfast[-_]math\b", line):
@@ -255,8 +337,17 @@ def check_object(path: Path, isa: str) -> list[str]:
     found = []
     if [name for _, name in exported] != [f"fa_kernels_{isa}"] or exported[0][0] not in "DR":
         found.append(f"{path.name}: exports {exported}, expected one data symbol fa_kernels_{isa}")
-    allowed = {"memcpy", "memmove", "memset", "_GLOBAL_OFFSET_TABLE_", "__stack_chk_fail", *(["fmaf"] if isa == "scalar" else [])}
-    strange = [name for _, name in wanted if name not in allowed and not name.startswith(("__asan", "__ubsan", "__gcov"))]
+    allowed = {
+        "memcpy",
+        "memmove",
+        "memset",
+        "_GLOBAL_OFFSET_TABLE_",
+        "__stack_chk_fail",
+        *(["fmaf"] if isa == "scalar" else []),
+    }
+    strange = [
+        name for _, name in wanted if name not in allowed and not name.startswith(("__asan", "__ubsan", "__gcov"))
+    ]
     if strange:
         found.append(f"{path.name}: needs {strange}")
     return found
