@@ -1,1 +1,486 @@
 # SPDX-License-Identifier: MIT
+# Linear layers and row-wise operators; included at the end of _core.pyx. The Python side is ops.py and weights.py.
+#
+# Every run_* function first takes the short way: float32 NumPy arrays that fit. It returns NotImplemented, with nothing
+# touched, where anything is unusual; ops.py then converts the arguments, finds the words for what is wrong, and comes
+# back with checked=True, when only the memory layout may still be unusual.
+
+import numpy as _numpy
+
+cdef object _empty = _numpy.empty
+cdef object _float32 = _numpy.dtype("float32")
+cdef type _ndarray = _numpy.ndarray
+
+cdef enum:
+    MOST_DIMS = 32  # outer dimensions walked
+    OP_LINEAR = 0, OP_LAYER_NORM, OP_RMS_NORM, OP_SOFTMAX, OP_ACTIVATE, OP_L2_NORMALIZE
+
+cdef dict _activations = {
+    None: FA_ACT_NONE, "relu": FA_ACT_RELU, "gelu": FA_ACT_GELU, "gelu_tanh": FA_ACT_GELU_TANH, "silu": FA_ACT_SILU,
+    "tanh": FA_ACT_TANH, "sigmoid": FA_ACT_SIGMOID,
+}
+cdef dict _pool_modes = {"mean": FA_POOL_MEAN, "cls": FA_POOL_CLS, "max": FA_POOL_MAX, "last": FA_POOL_LAST}
+
+
+def activation_names():
+    return [name for name in _activations if name is not None]
+
+
+def pool_modes():
+    return list(_pool_modes)
+
+
+cdef class Held:
+    """Up to six buffers held open for one call: 0 out, 1 x, 2 residual, then whatever is not walked."""
+
+    cdef Py_buffer buffers[6]
+    cdef int count
+
+    def __cinit__(self):
+        self.count = 0
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.count):
+            PyBuffer_Release(&self.buffers[i])
+
+    cdef bint add(self, object array, bint writable):
+        """False where `array` gives no float32 with a unit last stride."""
+        cdef Py_buffer *b = &self.buffers[self.count]
+        if type(array) is not _ndarray:
+            return False
+        try:
+            PyObject_GetBuffer(array, b, PyBUF_STRIDES | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
+        except (ValueError, BufferError):
+            return False
+        self.count += 1
+        if b.ndim < 1 or b.ndim > MOST_DIMS or dtype_of(b.format, b.itemsize) != FA_F32 or <uintptr_t>b.buf % 4 != 0:
+            return False
+        return b.shape[b.ndim - 1] <= 1 or b.strides[b.ndim - 1] == 4
+
+
+cdef bint same_shape(const Py_buffer *a, const Py_buffer *b, int dims) noexcept:
+    cdef int i
+    for i in range(dims):
+        if a.shape[i] != b.shape[i]:
+            return False
+    return True
+
+
+cdef bint same_place(const Py_buffer *a, const Py_buffer *b) noexcept:
+    """Exactly the same array: address, and the stride of every dimension that has more than one element."""
+    cdef int i
+    if a.buf != b.buf or a.ndim != b.ndim:
+        return False
+    for i in range(a.ndim):
+        if a.shape[i] != b.shape[i] or (a.shape[i] > 1 and a.strides[i] != b.strides[i]):
+            return False
+    return True
+
+
+cdef bint extent(const Py_buffer *b, const char **first, const char **end) noexcept:
+    """The addresses a buffer reaches; False if it has no element."""
+    cdef int i
+    cdef Py_ssize_t reach
+    first[0] = <const char *>b.buf
+    end[0] = first[0] + b.itemsize
+    for i in range(b.ndim):
+        if b.shape[i] == 0:
+            return False
+        reach = (b.shape[i] - 1) * b.strides[i]
+        if reach < 0:
+            first[0] += reach
+        else:
+            end[0] += reach
+    return True
+
+
+cdef bint apart(const Py_buffer *a, const Py_buffer *b) noexcept:
+    cdef const char *a0
+    cdef const char *a1
+    cdef const char *b0
+    cdef const char *b1
+    return not extent(a, &a0, &a1) or not extent(b, &b0, &b1) or a1 <= b0 or b1 <= a0
+
+
+cdef bint nested(const Py_buffer *b) noexcept:
+    """Rows in C order that do not run into each other: sufficient for elements of their own."""
+    cdef Py_ssize_t reach = b.itemsize
+    cdef int i
+    for i in range(b.ndim - 1, -1, -1):
+        if b.shape[i] > 1:
+            if b.strides[i] < reach:
+                return False
+            reach += (b.shape[i] - 1) * b.strides[i]
+    return True
+
+
+cdef struct Walk:
+    # Up to three arrays with the same outer shape: rows to hand to C at once, and dimensions to walk around them.
+    int arrays
+    int dims                     # walked
+    Py_ssize_t shape[MOST_DIMS]
+    Py_ssize_t step[3][MOST_DIMS]
+    fa_view view[3]              # (rows, last)
+
+
+cdef void plan_walk(Walk *walk, Held held, int arrays) noexcept:
+    """Folds the outer dimensions of the first buffers of `held` as far as their strides allow."""
+    cdef const Py_buffer *x = &held.buffers[0]
+    cdef Py_buffer *b
+    cdef int d, a, n = 0
+    cdef bint folds
+    walk.arrays = arrays
+    for d in range(x.ndim - 2, -1, -1):
+        if x.shape[d] == 1:
+            continue
+        folds = n > 0
+        for a in range(arrays):
+            if folds and held.buffers[a].strides[d] != walk.step[a][n - 1] * walk.shape[n - 1]:
+                folds = False
+        if folds:
+            walk.shape[n - 1] *= x.shape[d]
+            continue
+        walk.shape[n] = x.shape[d]
+        for a in range(arrays):
+            walk.step[a][n] = held.buffers[a].strides[d]
+        n += 1
+    # entry 0 is the innermost: the rows of the C call
+    for a in range(arrays):
+        b = &held.buffers[a]
+        walk.view[a].data = b.buf
+        walk.view[a].ndim = 2
+        walk.view[a].dtype = FA_F32
+        walk.view[a].shape[0] = walk.shape[0] if n > 0 else 1
+        walk.view[a].stride[0] = walk.step[a][0] if n > 0 else 0
+        walk.view[a].shape[1] = b.shape[b.ndim - 1]
+        walk.view[a].stride[1] = 4
+    for d in range(1, n):
+        walk.shape[d - 1] = walk.shape[d]
+        for a in range(arrays):
+            walk.step[a][d - 1] = walk.step[a][d]
+    walk.dims = n - 1 if n > 0 else 0
+
+
+cdef void vector_view(fa_view *view, const Py_buffer *b) noexcept:
+    view.data = b.buf
+    view.ndim = 1
+    view.dtype = FA_F32
+    view.shape[0] = b.shape[0]
+    view.stride[0] = 4
+
+
+cdef struct Call:
+    # What a row operator takes beside the walked arrays.
+    int op
+    int act
+    float eps
+    const void *packed
+    fa_view *weight
+    fa_view *bias
+
+
+cdef fa_status call_once(const fa_ctx *ctx, const Call *call, fa_view *view, int arrays, Workspace *ws) noexcept nogil:
+    cdef fa_view *residual = &view[2] if arrays > 2 else NULL
+    if call.op == OP_LINEAR:
+        return fa_linear(ctx, &view[0], &view[1], call.packed, call.bias, <fa_activation>call.act, ws.base, ws.size)
+    if call.op == OP_LAYER_NORM:
+        return fa_layer_norm(ctx, &view[0], &view[1], residual, call.weight, call.bias, call.eps)
+    if call.op == OP_RMS_NORM:
+        return fa_rms_norm(ctx, &view[0], &view[1], residual, call.weight, call.eps)
+    if call.op == OP_SOFTMAX:
+        return fa_softmax(ctx, &view[0], &view[1])
+    if call.op == OP_ACTIVATE:
+        return fa_activate(ctx, &view[0], &view[1], <fa_activation>call.act)
+    return fa_l2_normalize(ctx, &view[0], &view[1], call.eps)
+
+
+cdef fa_status call_walk(const fa_ctx *ctx, const Call *call, Walk *walk, Workspace *ws) noexcept nogil:
+    """Calls C for every combination of the walked dimensions."""
+    cdef Py_ssize_t at[MOST_DIMS]
+    cdef fa_status status
+    cdef int d, a
+    for d in range(walk.dims):
+        if walk.shape[d] == 0:
+            return FA_OK
+        at[d] = 0
+    while True:
+        status = call_once(ctx, call, walk.view, walk.arrays, ws)
+        if status != FA_OK:
+            return status
+        d = 0
+        while d < walk.dims:
+            at[d] += 1
+            for a in range(walk.arrays):
+                walk.view[a].data = <char *>walk.view[a].data + walk.step[a][d]
+            if at[d] < walk.shape[d]:
+                break
+            for a in range(walk.arrays):
+                walk.view[a].data = <char *>walk.view[a].data - walk.step[a][d] * walk.shape[d]
+            at[d] = 0
+            d += 1
+        if d == walk.dims:
+            return FA_OK
+
+
+cdef bint out_fits(Held held, int arrays, bint in_place) noexcept:
+    """Whether buffer 0 has elements of its own, apart from the others or, where allowed, in the very place of one."""
+    cdef int i
+    if not nested(&held.buffers[0]):
+        return False
+    for i in range(1, held.count):
+        if not apart(&held.buffers[0], &held.buffers[i]):
+            if not in_place or i >= arrays or not same_place(&held.buffers[0], &held.buffers[i]):
+                return False
+    return True
+
+
+def run_rows(int op, x, residual, weight, bias, eps, int act, out, num_threads, bint checked=False):
+    """Layer norm, RMS norm, softmax, activation or L2 normalisation of the last axis; see the head of this file."""
+    cdef fa_ctx ctx
+    cdef Held held = Held.__new__(Held)
+    cdef Walk walk
+    cdef Call call
+    cdef Workspace ws
+    cdef fa_view weight_view
+    cdef fa_view bias_view
+    cdef fa_status status
+    cdef Py_buffer *b
+    cdef int arrays = 2 if residual is None else 3
+    cdef bint fresh = out is None
+    if type(x) is not _ndarray or type(eps) is not float:
+        return NotImplemented
+    if fresh:
+        out = _empty((<object>x).shape, _float32)
+    if not held.add(out, True) or not held.add(x, False):
+        return NotImplemented
+    if residual is not None and not held.add(residual, False):
+        return NotImplemented
+    call.op = op
+    call.act = act
+    call.eps = eps
+    call.weight = NULL
+    call.bias = NULL
+    if weight is not None:
+        if not held.add(weight, False):
+            return NotImplemented
+        vector_view(&weight_view, &held.buffers[held.count - 1])
+        call.weight = &weight_view
+    if bias is not None:
+        if not held.add(bias, False):
+            return NotImplemented
+        vector_view(&bias_view, &held.buffers[held.count - 1])
+        call.bias = &bias_view
+    cdef int i
+    for i in range(held.count):
+        b = &held.buffers[i]
+        if i < arrays:
+            if b.ndim != held.buffers[1].ndim or not same_shape(b, &held.buffers[1], b.ndim):
+                return NotImplemented
+        elif b.ndim != 1 or b.shape[0] != held.buffers[1].shape[held.buffers[1].ndim - 1]:
+            return NotImplemented
+    if not call.eps >= 0 or not (fresh or checked or out_fits(held, arrays, True)):
+        return NotImplemented
+    make_ctx(&ctx, num_threads)
+    plan_walk(&walk, held, arrays)
+    with nogil:
+        status = call_walk(&ctx, &call, &walk, &ws)
+    check(status, "rows")
+    return out
+
+
+# ---- linear layers ---------------------------------------------------------------------------------------------------
+
+cdef class PackedLinear:
+    """The weights of a linear layer in the library's panels, and its bias: made once by pack_linear, used by linear.
+
+    The panels are 64-byte aligned and the same on every instruction set. Objects do not change after they are made and
+    may be used from many threads at once.
+
+    Attributes:
+        in_features, out_features: K and N
+        nbytes: memory of panels and bias
+        dtype: of the stored weights, "float32"
+        panels: read-only float32 (ceil(N / 16), K, 16), zero beyond N
+        bias: read-only float32 (N,), or None
+    """
+
+    cdef readonly Py_ssize_t in_features
+    cdef readonly Py_ssize_t out_features
+    cdef readonly object panels
+    cdef readonly object bias
+    cdef const void *place
+    cdef Py_buffer panels_buffer
+    cdef fa_view bias_view
+    cdef bint has_bias
+    cdef Held bias_held
+
+    def __init__(self):
+        raise TypeError("PackedLinear: made by pack_linear(weight, bias)")
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.panels_buffer)  # zeroed memory, as in an object that was never filled, releases nothing
+
+    @property
+    def nbytes(self):
+        return self.panels.nbytes + (self.bias.nbytes if self.bias is not None else 0)
+
+    @property
+    def dtype(self):
+        return "float32"
+
+    def __repr__(self):
+        return (f"PackedLinear(in_features={self.in_features}, out_features={self.out_features}, "
+                f"bias={self.bias is not None}, dtype={self.dtype!r})")
+
+    def __reduce__(self):
+        return _unpickle_packed, (self.panels, self.bias, self.out_features)
+
+
+def aligned_panels(Py_ssize_t n, Py_ssize_t k):
+    """An empty float32 array (ceil(n / 16), k, 16) whose data is 64-byte aligned."""
+    cdef size_t size = 0
+    check(fa_linear_packed_bytes(n, k, &size), "weight")
+    memory = _empty(size + FA_ALIGN, "uint8")
+    start = -memory.ctypes.data % FA_ALIGN
+    return memory[start:start + size].view(_float32).reshape((n + 15) // 16, k, 16)
+
+
+def _unpickle_packed(panels, bias, n):
+    place = aligned_panels(n, panels.shape[1])
+    place[...] = panels
+    return packed_linear(place, bias, n)
+
+
+def packed_linear(panels, bias, Py_ssize_t n):
+    """A PackedLinear over 64-byte aligned panels (ceil(n / 16), K, 16) and a bias (n,) or None, which become read-only."""
+    cdef PackedLinear packed = PackedLinear.__new__(PackedLinear)
+    panels.flags.writeable = False
+    packed.panels = panels
+    PyObject_GetBuffer(panels, &packed.panels_buffer, PyBUF_STRIDES | PyBUF_FORMAT)
+    packed.place = packed.panels_buffer.buf
+    if <uintptr_t>packed.place % FA_ALIGN != 0 or panels.ndim != 3 or panels.shape[0] != (n + 15) // 16 or panels.shape[2] != 16:
+        raise ValueError(f"panels: shape {panels.shape}, expected {(n + 15) // 16, 'K', 16} at a multiple of {FA_ALIGN} bytes")
+    packed.in_features = panels.shape[1]
+    packed.out_features = n
+    packed.has_bias = bias is not None
+    packed.bias = bias
+    if bias is not None:
+        bias.flags.writeable = False
+        packed.bias_held = Held.__new__(Held)
+        if not packed.bias_held.add(bias, False) or bias.shape != (n,):
+            raise ValueError(f"bias: {bias.dtype} of shape {bias.shape}, expected float32 of shape {(n,)}")
+        vector_view(&packed.bias_view, &packed.bias_held.buffers[0])
+    return packed
+
+
+def pack_panels(panels, weight, num_threads):
+    """Fills panels from float32 weight (N, K) with a unit last stride."""
+    cdef fa_ctx ctx
+    cdef Views views = Views.__new__(Views)
+    cdef fa_view *view = views.add(weight, 2, False)
+    cdef void *place = views.add(panels, 3, True).data
+    cdef fa_status status
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_linear_pack(&ctx, place, view)
+    check(status, "weight")
+
+
+def run_linear(x, packed, activation, out, num_threads, bint checked=False):
+    """act(x W^T + bias) over the last axis; see the head of this file."""
+    cdef fa_ctx ctx
+    cdef Held held = Held.__new__(Held)
+    cdef Walk walk
+    cdef Call call
+    cdef Workspace ws
+    cdef PackedLinear p
+    cdef Py_buffer *b
+    cdef fa_status status
+    cdef size_t size = 0
+    cdef bint fresh = out is None
+    if type(x) is not _ndarray or type(packed) is not PackedLinear or activation not in _activations:
+        return NotImplemented
+    p = <PackedLinear>packed
+    if fresh:
+        shape = (<object>x).shape
+        if not shape:
+            return NotImplemented
+        out = _empty(shape[:len(shape) - 1] + (p.out_features,), _float32)
+    if not held.add(out, True) or not held.add(x, False):
+        return NotImplemented
+    b = &held.buffers[1]
+    if b.shape[b.ndim - 1] != p.in_features:
+        return NotImplemented
+    if not fresh:
+        b = &held.buffers[0]
+        if b.ndim != held.buffers[1].ndim or not same_shape(b, &held.buffers[1], b.ndim - 1):
+            return NotImplemented
+        if b.shape[b.ndim - 1] != p.out_features:
+            return NotImplemented
+        if not checked:
+            if not out_fits(held, 2, False) or not apart(b, &p.panels_buffer):
+                return NotImplemented
+            if p.has_bias and not apart(b, &p.bias_held.buffers[0]):
+                return NotImplemented
+    call.op = OP_LINEAR
+    call.act = _activations[activation]
+    call.packed = p.place
+    call.weight = NULL
+    call.bias = &p.bias_view if p.has_bias else NULL
+    call.eps = 0
+    make_ctx(&ctx, num_threads)
+    plan_walk(&walk, held, 2)
+    check(fa_linear_workspace(&ctx, &walk.view[0], &walk.view[1], &size), "linear")
+    take_workspace(&ws, size)
+    with nogil:
+        status = call_walk(&ctx, &call, &walk, &ws)
+        PyMem_RawFree(ws.block)
+    check(status, "linear")
+    return out
+
+
+# ---- embedding and pooling -------------------------------------------------------------------------------------------
+
+def run_embedding(tables, ids, out, num_threads):
+    """Sums of table rows; False if an id is outside its table (nothing has been read). Everything else is checked."""
+    cdef fa_ctx ctx
+    cdef Py_ssize_t n = len(tables), i
+    cdef Views target = Views.__new__(Views)
+    cdef Views pair
+    cdef fa_view *out_view = target.add(out, 2, True)
+    cdef fa_status status
+    cdef fa_view *views = <fa_view *>PyMem_RawMalloc(2 * n * sizeof(fa_view))
+    if views == NULL:
+        raise MemoryError("embedding")
+    held = []
+    try:
+        for i in range(n):
+            pair = Views.__new__(Views)
+            held.append(pair)
+            views[i] = pair.add(tables[i], 2, False)[0]
+            views[n + i] = pair.add(ids[i], 1, False)[0]
+        make_ctx(&ctx, num_threads)
+        with nogil:
+            status = fa_embedding(&ctx, out_view, <int32_t>n, views, views + n)
+    finally:
+        PyMem_RawFree(views)
+    if status == FA_ERR_VALUE:
+        return False
+    check(status, "embedding")
+    return True
+
+
+def run_pool(x, cu_seqlens, str mode, out, num_threads):
+    """One row for each sequence of x (T, H). Everything is checked."""
+    cdef fa_ctx ctx
+    cdef Views views = Views.__new__(Views)
+    cdef fa_view *out_view = views.add(out, 2, True)
+    cdef fa_view *x_view = views.add(x, 2, False)
+    cdef fa_view *cu_view = views.add(cu_seqlens, 1, False)
+    cdef fa_pool_mode which = <fa_pool_mode><int>_pool_modes[mode]
+    cdef fa_status status
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_pool(&ctx, out_view, x_view, cu_view, which)
+    check(status, "pool")

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: MIT
+"""Linear layers, norms, activations, softmax, embedding and pooling: arrays in, arrays out.
+
+All take float32 NumPy arrays, buffers or DLPack CPU tensors of rank 1 to 32, any strides with a unit last one, read in
+place, and work on the last axis. All take ``out=`` (a float32 array of the result's shape; memory of its own, or, where
+the function says so, exactly one of its inputs) and ``num_threads=``. The bits of a row depend on that row alone: not on
+the other rows, the thread count or the instruction set. NaN results are stored as one pattern, 0x7fc00000.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastattn import _core
+from fastattn._core import PackedLinear
+from fastattn.arrays import as_array, as_float32, as_indices, check_out, describe
+
+__all__ = [
+    "embedding", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "relu", "rms_norm", "sigmoid", "silu", "softmax", "tanh",
+]  # fmt: skip
+
+_LAYER_NORM, _RMS_NORM, _SOFTMAX, _ACTIVATE, _L2_NORMALIZE = 1, 2, 3, 4, 5
+_RELU, _GELU, _GELU_TANH, _SILU, _TANH, _SIGMOID = 1, 2, 3, 4, 5, 6
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def linear(
+    x: Any, packed: PackedLinear, *, activation: str | None = None, out: Any = None, num_threads: int | None = None
+) -> Any:
+    """activation(x W^T + bias) with weights packed by :func:`fastattn.pack_linear`.
+
+    Sums run over the inputs in order, in chunks of 384 whose results are added in order; then bias, then activation.
+
+    Args:
+        x: (..., K)
+        packed: PackedLinear of N outputs and K inputs
+        activation: None, "relu", "gelu" (exact, with erf), "gelu_tanh", "silu", "tanh" or "sigmoid"
+        out: (..., N), apart from x
+        num_threads: threads of this call
+
+    Returns:
+        (..., N) float32, or ``out``.
+
+    Raises:
+        TypeError: x or out is not float32, packed is not a PackedLinear
+        ValueError: shapes, strides, an unknown activation, an out that overlaps
+
+    >>> import numpy as np, fastattn as fa
+    >>> layer = fa.pack_linear(np.ones((2, 3), np.float32))
+    >>> fa.linear(np.ones((4, 3), np.float32), layer).shape
+    (4, 2)
+    """
+    result = _core.run_linear(x, packed, activation, out, num_threads)
+    if result is not NotImplemented:
+        return result
+    if not isinstance(packed, PackedLinear):
+        raise TypeError(f"packed: {describe(packed)}, expected a PackedLinear (fastattn.pack_linear makes one)")
+    if activation is not None and activation not in _core.activation_names():
+        raise ValueError(f"activation: {activation!r}, expected None or one of {', '.join(map(repr, _core.activation_names()))}")
+    array = _as_rows(x, "x")
+    if array.shape[-1] != packed.in_features:
+        raise ValueError(f"x: shape {array.shape}, expected a last dimension of {packed.in_features} as packed takes")
+    apart = {"x": array, "packed": packed.panels}
+    if packed.bias is not None:
+        apart["packed.bias"] = packed.bias
+    target = _target(out, (*array.shape[:-1], packed.out_features), apart)
+    result = _core.run_linear(array, packed, activation, target, num_threads, True)
+    return result if out is None else out
+
+
+def layer_norm(
+    x: Any, weight: Any, bias: Any = None, eps: float = 1e-5, *, residual: Any = None, out: Any = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
+    """(x + residual - mean) / sqrt(var + eps) * weight + bias over the last axis; var is the biased variance.
+
+    Args:
+        x: (..., H)
+        weight: (H,)
+        bias: (H,) or None
+        eps: at least 0
+        residual: array of x's shape added to x first, or None
+        out: array of x's shape; x and residual themselves are allowed
+        num_threads: threads of this call
+
+    Returns:
+        float32 of x's shape, or ``out``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    Source: Ba, Kiros, Hinton, "Layer normalization", 2016.
+
+    >>> import numpy as np, fastattn as fa
+    >>> fa.layer_norm(np.float32([[1, 3]]), np.ones(2, np.float32), eps=0.0)
+    array([[-1.,  1.]], dtype=float32)
+    """
+    result = _core.run_rows(_LAYER_NORM, x, residual, weight, bias, eps, 0, out, num_threads)
+    if result is not NotImplemented:
+        return result
+    return _rows(_LAYER_NORM, x, residual, {"weight": weight, "bias": bias}, eps, 0, out, num_threads)
+
+
+def rms_norm(
+    x: Any, weight: Any, eps: float = 1e-6, *, residual: Any = None, out: Any = None, num_threads: int | None = None
+) -> Any:
+    """(x + residual) / sqrt(mean of squares + eps) * weight over the last axis. Arguments as in :func:`layer_norm`.
+
+    Source: Zhang, Sennrich, "Root mean square layer normalization", 2019.
+
+    >>> import numpy as np, fastattn as fa
+    >>> fa.rms_norm(np.float32([[2, 2]]), np.ones(2, np.float32), eps=0.0)
+    array([[1., 1.]], dtype=float32)
+    """
+    result = _core.run_rows(_RMS_NORM, x, residual, weight, None, eps, 0, out, num_threads)
+    if result is not NotImplemented:
+        return result
+    return _rows(_RMS_NORM, x, residual, {"weight": weight}, eps, 0, out, num_threads)
+
+
+def softmax(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+    """exp(x - max) / sum over the last axis. A row of -inf alone gives zeros; NaN or +inf gives a row of NaN.
+
+    Args:
+        x: (..., H)
+        out: array of x's shape; x itself is allowed
+        num_threads: threads of this call
+
+    Returns:
+        float32 of x's shape, or ``out``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    >>> import numpy as np, fastattn as fa
+    >>> fa.softmax(np.zeros((1, 4), np.float32))
+    array([[0.25, 0.25, 0.25, 0.25]], dtype=float32)
+    """
+    return _elementwise(_SOFTMAX, 0, x, out, num_threads)
+
+
+def gelu(x: Any, approximate: str = "none", *, out: Any = None, num_threads: int | None = None) -> Any:
+    """x * Phi(x), Phi the normal distribution function, elementwise.
+
+    Args:
+        x: any shape of rank 1 or more
+        approximate: "none" (exact, with erf) or "tanh": x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
+        out: array of x's shape; x itself is allowed
+        num_threads: threads of this call
+
+    Returns:
+        float32 of x's shape, or ``out``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    Source: Hendrycks, Gimpel, "Gaussian error linear units", 2016.
+
+    >>> import numpy as np, fastattn as fa
+    >>> fa.gelu(np.float32([0.0]))
+    array([0.], dtype=float32)
+    """
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"approximate: {approximate!r}, expected 'none' or 'tanh'")
+    return _elementwise(_ACTIVATE, _GELU if approximate == "none" else _GELU_TANH, x, out, num_threads)
+
+
+def silu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+    """x * sigmoid(x), elementwise. Arguments as in :func:`gelu`.
+
+    >>> import numpy as np, fastattn as fa
+    >>> fa.silu(np.float32([0.0]))
+    array([0.], dtype=float32)
+    """
+    return _elementwise(_ACTIVATE, _SILU, x, out, num_threads)
+
+
+def relu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+    """0 where x < 0, else x (so NaN stays NaN), elementwise. Arguments as in :func:`gelu`.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> ops.relu(np.float32([-1, 2]))
+    array([0., 2.], dtype=float32)
+    """
+    return _elementwise(_ACTIVATE, _RELU, x, out, num_threads)
+
+
+def tanh(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+    """Hyperbolic tangent, elementwise. Arguments as in :func:`gelu`.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> ops.tanh(np.float32([0, np.inf]))
+    array([0., 1.], dtype=float32)
+    """
+    return _elementwise(_ACTIVATE, _TANH, x, out, num_threads)
+
+
+def sigmoid(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+    """1 / (1 + exp(-x)), elementwise. Arguments as in :func:`gelu`.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> ops.sigmoid(np.float32([0, np.inf]))
+    array([0.5, 1. ], dtype=float32)
+    """
+    return _elementwise(_ACTIVATE, _SIGMOID, x, out, num_threads)
+
+
+def l2_normalize(x: Any, eps: float = 1e-12, *, out: Any = None, num_threads: int | None = None) -> Any:
+    """x / max(|x|, eps) over the last axis, |x| the Euclidean length; a row of zeros stays zero.
+
+    Lengths whose squares would leave the range of float32 are handled. ``out`` may be x itself. Other arguments as in
+    :func:`layer_norm`.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> ops.l2_normalize(np.float32([[3, 4]]))
+    array([[0.6, 0.8]], dtype=float32)
+    """
+    result = _core.run_rows(_L2_NORMALIZE, x, None, None, None, eps, 0, out, num_threads)
+    if result is not NotImplemented:
+        return result
+    return _rows(_L2_NORMALIZE, x, None, {}, eps, 0, out, num_threads)
+
+
+def embedding(
+    tables: Sequence[Any], ids: Sequence[Any], *, out: Any = None, num_threads: int | None = None
+) -> Any:
+    """Rows of tables, added left to right: out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ...
+
+    Args:
+        tables: one or more (V_i, H) float32 arrays
+        ids: as many integer arrays (T,), each within 0 .. V_i - 1
+        out: (T, H), apart from the tables
+        num_threads: threads of this call
+
+    Returns:
+        (T, H) float32, or ``out``.
+
+    Raises:
+        TypeError, ValueError: naming the argument; an id outside its table by its value and place.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> ops.embedding([np.float32([[1, 2], [3, 4]])], [[1, 0]])
+    array([[3., 4.],
+           [1., 2.]], dtype=float32)
+    """
+    if not isinstance(tables, (list, tuple)) or not isinstance(ids, (list, tuple)):
+        name, value = ("tables", tables) if not isinstance(tables, (list, tuple)) else ("ids", ids)
+        raise TypeError(f"{name}: {describe(value)}, expected a list or tuple of arrays")
+    if not tables or len(tables) != len(ids):
+        raise ValueError(f"ids: {len(ids)} arrays for {len(tables)} tables, expected one for each and at least one")
+    floats = [as_float32(table, f"tables[{i}]") for i, table in enumerate(tables)]
+    indices = [as_indices(index, f"ids[{i}]") for i, index in enumerate(ids)]
+    for i, (table, index) in enumerate(zip(floats, indices, strict=True)):
+        if table.ndim != 2 or table.shape[1] != floats[0].shape[-1]:
+            raise ValueError(f"tables[{i}]: shape {table.shape}, expected (V, {floats[0].shape[-1] if i else 'H'})")
+        if index.ndim != 1 or index.shape != indices[0].shape:
+            raise ValueError(f"ids[{i}]: shape {index.shape}, expected ({len(indices[0]) if i else 'T'},)")
+    apart = {f"tables[{i}]": table for i, table in enumerate(floats)} | {f"ids[{i}]": index for i, index in enumerate(indices)}
+    target = _target(out, (len(indices[0]), floats[0].shape[1]), apart)
+    if not _core.run_embedding(floats, indices, target, num_threads):
+        for i, (table, index) in enumerate(zip(floats, indices, strict=True)):
+            outside = np.flatnonzero((index < 0) | (index >= len(table)))
+            if len(outside):
+                at = int(outside[0])
+                raise ValueError(f"ids[{i}]: {int(index[at])} at position {at}, expected 0 to {len(table) - 1}")
+    return target if out is None else out
+
+
+def pool(x: Any, cu_seqlens: Any, mode: str = "mean", *, out: Any = None, num_threads: int | None = None) -> Any:
+    """One vector for each of n packed sequences: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1] of x.
+
+    Args:
+        x: (T, H)
+        cu_seqlens: (n + 1,) integers from 0 to T, ascending
+        mode: "mean"; "cls", the first row; "last"; "max", where a NaN in a column gives NaN
+        out: (n, H), apart from x
+        num_threads: threads of this call
+
+    Returns:
+        (n, H) float32, or ``out``; an empty sequence gives zeros.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> ops.pool(np.float32([[1, 2], [3, 6], [5, 5]]), [0, 2, 3])
+    array([[2., 4.],
+           [5., 5.]], dtype=float32)
+    """
+    if mode not in _core.pool_modes():
+        raise ValueError(f"mode: {mode!r}, expected one of {', '.join(map(repr, _core.pool_modes()))}")
+    array = as_float32(x, "x")
+    if array.ndim != 2:
+        raise ValueError(f"x: shape {array.shape}, expected (T, H)")
+    cu = as_indices(cu_seqlens, "cu_seqlens")
+    if cu.ndim != 1 or len(cu) < 1:
+        raise ValueError(f"cu_seqlens: shape {cu.shape}, expected (n + 1,)")
+    if cu[0] != 0 or cu[-1] != len(array):
+        raise ValueError(f"cu_seqlens: from {cu[0]} to {cu[-1]}, expected from 0 to {len(array)}, the rows of x")
+    if (cu[1:] < cu[:-1]).any():
+        at = int(np.argmax(cu[1:] < cu[:-1]))
+        raise ValueError(f"cu_seqlens: {cu[at + 1]} after {cu[at]} at position {at + 1}, expected ascending values")
+    target = _target(out, (len(cu) - 1, array.shape[1]), {"x": array, "cu_seqlens": cu})
+    _core.run_pool(array, cu, mode, target, num_threads)
+    return target if out is None else out
+
+
+# ---- the long way: arguments converted, every error in words ---------------------------------------------------------
+
+
+def _elementwise(op: int, act: int, x: Any, out: Any, num_threads: int | None) -> Any:
+    result = _core.run_rows(op, x, None, None, None, 0.0, act, out, num_threads)
+    if result is not NotImplemented:
+        return result
+    return _rows(op, x, None, {}, 0.0, act, out, num_threads)
+
+
+def _rows(
+    op: int, x: Any, residual: Any, vectors: dict[str, Any], eps: Any, act: int, out: Any, num_threads: int | None
+) -> Any:
+    array = _as_rows(x, "x")
+    apart: dict[str, np.ndarray] = {}
+    places = {"x": array}
+    if residual is not None:
+        places["residual"] = as_float32(residual, "residual")
+        if places["residual"].shape != array.shape:
+            raise ValueError(f"residual: shape {places['residual'].shape}, expected {array.shape} as x has")
+    for name, vector in vectors.items():
+        if vector is None and name == "bias":
+            continue
+        apart[name] = as_float32(vector, name)
+        if apart[name].shape != array.shape[-1:]:
+            raise ValueError(f"{name}: shape {apart[name].shape}, expected {array.shape[-1:]}, the last dimension of x")
+    epsilon = _check_eps(eps)
+    if out is not None:
+        given = as_array(out, "out")
+        apart |= {name: place for name, place in places.items() if not _same_place(given, place)}
+    target = _target(out, array.shape, apart)
+    result = _core.run_rows(
+        op, array, places.get("residual"), apart.get("weight"), apart.get("bias"), epsilon, act, target, num_threads, True
+    )
+    return result if out is None else out
+
+
+def _as_rows(value: Any, name: str) -> np.ndarray:
+    array = as_float32(value, name)
+    if not 1 <= array.ndim <= 32:
+        raise ValueError(f"{name}: rank {array.ndim}, expected 1 to 32")
+    return array
+
+
+def _target(out: Any, shape: tuple[int, ...], apart: dict[str, np.ndarray]) -> np.ndarray:
+    return np.empty(shape, np.float32) if out is None else check_out(out, shape, apart)
+
+
+def _same_place(a: np.ndarray, b: np.ndarray) -> bool:
+    """Exactly the same elements of memory in the same order."""
+    if a.shape != b.shape or a.__array_interface__["data"][0] != b.__array_interface__["data"][0]:
+        return False
+    return all(s == t for s, t, size in zip(a.strides, b.strides, a.shape, strict=True) if size > 1)
+
+
+def _check_eps(eps: Any) -> float:
+    if isinstance(eps, (bool, np.bool_)) or not isinstance(eps, (int, float, np.integer, np.floating)):
+        raise TypeError(f"eps: {describe(eps)}, expected a real number")
+    number = float(eps)
+    if not (0.0 <= number <= _FLOAT32_MAX) or math.isnan(number):
+        raise ValueError(f"eps: {eps}, expected a finite number of at least 0")
+    return number
