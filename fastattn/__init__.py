@@ -32,7 +32,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """Loading brings in json, mmap and the model families: only when it is asked for."""
     if name == "load":
-        from fastattn.models import load
+        from fastattn.text import load
 
         return load
     if name == "open_weights":

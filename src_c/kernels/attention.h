@@ -38,6 +38,7 @@ typedef struct fa_attn_chunk {
     const uint8_t *const *mask_bool; /* [rows] byte of key j of the stream at row[j * mask_step]; NULL: none */
     const float *const *mask_f32;    /* [rows] likewise */
     ptrdiff_t mask_step;             /* 0 or 1 */
+    int far;  /* 1: K and V come from memory: the decode kernel asks for rows ahead of their use */
     int safe; /* 1: a key whose probability is exactly 0 is not multiplied at all (its V may hold NaN or Inf) */
 } fa_attn_chunk;
 

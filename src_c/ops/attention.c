@@ -23,6 +23,7 @@
 #define MAX_GROUP 16              /* most tiles of a task */
 #define GROUP_WORK (1 << 20)      /* multiply-adds a task should have at least, if its sequence has them */
 #define LONG_KEYS (2 * FA_KV_CHUNK)
+#define FAR_BYTES (2 << 20)
 #define POSITION_MAX ((int64_t)1 << 46)
 
 typedef struct attn_scratch { /* of one worker */
@@ -43,6 +44,7 @@ typedef struct attn_job {
     int lanes;             /* rows of a full tile */
     int group;             /* tiles of a task */
     int copy;
+    int far;               /* K and V of the call do not fit into caches close to a core */
     int64_t total_tasks, total_merges, partial_floats;
     int64_t *task_start;   /* [n_seq + 1] */
     int64_t *merge_start;  /* [n_seq + 1] tasks of the second round */
@@ -150,7 +152,8 @@ static void get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, 
 /* The part of a chunk description that does not depend on the chunk. */
 static fa_attn_chunk get_chunk(const attn_job *job, const attn_rows *rows) {
     const fa_view *mask = job->params->mask;
-    fa_attn_chunk chunk = {.d = job->d, .dv = job->dv, .form = job->form, .lo = rows->lo, .hi = rows->hi};
+    fa_attn_chunk chunk = {.d = job->d, .dv = job->dv, .form = job->form, .lo = rows->lo, .hi = rows->hi,
+                           .far = job->far};
     chunk.ks = fa_estride(job->k, 2);
     chunk.vs = fa_estride(job->v, 2);
     if (mask) {
@@ -465,9 +468,11 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
     job->copy = (rows_collide(k) || rows_collide(v)) && q->shape[2] * job->group_heads >= 12 * job->lanes;
     if (job->copy) job->group = MAX_GROUP;
 
+    int64_t bytes = 0;
     for (int64_t b = 0; b < job->n_seq; b++) {
         int64_t rows = seq_queries(job, b) * job->group_heads, chunks = seq_chunks(job, b);
         if (rows == 0) continue;
+        bytes += seq_keys(job, b) * hkv * (job->d + job->dv) * 4;
         if (!seq_decodes(job, b)) {
             job->total_tasks += hkv * ceil_div(seq_tiles(job, b), job->group);
             continue;
@@ -476,6 +481,7 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
         job->partial_floats += hkv * chunks * state_floats(job, rows);
         if (chunks > 1) job->total_merges += hkv;
     }
+    job->far = bytes > FAR_BYTES;
     return FA_OK;
 }
 
