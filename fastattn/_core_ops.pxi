@@ -359,8 +359,10 @@ def packed_linear(panels, bias, Py_ssize_t n):
     packed.panels = panels
     PyObject_GetBuffer(panels, &packed.panels_buffer, PyBUF_STRIDES | PyBUF_FORMAT)
     packed.place = packed.panels_buffer.buf
-    if <uintptr_t>packed.place % FA_ALIGN != 0 or panels.ndim != 3 or panels.shape[0] != (n + 15) // 16 or panels.shape[2] != 16:
-        raise ValueError(f"panels: shape {panels.shape}, expected {(n + 15) // 16, 'K', 16} at a multiple of {FA_ALIGN} bytes")
+    if panels.ndim != 3 or panels.shape[0] != (n + 15) // 16 or panels.shape[2] != 16 or panels.dtype != _float32:
+        raise ValueError(f"panels: {panels.dtype} of shape {panels.shape}, expected float32 of ({(n + 15) // 16}, K, 16)")
+    if panels.size and (<uintptr_t>packed.place % FA_ALIGN != 0 or not panels.flags.c_contiguous):
+        raise ValueError(f"panels: expected contiguous memory at a multiple of {FA_ALIGN} bytes")
     packed.in_features = panels.shape[1]
     packed.out_features = n
     packed.has_bias = bias is not None

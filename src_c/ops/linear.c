@@ -41,8 +41,8 @@ fa_status fa_linear_pack(const fa_ctx *ctx, void *packed, const fa_view *weight)
     fa_status status = fa_check_f32(weight, 2);
     if (status == FA_OK) status = fa_linear_packed_bytes(weight->shape[0], weight->shape[1], &bytes);
     if (status != FA_OK) return status;
-    if ((uintptr_t)packed % FA_ALIGN) return FA_ERR_WORKSPACE;
     if (bytes == 0) return FA_OK;
+    if ((uintptr_t)packed % FA_ALIGN) return FA_ERR_WORKSPACE;
     fa_pack_job job = {ctx->kernels, packed, weight->data, fa_estride(weight, 0), weight->shape[0], weight->shape[1], 1};
     job.per_task = 1 + (64 << 10) / (job.k * 16);
     fa_parallel_for(ctx, ((job.n + 15) / 16 + job.per_task - 1) / job.per_task, fa_pack_task, &job);
@@ -136,8 +136,8 @@ fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, con
     if (status != FA_OK) return status;
     if (bias && bias->shape[0] != job.plan.n) return FA_ERR_SHAPE;
     if (act < FA_ACT_NONE || act > FA_ACT_SIGMOID) return FA_ERR_VALUE;
-    if ((uintptr_t)packed % FA_ALIGN) return FA_ERR_WORKSPACE;
     if (job.plan.m == 0 || job.plan.n == 0) return FA_OK;
+    if (job.plan.k > 0 && (uintptr_t)packed % FA_ALIGN) return FA_ERR_WORKSPACE;
     fa_arena arena = {ws, 0, 0};
     fa_linear_carve(&arena, ctx, &job.plan);
     if (!ws || (uintptr_t)ws % FA_ALIGN || arena.overflow || arena.used > ws_bytes) return FA_ERR_WORKSPACE;
