@@ -28,6 +28,7 @@ def _operators() -> dict[str, Op]:
     tiny = [values * np.float32(1e-30) for values in (q, k, v)]
     bias = array(2, 1, 70, 90)
     x, weight, shift = array(37, 130), array(130), array(130)
+    tiny_x = x * np.float32(1e-4)
     packed = fa.pack_linear(array(65, 130), array(65))
     return {
         "attention": lambda n: fa.attention(q, k, v, num_threads=n),
@@ -42,6 +43,8 @@ def _operators() -> dict[str, Op]:
         "pack_linear": lambda n: fa.linear(x, fa.pack_linear(packed_weight, num_threads=n), num_threads=n),
         "layer_norm": lambda n: fa.layer_norm(x, weight, shift, eps=1e-5, num_threads=n),
         "rms_norm": lambda n: fa.rms_norm(x, weight, eps=1e-6, num_threads=n),
+        "layer_norm, eps that counts": lambda n: fa.layer_norm(tiny_x, weight, shift, eps=1e-7, num_threads=n),
+        "rms_norm, eps that counts": lambda n: fa.rms_norm(tiny_x, weight, eps=3e-7, num_threads=n),
         "softmax": lambda n: fa.softmax(x, num_threads=n),
         "gelu": lambda n: fa.gelu(x, num_threads=n),
         "gelu, tanh": lambda n: fa.gelu(x, approximate="tanh", num_threads=n),

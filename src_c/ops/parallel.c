@@ -110,6 +110,16 @@ void fa_fpenv_leave(const fa_fpenv *saved) { fesetround((int)saved->control); }
 
 #endif
 
+/* volatile keeps the conversion between the two switches. */
+float fa_to_float(double x) {
+    fa_fpenv env;
+    fa_fpenv_enter(&env);
+    volatile double from = x;
+    volatile float to = (float)from;
+    fa_fpenv_leave(&env);
+    return to;
+}
+
 /* ---- state ----------------------------------------------------------------------------------------------------- */
 
 static struct {

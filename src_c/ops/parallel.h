@@ -47,4 +47,7 @@ typedef struct fa_fpenv {
 void fa_fpenv_enter(fa_fpenv *saved);
 void fa_fpenv_leave(const fa_fpenv *saved);
 
+/* (float)x rounded to nearest whatever the caller's rounding mode is: for parameters that arrive as doubles. */
+float fa_to_float(double x);
+
 #endif
