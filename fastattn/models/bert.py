@@ -174,8 +174,8 @@ class BertModel(Encoder):
             source["embeddings.position_embeddings.weight"],
         )
         self._embedding_norm = _norm(source, "embeddings.LayerNorm")
-        self._layers = [_layer(source, f"encoder.layer.{i}.") for i in range(config.num_hidden_layers)]
-        self._pooler = _linear(source, "pooler.dense") if "pooler.dense.weight" in source else None
+        self._layers = [_layer(source, f"encoder.layer.{i}.", num_threads) for i in range(config.num_hidden_layers)]
+        self._pooler = _linear(source, num_threads, "pooler.dense") if "pooler.dense.weight" in source else None
 
     @classmethod
     def build(cls, config: ConfigReader, weights: WeightFile, path: Path, num_threads: int | None) -> Self:
@@ -249,21 +249,21 @@ def _norm(source: TensorSource, name: str) -> _Norm:
     return _Norm(source[f"{name}.weight"], source[f"{name}.bias"])
 
 
-def _linear(source: TensorSource, *names: str) -> PackedLinear:
+def _linear(source: TensorSource, num_threads: int | None, *names: str) -> PackedLinear:
     """One packed product of the linear layers ``names``, their outputs side by side."""
+    weights, biases = ([source[f"{name}.{kind}"] for name in names] for kind in ("weight", "bias"))
     if len(names) == 1:
-        return pack_linear(source[f"{names[0]}.weight"], source[f"{names[0]}.bias"])
-    weight = np.concatenate([source[f"{name}.weight"] for name in names])
-    return pack_linear(weight, np.concatenate([source[f"{name}.bias"] for name in names]))
+        return pack_linear(weights[0], biases[0], num_threads=num_threads)
+    return pack_linear(np.concatenate(weights), np.concatenate(biases), num_threads=num_threads)
 
 
-def _layer(source: TensorSource, prefix: str) -> _Layer:
-    attention = f"{prefix}attention."
+def _layer(source: TensorSource, prefix: str, num_threads: int | None) -> _Layer:
+    heads = [f"{prefix}attention.self.{name}" for name in ("query", "key", "value")]
     return _Layer(
-        qkv=_linear(source, f"{attention}self.query", f"{attention}self.key", f"{attention}self.value"),
-        attention_out=_linear(source, f"{attention}output.dense"),
-        attention_norm=_norm(source, f"{attention}output.LayerNorm"),
-        up=_linear(source, f"{prefix}intermediate.dense"),
-        down=_linear(source, f"{prefix}output.dense"),
+        qkv=_linear(source, num_threads, *heads),
+        attention_out=_linear(source, num_threads, f"{prefix}attention.output.dense"),
+        attention_norm=_norm(source, f"{prefix}attention.output.LayerNorm"),
+        up=_linear(source, num_threads, f"{prefix}intermediate.dense"),
+        down=_linear(source, num_threads, f"{prefix}output.dense"),
         norm=_norm(source, f"{prefix}output.LayerNorm"),
     )

@@ -76,7 +76,7 @@ class Encoder(ABC):
         self.num_threads = num_threads
         self._workspaces = WorkspacePool()
         self._embedder: Embedder | None = None
-        self._make_embedder: Callable[[Self], Embedder] | None = None
+        self._make_embedder: Callable[[Encoder], Embedder] | None = None
 
     @classmethod
     @abstractmethod
@@ -271,7 +271,7 @@ class Encoder(ABC):
             self._embedder = self._make_embedder(self)
         return self._embedder
 
-    def attach_embedder(self, make: Callable[[Self], Embedder]) -> None:
+    def attach_embedder(self, make: Callable[[Encoder], Embedder]) -> None:
         """Have ``make(model)`` called for the embedder when the first text comes."""
         self._make_embedder, self._embedder = make, None
 
