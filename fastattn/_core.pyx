@@ -192,7 +192,7 @@ cdef class Views:
         for i in range(buffer.ndim):
             view.shape[lead + i] = buffer.shape[i]
             view.stride[lead + i] = buffer.strides[i] if buffer.shape[i] > 1 else 0
-        if ndim > 0 and view.shape[ndim - 1] <= 1:
+        if ndim > 0 and (view.shape[ndim - 1] <= 1 or buffer.len == 0):  # nothing is walked: any stride will do
             view.stride[ndim - 1] = buffer.itemsize
         return view
 
@@ -375,6 +375,28 @@ cdef bint disjoint(const fa_view *a, const fa_view *b) noexcept:
     return a1 + 4 <= b0 or b1 + 4 <= a0
 
 
+cdef bint overlaps_itself(const fa_view *view) noexcept:
+    """Whether elements of a float32 view may share memory: a stride that does not clear the dimensions below it."""
+    cdef int64_t reach = 4
+    cdef int64_t best, stride
+    cdef int i, pick
+    cdef unsigned int done = 0
+    while True:
+        pick = -1
+        best = 0
+        for i in range(view.ndim):
+            stride = view.stride[i] if view.stride[i] >= 0 else -view.stride[i]
+            if not done >> i & 1 and view.shape[i] > 1 and (pick < 0 or stride < best):
+                pick = i
+                best = stride
+        if pick < 0:
+            return False
+        if best < reach:
+            return True
+        reach += best * (view.shape[pick] - 1)
+        done |= <unsigned int>1 << pick
+
+
 cdef object run_attention(Views views, fa_ctx *ctx, fa_view *out, fa_view *lse, fa_view *weights, fa_view *q, fa_view *k,
                           fa_view *v, fa_attention_params *params):
     cdef Workspace ws
@@ -416,6 +438,8 @@ def attend_plain(q, k, v, out, bint causal, scale, num_threads):
             return False
         if <uintptr_t>views.views[i].data % 4 != 0 or views.views[i].shape[3] < 1:
             return False
+        if views.views[i].stride[0] % 4 != 0 or views.views[i].stride[1] % 4 != 0 or views.views[i].stride[2] % 4 != 0:
+            return False
         if i < 3 and not disjoint(&views.views[i], ov):
             return False
     if ndim < 2 or qv.shape[0] != kv.shape[0] or qv.shape[0] != vv.shape[0] or qv.shape[0] != ov.shape[0]:
@@ -428,9 +452,8 @@ def attend_plain(q, k, v, out, bint causal, scale, num_threads):
         return False
     if qv.shape[3] > FA_MAX_HEAD_DIM or vv.shape[3] > FA_MAX_HEAD_DIM:
         return False
-    for i in range(3):
-        if ov.shape[i] > 1 and ov.stride[i] == 0:
-            return False
+    if overlaps_itself(ov):
+        return False
     make_ctx(&ctx, num_threads)
     memset(&params, 0, sizeof(params))
     params.scale = scale

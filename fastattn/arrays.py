@@ -46,8 +46,9 @@ def as_float32(value: Any, name: str) -> np.ndarray:
     """As `as_array`, native float32 with a unit last stride and aligned elements."""
     array = as_array(value, name)
     if array.dtype != np.float32 or not array.dtype.isnative:
-        raise TypeError(f"{name}: dtype {array.dtype.str}, expected native float32 (convert with .astype(numpy.float32))")
-    if array.ndim and array.shape[-1] > 1 and array.strides[-1] != 4:
+        order = "" if array.dtype.isnative else " in foreign byte order"
+        raise TypeError(f"{name}: dtype {array.dtype.name}{order}, expected float32 (convert with .astype(numpy.float32))")
+    if array.size and array.ndim and array.shape[-1] > 1 and array.strides[-1] != 4:
         raise ValueError(f"{name}: last stride {array.strides[-1]} bytes, expected 4 (one element); numpy.ascontiguousarray copies")
     if not array.flags.aligned:
         raise ValueError(f"{name}: data not aligned to 4 bytes; a copy would be")
@@ -63,7 +64,7 @@ def as_indices(value: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name}: dtype {array.dtype}, expected integers")
     if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: {int(array.max())} does not fit into int64")
-    return np.ascontiguousarray(array, np.int64)
+    return np.require(array, np.int64, "C")
 
 
 def _overlaps_itself(array: np.ndarray) -> bool:

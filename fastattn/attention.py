@@ -285,7 +285,7 @@ def _check_offset(q_offset: Any, lead: tuple[int, ...]) -> np.ndarray:
     if isinstance(q_offset, (bool, np.bool_)):
         raise TypeError(f"q_offset: {q_offset!r}, expected an int or integers of shape {lead or (1,)}")
     array = as_indices(q_offset, "q_offset")
-    array = np.full(lead or (1,), array, np.int64) if array.ndim == 0 else _per_row(array, "q_offset", lead)
+    array = np.full(lead or (1,), array, np.int64) if array.shape in ((), (1,)) else _per_row(array, "q_offset", lead)
     if array.size and max(-int(array.min()), int(array.max())) > _POSITION_MAX:
         raise ValueError(f"q_offset: beyond {_POSITION_MAX}, expected a position")
     return array

@@ -83,6 +83,10 @@ FA_INLINE vmask m_not(vmask a) {
     const __m256 ones = _mm256_castsi256_ps(_mm256_set1_epi32(-1));
     return (vmask){_mm256_xor_ps(a.lo, ones), _mm256_xor_ps(a.hi, ones)};
 }
+FA_INLINE uint32_t m_truth16(const uint8_t *p) {
+    __m128i zero = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)p), _mm_setzero_si128());
+    return (uint32_t)_mm_movemask_epi8(zero) ^ 0xffffu;
+}
 FA_INLINE uint32_t m_bits(vmask a) {
     return (uint32_t)_mm256_movemask_ps(a.lo) | (uint32_t)_mm256_movemask_ps(a.hi) << 8;
 }

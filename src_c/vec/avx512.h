@@ -47,6 +47,10 @@ FA_INLINE vmask m_from_bits(uint32_t bits) { return (vmask)bits; }
 FA_INLINE vmask m_test(const uint32_t *words, uint32_t bit) {
     return _mm512_test_epi32_mask(_mm512_loadu_si512(words), _mm512_set1_epi32((int)bit));
 }
+FA_INLINE uint32_t m_truth16(const uint8_t *p) {
+    __m128i zero = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)p), _mm_setzero_si128());
+    return (uint32_t)_mm_movemask_epi8(zero) ^ 0xffffu;
+}
 FA_INLINE uint32_t m_bits(vmask a) { return a; }
 FA_INLINE v16f v_select(vmask m, v16f yes, v16f no) { return _mm512_mask_blend_ps(m, no, yes); }
 

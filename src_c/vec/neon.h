@@ -64,6 +64,12 @@ FA_INLINE vmask m_not(vmask a) { FA_EACH a.q[i] = vmvnq_u32(a.q[i]); return a; }
 FA_INLINE int m_any(vmask a) {
     return vmaxvq_u32(vorrq_u32(vorrq_u32(a.q[0], a.q[1]), vorrq_u32(a.q[2], a.q[3]))) != 0;
 }
+FA_INLINE uint32_t m_truth16(const uint8_t *p) {
+    static const uint8_t weights[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    uint8x16_t x = vld1q_u8(p);
+    x = vandq_u8(vtstq_u8(x, x), vld1q_u8(weights));
+    return (uint32_t)vaddv_u8(vget_low_u8(x)) | (uint32_t)vaddv_u8(vget_high_u8(x)) << 8;
+}
 FA_INLINE uint32_t m_bits(vmask a) {
     const int32_t shifts[4] = {0, 1, 2, 3};
     int32x4_t shift = vld1q_s32(shifts);

@@ -60,6 +60,8 @@ FA_INLINE int m_any(vmask a) { return a.bits != 0; }
 FA_INLINE vmask m_from_bits(uint32_t bits) { vmask m = {bits & 0xffffu}; return m; }
 /* lanes whose word has a bit of `bit` set */
 FA_INLINE vmask m_test(const uint32_t *words, uint32_t bit) { vmask m = {0}; FA_EACH m.bits |= (uint32_t)((words[i] & bit) != 0) << i; return m; }
+/* bit i: byte i is not zero */
+FA_INLINE uint32_t m_truth16(const uint8_t *p) { uint32_t bits = 0; FA_EACH bits |= (uint32_t)(p[i] != 0) << i; return bits; }
 FA_INLINE uint32_t m_bits(vmask a) { return a.bits; }
 FA_INLINE v16f v_select(vmask m, v16f yes, v16f no) { FA_EACH if (m.bits >> i & 1) no.f[i] = yes.f[i]; return no; }
 
