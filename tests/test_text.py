@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -381,3 +384,28 @@ def test_minilm_golden(minilm: Encoder) -> None:
 
 def test_minilm_settings(minilm: Encoder) -> None:
     assert TextSettings.read(minilm.path, 384) == TextSettings(pooling="mean", normalize=True, max_length=256)
+
+
+def _embed_bytes(model: Encoder) -> bytes:
+    return model.embed(TEXTS, num_threads=2).tobytes()
+
+
+def test_in_forked_children(model: Encoder) -> None:
+    """Workers of a pre-fork server share one loaded model; the parent had used its tokenizer and threads before."""
+    expected = _embed_bytes(model)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, _embed_bytes(model))
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        ready, _, _ = select.select([file], [], [], 60)
+        got = file.read() if ready else b"nothing within a minute"
+    if not ready:
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert got == expected
+    assert _embed_bytes(model) == expected
