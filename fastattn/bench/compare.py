@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""One row of a comparison: ours and the peers beside the machine's limits, in the same rounds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .peaks import Limits
+from .timing import Contestant, Plan, geometric_mean, median_ratio, percentile, run_rounds
+
+__all__ = ["compare", "geometric_means"]
+
+_SETTLE = 5e-3
+
+
+def compare(
+    ours: Callable[[int], float],
+    peers: Mapping[str, Callable[[int], float] | str],
+    limits: Limits,
+    plan: Plan,
+    *,
+    flops: float,
+    cold: float = 0.0,
+) -> dict[str, Any]:
+    """Figures of ours and of the peers.
+
+    Args:
+        ours, peers: make n calls and return their seconds; a peer that is a text cannot take part, and this is why
+        limits: with the number of threads the contestants have; its samples are replaced
+        plan: how long
+        flops: floating-point operations of a call
+        cold: bytes a call has to bring from memory because no cache can hold them
+
+    Returns:
+        median_s, p95_s, gflops, gbytes_per_second (None without ``cold``), share (of the machine's limit) and limit
+        ("fma" or "read"), fma_gflops, rounds, and peers: by name median_s, p95_s and ratio (peer / ours), or error.
+    """
+    limits.clear()
+    mine = Contestant("fastattn", ours)
+    others = [Contestant(name, run) for name, run in peers.items() if not isinstance(run, str)]
+    threaded = limits.num_threads > 1 and bool(others)
+    run_rounds([*limits.contestants, mine, *others], plan, settle=_SETTLE if threaded else 0.0)
+    share, limit = limits.share(mine.samples, flops, cold)
+    median = statistics.median(mine.samples)
+    figures: dict[str, Any] = {name: {"error": run} for name, run in peers.items() if isinstance(run, str)}
+    for other in others:
+        figures[other.name] = {
+            "median_s": statistics.median(other.samples),
+            "p95_s": percentile(other.samples, 0.95),
+            "ratio": median_ratio(other.samples, mine.samples),
+        }
+    return {
+        "median_s": median,
+        "p95_s": percentile(mine.samples, 0.95),
+        "gflops": flops / median / 1e9,
+        "gbytes_per_second": cold / median / 1e9 if cold else None,
+        "share": share,
+        "limit": limit,
+        "fma_gflops": statistics.median(limits.flops_per_second()) / 1e9,
+        "rounds": len(mine.samples),
+        "peers": {name: figures[name] for name in peers},
+    }
+
+
+def geometric_means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """By peer, the geometric mean of its ratios over the rows that have one."""
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        for name, figures in row["peers"].items():
+            if "ratio" in figures:
+                ratios.setdefault(name, []).append(figures["ratio"])
+    return {name: geometric_mean(values) for name, values in ratios.items()}

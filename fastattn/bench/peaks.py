@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: MIT
+"""The machine's limits, measured by the library's own kernels and threads: fp32 FMA peak and memory read bandwidth."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from typing import Any
+
+import numpy as np
+
+from fastattn import _core, cpu_info
+
+from .timing import Contestant, Plan, percentile, run_rounds, timed
+
+__all__ = ["Limits", "available_memory", "cold_bytes", "measure_peaks"]
+
+_PROBE_SECONDS = 2e-3
+_PIECES = 8
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be had without swapping; 4 GiB where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) << 10
+    except OSError:  # no Linux
+        return 4 << 30
+    return 4 << 30
+
+
+def cold_bytes() -> int:
+    """So much memory, walked in a circle, is not in a cache when one comes by again."""
+    l3 = cpu_info()["caches"].get("l3", 32 << 20)
+    return min(max(4 * l3, 64 << 20), 1 << 30, available_memory() // 8)
+
+
+class Limits:
+    """Both probes as contestants of a comparison with ``num_threads`` threads.
+
+    ``fma`` repeats independent fused multiply-adds on every thread; ``read`` walks an array much larger than the last
+    cache, a piece at a time, with the prefetch the kernels use. ``read`` is left out where it is not asked for.
+    """
+
+    def __init__(self, num_threads: int, read: bool = True) -> None:
+        self.num_threads = num_threads
+        self._fma_rounds = 1 << 12
+        self.fma = Contestant("fma", timed(lambda: _core.probe_fma(self._fma_rounds, num_threads)), calls=1)
+        while self._fma_rounds < 1 << 40:  # clock frequencies ramp up meanwhile
+            seconds = min(self.fma.run(1) for _ in range(3))
+            if seconds >= _PROBE_SECONDS / 2:
+                break
+            self._fma_rounds *= 2
+        self._flops = _core.probe_fma(self._fma_rounds, num_threads)
+        self.read: Contestant | None = None
+        if read:
+            array = np.zeros(cold_bytes() // 4, np.float32)
+            array[:: 4096 // 4] = 1  # the zero page would do for all of it
+            pieces = itertools.cycle(np.array_split(array, _PIECES))
+            self._piece_bytes = array.nbytes / _PIECES
+            self.read = Contestant("read", timed(lambda: _core.probe_read(next(pieces), num_threads)), calls=1)
+            for _ in range(_PIECES):
+                self.read.run(1)
+
+    @property
+    def contestants(self) -> list[Contestant]:
+        """Those there are."""
+        return [self.fma] if self.read is None else [self.fma, self.read]
+
+    def clear(self) -> None:
+        """Forgets the samples: the next comparison has its own."""
+        for contestant in self.contestants:
+            contestant.samples.clear()
+
+    def flops_per_second(self) -> list[float]:
+        """The FMA peak of each round."""
+        return [self._flops / seconds for seconds in self.fma.samples]
+
+    def bytes_per_second(self) -> list[float]:
+        """The read bandwidth of each round."""
+        return [] if self.read is None else [self._piece_bytes / seconds for seconds in self.read.samples]
+
+    def share(self, samples: list[float], flops: float, cold: float) -> tuple[float, str]:
+        """How much of the machine's limit calls of ``samples`` seconds reached, and which limit: "fma" or "read".
+
+        The limit is the longer of the times the arithmetic and the memory traffic need at least: ``flops`` at the FMA
+        peak, ``cold`` bytes (those no cache holds) at the read bandwidth, both of the same round.
+        """
+        fma = [flops / rate for rate in self.flops_per_second()]
+        read = [cold / rate for rate in self.bytes_per_second()] if cold and self.read else [0.0] * len(fma)
+        name = "fma" if statistics.median(fma) >= statistics.median(read) else "read"
+        least = fma if name == "fma" else read
+        return statistics.median(floor / taken for floor, taken in zip(least, samples, strict=True)), name
+
+
+def measure_peaks(num_threads: int, seconds: float = 1.0, rounds: int | None = None) -> dict[str, Any]:
+    """FMA peak and read bandwidth with ``num_threads`` threads: medians, and the slowest and the fastest twentieth.
+
+    >>> sorted(measure_peaks(1, rounds=3))[:2]
+    ['gbytes_per_second', 'gbytes_per_second_p05']
+    """
+    limits = Limits(num_threads)
+    run_rounds(limits.contestants, Plan(rounds, seconds, most=1000))
+    flops, read = limits.flops_per_second(), limits.bytes_per_second()
+    return {
+        "num_threads": num_threads,
+        "isa": _core.current_isa(),
+        "rounds": len(flops),
+        "gflops": statistics.median(flops) / 1e9,
+        "gflops_p05": percentile(flops, 0.05) / 1e9,
+        "gflops_p95": percentile(flops, 0.95) / 1e9,
+        "gbytes_per_second": statistics.median(read) / 1e9,
+        "gbytes_per_second_p05": percentile(read, 0.05) / 1e9,
+        "gbytes_per_second_p95": percentile(read, 0.95) / 1e9,
+    }

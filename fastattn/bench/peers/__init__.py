@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""What a user would pick instead, each behind the same small interface and limited to the same number of threads.
+
+Peers live in the environment, never among the dependencies: one that is not installed is named and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastattn.bench.attention import Inputs
+    from fastattn.bench.shapes import AttentionCase, LinearCase
+
+__all__ = ["NAMES", "NotOffered", "Peer", "one_line", "open_peers"]
+
+NAMES = ("torch", "onnxruntime", "openvino", "ctranslate2", "numpy")
+
+
+class NotOffered(Exception):
+    """The peer has nothing for this; the message says so in a few words."""
+
+
+class Peer:
+    """A library that does the same. Constructed with the number of threads it is held to."""
+
+    name = ""
+
+    def __init__(self, num_threads: int) -> None:
+        self.num_threads = num_threads
+        self.version = ""
+
+    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Callable[[int], Any]]:
+        """Ways to compute ``case``, each a call on one of ``sets``, whose arrays it reads in place.
+
+        They return something NumPy takes for an array. NotOffered where there is no way.
+        """
+        raise NotOffered(f"{self.name} offers no attention operator")
+
+    def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
+        """Ways to compute x @ weights[i].T for the i they are called with, weights being (n, k)."""
+        raise NotOffered(f"{self.name} offers no linear operator")
+
+    def close(self) -> None:
+        """Gives back what the constructor has changed in the process."""
+
+
+_MODULES = {
+    "torch": ("torch", "with_torch", "TorchPeer"),
+    "onnxruntime": ("onnxruntime", "with_onnxruntime", "OnnxRuntimePeer"),
+    "openvino": ("openvino", "with_openvino", "OpenVinoPeer"),
+    "ctranslate2": ("ctranslate2", "with_ctranslate2", "CTranslate2Peer"),
+    "numpy": ("numpy", "with_numpy", "NumPyPeer"),
+}
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, on one line of a table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def open_peers(names: Sequence[str], num_threads: int) -> tuple[list[Peer], list[str]]:
+    """The peers of ``names`` that can be had, and a line for each that cannot.
+
+    Raises:
+        ValueError: a name that is none of NAMES.
+    """
+    peers: list[Peer] = []
+    notes: list[str] = []
+    for name in dict.fromkeys(names):
+        if name not in _MODULES:
+            raise ValueError(f"compare: {name!r} is unknown, expected some of {','.join(NAMES)}")
+        library, module, kind = _MODULES[name]
+        if find_spec(library) is None:
+            notes.append(f"{name}: not installed, left out")
+            continue
+        try:
+            peers.append(getattr(import_module(f"{__name__}.{module}"), kind)(num_threads))
+        except Exception as error:  # other people's code, in any state: the comparison goes on without it
+            notes.append(f"{name}: left out: {one_line(error)}")
+    return peers, notes

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+"""NumPy with the BLAS it came with: what everybody has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from threadpoolctl import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+    threadpool_info,
+    threadpool_limits,
+)
+
+from . import Peer
+
+if TYPE_CHECKING:
+    from fastattn.bench.attention import Inputs
+    from fastattn.bench.shapes import AttentionCase, LinearCase
+
+__all__ = ["NumPyPeer"]
+
+
+class NumPyPeer(Peer):
+    """``x @ w.T`` and the textbook form of attention; BLAS pools limited by threadpoolctl."""
+
+    name = "numpy"
+
+    def __init__(self, num_threads: int) -> None:
+        super().__init__(num_threads)
+        self._limits = threadpool_limits(num_threads, user_api="blas")
+        pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+        names = [f"{pool['internal_api']} {pool.get('architecture', '')}".strip() for pool in pools]
+        self.version = f"{np.__version__} ({', '.join(names) or 'no BLAS that threadpoolctl knows'})"
+
+    def close(self) -> None:
+        """Lifts the limit."""
+        self._limits.restore_original_limits()
+
+    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Callable[[int], Any]]:
+        """Scores, mask, softmax, weighted sum, in place where that is possible."""
+        group = case.heads // case.kv_heads
+        scale = np.float32(1 / np.sqrt(case.d))
+        mask = _additive(case, sets[0])
+        scores = np.empty((case.batch, case.kv_heads, group, case.sq, case.sk), np.float32)
+
+        def call(index: int) -> np.ndarray:
+            s = sets[index]
+            q = s.q.reshape(case.batch, case.kv_heads, group, case.sq, case.d)
+            np.matmul(q, s.k[:, :, None].swapaxes(-1, -2), out=scores)
+            np.multiply(scores, scale, out=scores)
+            if mask is not None:
+                np.add(scores, mask, out=scores)
+            np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
+            np.exp(scores, out=scores)
+            np.divide(scores, scores.sum(axis=-1, keepdims=True), out=scores)
+            return np.matmul(scores, s.v[:, :, None], out=s.out.reshape(q.shape))
+
+        return [call]
+
+    def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
+        """Weights as files keep them, transposed in the call, and transposed once beforehand."""
+        rows = [weight.T for weight in weights]
+        columns = [np.ascontiguousarray(weight.T) for weight in weights]
+        return [lambda i: np.matmul(x, rows[i], out=out), lambda i: np.matmul(x, columns[i], out=out)]
+
+
+def _additive(case: AttentionCase, inputs: Inputs) -> np.ndarray | None:
+    """The mask as a summand that broadcasts to (batch, kv_heads, group, sq, sk)."""
+    seen = None
+    if case.causal:
+        seen = np.tril(np.ones((case.sq, case.sk), bool), case.sk - case.sq)
+    elif inputs.mask is not None and inputs.mask.dtype == bool:
+        seen = inputs.mask if inputs.mask.ndim < 4 else inputs.mask[:, :, None]
+    if seen is not None:
+        return np.where(seen, np.float32(0), np.float32(-np.inf))
+    if inputs.mask is not None:
+        return inputs.mask.reshape(case.kv_heads, -1, case.sq, case.sk)
+    return None

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Rows of figures as text, line by line while they come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Table", "duration"]
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit that fits.
+
+    >>> duration(0.0123)
+    '12.3 ms'
+    """
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e9:.0f} ns"
+
+
+def _title(peer: str) -> str:
+    return f"{peer}/ours"
+
+
+class Table:
+    """The rows of compare() under one heading; a peer's column is how many times as long it takes."""
+
+    def __init__(self, names: Sequence[str], shapes: Sequence[str], peers: Sequence[str]) -> None:
+        self._name = max(map(len, ("case", *names)))
+        self._shape = max(map(len, ("shape", *shapes)))
+        self._peers = list(peers)
+
+    def heading(self) -> str:
+        """The line above the rows."""
+        return self._line("case", "shape", "median", "p95", "GFLOP/s", "GB/s", "limit", list(map(_title, self._peers)))
+
+    def row(self, figures: dict[str, Any]) -> str:
+        """One row."""
+        rate = figures["gbytes_per_second"]
+        peers = [figures["peers"][name] for name in self._peers]
+        return self._line(
+            figures["name"],
+            figures["shape"],
+            duration(figures["median_s"]),
+            duration(figures["p95_s"]),
+            f"{figures['gflops']:.1f}",
+            "" if rate is None else f"{rate:.1f}",
+            f"{100 * figures['share']:.0f} % {figures['limit']}",
+            ["-" if "error" in peer else f"{peer['ratio']:.2f}" for peer in peers],
+        )
+
+    def _line(
+        self, name: str, shape: str, median: str, p95: str, flops: str, rate: str, limit: str, peers: list[str]
+    ) -> str:
+        left = f"{name:<{self._name}}  {shape:<{self._shape}}  {median:>8} {p95:>8}  {flops:>7} {rate:>6}  {limit:>10}"
+        widths = [len(_title(peer)) for peer in self._peers]
+        return "  ".join([left, *(f"{cell:>{width}}" for cell, width in zip(peers, widths, strict=True))])
+
+    @staticmethod
+    def errors(rows: Sequence[dict[str, Any]]) -> list[str]:
+        """A line for each way in which a peer could not take part, and how often."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            for name, peer in row["peers"].items():
+                if "error" in peer:
+                    found.setdefault((name, peer["error"]), []).append(row["name"])
+        return [
+            f"{name}: {error} ({cases[0]}{f' and {len(cases) - 1} more' if len(cases) > 1 else ''})"
+            for (name, error), cases in found.items()
+        ]
+
+    def summary(self, means: dict[str, float]) -> list[str]:
+        """The geometric means."""
+        return [f"geometric mean {name}/ours: {mean:.2f}" for name, mean in means.items()]

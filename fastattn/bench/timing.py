@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""Interleaved timing: rounds, contestants, medians of per-round ratios."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+__all__ = ["Contestant", "Plan", "fastest", "geometric_mean", "median_ratio", "percentile", "run_rounds", "timed"]
+
+_SAMPLE_SECONDS = 2e-3  # a sample repeats short calls until it takes about this long
+_MOST_CALLS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long to measure: so many rounds, or about so many seconds in ``least`` to ``most`` rounds."""
+
+    rounds: int | None = None
+    seconds: float = 1.0
+    least: int = 5
+    most: int = 100
+
+    def goes_on(self, done: int, elapsed: float) -> bool:
+        """Whether another round follows after ``done`` rounds."""
+        if self.rounds is not None:
+            return done < self.rounds
+        return done < self.least or (elapsed < self.seconds and done < self.most)
+
+
+@dataclass(slots=True)
+class Contestant:
+    """Something to time. ``run(n)`` makes n calls and returns their seconds; another process may have counted them."""
+
+    name: str
+    run: Callable[[int], float]
+    calls: int = 0
+    """Calls of a sample; 0 lets the warm-up find them."""
+    samples: list[float] = field(default_factory=list)
+    """Seconds of one call, one sample per round."""
+
+
+def timed(call: Callable[[], object]) -> Callable[[int], float]:
+    """``run`` for a Contestant: ``call`` in a loop."""
+
+    def run(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            call()
+        return time.perf_counter() - start
+
+    return run
+
+
+def fastest(variants: Sequence[Callable[[], object]]) -> Callable[[], object]:
+    """The fastest of several ways to do the same, judged by the best of five calls each, taken in turn."""
+    if len(variants) == 1:
+        return variants[0]
+    best = [math.inf] * len(variants)
+    for _ in range(6):  # the first is the warm-up
+        for index, call in enumerate(variants):
+            best[index] = min(best[index], timed(call)(1))
+    return variants[best.index(min(best))]
+
+
+def run_rounds(contestants: Sequence[Contestant], plan: Plan, settle: float = 0.0) -> None:
+    """Fills the samples of all contestants, of the same rounds, in rotating order.
+
+    ``settle`` seconds pass before each sample, and one call that is not counted: after a parallel region another
+    library's threads may spin for some milliseconds, and caches and the kernel's own idle threads are cold.
+    """
+    for contestant in contestants:
+        if not contestant.calls:
+            _find_calls(contestant)
+    start, done = time.perf_counter(), 0
+    while plan.goes_on(done, time.perf_counter() - start):
+        for position in range(len(contestants)):
+            contestant = contestants[(position + done) % len(contestants)]
+            if settle:
+                time.sleep(settle)
+            if contestant.calls > 1 or settle:
+                contestant.run(1)
+            contestant.samples.append(contestant.run(contestant.calls) / contestant.calls)
+        done += 1
+
+
+def _find_calls(contestant: Contestant) -> None:
+    seconds = contestant.run(1)
+    if seconds < 1.0:  # not the first call, which may set things up
+        seconds = contestant.run(1)
+    contestant.calls = max(1, min(_MOST_CALLS, round(_SAMPLE_SECONDS / max(seconds, 1e-7))))
+
+
+def percentile(samples: Sequence[float], share: float) -> float:
+    """The smallest sample that at least ``share`` of all do not exceed.
+
+    >>> percentile([1.0, 2.0, 3.0, 4.0], 0.5)
+    2.0
+    """
+    ordered = sorted(samples)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median of the ratios of samples of the same round.
+
+    >>> median_ratio([2.0, 4.0, 90.0], [1.0, 2.0, 3.0])
+    2.0
+    """
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The n-th root of the product of n positive values.
+
+    >>> round(geometric_mean([1.0, 4.0]), 6)
+    2.0
+    """
+    return math.exp(math.fsum(map(math.log, values)) / len(values))

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""Types of arguments that several commands share; argparse turns their errors into usage errors."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+__all__ = ["add_threads", "positive_float", "positive_int", "sha256"]
+
+
+def positive_int(text: str) -> int:
+    """An integer of at least 1 in plain digits."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+    return int(text)
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def sha256(text: str) -> str:
+    """A SHA-256 sum in hexadecimal, in lower case."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a SHA-256 sum: 64 hexadecimal digits")
+    return text.lower()
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """``--threads N``, which every command that computes takes."""
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads (default: see `fastattn info`)")

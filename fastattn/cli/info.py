@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""``fastattn info``: what this machine and this build are, what is used of them and why, and how fast they are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from .arguments import add_threads
+
+__all__ = ["add_parser"]
+
+_EPILOG = """examples:
+  fastattn info
+  fastattn info --json
+  FASTATTN_ISA=avx2 fastattn info --threads 1
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the parser's sub-commands."""
+    parser = commands.add_parser(
+        "info",
+        help="instruction set, threads and why, caches, build, measured peaks",
+        description="This machine and this build: instruction set, threads and why, caches, build, measured peaks.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    add_threads(parser)
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from fastattn import build_info, cpu_info, set_num_threads
+    from fastattn.bench.peaks import measure_peaks
+    from fastattn.threads import resolve, thread_policy
+
+    if arguments.threads is not None:
+        set_num_threads(arguments.threads)
+    found = {
+        "cpu": cpu_info(),
+        "threads": thread_policy(),
+        "build": build_info(),
+        "peaks": measure_peaks(resolve(None), seconds=0.3),
+    }
+    print(json.dumps(found, indent=2) if arguments.json else _text(found))
+    return 0
+
+
+def _text(found: dict[str, Any]) -> str:
+    cpu, threads, build, peaks = found["cpu"], found["threads"], found["build"], found["peaks"]
+    others = [name for name in cpu["isas_supported"] if name != cpu["isa"]]
+    rows = [
+        ("version", f"{build['version']}, numerics version {build['numerics_version']}"),
+        ("cpu", f"{cpu['brand'] or cpu['vendor'] or 'unknown'} ({cpu['machine']})"),
+        ("instruction set", f"{cpu['isa']} ({cpu['isa_source']}; also {', '.join(others) or 'none'})"),
+        ("threads", threads["explanation"]),
+        *(("", note) for note in threads["notes"]),
+        ("caches", ", ".join(f"{name} {_bytes(size)}" for name, size in cpu["caches"].items()) or "unknown"),
+        ("compiler", f"{build['compiler']}, OpenMP {build['openmp']}"),
+        ("flags", build["flags"]),
+        ("fixed order", ", ".join(f"{name} {value}" for name, value in build["constants"].items())),
+        ("fp32 FMA peak", f"{peaks['gflops']:.1f} GFLOP/s with {_threads(peaks['num_threads'])}"),
+        ("memory read", f"{peaks['gbytes_per_second']:.1f} GB/s with {_threads(peaks['num_threads'])}"),
+    ]
+    return "\n".join(f"{name:<17}{value}" for name, value in rows)
+
+
+def _bytes(size: int) -> str:
+    return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread" if count == 1 else f"{count} threads"
