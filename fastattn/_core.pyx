@@ -464,6 +464,79 @@ def attend_plain(q, k, v, out, bint causal, scale, num_threads):
     return True
 
 
+cdef void heads_first(fa_view *view) noexcept:
+    """(1, T, H, D) as held -> (1, H, T, D) as fa_attention wants it."""
+    view.shape[1], view.shape[2] = view.shape[2], view.shape[1]
+    view.stride[1], view.stride[2] = view.stride[2], view.stride[1]
+
+
+def attend_varlen_plain(q, k, v, cu_q, cu_k, out, bint causal, scale, num_threads):
+    """As attend_plain, for packed sequences without further options: (T, H, D) arrays, int64 (B + 1,) bounds."""
+    cdef fa_ctx ctx
+    cdef fa_attention_params params
+    cdef Views views = Views.__new__(Views)
+    cdef const int64_t *bounds_q
+    cdef const int64_t *bounds_k
+    cdef int64_t n
+    cdef int i
+    try:
+        for array in (q, k, v):
+            views.add(array, 4, False)
+        views.add(out, 4, True)
+        views.add(cu_q, 1, False)
+        views.add(cu_k, 1, False)
+    except (ValueError, BufferError):
+        return False
+    cdef fa_view *qv = &views.views[0]
+    cdef fa_view *kv = &views.views[1]
+    cdef fa_view *vv = &views.views[2]
+    cdef fa_view *ov = &views.views[3]
+    for i in range(4):
+        if views.buffers[i].ndim != 3 or views.views[i].dtype != FA_F32 or views.views[i].stride[3] != 4:
+            return False
+        if <uintptr_t>views.views[i].data % 4 != 0 or not 1 <= views.views[i].shape[3] <= FA_MAX_HEAD_DIM:
+            return False
+        if views.views[i].stride[1] % 4 != 0 or views.views[i].stride[2] % 4 != 0:
+            return False
+        if i < 3 and not disjoint(&views.views[i], ov):
+            return False
+        heads_first(&views.views[i])
+    for i in range(4, 6):
+        if views.buffers[i].ndim != 1 or views.views[i].dtype != FA_I64 or views.views[i].shape[0] < 1:
+            return False
+        if views.views[i].stride[0] != 8 or <uintptr_t>views.views[i].data % 8 != 0:
+            return False
+    n = views.views[4].shape[0] - 1
+    if views.views[5].shape[0] != n + 1:
+        return False
+    bounds_q = <const int64_t *>views.views[4].data
+    bounds_k = <const int64_t *>views.views[5].data
+    if bounds_q[0] != 0 or bounds_k[0] != 0 or bounds_q[n] != qv.shape[2] or bounds_k[n] != kv.shape[2]:
+        return False
+    for i in range(n):
+        if bounds_q[i + 1] < bounds_q[i] or bounds_k[i + 1] < bounds_k[i]:
+            return False
+        if causal and bounds_q[i + 1] - bounds_q[i] != bounds_k[i + 1] - bounds_k[i]:
+            return False
+    if kv.shape[1] < 1 or qv.shape[1] % kv.shape[1] != 0 or vv.shape[1] != kv.shape[1] or ov.shape[1] != qv.shape[1]:
+        return False
+    if vv.shape[2] != kv.shape[2] or ov.shape[2] != qv.shape[2] or kv.shape[3] != qv.shape[3] or ov.shape[3] != vv.shape[3]:
+        return False
+    if overlaps_itself(ov):
+        return False
+    make_ctx(&ctx, num_threads)
+    memset(&params, 0, sizeof(params))
+    params.scale = scale
+    params.causal = causal
+    params.window_left = -1
+    params.window_right = -1
+    params.n_seq = n
+    params.cu_q = bounds_q
+    params.cu_k = bounds_k
+    run_attention(views, &ctx, ov, NULL, NULL, qv, kv, vv, &params)
+    return True
+
+
 def attend(out, lse, weights, q, k, v, *, mask, float scale, float softcap, bint causal, int64_t window_left,
            int64_t window_right, q_offset, kv_lengths, cu_q, cu_k, num_threads):
     """One C call; every argument has been checked and brought to rank 4 (lse 3) by fastattn.attention.

@@ -163,6 +163,18 @@ def attention_varlen(
     >>> fa.attention_varlen(q, q, q, [0, 2, 5], [0, 2, 5]).shape
     (5, 2, 8)
     """
+    if (
+        q_offset is None and window is None and softcap is None and not return_lse and not return_weights
+        and (causal is False or causal is True) and type(q) is np.ndarray and type(k) is np.ndarray and type(v) is np.ndarray
+        and type(cu_seqlens_q) is np.ndarray and type(cu_seqlens_k) is np.ndarray and q.ndim == 3 and v.ndim == 3
+        and (scale is None or type(scale) is float and -1e30 < scale < 1e30)
+    ):  # fmt: skip
+        target = np.empty(q.shape[:-1] + v.shape[-1:], np.float32) if out is None else out
+        factor = 1.0 / math.sqrt(q.shape[-1] or 1) if scale is None else scale
+        if type(target) is np.ndarray and _core.attend_varlen_plain(
+            q, k, v, cu_seqlens_q, cu_seqlens_k, target, causal, factor, num_threads
+        ):
+            return target
     given_out = out
     arrays = {"q": as_float32(q, "q"), "k": as_float32(k, "k"), "v": as_float32(v, "v")}
     for name, array in arrays.items():
