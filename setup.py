@@ -59,7 +59,7 @@ class BuildExt(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         ext.extra_compile_args = [*COMMON, *GENERATED, *self.openmp]
-        ext.extra_link_args = [*self.openmp] if DEBUG else [*self.openmp, "-Wl,-s"]
+        ext.extra_link_args = [*self.openmp, "-pthread"] if DEBUG else [*self.openmp, "-pthread", "-Wl,-s"]
         if ext.name == "fastattn._core":
             stubs = self._stub_objects(ext)
             flags = " ".join([*COMMON[2:], *self.openmp])

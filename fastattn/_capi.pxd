@@ -134,3 +134,17 @@ cdef extern from "cpu.h" nogil:
 
     void fa_cpu_query(fa_cpu_info *info)
     int fa_cpu_has(const char *isa_name)
+
+
+cdef extern from "ops/parallel.h" nogil:
+    float fa_to_float(double x)
+
+
+
+cdef extern from "ops/parallel_probe.h" nogil:
+    ctypedef struct fa_parallel_probe:
+        int32_t *runs
+        int64_t n_tasks, nested_tasks, busy_ns
+        int32_t concurrent, process_concurrent, most_in_use, workers, bad_worker, disordered, bad_environment, nested_elsewhere
+
+    fa_status fa_parallel_probe_run(const fa_ctx *ctx, fa_parallel_probe *probe)

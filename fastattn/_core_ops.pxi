@@ -258,7 +258,7 @@ def run_rows(int op, x, residual, weight, bias, eps, int act, out, num_threads, 
         return NotImplemented
     call.op = op
     call.act = act
-    call.eps = eps
+    call.eps = fa_to_float(eps)
     call.weight = NULL
     call.bias = NULL
     if weight is not None:

@@ -7,6 +7,9 @@ import numpy as np
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.string cimport memset
+
+from fastattn._capi cimport FA_OK, fa_ctx, fa_parallel_probe, fa_status
 
 from fastattn import _core
 
@@ -83,3 +86,33 @@ def lanes(x, isa=None):
     cdef float[::1] s = sums
     table(isa).vmath.lanes(&t[0, 0], &b[0], &s[0], &source[0, 0])
     return turned, bits, sums
+
+
+ctypedef fa_status (*probe_run)(const fa_ctx *ctx, fa_parallel_probe *probe) noexcept nogil
+
+
+def probe_parallel(int64_t n_tasks, int32_t num_threads, *, int64_t busy_ns=0, int64_t nested_tasks=0):
+    """One fa_parallel_for of tasks that watch it from inside; what they saw, as src_c/ops/parallel_probe.h names it."""
+    cdef probe_run run = <probe_run>PyCapsule_GetPointer(_core.parallel_probe_capsule(), b"fastattn.fa_parallel_probe_run")
+    runs = np.zeros(n_tasks + 1, np.int32)
+    cdef int32_t[::1] view = runs
+    cdef fa_ctx ctx
+    cdef fa_parallel_probe probe
+    cdef fa_status status
+    memset(&ctx, 0, sizeof(ctx))
+    memset(&probe, 0, sizeof(probe))
+    ctx.num_threads = num_threads
+    probe.runs = &view[0]
+    probe.n_tasks = n_tasks
+    probe.nested_tasks = nested_tasks
+    probe.busy_ns = busy_ns
+    with nogil:
+        status = run(&ctx, &probe)
+    if status != FA_OK:
+        raise ValueError(f"probe_parallel: status {<int>status}")
+    return {
+        "runs": runs[:n_tasks].tolist(), "concurrent": probe.concurrent, "process_concurrent": probe.process_concurrent,
+        "most_in_use": probe.most_in_use, "workers": probe.workers, "bad_worker": probe.bad_worker,
+        "disordered": probe.disordered, "bad_environment": probe.bad_environment,
+        "nested_elsewhere": probe.nested_elsewhere,
+    }

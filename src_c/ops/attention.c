@@ -34,7 +34,7 @@ typedef struct attn_scratch { /* of one worker */
 } attn_scratch;
 
 typedef struct attn_job {
-    const fa_ctx *ctx;
+    fa_ctx ctx;
     const fa_attn_kernels *kernels;
     const fa_view *out, *lse, *weights, *q, *k, *v;
     const fa_attention_params *params;
@@ -75,7 +75,7 @@ static int64_t seq_keys(const attn_job *job, int64_t b) {
 
 static int seq_decodes(const attn_job *job, int64_t b) {
     int64_t rows = seq_queries(job, b) * job->group_heads;
-    if (job->weights || job->ctx->force == FA_FORCE_TILE || rows > job->kernels->decode_rows) return 0;
+    if (job->weights || job->ctx.force == FA_FORCE_TILE || rows > job->kernels->decode_rows) return 0;
     return 1;
 }
 
@@ -364,7 +364,7 @@ static void merge_task(void *arg, int64_t task, int worker) {
 /* ---- the call -------------------------------------------------------------------------------------------------- */
 
 static void carve(fa_arena *arena, attn_job *job) {
-    int workers = fa_team_max(job->ctx, max64(job->total_tasks, job->total_merges));
+    int workers = fa_team_max(&job->ctx, max64(job->total_tasks, job->total_merges));
     size_t n = (size_t)job->n_seq + 1, lanes = (size_t)job->lanes, group = (size_t)job->group;
     size_t d = (size_t)job->d, dv = (size_t)job->dv, decode_rows = (size_t)job->kernels->decode_rows;
     job->task_start = fa_arena_take(arena, n, sizeof(int64_t));
@@ -414,7 +414,7 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
     if (lse && (lse->shape[0] != q->shape[0] || lse->shape[1] != hq || lse->shape[2] != q->shape[2])) return FA_ERR_SHAPE;
     if (!p->cu_q != !p->cu_k || (p->cu_q && (q->shape[0] != 1 || p->mask || p->kv_lengths))) return FA_ERR_VALUE;
 
-    *job = (attn_job){.ctx = ctx, .kernels = &ctx->kernels->attention, .out = out, .lse = lse, .weights = weights, .q = q,
+    *job = (attn_job){.ctx = *ctx, .kernels = &ctx->kernels->attention, .out = out, .lse = lse, .weights = weights, .q = q,
                       .k = k, .v = v, .params = p, .n_seq = p->cu_q ? p->n_seq : q->shape[0], .q_heads = hq, .kv_heads = hkv,
                       .group_heads = hq / hkv, .d = q->shape[3], .dv = v->shape[3]};
     job->dvp = (job->dv + 15) / 16 * 16;
@@ -468,10 +468,11 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
     job->copy = (rows_collide(k) || rows_collide(v)) && q->shape[2] * job->group_heads >= 12 * job->lanes;
     if (job->copy) job->group = MAX_GROUP;
 
-    int64_t bytes = 0;
+    int64_t bytes = 0, work = 0;
     for (int64_t b = 0; b < job->n_seq; b++) {
         int64_t rows = seq_queries(job, b) * job->group_heads, chunks = seq_chunks(job, b);
         if (rows == 0) continue;
+        work += rows * hkv * seq_keys(job, b) * (job->d + job->dv);
         bytes += seq_keys(job, b) * hkv * (job->d + job->dv) * 4;
         if (!seq_decodes(job, b)) {
             job->total_tasks += hkv * ceil_div(seq_tiles(job, b), job->group);
@@ -482,6 +483,7 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
         if (chunks > 1) job->total_merges += hkv;
     }
     job->far = bytes > FAR_BYTES;
+    job->ctx = fa_ctx_for_work(ctx, work);
     return FA_OK;
 }
 
@@ -542,7 +544,7 @@ fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse
     arena = (fa_arena){.base = ws};
     carve(&arena, &job);
     fill_starts(&job);
-    fa_parallel_for(ctx, job.total_tasks, attend_task, &job);
-    if (job.total_merges) fa_parallel_for(ctx, job.total_merges, merge_task, &job);
+    fa_parallel_for(&job.ctx, job.total_tasks, attend_task, &job);
+    if (job.total_merges) fa_parallel_for(&job.ctx, job.total_merges, merge_task, &job);
     return FA_OK;
 }

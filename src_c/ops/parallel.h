@@ -33,6 +33,18 @@ static inline int fa_team_max(const fa_ctx *ctx, int64_t n_tasks) {
     return team < 1 ? 1 : (int)team;
 }
 
+/* Multiply-adds that one more thread should have to do before it is asked: waking one that sleeps costs tens of
+ * microseconds, and on a busy machine the region waits for it. */
+#define FA_WORTH_A_THREAD ((int64_t)1 << 19)
+
+/* The caller's context with no more threads than the work is worth. Ops use it for sizing and running alike. */
+static inline fa_ctx fa_ctx_for_work(const fa_ctx *ctx, int64_t multiply_adds) {
+    fa_ctx worth = *ctx;
+    int64_t threads = 1 + multiply_adds / FA_WORTH_A_THREAD;
+    if (threads < worth.num_threads) worth.num_threads = (int32_t)threads;
+    return worth;
+}
+
 void fa_parallel_for(const fa_ctx *ctx, int64_t n_tasks, fa_task_fn fn, void *arg);
 
 /* The caller's floating-point control and sticky exception flags. */
