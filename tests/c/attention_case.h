@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/* One attention problem, described by a few numbers, and everything it must hold. */
+#ifndef ATTENTION_CASE_H
+#define ATTENTION_CASE_H
+
+#include "check.h"
+
+typedef enum fill {
+    FILL_BELL = 0,
+    FILL_EQUAL,    /* all scores the same */
+    FILL_HUGE,     /* scores near 2^120, values near 2^100 */
+    FILL_TINY,     /* products are denormal */
+    FILL_DOMINANT, /* one key with nearly all of the weight */
+    FILL_INFINITE, /* scores of +inf in even rows, -inf in odd ones */
+    FILL_NAN       /* NaN in a few attended elements of q, k and v */
+} fill;
+
+typedef enum mask_kind { MASK_NONE = 0, MASK_BOOL, MASK_FLOAT } mask_kind;
+
+typedef enum scale_kind { SCALE_DEFAULT = 0, SCALE_ZERO, SCALE_NEGATIVE, SCALE_LARGE, SCALE_DENORMAL } scale_kind;
+
+typedef struct attention_case {
+    const char *name;
+    int64_t b, hq, hkv, sq, sk, d, dv;
+    scale_kind scale;
+    float softcap;
+    int causal;
+    int windowed; /* 0: window_left and window_right are not looked at */
+    int64_t window_left, window_right;
+    const int64_t *q_offset, *kv_lengths; /* [b] or [n_seq] */
+    const int64_t *cu_q, *cu_k;           /* [n_seq + 1] */
+    int64_t n_seq;
+    mask_kind mask;
+    unsigned mask_broadcast;              /* bit i: dimension i has stride 0 */
+    int lse, weights;
+    fill fill;
+    int colliding; /* K and V rows 2048 bytes apart in some variants: the path that copies them */
+    int unmapped;  /* b = 1: keys from kv_lengths on have no memory at all */
+    uint64_t seed;
+} attention_case;
+
+void attention_run(const attention_case *c);
+
+#endif

@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fastattn-test [--quick] [--forked] [--isa NAME]... [FILTER]
+ *
+ * Runs every case whose name contains FILTER, on every instruction set of this machine or on those named (scalar, the
+ * specification, always). One line a case on stdout, a hash of its output bytes and its name, the same on every machine;
+ * failures on stderr. --forked runs all of it in a child made by fork(), where teams are made of plain threads instead
+ * of OpenMP's: ThreadSanitizer understands those.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "run.h"
+
+static int usage(const char *program) {
+    fprintf(stderr, "usage: %s [--quick] [--forked] [--isa NAME]... [FILTER]\n", program);
+    return 2;
+}
+
+static int run_all(const options *o) {
+    test_vmath(o);
+    test_attention(o);
+    test_attention_random(o);
+    test_linear(o);
+    test_rows(o);
+    test_pooling(o);
+    test_status(o);
+    test_threads(o);
+    fprintf(stderr, "%d cases, %d failures; instruction sets:", run_cases(), check_failures());
+    for (int i = 0; i < fa_isa_count(); i++)
+        if (isa_selected(i)) fprintf(stderr, " %s", fa_isa_name(i));
+    fprintf(stderr, "; OpenMP %d\n", fa_openmp_version());
+    return check_failures() != 0 || run_cases() == 0;
+}
+
+int main(int argc, char **argv) {
+    options o = {0};
+    const char *filter = NULL;
+    unsigned named = 0;
+    int forked = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--quick") == 0) {
+            o.quick = 1;
+        } else if (strcmp(argv[i], "--forked") == 0) {
+            forked = 1;
+        } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
+            int isa = 0;
+            for (i++; isa < fa_isa_count() && strcmp(fa_isa_name(isa), argv[i]); isa++) {}
+            if (!fa_isa_supported(isa)) {
+                fprintf(stderr, "%s: %s is not supported here\n", argv[0], argv[i]);
+                return 2;
+            }
+            named |= 1u << isa;
+        } else if (argv[i][0] != '-' && !filter) {
+            filter = argv[i];
+        } else {
+            return usage(argv[0]);
+        }
+    }
+    run_configure(filter, named ? named | 1u : ~0u);
+    if (fa_runtime_init()) {
+        fprintf(stderr, "fa_runtime_init failed\n");
+        return 1;
+    }
+    guard_explain_faults(case_where);
+    if (!forked) return run_all(&o);
+    pid_t child = fork();
+    if (child == 0) return run_all(&o);
+    int status = 0;
+    if (child < 0 || waitpid(child, &status, 0) != child) {
+        perror("fork");
+        return 1;
+    }
+    if (WIFSIGNALED(status)) fprintf(stderr, "the child was ended by signal %d\n", WTERMSIG(status));
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+}
