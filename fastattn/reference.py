@@ -6,7 +6,8 @@ Every function takes ``dtype``. With the default, ``np.float64``, it is the orac
 
     max|err| <= 2 * max|err of naive fp32 NumPy| + 2**-23 * max|reference|
 
-so the two can never drift apart. Nothing at run time imports this module, and it imports NumPy alone.
+so the two can never drift apart. With ``order``, sums are taken one term after the other in a shuffled order: what
+float32 makes of a problem depends on it. Nothing at run time imports this module, and it imports NumPy alone.
 """
 
 from __future__ import annotations
@@ -204,7 +205,6 @@ def attention(
     The score is ``x = q.k * scale``, then softcap, then the float mask. Boolean masks (True = attend), causal, window,
     kv_lengths and a float mask's -inf exclude keys; so does a score of -inf. What an excluded key holds, NaN and Inf
     included, has no effect. A row without any key gives zeros and lse = -inf; a NaN or +inf score makes its row NaN.
-    ``order`` adds products one by one in a shuffled order: what float32 makes of a problem depends on it.
 
     >>> r = attention([[1.0]], [[0.0], [0.0]], [[1.0], [3.0]])
     >>> r.out.tolist(), r.weights.tolist()
@@ -376,12 +376,20 @@ def activate(x: ArrayLike, activation: str | None, dtype: DTypeLike = np.float64
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def _sum(x: Array, order: np.random.Generator | None) -> Array:
+    """The sum over the last axis, kept; with an order one term after the other, as a plain loop would, shuffled."""
+    if order is None:
+        return np.asarray(x.sum(axis=-1, keepdims=True, dtype=x.dtype))
+    return np.asarray(np.cumsum(x[..., order.permutation(x.shape[-1])], axis=-1, dtype=x.dtype)[..., -1:])
+
+
 def linear(
     x: ArrayLike,
     weight: ArrayLike,
     bias: ArrayLike | None = None,
     activation: str | None = None,
     dtype: DTypeLike = np.float64,
+    order: np.random.Generator | None = None,
 ) -> Array:
     """activation(x @ weight.T + bias): ``x (..., K)``, ``weight (N, K)``, ``bias (N,)`` -> ``(..., N)``.
 
@@ -389,7 +397,8 @@ def linear(
     [[3.5, 0.0]]
     """
     with np.errstate(all="ignore"):
-        y = _cast(x, dtype) @ _cast(weight, dtype).T
+        a, w = _cast(x, dtype), _cast(weight, dtype)
+        y = _product(a.reshape(-1, a.shape[-1]), w.T, order).reshape(*a.shape[:-1], len(w))
         if bias is not None:
             y = y + _cast(bias, dtype)
         return activate(y, activation, dtype)
@@ -402,6 +411,7 @@ def layer_norm(
     eps: float = 1e-5,
     residual: ArrayLike | None = None,
     dtype: DTypeLike = np.float64,
+    order: np.random.Generator | None = None,
 ) -> Array:
     """(h - mean) / sqrt(var + eps) * weight + bias over the last axis, h = x + residual; var is the biased one.
 
@@ -412,8 +422,9 @@ def layer_norm(
         h = _cast(x, dtype)
         if residual is not None:
             h = h + _cast(residual, dtype)
-        centred = h - h.mean(axis=-1, keepdims=True)
-        y = centred / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + h.dtype.type(eps))
+        n = h.dtype.type(h.shape[-1])
+        centred = h - _sum(h, order) / n
+        y = centred / np.sqrt(_sum(centred * centred, order) / n + h.dtype.type(eps))
         if weight is not None:
             y = y * _cast(weight, dtype)
         if bias is not None:
@@ -427,17 +438,18 @@ def rms_norm(
     eps: float = 1e-6,
     residual: ArrayLike | None = None,
     dtype: DTypeLike = np.float64,
+    order: np.random.Generator | None = None,
 ) -> Array:
     """h / sqrt(mean(h**2) + eps) * weight over the last axis, h = x + residual (Zhang, Sennrich 2019)."""
     with np.errstate(all="ignore"):
         h = _cast(x, dtype)
         if residual is not None:
             h = h + _cast(residual, dtype)
-        y = h / np.sqrt((h * h).mean(axis=-1, keepdims=True) + h.dtype.type(eps))
+        y = h / np.sqrt(_sum(h * h, order) / h.dtype.type(h.shape[-1]) + h.dtype.type(eps))
         return np.asarray(y if weight is None else y * _cast(weight, dtype), dtype=dtype)
 
 
-def softmax(x: ArrayLike, dtype: DTypeLike = np.float64) -> Array:
+def softmax(x: ArrayLike, dtype: DTypeLike = np.float64, order: np.random.Generator | None = None) -> Array:
     """exp(x) / sum(exp(x)) over the last axis; -inf is an absent entry, a row of nothing but -inf gives zeros.
 
     >>> softmax([0.0, 0.0, -np.inf]).tolist()
@@ -449,7 +461,7 @@ def softmax(x: ArrayLike, dtype: DTypeLike = np.float64) -> Array:
         empty = ~part.any(axis=-1, keepdims=True)
         top = np.max(a, axis=-1, keepdims=True, initial=-np.inf)
         p = np.where(part, np.exp(a - np.where(empty, 0, top)), 0)
-        return np.asarray(np.where(part, p / np.where(empty, 1, p.sum(axis=-1, keepdims=True)), 0), dtype=dtype)
+        return np.asarray(np.where(part, p / np.where(empty, 1, _sum(p, order)), 0), dtype=dtype)
 
 
 def embedding_sum(tables: Sequence[ArrayLike], ids: Sequence[ArrayLike], dtype: DTypeLike = np.float64) -> Array:
@@ -489,7 +501,9 @@ def pool(x: ArrayLike, cu_seqlens: ArrayLike, mode: str = "mean", dtype: DTypeLi
     return out
 
 
-def l2_normalize(x: ArrayLike, eps: float = 1e-12, dtype: DTypeLike = np.float64) -> Array:
+def l2_normalize(
+    x: ArrayLike, eps: float = 1e-12, dtype: DTypeLike = np.float64, order: np.random.Generator | None = None
+) -> Array:
     """x / max(||x||, eps) over the last axis.
 
     >>> l2_normalize([3.0, 4.0]).tolist()
@@ -497,5 +511,5 @@ def l2_normalize(x: ArrayLike, eps: float = 1e-12, dtype: DTypeLike = np.float64
     """
     a = _cast(x, dtype)
     with np.errstate(all="ignore"):
-        norm = np.sqrt((a * a).sum(axis=-1, keepdims=True))
+        norm = np.sqrt(_sum(a * a, order))
         return np.asarray(a / np.maximum(norm, a.dtype.type(eps)), dtype=dtype)
