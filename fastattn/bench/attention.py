@@ -14,7 +14,7 @@ from fastattn import attention
 
 from .compare import compare
 from .peaks import Limits, cold_bytes
-from .peers import NotOffered, Peer, one_line
+from .peers import Peer, one_line
 from .shapes import AttentionCase
 from .timing import Plan, fastest, timed
 
@@ -94,8 +94,6 @@ def peer_call(peer: Peer, case: AttentionCase, sets: Sequence[Inputs]) -> Callab
                 return f"its result differs by {error:.1e}"
         positions = itertools.cycle(range(len(sets))).__next__
         return timed(fastest([lambda f=variant: f(positions()) for variant in variants]))  # type: ignore[misc]
-    except NotOffered as error:
-        return str(error)
     except Exception as error:  # other people's code, in any state: the comparison goes on without it
         return one_line(error)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fastattn import attention
 
+from .child import child_environment
 from .timing import percentile
 
 __all__ = ["attention_memory", "empty_call", "memory_of_one_call"]
@@ -88,15 +89,3 @@ def attention_memory(n: int, d: int, num_threads: int) -> dict[str, Any]:
         "array_bytes": 4 * 4 * n * d,
         "score_bytes": 4 * n * n,
     }
-
-
-def child_environment() -> dict[str, str]:
-    """The environment for a child that imports this very copy of the package."""
-    import os
-    from pathlib import Path
-
-    import fastattn
-
-    parent = str(Path(next(iter(fastattn.__path__))).resolve().parent)
-    paths = [parent, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

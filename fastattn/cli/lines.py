@@ -67,7 +67,7 @@ def _blocks(descriptor: int) -> Iterator[bytes]:
 
 def _decoded(lines: list[bytes], number: int, name: str) -> Iterator[list[str]]:
     for start in range(0, len(lines), _LINES_AT_ONCE):
-        texts = []
+        texts: list[str] = []
         for line in lines[start : start + _LINES_AT_ONCE]:
             if number + start + len(texts) == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -34,7 +33,7 @@ class NpyWriter:
         self._partial = f"{self._path}.{os.getpid()}.partial"
         UNFINISHED.add(self._partial)
         try:
-            self._file = Path(self._partial).open("xb")
+            self._file = os.fdopen(os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
         except OSError as error:
             raise type(error)(error.errno, error.strerror, path) from None
 

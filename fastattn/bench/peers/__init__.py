@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastattn.bench.attention import Inputs
     from fastattn.bench.shapes import AttentionCase, LinearCase
 
-__all__ = ["NAMES", "NotOffered", "Peer", "one_line", "open_peers"]
+__all__ = ["NAMES", "NotOffered", "Peer", "installed", "one_line", "open_peers"]
 
 NAMES = ("torch", "onnxruntime", "openvino", "ctranslate2", "numpy")
 
@@ -59,7 +59,22 @@ _MODULES = {
 
 def one_line(error: BaseException) -> str:
     """What went wrong, on one line of a table."""
+    if isinstance(error, NotOffered):
+        return str(error)
     return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def installed(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of ``names`` whose library is installed, and a line for each other.
+
+    Raises:
+        ValueError: a name that is none of NAMES.
+    """
+    for name in names:
+        if name not in _MODULES:
+            raise ValueError(f"compare: {name!r} is unknown, expected some of {','.join(NAMES)}")
+    there = [name for name in dict.fromkeys(names) if find_spec(_MODULES[name][0]) is not None]
+    return there, [f"{name}: not installed, left out" for name in dict.fromkeys(names) if name not in there]
 
 
 def open_peers(names: Sequence[str], num_threads: int) -> tuple[list[Peer], list[str]]:
@@ -68,15 +83,10 @@ def open_peers(names: Sequence[str], num_threads: int) -> tuple[list[Peer], list
     Raises:
         ValueError: a name that is none of NAMES.
     """
+    there, notes = installed(names)
     peers: list[Peer] = []
-    notes: list[str] = []
-    for name in dict.fromkeys(names):
-        if name not in _MODULES:
-            raise ValueError(f"compare: {name!r} is unknown, expected some of {','.join(NAMES)}")
-        library, module, kind = _MODULES[name]
-        if find_spec(library) is None:
-            notes.append(f"{name}: not installed, left out")
-            continue
+    for name in there:
+        _, module, kind = _MODULES[name]
         try:
             peers.append(getattr(import_module(f"{__name__}.{module}"), kind)(num_threads))
         except Exception as error:  # other people's code, in any state: the comparison goes on without it

@@ -22,14 +22,14 @@ _OPSET = 23  # the first with Attention
 _ELEMENT = {"float32": TensorProto.FLOAT, "bool": TensorProto.BOOL, "int64": TensorProto.INT64}
 
 
-def session_of(model: Any, num_threads: int) -> onnxruntime.InferenceSession:
-    """A session on the CPU with all graph optimisations and so many threads."""
+def session_of(model: str | bytes, num_threads: int) -> onnxruntime.InferenceSession:
+    """A session on the CPU for a file or a serialised model, with all graph optimisations and so many threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxRuntimePeer(Peer):
@@ -73,7 +73,7 @@ class OnnxRuntimePeer(Peer):
         outputs = [helper.make_tensor_value_info("out", TensorProto.FLOAT, out.shape)]
         graph = helper.make_graph(nodes, "one", inputs, outputs, constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
-        session = session_of(model, self.num_threads)
+        session = session_of(model.SerializeToString(), self.num_threads)
         bindings = []  # each with its arrays: a binding knows only where they are
         for named in arrays:
             binding = session.io_binding()

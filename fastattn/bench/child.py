@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""One library in a process of its own: lines of JSON in, lines of JSON out.
+
+Several OpenMP runtimes, allocators and thread pools in one process disturb one another; and load time and memory are
+only those of the library where nothing else is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+__all__ = ["Child", "ChildError", "child_environment", "convert", "serve", "serve_conversion"]
+
+_LOAD_LIMIT = 300.0  # seconds; for machines that are busy with something else
+# Ctrl-C goes to the whole group of processes; a child's traceback would help nobody.
+_CODE = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from fastattn.bench.child import {0}; {0}()"
+
+
+class ChildError(Exception):
+    """The child could not do what it was asked; the message is one line."""
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for a child that imports this very copy of the package."""
+    import fastattn
+
+    parent = str(Path(next(iter(fastattn.__path__))).resolve().parent)
+    paths = [parent, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+class Child:
+    """A process that has loaded the model of ``folder`` with the library ``name``; ends with the ``with`` block.
+
+    Raises:
+        ChildError: it could not, in what the library says.
+    """
+
+    def __init__(self, name: str, folder: Path, num_threads: int) -> None:
+        self.name = name
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        start = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _CODE.format("serve"), name, str(folder), str(num_threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=child_environment(),
+        )
+        try:
+            ready = self._receive(_LOAD_LIMIT)
+        except ChildError:
+            self.close()
+            raise
+        self.load_seconds = time.perf_counter() - start
+        """From the start of the process to a model that is ready, imports included."""
+        self.version = str(ready["version"])
+
+    def prepare(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Makes ``ids`` (B, S) with ``mask`` what run() computes; its hidden states (B, S, H)."""
+        with tempfile.TemporaryDirectory() as folder:
+            np.savez(os.path.join(folder, "in.npz"), ids=ids, mask=mask)
+            self._ask({"prepare": folder})
+            hidden: np.ndarray = np.load(os.path.join(folder, "out.npy"), allow_pickle=False)
+        return hidden
+
+    def run(self, count: int) -> float:
+        """Seconds of ``count`` calls."""
+        return float(self._ask({"run": count})["seconds"])
+
+    def peak_memory(self) -> int:
+        """Bytes of resident memory at the most, so far."""
+        return int(self._ask({"memory": True})["bytes"])
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise ChildError(self._last_words()) from None
+        return self._receive(_LOAD_LIMIT)
+
+    def _receive(self, limit: float) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], limit)[0]:
+            raise ChildError(f"no answer within {limit:.0f} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise ChildError(self._last_words())
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise ChildError(str(answer["error"]))
+        return answer
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        self._log.seek(0)
+        return _last_line(self._log.read(), status)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def convert(name: str, folder: Path) -> tempfile.TemporaryDirectory[str] | None:
+    """The folder the library `name` loads a model from, written in a process that ends; None where it reads `folder`.
+
+    Raises:
+        ChildError: it could not, in what the library says.
+    """
+    from .peers.models import CONVERTERS
+
+    if name not in CONVERTERS:
+        return None
+    target = tempfile.TemporaryDirectory()
+    command = [sys.executable, "-c", _CODE.format("serve_conversion"), name, str(folder), target.name]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=child_environment())
+    if done.returncode:
+        target.cleanup()
+        raise ChildError(_last_line(done.stderr, done.returncode))
+    return target
+
+
+def _last_line(output: bytes, status: int) -> str:
+    lines = [line.strip() for line in output.decode("utf-8", "replace").split("\n") if line.strip()]
+    return lines[-1][:160] if lines else f"its process ended with status {status}"
+
+
+def serve_conversion() -> None:
+    """The child's side of convert(): arguments are the library, the model's folder and the one to write to."""
+    from .peers import one_line
+    from .peers.models import CONVERTERS
+
+    name, folder, target = sys.argv[1:]
+    try:
+        CONVERTERS[name](Path(folder), Path(target))
+    except Exception as error:  # whatever a library raises: it is for the table
+        sys.exit(one_line(error))
+
+
+def serve() -> None:
+    """The child's side: arguments are the library, the folder and the number of threads. Ends when stdin does."""
+    from .peers import one_line
+    from .peers.models import LOADERS
+
+    # what libraries print must not end up among the answers
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    name, folder, threads = sys.argv[1:]
+
+    def answer(**what: Any) -> None:
+        answers.write(json.dumps(what).encode() + b"\n")
+        answers.flush()
+
+    try:
+        loaded = LOADERS[name](Path(folder), int(threads))
+        answer(version=loaded.version)
+        _serve(loaded, sys.stdin.buffer, answer)
+    except Exception as error:  # whatever a library raises: it is for the table
+        answer(error=one_line(error))
+
+
+def _serve(loaded: Any, questions: IO[bytes], answer: Any) -> None:
+    call: Any = None
+    for line in questions:
+        question = json.loads(line)
+        if "prepare" in question:
+            folder = question["prepare"]
+            with np.load(os.path.join(folder, "in.npz"), allow_pickle=False) as arrays:
+                call = loaded.prepare(arrays["ids"], arrays["mask"])
+            np.save(os.path.join(folder, "out.npy"), np.asarray(call(), np.float32))
+            answer(done=True)
+        elif "run" in question:
+            start = time.perf_counter()
+            for _ in range(question["run"]):
+                call()
+            answer(seconds=time.perf_counter() - start)
+        else:
+            import resource
+
+            answer(bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
