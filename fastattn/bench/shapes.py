@@ -201,6 +201,6 @@ def select(cases: Iterable[_Case], patterns: Sequence[str] | None) -> list[_Case
         glob = pattern if any(letter in pattern for letter in "*?[") else f"*{pattern}*"
         found = {case.name for case in known if fnmatchcase(case.name, glob)}
         if not found:
-            raise ValueError(f"shapes: {pattern!r} selects none of {', '.join(case.name for case in known)}")
+            raise ValueError(f"{pattern!r} selects none of the {len(known)} cases")
         wanted |= found
     return [case for case in known if case.name in wanted]

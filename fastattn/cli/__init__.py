@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from . import bench, embed, info
-from .interrupt import end_at_once_on_interrupt
+from .interrupt import interrupt_ends_the_process
 
 __all__ = ["main"]
 
@@ -30,13 +30,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["info"])  # doctest: +SKIP
     0
     """
-    own_process = argv is None
-    if own_process:
-        end_at_once_on_interrupt()
+    if argv is not None:
+        return _guarded(argv)
+    with interrupt_ends_the_process():
+        status = _guarded(sys.argv[1:])
+        if _is_the_program():
+            # The system takes memory back at once; destructors and the interpreter would need some 30 ms for it.
+            os._exit(status)
+    return status
+
+
+def _is_the_program() -> bool:
+    """Whether this process is nothing but the ``fastattn`` command, not another program that calls main()."""
+    module = sys.modules["__main__"]
+    spec = getattr(module, "__spec__", None)
+    name = os.path.basename(getattr(module, "__file__", None) or "")
+    return name in ("fastattn", "fastattn.exe") if spec is None else spec.name == "fastattn.__main__"
+
+
+def _guarded(argv: Sequence[str]) -> int:
     if sys.stdout is None:
         return _failed(OSError("standard output is closed"))
     try:
-        status = _run(sys.argv[1:] if argv is None else argv, own_process)
+        status = _run(argv)
         sys.stdout.flush()
     except BrokenPipeError:
         status = 1
@@ -47,10 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(argv: Sequence[str], own_process: bool) -> int:
+def _run(argv: Sequence[str]) -> int:
     try:
         arguments = _parser().parse_args(argv)
-        arguments.own_process = own_process
+        arguments.own_process = _is_the_program()
         return int(arguments.run(arguments))
     except SystemExit as leaving:  # of argparse: 0 after --help, 2 after wrong usage
         return int(leaving.code or 0)

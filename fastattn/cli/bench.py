@@ -84,9 +84,29 @@ def _add_grid_options(kind: argparse.ArgumentParser) -> None:
     kind.add_argument("--shapes", type=_names, metavar="A,B", help="only cases whose names contain or match one")
     kind.add_argument("--list", action="store_true", help="list the cases and leave")
     kind.add_argument(
-        "--compare", type=_names, default=[], metavar="A,B", help="torch, onnxruntime, openvino, ctranslate2, numpy"
+        "--compare", type=_peers, default=[], metavar="A,B", help="torch, onnxruntime, openvino, ctranslate2, numpy"
     )
     kind.add_argument("--check-determinism", action="store_true", help="instead: are the bits always the same?")
+
+
+def _peers(text: str) -> list[str]:
+    from fastattn.bench.peers import NAMES
+
+    names = _names(text)
+    for name in names:
+        if name not in NAMES:
+            raise argparse.ArgumentTypeError(f"{name!r} is unknown, expected some of {','.join(NAMES)}")
+    return names
+
+
+def _select(arguments: argparse.Namespace, cases: Sequence[Any]) -> list[Any]:
+    from fastattn.bench.shapes import select
+
+    try:
+        return select(cases, arguments.shapes)
+    except ValueError as error:
+        arguments.parser.error(f"argument --shapes: {error}; --list shows the names")
+        raise  # not reached: error() leaves
 
 
 def _names(text: str) -> list[str]:
@@ -117,7 +137,7 @@ def _attention(arguments: argparse.Namespace) -> int:
         return _overhead(arguments)
     if arguments.memory:
         return _memory(arguments)
-    cases = shapes.select(shapes.PEAK if arguments.peak_shapes else shapes.ATTENTION, arguments.shapes)
+    cases = _select(arguments, shapes.PEAK if arguments.peak_shapes else shapes.ATTENTION)
     if arguments.list:
         return _list([(case.name, case.shape_text) for case in cases])
     if arguments.check_determinism:
@@ -132,7 +152,7 @@ def _attention(arguments: argparse.Namespace) -> int:
 def _linear(arguments: argparse.Namespace) -> int:
     from fastattn.bench import shapes
 
-    cases = shapes.select(shapes.LINEAR, arguments.shapes)
+    cases = _select(arguments, shapes.LINEAR)
     texts = [f"{case.k}->{case.n} x{case.rows}" for case in cases]
     if arguments.list:
         return _list(zip([case.name for case in cases], texts, strict=True))
@@ -149,7 +169,7 @@ def _model(arguments: argparse.Namespace) -> int:
     from fastattn.bench import shapes
     from fastattn.bench.timing import Plan
 
-    cases = shapes.select(shapes.MODEL, arguments.shapes)
+    cases = _select(arguments, shapes.MODEL)
     if arguments.list:
         return _list([(case.name, f"lengths {', '.join(map(str, case.lengths))}") for case in cases])
     folder = model_path(arguments.model)

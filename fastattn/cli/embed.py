@@ -28,6 +28,7 @@ back the float32 exactly. Lines of --input and of standard input are UTF-8, one 
 text; they are read as they come and never held all at once. With --npy: a float32 array (texts, width).
 """
 _ARGUMENTS_AT_ONCE = 1024
+_FEW_CHARACTERS = 1000  # some tens of milliseconds of one thread: starting more costs as much as they save
 
 
 def add_parser(commands: Any) -> None:
@@ -69,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         from fastattn import text
 
-        model = text.load(path, num_threads=arguments.threads)
+        model = text.load(path, num_threads=_num_threads(arguments))
         counter = _Counter()
         with _writer(arguments.npy, model.hidden_size) as writer:
             for texts in source:
@@ -80,6 +81,16 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         source.close()
     return 0
+
+
+def _num_threads(arguments: argparse.Namespace) -> int | None:
+    """What is asked for; else one for little text, which has the same vectors then; else the library's setting."""
+    from fastattn.threads import thread_policy
+
+    little = arguments.input is None and arguments.text != ["-"] and sum(map(len, arguments.text)) <= _FEW_CHARACTERS
+    if arguments.threads is None and little and thread_policy()["source"] == "default":
+        return 1
+    return arguments.threads
 
 
 def _check_weights(path: Path, expected: str) -> None:

@@ -28,7 +28,7 @@ class NpyWriter:
         self._path = os.path.realpath(path)
         self._width = width
         self._rows = 0
-        if os.path.exists(self._path) and not stat.S_ISREG(os.stat(self._path).st_mode):
+        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
             raise ValueError(f"{path}: not a regular file, a .npy file cannot be written there")
         self._partial = f"{self._path}.{os.getpid()}.partial"
         UNFINISHED.add(self._partial)
