@@ -31,7 +31,7 @@ typedef struct fa_linear_block {
     ptrdiff_t os;
     int64_t n;           /* outputs of this block, 16 * n_panels or fewer in the last */
     int act;             /* fa_activation */
-    float *c;            /* scratch [tile_rows][16 * n_panels] */
+    float *c;            /* scratch [rows][16 * n_panels] */
     float *a;            /* scratch [tile_rows][FA_K_CHUNK + FA_LINEAR_PAD] */
 } fa_linear_block;
 

@@ -5,8 +5,11 @@
 #include "../view.h"
 #include "parallel.h"
 
-#define FA_LINEAR_B_BYTES (320 << 10) /* weights of one block: they stay in L2 while the rows of a task pass by */
-#define FA_LINEAR_ROWS 192            /* rows of one task */
+#define FA_LINEAR_PANELS 16      /* most panels of a task: 393 KB of weights stay in L2 for one chunk of inputs */
+#define FA_LINEAR_ROWS 96        /* most rows of a task */
+#define FA_LINEAR_ENOUGH 12      /* tasks that will do for any team worth having; more, smaller ones cost more reading */
+#define FA_LINEAR_WORTH 300000.0 /* multiplications of a task that is worth handing out: 5 us */
+#define FA_LINEAR_FEWEST 6       /* panels of a task, when cut smaller than the cache asks: each copy of A serves these */
 
 fa_status fa_linear_packed_bytes(int64_t n, int64_t k, size_t *bytes) {
     if (n < 0 || k < 0) return FA_ERR_SHAPE;
@@ -59,19 +62,50 @@ typedef struct fa_linear_plan {
     size_t c_size, a_size;      /* floats of each worker */
 } fa_linear_plan;
 
+static int64_t fa_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* The step that cuts `total` into `pieces`, as a multiple of `unit`. */
+static int64_t fa_linear_step(int64_t total, int64_t pieces, int64_t unit) {
+    int64_t step = fa_ceil_div(fa_ceil_div(total, pieces), unit) * unit;
+    return step < unit ? unit : step;
+}
+
+/* Panels in multiples of what the kernels take side by side, for tiles of the rows that this M is cut into. */
+static int64_t fa_linear_unit(int64_t m) {
+    const int64_t rows = fa_ceil_div(m, fa_ceil_div(m, FA_LINEAR_MAX_ROWS));
+    return rows <= 3 ? 4 : rows == 4 ? 6 : rows <= 6 ? 4 : rows <= 8 ? 3 : 2;
+}
+
+/*
+ * Largest blocks first; then, while there are few and each is worth it, more. Fewer panels cost copies of A, which is
+ * near; fewer rows cost reading the weights again, which may come from memory: panels first, then rows, then panels.
+ */
 static void fa_linear_cut(const fa_ctx *ctx, fa_linear_plan *plan) {
-    const int64_t panels = (plan->n + 15) / 16;
-    int64_t fit = FA_LINEAR_B_BYTES / 64 / (plan->k > 0 ? plan->k : 1);
-    plan->panel_step = fit < 2 ? 2 : fit > 64 ? 64 : fit;
-    plan->row_step = FA_LINEAR_ROWS;
-    plan->panels = (panels + plan->panel_step - 1) / plan->panel_step;
-    plan->rows = (plan->m + plan->row_step - 1) / plan->row_step;
+    const int64_t panels = fa_ceil_div(plan->n, 16), unit = fa_linear_unit(plan->m > 0 ? plan->m : 1);
+    /* below 4 rows the time goes by the weights read */
+    const double work = (double)(plan->m < 4 ? 4 : plan->m) * (double)plan->n * (double)plan->k;
+    int64_t row_pieces = fa_ceil_div(plan->m, FA_LINEAR_ROWS), panel_pieces = fa_ceil_div(panels, FA_LINEAR_PANELS);
+    plan->row_step = fa_linear_step(plan->m, row_pieces > 0 ? row_pieces : 1, FA_LINEAR_MAX_ROWS);
+    plan->panel_step = fa_linear_step(panels, panel_pieces > 0 ? panel_pieces : 1, unit);
+    for (;;) {
+        plan->rows = fa_ceil_div(plan->m, plan->row_step);
+        plan->panels = fa_ceil_div(panels, plan->panel_step);
+        const double tasks = (double)plan->rows * (double)plan->panels;
+        if (tasks >= FA_LINEAR_ENOUGH || work < FA_LINEAR_WORTH * 2 * tasks) break;
+        const int64_t fewer = fa_linear_step(panels, 2 * plan->panels, unit);
+        const int splits = fewer < plan->panel_step;
+        if (splits && fewer >= FA_LINEAR_PANELS / 2) plan->panel_step = fewer;
+        else if (plan->row_step >= FA_LINEAR_ROWS)
+            plan->row_step = fa_linear_step(plan->m, 2 * plan->rows, FA_LINEAR_MAX_ROWS);
+        else if (splits && fewer >= FA_LINEAR_FEWEST) plan->panel_step = fewer;
+        else break;
+    }
     plan->team = fa_team_max(ctx, plan->panels * plan->rows);
 }
 
 static void fa_linear_carve(fa_arena *arena, const fa_ctx *ctx, fa_linear_plan *plan) {
     const int rows = ctx->kernels->linear.tile_rows;
-    plan->c_size = (size_t)(rows * plan->panel_step * 16);
+    plan->c_size = (size_t)(plan->row_step * plan->panel_step * 16);
     plan->a_size = (size_t)rows * (FA_K_CHUNK + FA_LINEAR_PAD);
     plan->c = fa_arena_take(arena, plan->c_size * (size_t)plan->team, sizeof(float));
     plan->a = fa_arena_take(arena, plan->a_size * (size_t)plan->team, sizeof(float));
