@@ -289,3 +289,20 @@ def test_infinite_values_that_are_seen() -> None:
     v[0, 0, 40, 4] = np.nan
     check_attention(q, k, v)
     check_attention(q, k, v, causal="top_left")
+
+
+@pytest.mark.parametrize("sq", [1, 40])
+@pytest.mark.parametrize("bad", [0, 30, 70])
+def test_nan_in_a_value_that_is_seen_shows_however_small_its_weight(sq: int, bad: int) -> None:
+    """A weight that underflows to 0 belongs to a key that is seen, not to one that is excluded: 0 * NaN is NaN."""
+    q, k, v = (
+        np.ones((1, 1, sq, 4), np.float32),
+        np.zeros((1, 1, 100, 4), np.float32),
+        np.ones((1, 1, 100, 3), np.float32),
+    )
+    k[:, :, bad] = -300
+    v[:, :, bad, 1] = np.nan
+    got = fa.attention(q, k, v)
+    assert np.isnan(got[..., 1]).all() and (got[..., [0, 2]] == 1).all()
+    keep = np.arange(100) != bad
+    assert (fa.attention(q, k, v, mask=keep) == 1).all()

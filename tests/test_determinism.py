@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.compare import assert_same_bits
+from support.compare import assert_same_bits, attend_both
 from support.inputs import generator, normal, qkv
 from support.variants import assert_one_result
 
@@ -50,7 +50,7 @@ def test_isa_kernel_and_threads(shape: tuple[int, ...]) -> None:
     for options in (*OPTIONS, *more):
 
         def call(num_threads: int | None, options: dict[str, Any] = options) -> Any:
-            return fa.attention(*arrays, return_lse=True, return_weights=True, num_threads=num_threads, **options)
+            return attend_both(*arrays, num_threads=num_threads, **options)
 
         assert_one_result(call, f"{options.keys()}")
 
@@ -102,9 +102,7 @@ def test_special_values() -> None:
                     arrays: tuple[np.ndarray, ...] = (q, keys, values),
                     options: dict[str, Any] = options,
                 ) -> Any:
-                    return fa.attention(
-                        *arrays, return_lse=True, return_weights=True, num_threads=num_threads, **options
-                    )
+                    return attend_both(*arrays, num_threads=num_threads, **options)
 
                 assert_one_result(call, f"{name} {options.keys()} {sq}")
 
@@ -125,22 +123,17 @@ def test_a_row_alone_and_in_chunks(options: dict[str, Any], sq: int, sk: int, d:
     """A row of a large prefill, computed alone as a decode step or in any chunk of queries, is the same row."""
     q, k, v = qkv(generator("chunks", sq, sk), 1, 4, 2, sq, sk, d)
     first = sk - sq
-    whole = fa.attention(q, k, v, return_lse=True, return_weights=True, q_offset=first, **options)
+    whole = attend_both(q, k, v, q_offset=first, **options)
     for size in (1, 2, 5, 12, 13, 32, 33, 64):
         for start in (0, 1, 29, 47, sq - size) if size < 5 else range(0, sq, size):
             rows = slice(start, min(start + size, sq))
-            part = fa.attention(
-                q[:, :, rows], k, v, return_lse=True, return_weights=True, q_offset=first + start, **options
-            )
-            where = f"rows {start}..{rows.stop}"
-            assert_same_bits(part.out, whole.out[:, :, rows], where)
-            assert_same_bits(part.lse, whole.lse[:, :, rows], f"lse of {where}")
-            assert_same_bits(part.weights, whole.weights[:, :, rows], f"weights of {where}")
+            part = attend_both(q[:, :, rows], k, v, q_offset=first + start, **options)
+            assert_same_bits(part, tuple(x[:, :, rows] for x in whole), f"rows {start}..{rows.stop}")
     if options.get("causal"):  # keys after the last visible one need not be there at all
         for i in (0, 1, 47, 48, sq - 1):
             n = first + i + 1
             alone = fa.attention(q[:, :, i : i + 1], k[:, :, :n], v[:, :, :n], q_offset=n - 1, **options)
-            assert_same_bits(alone, whole.out[:, :, i : i + 1], f"row {i} with its own keys")
+            assert_same_bits(alone, whole[0][:, :, i : i + 1], f"row {i} with its own keys")
 
 
 @pytest.mark.parametrize("sq", [1, 4, 40])

@@ -66,7 +66,8 @@ def test_every_file_is_licensed_and_can_be_read_in_one_sitting() -> None:
     for path in c + python:
         text = path.read_text("utf-8")
         expected = "/* SPDX-License-Identifier: MIT */" if path in c else "# SPDX-License-Identifier: MIT"
-        if text.splitlines()[:1] != [expected]:
+        lines = text.splitlines()
+        if lines[:1] != [expected] and not (lines[:1] and lines[0].startswith("#!") and lines[1:2] == [expected]):
             bad.append(f"{path.relative_to(ROOT)}: first line is not {expected}")
         if text.count("\n") >= 600:
             bad.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")

@@ -90,6 +90,13 @@ def assert_same_bits(a: Any, b: Any, what: str = "") -> None:
     )
 
 
+def attend_both(*arrays: np.ndarray, **options: Any) -> tuple[Any, ...]:
+    """(out, lse, weights) and, without the weights, (out, lse): weights come from one kernel alone, so this is two ways."""
+    full = fa.attention(*arrays, return_lse=True, return_weights=True, **options)
+    plain = fa.attention(*arrays, return_lse=True, **options)
+    return (full.out, full.lse, full.weights, plain.out, plain.lse)
+
+
 def check_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, weights: bool = True, **options: Any) -> np.ndarray:
     """One attention call against the oracle: out, lse and weights; and the same out whatever is returned beside it."""
     plain = fa.attention(q, k, v, **options)
