@@ -91,7 +91,7 @@ def assert_same_bits(a: Any, b: Any, what: str = "") -> None:
 
 
 def attend_both(*arrays: np.ndarray, **options: Any) -> tuple[Any, ...]:
-    """(out, lse, weights) and, without the weights, (out, lse): weights come from one kernel alone, so this is two ways."""
+    """(out, lse, weights), then out and lse without asking for weights: those come from one kernel alone."""
     full = fa.attention(*arrays, return_lse=True, return_weights=True, **options)
     plain = fa.attention(*arrays, return_lse=True, **options)
     return (full.out, full.lse, full.weights, plain.out, plain.lse)
