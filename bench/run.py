@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fastattn.cli import main  # noqa: E402: from this checkout, not from an installed copy
+from fastattn.cli import main  # noqa: E402 (this checkout, not an installed copy)
 
 if __name__ == "__main__":
     sys.exit(main(["bench", *sys.argv[1:]]))

@@ -27,8 +27,12 @@ _LOAD_LIMIT = 300.0  # seconds; for machines that are busy with something else
 _CODE = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from fastattn.bench.child import {0}; {0}()"
 
 
-class ChildError(Exception):
-    """The child could not do what it was asked; the message is one line."""
+class ChildError(RuntimeError):
+    """The child could not do what it was asked; the message is one line, ``name`` says which library it was for."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 def child_environment() -> dict[str, str]:
@@ -89,19 +93,19 @@ class Child:
             self._process.stdin.write(json.dumps(question).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise ChildError(self._last_words()) from None
+            raise ChildError(self.name, self._last_words()) from None
         return self._receive(_LOAD_LIMIT)
 
     def _receive(self, limit: float) -> dict[str, Any]:
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], limit)[0]:
-            raise ChildError(f"no answer within {limit:.0f} s")
+            raise ChildError(self.name, f"no answer within {limit:.0f} s")
         line = self._process.stdout.readline()
         if not line:
-            raise ChildError(self._last_words())
+            raise ChildError(self.name, self._last_words())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise ChildError(str(answer["error"]))
+            raise ChildError(self.name, str(answer["error"]))
         return answer
 
     def _last_words(self) -> str:
@@ -139,7 +143,7 @@ def convert(name: str, folder: Path) -> tempfile.TemporaryDirectory[str] | None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=child_environment())
     if done.returncode:
         target.cleanup()
-        raise ChildError(_last_line(done.stderr, done.returncode))
+        raise ChildError(name, _last_line(done.stderr, done.returncode))
     return target
 
 

@@ -60,7 +60,7 @@ class Field:
     """Ours and the peers, each loaded in its process. A peer that fails is in ``failed``, with why, and left out.
 
     Raises:
-        RuntimeError: ours fails.
+        ChildError: ours fails.
     """
 
     def __init__(self, folder: Path, peers: Sequence[str], num_threads: int) -> None:
@@ -76,9 +76,7 @@ class Field:
                 source = folder if converted is None else Path(self._stack.enter_context(converted))
                 self._children[name] = self._stack.enter_context(Child(name, source, num_threads))
             except ChildError as error:
-                if name == "fastattn":
-                    raise RuntimeError(str(error)) from None
-                self.failed[name] = str(error)
+                self._note(error)
 
     def __enter__(self) -> Field:
         return self
@@ -98,9 +96,25 @@ class Field:
             ids, mask = make_batch(case, vocab_size)
             expected = self._children["fastattn"].prepare(ids, mask)
             peers = {name: self._prepared(name, ids, mask, expected) for name in self._peers}
-            ours = self._children["fastattn"].run
-            flops = model_flops(self.folder, case)
-            yield {"name": case.name, "shape": shape_text(case), **compare(ours, peers, limits, plan, flops=flops)}
+            yield {"name": case.name, "shape": shape_text(case), **self._figures(case, peers, limits, plan)}
+
+    def _figures(
+        self, case: ModelCase, peers: dict[str, Callable[[int], float] | str], limits: Limits, plan: Plan
+    ) -> dict[str, Any]:
+        """compare(); once more without a peer that dies on the way."""
+        flops = model_flops(self.folder, case)
+        while True:
+            try:
+                return compare(self._children["fastattn"].run, peers, limits, plan, flops=flops)
+            except ChildError as error:
+                peers = {**peers, error.name: self._note(error)}
+
+    def _note(self, error: ChildError) -> str:
+        """Leaves the peer out from now on; ours cannot be."""
+        if error.name == "fastattn":
+            raise error
+        self.failed[error.name] = str(error)
+        return self.failed[error.name]
 
     def _prepared(
         self, name: str, ids: np.ndarray, mask: np.ndarray, expected: np.ndarray
@@ -110,8 +124,7 @@ class Field:
         try:
             hidden = self._children[name].prepare(ids, mask)
         except ChildError as error:
-            self.failed[name] = str(error)
-            return self.failed[name]
+            return self._note(error)
         off = float(np.abs((hidden - expected)[mask == 1]).max())
         return self._children[name].run if off <= _TOLERANCE else f"its hidden states differ by {off:.1e}"
 

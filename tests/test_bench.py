@@ -1,0 +1,411 @@
+# SPDX-License-Identifier: MIT
+"""What measures is measured: tables, rounds, ratios, limits, peers that are absent, fail or are wrong."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import tiny_bert
+from test_cli import run
+
+from fastattn import cli
+from fastattn.bench import (
+    attention,
+    child,
+    compare,
+    determinism,
+    linear,
+    model,
+    overhead,
+    peaks,
+    peers,
+    report,
+    shapes,
+    timing,
+)
+from fastattn.bench.shapes import AttentionCase, LinearCase, ModelCase
+
+TINY = AttentionCase("tiny", 1, 2, 2, 8, 8, 16)
+QUICK = timing.Plan(rounds=3)
+
+
+def bench(*args: str, capsys: pytest.CaptureFixture[str]) -> Any:
+    """The JSON object of a bench command in this process."""
+    status = cli.main(["bench", *args, "--json"])
+    out, err = capsys.readouterr()
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def test_tables_cover_what_they_promise() -> None:
+    for table in (shapes.ATTENTION, shapes.LINEAR, shapes.MODEL, shapes.PEAK):
+        assert len({case.name for case in table}) == len(table)
+    grid = shapes.ATTENTION
+    assert len(grid) >= 24
+    assert {16, 8192} <= {case.sq for case in grid} and {32, 64, 128} <= {case.d for case in grid}
+    assert {None, "bool", "float", "padding"} == {case.mask for case in grid}
+    assert any(case.causal for case in grid) and any(case.heads > case.kv_heads for case in grid)
+    assert any(case.sq == 1 and case.sk == 8192 for case in grid)
+    assert all(case.heads % case.kv_heads == 0 for case in grid)
+    assert len(shapes.LINEAR) == 7 * 10
+    assert (
+        min(shapes.MODEL[2].lengths) == 8 and max(shapes.MODEL[2].lengths) == 127 and len(shapes.MODEL[2].lengths) == 32
+    )
+
+
+def test_flops() -> None:
+    assert AttentionCase("", 2, 3, 3, 5, 7, 11).flops == 4 * 2 * 3 * 5 * 7 * 11
+    assert AttentionCase("", 1, 1, 1, 8, 8, 2, causal=True).flops == 4 * 2 * 32
+    assert AttentionCase("", 1, 1, 1, 2, 8, 1, causal=True).flops == 4 * (16 - 2)
+    assert AttentionCase("", 1, 4, 2, 1, 8, 4).kv_bytes == 2 * 4 * 2 * 8 * 4
+    assert LinearCase(3, 5, 7).flops == 210
+
+
+def test_select() -> None:
+    def names(*patterns: str) -> list[str]:
+        return [case.name for case in shapes.select(shapes.LINEAR, patterns)]
+
+    assert names("384x384-r1") == ["384x384-r1"]
+    assert names("384x384-r12") == ["384x384-r128"]
+    assert names("r8", "r4") == [case.name for case in shapes.LINEAR if case.rows in (4, 8)]
+    assert len(names("*-r1")) == 7
+    with pytest.raises(ValueError, match="'zzz' selects none of the 70 cases"):
+        names("r1", "zzz")
+
+
+def test_tests_and_listing_need_no_arrays(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "attention", "--list", "--shapes", "decode"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 5 and rows[-1].split() == ["decode-gqa-sk8192-d64", "B1", "H9/3", "N1x8192", "D64"]
+
+
+# ---- timing ----------------------------------------------------------------------------------------------------------
+
+
+def test_rounds_rotate_and_take_one_sample_each() -> None:
+    order: list[str] = []
+
+    def contestant(name: str, seconds: float) -> timing.Contestant:
+        def go(count: int) -> float:
+            order.append(name)
+            return seconds * count
+
+        return timing.Contestant(name, go, calls=1)
+
+    three = [contestant("a", 1.0), contestant("b", 2.0), contestant("c", 3.0)]
+    timing.run_rounds(three, timing.Plan(rounds=3))
+    assert "".join(order) == "abcbcacab"
+    assert [c.samples for c in three] == [[1.0] * 3, [2.0] * 3, [3.0] * 3]
+
+
+def test_short_calls_are_repeated_and_samples_are_of_one_call() -> None:
+    counts: list[int] = []
+
+    def go(count: int) -> float:
+        counts.append(count)
+        return count * 1e-4
+
+    short = timing.Contestant("short", go)
+    timing.run_rounds([short], timing.Plan(rounds=2))
+    assert short.calls == 20 and set(counts) == {1, 20}
+    assert short.samples == pytest.approx([1e-4, 1e-4])
+
+
+def test_plan() -> None:
+    assert [timing.Plan(rounds=2).goes_on(done, 100.0) for done in (0, 1, 2)] == [True, True, False]
+    plan = timing.Plan(seconds=1.0, least=5, most=7)
+    assert plan.goes_on(4, 100.0) and not plan.goes_on(5, 1.5) and plan.goes_on(6, 0.5) and not plan.goes_on(7, 0.5)
+
+
+def test_statistics() -> None:
+    assert timing.percentile(list(map(float, range(1, 101))), 0.95) == 95
+    assert timing.percentile([7.0], 0.95) == 7
+    assert timing.median_ratio([10, 30, 2], [1, 10, 1]) == 3  # not the ratio of the medians
+    assert timing.geometric_mean([2.0, 8.0]) == pytest.approx(4)
+    assert timing.fastest([lambda: sum(range(30000)), lambda: 1])() == 1
+
+
+def test_share_is_that_of_the_limit_that_binds() -> None:
+    limits = peaks.Limits(1, read=False)
+    limits.read = timing.Contestant("read", lambda count: 0.0)
+    limits._flops, limits._piece_bytes = 100.0, 10.0
+    limits.fma.samples = [1.0, 2.0, 1.0]  # 100, 50, 100 flops per second
+    limits.read.samples = [1.0, 1.0, 2.0]  # 10, 10, 5 bytes per second
+    assert limits.share([10.0, 20.0, 20.0], flops=500, cold=0) == (0.5, "fma")
+    assert limits.share([10.0, 10.0, 10.0], flops=500, cold=90) == (pytest.approx(0.9), "read")
+
+
+def test_duration() -> None:
+    assert [report.duration(s) for s in (2.0, 0.0123, 4.5e-6, 3e-9)] == ["2 s", "12.3 ms", "4.5 us", "3 ns"]
+
+
+def test_peaks_are_plausible() -> None:
+    found = peaks.measure_peaks(1, rounds=3)
+    assert 0.1 < found["gflops"] < 1e4 and 0.1 < found["gbytes_per_second"] < 1e4
+    assert found["gflops_p05"] <= found["gflops"] <= found["gflops_p95"]
+
+
+# ---- comparisons -----------------------------------------------------------------------------------------------------
+
+
+class Fake(peers.Peer):
+    """A peer whose attention is a function of one set."""
+
+    def __init__(self, name: str, function: Any) -> None:
+        super().__init__(1)
+        self.name, self._function = name, function
+
+    def attention(self, case: AttentionCase, sets: Any) -> Any:
+        return [lambda index: self._function(sets[index])]
+
+
+def test_peers_that_are_slow_wrong_broken_or_offer_nothing() -> None:
+    import time
+
+    from fastattn import attention as our_attention
+
+    def slow(s: Any) -> np.ndarray:
+        time.sleep(2e-3)
+        return our_attention(s.q, s.k, s.v)
+
+    def broken(s: Any) -> np.ndarray:
+        raise KeyError("no\nsuch thing")
+
+    field = [
+        Fake("slow", slow),
+        Fake("wrong", lambda s: s.v * 2),
+        Fake("nan", lambda s: s.v * np.nan),
+        Fake("broken", broken),
+        peers.Peer(1),
+    ]
+    field[-1].name = "empty"
+    row = attention.run_case(TINY, field, peaks.Limits(1, read=False), QUICK)
+    assert row["rounds"] == 3 and 0 < row["median_s"] <= row["p95_s"] and row["limit"] == "fma"
+    found = row["peers"]
+    assert list(found) == ["slow", "wrong", "nan", "broken", "empty"]
+    assert found["slow"]["median_s"] > 2e-3 and found["slow"]["ratio"] > 10
+    assert "its result differs by" in found["wrong"]["error"] and "its result differs by nan" in found["nan"]["error"]
+    assert found["broken"] == {"error": "KeyError: 'no\\nsuch thing'"}
+    assert found["empty"] == {"error": "empty offers no attention operator"}
+    means = compare.geometric_means([row, row])
+    assert list(means) == ["slow"] and means["slow"] == pytest.approx(found["slow"]["ratio"])
+    table = report.Table(["tiny"], [row["shape"]], list(found))
+    assert len(table.heading()) == len(table.row(row))
+    assert "empty: empty offers no attention operator (tiny and 1 more)" in table.errors([row, row])
+
+
+@pytest.mark.parametrize("case", [
+    TINY, AttentionCase("causal", 1, 2, 2, 9, 9, 8, causal=True), AttentionCase("chunk", 2, 4, 2, 3, 9, 8, causal=True),
+    AttentionCase("bool", 2, 4, 2, 5, 9, 8, mask="bool"), AttentionCase("padding", 3, 4, 2, 9, 9, 8, mask="padding"),
+    AttentionCase("float", 2, 4, 2, 5, 9, 8, mask="float"), AttentionCase("decode", 2, 4, 1, 1, 9, 8),
+], ids=lambda case: case.name)  # fmt: skip
+@pytest.mark.parametrize("name", [name for name in peers.NAMES if name != "ctranslate2"])
+def test_peers_compute_the_same(name: str, case: AttentionCase) -> None:
+    pytest.importorskip({"numpy": "threadpoolctl", "onnxruntime": "onnx"}.get(name, name))
+    pytest.importorskip(name)
+    found, notes = peers.open_peers([name], 1)
+    assert not notes
+    try:
+        call = attention.peer_call(found[0], case, attention.make_inputs(case, sets=2))
+        assert not isinstance(call, str), call
+        layer = LinearCase(24, 40, 3)
+        row = linear.run_case(layer, found, peaks.Limits(1, read=False), QUICK) if case is TINY else None
+        assert row is None or row["peers"][name]["ratio"] > 0, row
+    finally:
+        found[0].close()
+
+
+def test_absent_peers_are_said_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    found = bench(
+        "attention", "--shapes", "full-n16-d64", "--rounds", "2", "--compare", "torch,openvino,torch", capsys=capsys
+    )
+    assert found["notes"] == ["torch: not installed, left out", "openvino: not installed, left out"]
+    assert found["peers"] == {} and found["cases"][0]["peers"] == {}
+    assert cli.main(["bench", "attention", "--shapes", "full-n16-d64", "--rounds", "2", "--compare", "torch"]) == 0
+    assert "\ntorch: not installed, left out\n" in capsys.readouterr().out
+
+
+def test_a_peer_that_cannot_be_imported_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "fastattn.bench.peers.with_torch", raising=False)
+    found, notes = peers.open_peers(["torch"], 1)
+    assert not found and len(notes) == 1 and notes[0].startswith("torch: left out: ModuleNotFoundError")
+
+
+def test_unknown_peers_are_an_error() -> None:
+    with pytest.raises(ValueError, match="compare: 'keras' is unknown"):
+        peers.installed(["keras"])
+
+
+# ---- the commands ----------------------------------------------------------------------------------------------------
+
+
+def test_attention_command(capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench(
+        "attention", "--shapes", "full-n16-d64,decode-sk128-d64", "--rounds", "3", "--threads", "1", capsys=capsys
+    )
+    assert [row["name"] for row in found["cases"]] == ["full-n16-d64", "decode-sk128-d64"]
+    for row in found["cases"]:
+        assert row["gflops"] > 0 and row["fma_gflops"] > 0 and row["share"] > 0 and row["rounds"] == 3
+    assert found["num_threads"] == 1 and found["geometric_mean"] == {}
+
+
+def test_linear_command_beside_numpy(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("threadpoolctl")
+    args = ["linear", "--shapes", "384x384-r1,384x384-r16", "--rounds", "3", "--threads", "1", "--compare", "numpy"]
+    found = bench(*args, capsys=capsys)
+    cold, warm = found["cases"]
+    assert cold["gbytes_per_second"] > 0 and warm["gbytes_per_second"] is None and warm["limit"] == "fma"
+    ratios = [row["peers"]["numpy"]["ratio"] for row in found["cases"]]
+    assert found["geometric_mean"]["numpy"] == pytest.approx(statistics.geometric_mean(ratios))
+    assert cli.main(["bench", *args]) == 0
+    out = capsys.readouterr().out
+    assert "numpy/ours" in out and "geometric mean numpy/ours: " in out
+
+
+def test_blas_is_not_held_back_in_a_comparison() -> None:
+    pytest.importorskip("threadpoolctl")
+    args = ("bench", "linear", "--shapes", "384x384-r16", "--rounds", "2", "--compare", "numpy", "--json")
+    plain, held_back = run(*args), run(*args, env={"OPENBLAS_CORETYPE": "Prescott"})
+    assert (plain[0], plain[2], held_back[0]) == (0, "", 0)
+    assert held_back[2] == "fastattn: OPENBLAS_CORETYPE is left out of the comparison's environment\n"
+    assert json.loads(held_back[1])["peers"] == json.loads(plain[1])["peers"]
+
+
+def test_overhead_command(capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench("attention", "--overhead", "--seconds", "0.05", capsys=capsys)
+    assert 0 < found["least_us"] <= found["median_us"] <= found["p95_us"]
+
+
+def test_memory_of_a_call_does_not_grow_with_the_square() -> None:
+    found = overhead.attention_memory(4096, 64, 2)
+    assert found["score_bytes"] == 64 << 20
+    assert found["growth_bytes"] < 4 << 20
+
+
+def test_the_memory_figure_sees_memory() -> None:
+    code = """
+        import numpy as np
+        from fastattn.bench import overhead
+        def call(q, *rest, **options):
+            return np.full(q.shape[-2] ** 2, 1.0, np.float32)
+        overhead.attention = call
+        print(overhead.memory_of_one_call(2048, 64, 1))
+    """
+    from support.processes import output_of
+
+    assert 15 << 20 <= int(output_of(code)) <= 20 << 20
+
+
+def test_determinism_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    for args in (["attention", "--shapes", "full-n16-d64,gqa-chunk16"], ["linear", "--shapes", "384x384-r2"]):
+        found = bench(*args, "--check-determinism", capsys=capsys)
+        assert found["same"] is True
+        assert all(row["variants"] >= 6 and not row["different"] for row in found["cases"])
+
+
+def test_a_difference_is_found_and_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    row = determinism.check_call("fake", lambda n: [np.full(3, np.float32(n > 2))], 1e3, kernels=False)
+    assert [text.split(", ")[2] for text in row["different"]] == ["3 threads", "3 threads (again)"]
+    monkeypatch.setattr(determinism, "check_attention", lambda cases: iter([row]))
+    assert cli.main(["bench", "attention", "--check-determinism"]) == 1
+    out, err = capsys.readouterr()
+    assert "DIFFERENT" in out and err == "fastattn: results differ in fake\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bert.save_folder(tmp_path_factory.mktemp("tiny") / "model", "plain")
+
+
+def test_model_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench("model", "--model", str(folder), "--shapes", "1x16", "--rounds", "3", "--threads", "1", capsys=capsys)
+    (row,) = found["cases"]
+    assert row["shape"] == "B1 S16, 16 tokens" and row["share"] > 0
+    process = found["processes"]["fastattn"]
+    assert process["load_s"] > 0 and process["peak_rss_bytes"] > 1 << 20
+
+
+def test_model_determinism(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench("model", "--model", str(folder), "--shapes", "1x16", "--check-determinism", capsys=capsys)
+    assert found["same"] is True
+
+
+def test_model_errors_are_one_line(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "model", "--model", str(tmp_path), "--shapes", "1x16"]) == 1
+    out, err = capsys.readouterr()
+    assert not out and err.count("\n") == 1 and str(tmp_path) in err
+    # 128 tokens, 40 positions: ours cannot take part, and says so
+    assert cli.main(["bench", "model", "--model", str(folder), "--shapes", "1x128", "--rounds", "2"]) == 1
+    assert "40 positions" in capsys.readouterr().err
+
+
+def test_a_peer_process_that_dies_is_a_row_without_ratio(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    real = child.Child
+
+    def make(name: str, folder: Path, num_threads: int) -> child.Child:
+        if name == "torch":
+            raise child.ChildError(name, "ImportError: no such thing")
+        return real(name, folder, num_threads)
+
+    monkeypatch.setattr(model, "Child", make)
+    with model.Field(folder, ["torch"], 1) as field:
+        (row,) = field.run([ModelCase("three", (3, 9, 1))], QUICK)
+    assert row["peers"] == {"torch": {"error": "ImportError: no such thing"}}
+
+
+def test_a_peer_that_dies_on_the_way_is_left_out(folder: Path) -> None:
+    with model.Field(folder, [], 1) as field, child.Child("fastattn", folder, 1) as other:
+        field._peers.append("other")
+        field._children["other"] = other
+        calls = 0
+
+        def run(count: int) -> float:
+            nonlocal calls
+            calls += 1
+            if calls > 3:
+                raise child.ChildError("other", "its process ended with status -9")
+            return 1e-2 * count
+
+        other.run = run  # type: ignore[method-assign]
+        first, second = field.run([ModelCase("three", (3, 9, 1)), ModelCase("one", (4,))], QUICK)
+    for row in (first, second):
+        assert row["peers"] == {"other": {"error": "its process ended with status -9"}} and row["rounds"] == 3
+
+
+def test_a_child_says_what_went_wrong(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(child.ChildError, match="FileNotFoundError: .*neither model.safetensors nor"):
+        child.Child("fastattn", tmp_path, 1)
+    with child.Child("fastattn", folder, 1) as process:
+        with pytest.raises(child.ChildError, match="ValueError: input_ids"):
+            process.prepare(np.full((1, 3), 99), np.ones((1, 3), np.int64))
+        with pytest.raises(child.ChildError):  # it has ended
+            process.run(1)
+
+
+def test_model_flops(folder: Path) -> None:
+    config = tiny_bert.config("plain")
+    h, wide = config["hidden_size"], config["intermediate_size"]
+    expected = config["num_hidden_layers"] * sum(2 * s * (4 * h * h + 2 * h * wide) + 4 * s * s * h for s in (3, 5))
+    assert model.model_flops(folder, ModelCase("two", (3, 5))) == expected
+
+
+@pytest.mark.parity
+def test_all_peers_agree_on_a_model(folder: Path) -> None:
+    for name in ("torch", "transformers"):
+        pytest.importorskip(name)
+    names, _ = peers.installed(["torch", "onnxruntime", "openvino", "ctranslate2"])
+    with model.Field(folder, names, 1) as field:
+        (row,) = field.run([ModelCase("three", (3, 9, 1))], QUICK)
+    assert all("ratio" in figures for figures in row["peers"].values()), row["peers"]
