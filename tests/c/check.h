@@ -60,7 +60,8 @@ void expect_accurate(const char *what, const float *got, const double *reference
 /* ---- the tests --------------------------------------------------------------------------------------------------- */
 
 typedef struct options {
-    int quick; /* leaves out the cases that take long under an emulator or a sanitizer */
+    int quick;   /* leaves out the cases that take long under a sanitizer */
+    int no_fork;
 } options;
 
 void test_vmath(const options *o);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fastattn-test [--quick] [--forked] [--isa NAME]... [FILTER]
+ * fastattn-test [--quick] [--forked] [--no-fork] [--isa NAME]... [FILTER]
  *
  * Runs every case whose name contains FILTER, on every instruction set of this machine or on those named (scalar, the
  * specification, always). One line a case on stdout, a hash of its output bytes and its name, the same on every machine;
  * failures on stderr. --forked runs all of it in a child made by fork(), where teams are made of plain threads instead
- * of OpenMP's: ThreadSanitizer understands those.
+ * of OpenMP's: ThreadSanitizer understands those. --no-fork leaves out what forks: qemu's user mode cannot.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +17,7 @@
 #include "run.h"
 
 static int usage(const char *program) {
-    fprintf(stderr, "usage: %s [--quick] [--forked] [--isa NAME]... [FILTER]\n", program);
+    fprintf(stderr, "usage: %s [--quick] [--forked] [--no-fork] [--isa NAME]... [FILTER]\n", program);
     return 2;
 }
 
@@ -47,6 +47,8 @@ int main(int argc, char **argv) {
             o.quick = 1;
         } else if (strcmp(argv[i], "--forked") == 0) {
             forked = 1;
+        } else if (strcmp(argv[i], "--no-fork") == 0) {
+            o.no_fork = 1;
         } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
             int isa = 0;
             for (i++; isa < fa_isa_count() && strcmp(fa_isa_name(isa), argv[i]); isa++) {}

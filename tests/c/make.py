@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Builds the C test program in several variants, runs each, and compares what they print line by line.
 
-    python tests/c/build.py                 gcc alone
-    python tests/c/build.py gcc clang serial asan tsan neon
-    python tests/c/build.py neon --list     which variants there are and what each is for
+    python tests/c/make.py                 gcc alone
+    python tests/c/make.py gcc clang serial asan tsan neon
+    python tests/c/make.py --list          which variants there are and what each is for
 
 Every variant that was run must print the same hashes: other compilers, optimisation levels, instruction sets and
 machines give the same bits. Flags are those of setup.py, read from it. Exit status 0 only if all of it holds.
@@ -16,6 +16,8 @@ import argparse
 import ast
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -47,13 +49,19 @@ class Variant:
     static: bool = False
 
     def missing(self) -> list[str]:
-        return [tool for tool in (self.compiler, *self.run[:1]) if shutil.which(tool) is None]
+        return [tool for tool in (*self.cc[:1], *self.run[:1]) if shutil.which(tool) is None]
+
+    @property
+    def cc(self) -> list[str]:
+        return shlex.split(self.compiler)
 
 
 _SANITIZE = ("-O1", "-g", "-fno-omit-frame-pointer")
 VARIANTS = {
     "gcc": Variant("as shipped, warnings are errors", "gcc", ("-Werror",)),
-    "quick": Variant("compiles fast: for the Python test suite", os.environ.get("CC", "gcc"), ("-O1",), arguments=("--quick",)),
+    "quick": Variant(
+        "compiles fast: for the Python test suite", os.environ.get("CC", "gcc"), ("-O1",), arguments=("--quick",)
+    ),
     "clang": Variant("the other compiler, warnings are errors", "clang", ("-Werror",)),
     "serial": Variant("without OpenMP", "gcc", ("-O1", "-Werror"), openmp=False, arguments=("--quick",)),
     "asan": Variant(
@@ -62,13 +70,15 @@ VARIANTS = {
         environment={"UBSAN_OPTIONS": "print_stacktrace=1"},
     ),
     "tsan": Variant(
-        # Neither libgomp nor libomp is instrumented, so regions of theirs would only give false alarms. In a forked child
-        # the seam makes its teams of plain threads, which the sanitizer follows: that is what runs here.
+        # Neither libgomp nor libomp is instrumented, so regions of theirs would only give false alarms. In a forked
+        # child the seam makes its teams of plain threads, which the sanitizer follows: that is what runs here.
         "ThreadSanitizer, in a forked child", "gcc", (*_SANITIZE, "-fsanitize=thread"), isas=("avx2",),
         arguments=("--quick", "--forked"), environment={"TSAN_OPTIONS": "halt_on_error=1"},
     ),
     "neon": Variant(
-        "aarch64 under qemu", "aarch64-linux-gnu-gcc", ("-Werror",), machine="aarch64", run=("qemu-aarch64",), static=True,
+        # qemu's user mode cannot start threads in the child of a process that had some (an assertion of its own fails).
+        "aarch64 under qemu", "aarch64-linux-gnu-gcc", ("-Werror",), machine="aarch64", run=("qemu-aarch64",),
+        arguments=("--no-fork",), static=True,
     ),
 }  # fmt: skip
 
@@ -106,22 +116,22 @@ def build(variant: Variant, folder: Path) -> Path:
     jobs = [(SRC / "isa" / f"{isa}.c", [*common, *flags, *variant.flags]) for isa, flags in stubs.items()]
     jobs += [(path, [*common, *openmp, *macros, *variant.flags]) for path in sources()]
     folder.mkdir(parents=True, exist_ok=True)
-    shared = [ROOT / "setup.py", Path(__file__), *(p for top in (SRC, HERE) for end in ("h", "inc") for p in top.rglob(f"*.{end}"))]
-    newest = max(path.stat().st_mtime for path in shared)
+    headers = [path for top in (SRC, HERE) for end in ("h", "inc") for path in top.rglob(f"*.{end}")]
+    newest = max(path.stat().st_mtime for path in (ROOT / "setup.py", Path(__file__), *headers))
 
     def compile_one(job: tuple[Path, list[str]]) -> str:
         path, flags = job
         target = folder / f"{path.parent.name}_{path.stem}.o"
         if target.exists() and target.stat().st_mtime > max(newest, path.stat().st_mtime):
             return str(target)
-        subprocess.run([variant.compiler, *flags, "-c", str(path), "-o", str(target)], check=True)
+        subprocess.run([*variant.cc, *flags, "-c", str(path), "-o", str(target)], check=True)
         return str(target)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile_one, jobs))
     program = folder / "fastattn-test"
     link = [*openmp, *variant.flags, *(["-static"] if variant.static else []), "-lm", "-pthread"]
-    subprocess.run([variant.compiler, *objects, "-o", str(program), *link], check=True)
+    subprocess.run([*variant.cc, *objects, "-o", str(program), *link], check=True)
     return program
 
 
@@ -131,7 +141,7 @@ def run(variant: Variant, program: Path, extra: list[str]) -> tuple[bool, dict[s
     done = subprocess.run(command, env={**os.environ, **variant.environment}, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         print(f"{' '.join(command)}: exit status {done.returncode}", flush=True)
-    lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    lines = re.findall(r"^([0-9a-f]{16}) (.+)$", done.stdout, re.MULTILINE)
     return done.returncode == 0, {name: value for value, name in lines}
 
 

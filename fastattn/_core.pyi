@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: MIT
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_F32 = NDArray[np.float32]
+_I64 = NDArray[np.int64]
+
+# ---- instruction sets, threads, build: _core.pyx
+
+def isa_names() -> list[str]: ...
+def isa_supported(name: str) -> bool: ...
+def current_isa() -> str: ...
+def select_isa(name: str) -> None: ...
+def force_kernel(which: int) -> None: ...
+def kernels_capsule(name: str) -> object: ...
+def parallel_probe_capsule() -> object: ...
+def openmp_version() -> int: ...
+def omp_max_threads() -> int: ...
+def threads_in_use() -> int: ...
+def set_thread_default(cap: int, explicit: int) -> None: ...
+def build_constants() -> dict[str, Any]: ...
+def cpu_features() -> dict[str, Any]: ...
+
+# ---- arrays held open for a call, and those that are not NumPy's: _core.pyx, _core_dlpack.pxi
+
+class Views: ...
+
+class DLPackBuffer:
+    readonly: Final[bool]
+    def __init__(self, producer: Any, name: str) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+# ---- attention: _core.pyx
+
+def attend_plain(
+    q: _F32, k: _F32, v: _F32, out: _F32, causal: bool, scale: float, num_threads: int | None
+) -> bool: ...
+def attend_varlen_plain(
+    q: _F32,
+    k: _F32,
+    v: _F32,
+    cu_q: _I64,
+    cu_k: _I64,
+    out: _F32,
+    causal: bool,
+    scale: float,
+    num_threads: int | None,
+) -> bool: ...
+def attend(
+    out: _F32,
+    lse: _F32 | None,
+    weights: _F32 | None,
+    q: _F32,
+    k: _F32,
+    v: _F32,
+    *,
+    mask: NDArray[Any] | None,
+    scale: float,
+    softcap: float,
+    causal: bool,
+    window_left: int,
+    window_right: int,
+    q_offset: _I64 | None,
+    kv_lengths: _I64 | None,
+    cu_q: _I64 | None,
+    cu_k: _I64 | None,
+    num_threads: int | None,
+) -> None: ...
+
+# ---- the machine's limits: _core.pyx
+
+def probe_fma(rounds: int, num_threads: int | None = None) -> float: ...
+def probe_read(array: NDArray[Any], num_threads: int | None = None) -> None: ...
+
+# ---- linear layers and row-wise operators: _core_ops.pxi; NotImplemented where ops.py has to look first
+
+class Held: ...
+
+class PackedLinear:
+    in_features: Final[int]
+    out_features: Final[int]
+    panels: Final[_F32]
+    bias: Final[_F32 | None]
+    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def dtype(self) -> str: ...
+    def __reduce__(self) -> tuple[Any, ...]: ...
+
+def activation_names() -> list[str]: ...
+def pool_modes() -> list[str]: ...
+def aligned_panels(n: int, k: int) -> _F32: ...
+def packed_linear(panels: _F32, bias: _F32 | None, n: int) -> PackedLinear: ...
+def pack_panels(panels: _F32, weight: _F32, num_threads: int | None) -> None: ...
+def run_rows(
+    op: int,
+    x: Any,
+    residual: Any,
+    weight: Any,
+    bias: Any,
+    eps: Any,
+    act: int,
+    out: Any,
+    num_threads: int | None,
+    checked: bool = False,
+) -> Any: ...
+def run_linear(
+    x: Any, packed: Any, activation: str | None, out: Any, num_threads: int | None, checked: bool = False
+) -> Any: ...
+def run_embedding(
+    tables: list[_F32], ids: list[NDArray[Any]], out: _F32, num_threads: int | None
+) -> bool: ...
+def run_pool(x: _F32, cu_seqlens: _I64, mode: str, out: _F32, num_threads: int | None) -> None: ...

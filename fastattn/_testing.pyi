@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+VMATH: tuple[str, ...]
+
+def isas() -> list[str]: ...
+def use_isa(name: str) -> AbstractContextManager[None]: ...
+def force_kernel(which: str | None) -> AbstractContextManager[None]: ...
+def vmath(name: str, x: ArrayLike, isa: str | None = None) -> NDArray[np.float32]: ...
+def lanes(
+    x: ArrayLike, isa: str | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.uint32], NDArray[np.float32]]: ...
+def probe_parallel(
+    n_tasks: int, num_threads: int, *, busy_ns: int = 0, nested_tasks: int = 0
+) -> dict[str, Any]: ...
