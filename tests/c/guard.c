@@ -26,7 +26,9 @@ typedef struct block {
 
 static block blocks[MAX_BLOCKS];
 static const char *(*where_now)(void);
-static struct sigaction before_segv, before_bus;
+static const int fatal[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+#define FATAL ((int)(sizeof fatal / sizeof *fatal))
+static struct sigaction before[FATAL];
 
 static void die(const char *what) {
     perror(what);
@@ -91,10 +93,10 @@ size_t guard_free(void *data) {
 }
 
 /* Only write() and what formats into a buffer: a fault may have come from anywhere. */
-static void on_fault(int signal_number, siginfo_t *info, void *context) {
+static void on_fault(int number, siginfo_t *info, void *context) {
     char text[512];
     const char *hit = info->si_addr;
-    int n = snprintf(text, sizeof text, "FAULT at %p in %s", (const void *)hit, where_now());
+    int n = snprintf(text, sizeof text, "SIGNAL %d at %p in %s", number, (const void *)hit, where_now());
     for (int i = 0; i < MAX_BLOCKS; i++) {
         const block *b = &blocks[i];
         if (!b->base || hit < b->base || hit >= b->base + b->mapped) continue;
@@ -104,12 +106,14 @@ static void on_fault(int signal_number, siginfo_t *info, void *context) {
     if (write(STDERR_FILENO, text, (size_t)n) < 0) _exit(2);
     (void)context;
     /* The instruction runs again and meets whoever was responsible before: a sanitizer's report, or the end. */
-    sigaction(signal_number, signal_number == SIGSEGV ? &before_segv : &before_bus, NULL);
+    for (int i = 0; i < FATAL; i++)
+        if (fatal[i] == number) sigaction(number, &before[i], NULL);
 }
 
 void guard_explain_faults(const char *(*where)(void)) {
     struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO};
     where_now = where;
     sigemptyset(&action.sa_mask);
-    if (sigaction(SIGSEGV, &action, &before_segv) || sigaction(SIGBUS, &action, &before_bus)) die("guard: sigaction");
+    for (int i = 0; i < FATAL; i++)
+        if (sigaction(fatal[i], &action, &before[i])) die("guard: sigaction");
 }

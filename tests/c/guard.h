@@ -22,7 +22,7 @@ void guard_seal(void *block);
 /* Returns how many bytes around the block were written to. */
 size_t guard_free(void *block);
 
-/* A fault prints `where()` and the block that was hit, and then takes its ordinary course. */
+/* A fault (or a trap) prints `where()` and the block that was hit, and then takes its ordinary course. */
 void guard_explain_faults(const char *(*where)(void));
 
 #endif

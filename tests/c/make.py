@@ -17,6 +17,7 @@ import ast
 import os
 import platform
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -145,6 +146,12 @@ def run(variant: Variant, program: Path, extra: list[str]) -> tuple[bool, dict[s
     return done.returncode == 0, {name: value for value, name in lines}
 
 
+def cpu_seconds() -> float:
+    """What finished children have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", metavar="variant", help=f"{', '.join(VARIANTS)}; default gcc")
@@ -169,14 +176,14 @@ def main() -> int:
                 print(f"{name}: {missing[0]} is not installed", flush=True)
                 failed.append(name)
                 continue
-            start = time.monotonic()
+            start, cpu = time.monotonic(), cpu_seconds()
             try:
                 program = build(variant, (args.out or Path(temporary)) / name)
             except subprocess.CalledProcessError as error:
                 print(f"{name}: {error.cmd[0]} failed on {error.cmd[error.cmd.index('-o') - 1]}", flush=True)
                 failed.append(name)
                 continue
-            built = time.monotonic()
+            built, cpu_built = time.monotonic(), cpu_seconds()
             good, hashes = run(variant, program, [args.filter] if args.filter else [])
             for case, value in hashes.items():
                 first, where = known.setdefault(case, (value, name))
@@ -184,7 +191,8 @@ def main() -> int:
                     print(f"{name}: {case}: {value}, but {first} in {where}", flush=True)
                     good = False
             verdict = "ok" if good else "FAILED"
-            times = f"built in {built - start:.0f} s, run in {time.monotonic() - built:.0f} s"
+            times = f"built in {built - start:.0f} s ({cpu_built - cpu:.0f} of CPU), "
+            times += f"run in {time.monotonic() - built:.0f} s ({cpu_seconds() - cpu_built:.0f})"
             print(f"{name}: {verdict}, {len(hashes)} cases, {times}", flush=True)
             failed += [] if good else [name]
     return 1 if failed else 0

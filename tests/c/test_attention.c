@@ -137,6 +137,14 @@ static const attention_case cases[] = {
          .cu_k = LIST(0, 970, 990, 2000), .lse = 1),
     CASE(.name = "varlen nothing", .sq = 0, .sk = 0, .d = 8, .dv = 8, .n_seq = 2, .cu_q = LIST(0, 0, 0), .cu_k = LIST(0, 0, 0), .lse = 1),
 
+    /* ---- work that is worth a team of three (FA_WORTH_A_THREAD) ---------------------------------------------------------- */
+    CASE(.name = "team, tiles", .b = 2, .hq = 3, .hkv = 3, .sq = 70, .sk = 100, .d = 32, .dv = 32, .causal = 1, .lse = 1),
+    CASE(.name = "team, gqa, bool mask", .hq = 4, .hkv = 2, .sq = 100, .sk = 110, .d = 24, .dv = 24, .mask = MASK_BOOL, .lse = 1),
+    CASE(.name = "team, decode and chunks", .b = 2, .hq = 4, .hkv = 2, .sq = 1, .sk = 4000, .d = 16, .dv = 24,
+         .kv_lengths = LIST(4000, 2900), .lse = 1),
+    CASE(.name = "team, varlen", .hq = 4, .hkv = 2, .sq = 150, .sk = 400, .d = 16, .dv = 16, .n_seq = 4, .cu_q = LIST(0, 1, 2, 120, 150),
+         .cu_k = LIST(0, 50, 70, 330, 400), .lse = 1),
+
     /* ---- paths that only large problems take --------------------------------------------------------------------------- */
     CASE(.name = "colliding rows are copied", .sq = 400, .sk = 60, .d = 8, .dv = 8, .causal = 1, .colliding = 1),
     CASE(.name = "colliding rows, chunks", .hq = 2, .sq = 200, .sk = 970, .d = 4, .dv = 4, .windowed = 1, .window_left = 50,
