@@ -74,7 +74,7 @@ VARIANTS = {
         # Neither libgomp nor libomp is instrumented, so regions of theirs would only give false alarms. In a forked
         # child the seam makes its teams of plain threads, which the sanitizer follows: that is what runs here.
         "ThreadSanitizer, in a forked child", "gcc", (*_SANITIZE, "-fsanitize=thread"), isas=("avx2",),
-        arguments=("--quick", "--forked"), environment={"TSAN_OPTIONS": "halt_on_error=1"},
+        arguments=("--quick", "--forked"), environment={"TSAN_OPTIONS": "halt_on_error=1 die_after_fork=0"},
     ),
     "neon": Variant(
         # qemu's user mode cannot start threads in the child of a process that had some (an assertion of its own fails).
