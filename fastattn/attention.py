@@ -368,7 +368,7 @@ def _check_cu(value: Any, name: str, total: int) -> np.ndarray:
     if cu[0] != 0 or cu[-1] != total:
         raise ValueError(f"{name}: from {cu[0]} to {cu[-1]}, expected from 0 to {total}, the number of tokens")
     if (cu[1:] < cu[:-1]).any():
-        at = int(np.flatnonzero(np.diff(cu) < 0)[0])
+        at = int(np.flatnonzero(cu[1:] < cu[:-1])[0])
         raise ValueError(f"{name}: falls from {cu[at]} to {cu[at + 1]} at {at + 1}, expected ascending numbers")
     return cu
 

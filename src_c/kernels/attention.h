@@ -39,7 +39,7 @@ typedef struct fa_attn_chunk {
     const float *const *mask_f32;    /* [rows] likewise */
     ptrdiff_t mask_step;             /* 0 or 1 */
     int far;  /* 1: K and V come from memory: the decode kernel asks for rows ahead of their use */
-    int safe; /* 1: a key whose probability is exactly 0 is not multiplied at all (its V may hold NaN or Inf) */
+    int safe; /* 1: excluded keys are not multiplied at all (their V may hold NaN or Inf); slow */
 } fa_attn_chunk;
 
 typedef struct fa_attn_tile {
