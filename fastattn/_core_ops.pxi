@@ -15,6 +15,8 @@ cdef enum:
     MOST_DIMS = 32  # outer dimensions walked
     OP_LINEAR = 0, OP_LAYER_NORM, OP_RMS_NORM, OP_SOFTMAX, OP_ACTIVATE, OP_L2_NORMALIZE
 
+cdef float FLOAT32_MAX = 3.4028234663852886e38
+
 cdef dict _activations = {
     None: FA_ACT_NONE, "relu": FA_ACT_RELU, "gelu": FA_ACT_GELU, "gelu_tanh": FA_ACT_GELU_TANH, "silu": FA_ACT_SILU,
     "tanh": FA_ACT_TANH, "sigmoid": FA_ACT_SIGMOID,
@@ -47,6 +49,7 @@ cdef class Held:
     cdef bint add(self, object array, bint writable):
         """False where `array` gives no float32 with a unit last stride."""
         cdef Py_buffer *b = &self.buffers[self.count]
+        cdef int i
         if type(array) is not _ndarray:
             return False
         try:
@@ -56,6 +59,9 @@ cdef class Held:
         self.count += 1
         if b.ndim < 1 or b.ndim > MOST_DIMS or dtype_of(b.format, b.itemsize) != FA_F32 or <uintptr_t>b.buf % 4 != 0:
             return False
+        for i in range(b.ndim):
+            if b.strides[i] % 4 != 0:
+                return False
         return b.shape[b.ndim - 1] <= 1 or b.strides[b.ndim - 1] == 4
 
 
@@ -250,6 +256,8 @@ def run_rows(int op, x, residual, weight, bias, eps, int act, out, num_threads, 
     cdef bint fresh = out is None
     if type(x) is not _ndarray or type(eps) is not float:
         return NotImplemented
+    if weight is None and (op == OP_LAYER_NORM or op == OP_RMS_NORM):
+        return NotImplemented
     if fresh:
         out = _empty((<object>x).shape, _float32)
     if not held.add(out, True) or not held.add(x, False):
@@ -279,7 +287,7 @@ def run_rows(int op, x, residual, weight, bias, eps, int act, out, num_threads, 
                 return NotImplemented
         elif b.ndim != 1 or b.shape[0] != held.buffers[1].shape[held.buffers[1].ndim - 1]:
             return NotImplemented
-    if not call.eps >= 0 or not (fresh or checked or out_fits(held, arrays, True)):
+    if not 0 <= call.eps <= FLOAT32_MAX or not (fresh or checked or out_fits(held, arrays, True)):
         return NotImplemented
     make_ctx(&ctx, num_threads)
     plan_walk(&walk, held, arrays)
@@ -401,7 +409,9 @@ def run_linear(x, packed, activation, out, num_threads, bint checked=False):
     cdef fa_status status
     cdef size_t size = 0
     cdef bint fresh = out is None
-    if type(x) is not _ndarray or type(packed) is not PackedLinear or activation not in _activations:
+    if type(x) is not _ndarray or type(packed) is not PackedLinear:
+        return NotImplemented
+    if activation is not None and (type(activation) is not str or activation not in _activations):
         return NotImplemented
     p = <PackedLinear>packed
     if fresh:
@@ -444,45 +454,123 @@ def run_linear(x, packed, activation, out, num_threads, bint checked=False):
 
 # ---- embedding and pooling -------------------------------------------------------------------------------------------
 
-def run_embedding(tables, ids, out, num_threads):
-    """Sums of table rows; False if an id is outside its table (nothing has been read). Everything else is checked."""
+cdef bint plain_rows(Views views, int i, int ndim):
+    """Whether array i of `views` is float32 of exactly `ndim` dimensions with a unit last stride, aligned."""
+    cdef fa_view *view = &views.views[i]
+    if views.buffers[i].ndim != ndim or view.dtype != FA_F32 or <uintptr_t>view.data % 4 != 0 or view.stride[0] % 4 != 0:
+        return False
+    return view.shape[ndim - 1] <= 1 or view.stride[ndim - 1] == 4
+
+
+def run_embedding(tables, ids, out, num_threads, bint checked=False):
+    """Sums of table rows; None if an id is outside its table (nothing has been read). See the head of this file."""
     cdef fa_ctx ctx
-    cdef Py_ssize_t n = len(tables), i
+    cdef Py_ssize_t n, i
     cdef Views target = Views.__new__(Views)
     cdef Views pair
-    cdef fa_view *out_view = target.add(out, 2, True)
+    cdef fa_view *out_view
+    cdef fa_view *views
     cdef fa_status status
-    cdef fa_view *views = <fa_view *>PyMem_RawMalloc(2 * n * sizeof(fa_view))
+    cdef bint fresh = out is None
+    if type(tables) not in (list, tuple) or type(ids) not in (list, tuple) or len(tables) != len(ids) or not tables:
+        return NotImplemented
+    held = []
+    for table, index in zip(tables, ids):
+        if type(table) is not _ndarray or type(index) is not _ndarray:
+            return NotImplemented
+        pair = Views.__new__(Views)
+        held.append(pair)
+        try:
+            pair.add(table, 2, False)
+            pair.add(index, 1, False)
+        except (ValueError, BufferError):
+            return NotImplemented
+        if not plain_rows(pair, 0, 2) or pair.buffers[1].ndim != 1 or <uintptr_t>pair.views[1].data % pair.buffers[1].itemsize != 0:
+            return NotImplemented
+        if pair.views[1].dtype != FA_I32 and pair.views[1].dtype != FA_I64:
+            return NotImplemented
+    pair = <Views>held[0]
+    if fresh:
+        out = _empty((pair.views[1].shape[0], pair.views[0].shape[1]), _float32)
+    if type(out) is not _ndarray:
+        return NotImplemented
+    try:
+        out_view = target.add(out, 2, True)
+    except (ValueError, BufferError):
+        return NotImplemented
+    if not plain_rows(target, 0, 2):
+        return NotImplemented
+    if not fresh and not checked and not nested(&target.buffers[0]):
+        return NotImplemented
+    n = len(held)
+    for i in range(n):
+        pair = <Views>held[i]
+        if pair.views[0].shape[1] != out_view.shape[1] or pair.views[1].shape[0] != out_view.shape[0]:
+            return NotImplemented
+        if not fresh and not checked:
+            if not apart(&target.buffers[0], &pair.buffers[0]) or not apart(&target.buffers[0], &pair.buffers[1]):
+                return NotImplemented
+    make_ctx(&ctx, num_threads)
+    views = <fa_view *>PyMem_RawMalloc(2 * n * sizeof(fa_view))
     if views == NULL:
         raise MemoryError("embedding")
-    held = []
-    try:
-        for i in range(n):
-            pair = Views.__new__(Views)
-            held.append(pair)
-            views[i] = pair.add(tables[i], 2, False)[0]
-            views[n + i] = pair.add(ids[i], 1, False)[0]
-        make_ctx(&ctx, num_threads)
-        with nogil:
-            status = fa_embedding(&ctx, out_view, <int32_t>n, views, views + n)
-    finally:
+    for i in range(n):
+        views[i] = (<Views>held[i]).views[0]
+        views[n + i] = (<Views>held[i]).views[1]
+    with nogil:
+        status = fa_embedding(&ctx, out_view, <int32_t>n, views, views + n)
         PyMem_RawFree(views)
     if status == FA_ERR_VALUE:
-        return False
+        return None
     check(status, "embedding")
-    return True
+    return out
 
 
-def run_pool(x, cu_seqlens, str mode, out, num_threads):
-    """One row for each sequence of x (T, H). Everything is checked."""
+def run_pool(x, cu_seqlens, mode, out, num_threads, bint checked=False):
+    """One row for each sequence of x (T, H); see the head of this file."""
     cdef fa_ctx ctx
     cdef Views views = Views.__new__(Views)
-    cdef fa_view *out_view = views.add(out, 2, True)
-    cdef fa_view *x_view = views.add(x, 2, False)
-    cdef fa_view *cu_view = views.add(cu_seqlens, 1, False)
-    cdef fa_pool_mode which = <fa_pool_mode><int>_pool_modes[mode]
+    cdef fa_view *out_view
+    cdef fa_view *x_view
+    cdef fa_view *cu_view
+    cdef fa_pool_mode which
     cdef fa_status status
+    cdef bint fresh = out is None
+    if type(x) is not _ndarray or type(cu_seqlens) is not _ndarray or type(mode) is not str or mode not in _pool_modes:
+        return NotImplemented
+    which = <fa_pool_mode><int>_pool_modes[mode]
+    try:
+        x_view = views.add(x, 2, False)
+        cu_view = views.add(cu_seqlens, 1, False)
+    except (ValueError, BufferError):
+        return NotImplemented
+    if not plain_rows(views, 0, 2) or views.buffers[1].ndim != 1 or cu_view.dtype != FA_I64 or cu_view.shape[0] < 1:
+        return NotImplemented
+    if <uintptr_t>cu_view.data % 8 != 0:
+        return NotImplemented
+    if (<int64_t *>cu_view.data)[0] != 0:
+        return NotImplemented
+    if (<int64_t *>(<char *>cu_view.data + (cu_view.shape[0] - 1) * cu_view.stride[0]))[0] != x_view.shape[0]:
+        return NotImplemented
+    if fresh:
+        out = _empty((cu_view.shape[0] - 1, x_view.shape[1]), _float32)
+    if type(out) is not _ndarray:
+        return NotImplemented
+    try:
+        out_view = views.add(out, 2, True)
+    except (ValueError, BufferError):
+        return NotImplemented
+    if not plain_rows(views, 2, 2) or out_view.shape[0] != cu_view.shape[0] - 1 or out_view.shape[1] != x_view.shape[1]:
+        return NotImplemented
+    if not fresh and not checked:
+        if not nested(&views.buffers[2]) or not apart(&views.buffers[2], &views.buffers[0]):
+            return NotImplemented
+        if not apart(&views.buffers[2], &views.buffers[1]):
+            return NotImplemented
     make_ctx(&ctx, num_threads)
     with nogil:
         status = fa_pool(&ctx, out_view, x_view, cu_view, which)
+    if status == FA_ERR_VALUE and not checked:
+        return NotImplemented  # not ascending; nothing has been written
     check(status, "pool")
+    return out

@@ -2,9 +2,9 @@
 """Linear layers, norms, activations, softmax, embedding and pooling: arrays in, arrays out.
 
 All take float32 NumPy arrays, buffers or DLPack CPU tensors of rank 1 to 32, any strides with a unit last one, read in
-place, and work on the last axis. All take ``out=`` (a float32 array of the result's shape; memory of its own, or, where
-the function says so, exactly one of its inputs) and ``num_threads=``. The bits of a row depend on that row alone: not on
-the other rows, the thread count or the instruction set. NaN results are stored as one pattern, 0x7fc00000.
+place, and work on the last axis. All take ``num_threads=`` and ``out=``: a float32 array of the result's shape with
+memory of its own or, where the function says so, exactly one of its inputs. The bits of a row depend on that row alone:
+not on the other rows, the thread count or the instruction set. NaN results are stored as one pattern, 0x7fc00000.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from fastattn._core import PackedLinear
 from fastattn.arrays import as_array, as_float32, as_indices, check_out, describe
 
 __all__ = [
-    "embedding", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "relu", "rms_norm", "sigmoid", "silu", "softmax", "tanh",
+    "embedding", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "relu", "rms_norm", "sigmoid", "silu",
+    "softmax", "tanh",
 ]  # fmt: skip
 
 _LAYER_NORM, _RMS_NORM, _SOFTMAX, _ACTIVATE, _L2_NORMALIZE = 1, 2, 3, 4, 5
@@ -60,7 +61,8 @@ def linear(
     if not isinstance(packed, PackedLinear):
         raise TypeError(f"packed: {describe(packed)}, expected a PackedLinear (fastattn.pack_linear makes one)")
     if activation is not None and activation not in _core.activation_names():
-        raise ValueError(f"activation: {activation!r}, expected None or one of {', '.join(map(repr, _core.activation_names()))}")
+        names = ", ".join(map(repr, _core.activation_names()))
+        raise ValueError(f"activation: {activation!r}, expected None or one of {names}")
     array = _as_rows(x, "x")
     if array.shape[-1] != packed.in_features:
         raise ValueError(f"x: shape {array.shape}, expected a last dimension of {packed.in_features} as packed takes")
@@ -229,9 +231,7 @@ def l2_normalize(x: Any, eps: float = 1e-12, *, out: Any = None, num_threads: in
     return _rows(_L2_NORMALIZE, x, None, {}, eps, 0, out, num_threads)
 
 
-def embedding(
-    tables: Sequence[Any], ids: Sequence[Any], *, out: Any = None, num_threads: int | None = None
-) -> Any:
+def embedding(tables: Sequence[Any], ids: Sequence[Any], *, out: Any = None, num_threads: int | None = None) -> Any:
     """Rows of tables, added left to right: out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ...
 
     Args:
@@ -252,6 +252,9 @@ def embedding(
     array([[3., 4.],
            [1., 2.]], dtype=float32)
     """
+    result = _core.run_embedding(tables, ids, out, num_threads)
+    if result is not NotImplemented and result is not None:
+        return result
     if not isinstance(tables, (list, tuple)) or not isinstance(ids, (list, tuple)):
         name, value = ("tables", tables) if not isinstance(tables, (list, tuple)) else ("ids", ids)
         raise TypeError(f"{name}: {describe(value)}, expected a list or tuple of arrays")
@@ -264,9 +267,10 @@ def embedding(
             raise ValueError(f"tables[{i}]: shape {table.shape}, expected (V, {floats[0].shape[-1] if i else 'H'})")
         if index.ndim != 1 or index.shape != indices[0].shape:
             raise ValueError(f"ids[{i}]: shape {index.shape}, expected ({len(indices[0]) if i else 'T'},)")
-    apart = {f"tables[{i}]": table for i, table in enumerate(floats)} | {f"ids[{i}]": index for i, index in enumerate(indices)}
+    apart = {f"tables[{i}]": table for i, table in enumerate(floats)}
+    apart |= {f"ids[{i}]": index for i, index in enumerate(indices)}
     target = _target(out, (len(indices[0]), floats[0].shape[1]), apart)
-    if not _core.run_embedding(floats, indices, target, num_threads):
+    if _core.run_embedding(floats, indices, target, num_threads, True) is None:
         for i, (table, index) in enumerate(zip(floats, indices, strict=True)):
             outside = np.flatnonzero((index < 0) | (index >= len(table)))
             if len(outside):
@@ -297,6 +301,9 @@ def pool(x: Any, cu_seqlens: Any, mode: str = "mean", *, out: Any = None, num_th
     array([[2., 4.],
            [5., 5.]], dtype=float32)
     """
+    result = _core.run_pool(x, cu_seqlens, mode, out, num_threads)
+    if result is not NotImplemented:
+        return result
     if mode not in _core.pool_modes():
         raise ValueError(f"mode: {mode!r}, expected one of {', '.join(map(repr, _core.pool_modes()))}")
     array = as_float32(x, "x")
@@ -311,7 +318,7 @@ def pool(x: Any, cu_seqlens: Any, mode: str = "mean", *, out: Any = None, num_th
         at = int(np.argmax(cu[1:] < cu[:-1]))
         raise ValueError(f"cu_seqlens: {cu[at + 1]} after {cu[at]} at position {at + 1}, expected ascending values")
     target = _target(out, (len(cu) - 1, array.shape[1]), {"x": array, "cu_seqlens": cu})
-    _core.run_pool(array, cu, mode, target, num_threads)
+    _core.run_pool(array, cu, mode, target, num_threads, True)
     return target if out is None else out
 
 
@@ -346,9 +353,8 @@ def _rows(
         given = as_array(out, "out")
         apart |= {name: place for name, place in places.items() if not _same_place(given, place)}
     target = _target(out, array.shape, apart)
-    result = _core.run_rows(
-        op, array, places.get("residual"), apart.get("weight"), apart.get("bias"), epsilon, act, target, num_threads, True
-    )
+    weight, bias = apart.get("weight"), apart.get("bias")
+    result = _core.run_rows(op, array, places.get("residual"), weight, bias, epsilon, act, target, num_threads, True)
     return result if out is None else out
 
 

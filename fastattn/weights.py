@@ -14,7 +14,9 @@ from fastattn.arrays import as_float32
 __all__ = ["PackedLinear", "pack_linear"]
 
 
-def pack_linear(weight: Any, bias: Any = None, dtype: str = "float32", *, num_threads: int | None = None) -> PackedLinear:
+def pack_linear(
+    weight: Any, bias: Any = None, dtype: str = "float32", *, num_threads: int | None = None
+) -> PackedLinear:
     """Packs the weights of a linear layer y = x W^T + b for :func:`fastattn.linear`.
 
     Args:

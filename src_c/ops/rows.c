@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Drivers of the row-wise ops: checks, then rows in parallel where there is enough to do. */
+#include <float.h>
+
 #include "../kernels/kernels.h"
 #include "../view.h"
 #include "parallel.h"
@@ -62,10 +64,11 @@ static fa_status fa_norm(const fa_ctx *ctx, void (*kernel)(const fa_rows *), con
         status = fa_check_f32(residual, 2);
         if (status == FA_OK && (residual->shape[0] != x->shape[0] || residual->shape[1] != x->shape[1])) return FA_ERR_SHAPE;
     }
+    if (status == FA_OK && !weight) status = FA_ERR_VALUE;
     if (status == FA_OK) status = fa_check_row(weight, x->shape[1]);
     if (status == FA_OK && bias) status = fa_check_row(bias, x->shape[1]);
     if (status != FA_OK) return status;
-    if (!(eps >= 0.0f)) return FA_ERR_VALUE;
+    if (!(eps >= 0.0f && eps <= FLT_MAX)) return FA_ERR_VALUE;
     job.kernel = kernel;
     if (residual) {
         job.rows.residual = residual->data;
@@ -109,7 +112,7 @@ fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *
     fa_row_job job;
     fa_status status = fa_row_prepare(&job, out, x);
     if (status != FA_OK) return status;
-    if (!(eps >= 0.0f)) return FA_ERR_VALUE;
+    if (!(eps >= 0.0f && eps <= FLT_MAX)) return FA_ERR_VALUE;
     job.kernel = ctx->kernels->rows.l2_normalize;
     job.rows.eps = eps;
     return fa_row_run(ctx, &job);
