@@ -217,7 +217,7 @@ def test_peers_compute_the_same(name: str, case: AttentionCase) -> None:
     try:
         call = attention.peer_call(found[0], case, attention.make_inputs(case, sets=2))
         assert not isinstance(call, str), call
-        layer = LinearCase(24, 40, 3)
+        layer = LinearCase(24, 40, 16)
         row = linear.run_case(layer, found, peaks.Limits(1, read=False), QUICK) if case is TINY else None
         assert row is None or row["peers"][name]["ratio"] > 0, row
     finally:

@@ -101,6 +101,7 @@ def test_help_has_examples_that_parse(command: tuple[str, ...], capsys: pytest.C
         ["bench", "linear", "--compare", "nobody"],
         ["bench", "attention", "--memory", "--overhead"],
         ["bench", "peak", "--compare", "torch"],
+        ["bench", "peak", "--cpu-time", "--threads", "2"],
     ],
     ids=" ".join,
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from .compare import compare
 from .peaks import Limits, cold_bytes
 from .peers import Peer, one_line
 from .shapes import AttentionCase
-from .timing import Plan, fastest, timed
+from .timing import Clock, Plan, fastest, timed
 
 __all__ = ["Inputs", "make_inputs", "run", "run_case"]
 
@@ -81,7 +82,9 @@ def our_call(case: AttentionCase, sets: Sequence[Inputs], num_threads: int) -> C
     return call
 
 
-def peer_call(peer: Peer, case: AttentionCase, sets: Sequence[Inputs]) -> Callable[[int], float] | str:
+def peer_call(
+    peer: Peer, case: AttentionCase, sets: Sequence[Inputs], clock: Clock = time.perf_counter
+) -> Callable[[int], float] | str:
     """The peer's fastest way to do the same, once its result has been compared with ours; or why it has none."""
     try:
         variants = peer.attention(case, sets)
@@ -93,7 +96,7 @@ def peer_call(peer: Peer, case: AttentionCase, sets: Sequence[Inputs]) -> Callab
             if not error <= _TOLERANCE:
                 return f"its result differs by {error:.1e}"
         positions = itertools.cycle(range(len(sets))).__next__
-        return timed(fastest([lambda f=variant: f(positions()) for variant in variants]))  # type: ignore[misc]
+        return timed(fastest([lambda f=variant: f(positions()) for variant in variants]), clock)  # type: ignore[misc]
     except Exception as error:  # other people's code, in any state: the comparison goes on without it
         return one_line(error)
 
@@ -102,8 +105,8 @@ def run_case(case: AttentionCase, peers: Sequence[Peer], limits: Limits, plan: P
     """Figures of one shape; see compare()."""
     sets = make_inputs(case)
     figures = compare(
-        timed(our_call(case, sets, limits.num_threads)),
-        {peer.name: peer_call(peer, case, sets) for peer in peers},
+        timed(our_call(case, sets, limits.num_threads), plan.clock),
+        {peer.name: peer_call(peer, case, sets, plan.clock) for peer in peers},
         limits,
         plan,
         flops=case.flops,
@@ -116,6 +119,6 @@ def run(
     cases: Sequence[AttentionCase], peers: Sequence[Peer], num_threads: int, plan: Plan
 ) -> Iterator[dict[str, Any]]:
     """Figures of each shape, as they come."""
-    limits = Limits(num_threads, read=any(case.cold for case in cases))
+    limits = Limits(num_threads, read=any(case.cold for case in cases), clock=plan.clock)
     for case in cases:
         yield run_case(case, peers, limits, plan)

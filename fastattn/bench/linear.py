@@ -16,16 +16,19 @@ from .compare import compare
 from .peaks import Limits, cold_bytes
 from .peers import Peer, one_line
 from .shapes import LinearCase
-from .timing import Plan, fastest, timed
+from .timing import Clock, Plan, fastest, timed
 
 __all__ = ["run", "run_case"]
+
+
+_MOST_SETS = 1000  # each may be a session of a peer
 
 
 @lru_cache(maxsize=1)
 def _weights(n: int, k: int) -> tuple[list[np.ndarray], list[PackedLinear]]:
     """So many sets of weights that together they fit no cache: as they are, and packed."""
     random = np.random.default_rng(0)
-    count = max(2, -(-cold_bytes() // (4 * n * k)))
+    count = min(max(2, -(-cold_bytes() // (4 * n * k))), _MOST_SETS)
     weights = [random.standard_normal((n, k), np.float32) for _ in range(count)]
     return weights, [pack_linear(weight) for weight in weights]
 
@@ -40,8 +43,8 @@ def run_case(case: LinearCase, peers: Sequence[Peer], limits: Limits, plan: Plan
     following = itertools.cycle(packed).__next__
     threads = limits.num_threads
     figures = compare(
-        timed(lambda: linear(x, following(), out=out, num_threads=threads)),
-        {peer.name: _peer_call(peer, case, x, weights, out) for peer in peers},
+        timed(lambda: linear(x, following(), out=out, num_threads=threads), plan.clock),
+        {peer.name: _peer_call(peer, case, x, weights, out, plan.clock) for peer in peers},
         limits,
         plan,
         flops=case.flops,
@@ -51,7 +54,7 @@ def run_case(case: LinearCase, peers: Sequence[Peer], limits: Limits, plan: Plan
 
 
 def _peer_call(
-    peer: Peer, case: LinearCase, x: np.ndarray, weights: Sequence[np.ndarray], out: np.ndarray
+    peer: Peer, case: LinearCase, x: np.ndarray, weights: Sequence[np.ndarray], out: np.ndarray, clock: Clock
 ) -> Callable[[int], float] | str:
     """The peer's fastest way to do the same, once its result has been compared with ours; or why it has none."""
     try:
@@ -62,13 +65,13 @@ def _peer_call(
             if not error <= 1e-6 * case.k:  # products of size 1; a rounding of 2**-24 each would add up to less
                 return f"its result differs by {error:.1e}"
         positions = itertools.cycle(range(len(weights))).__next__
-        return timed(fastest([lambda f=variant: f(positions()) for variant in variants]))  # type: ignore[misc]
+        return timed(fastest([lambda f=variant: f(positions()) for variant in variants]), clock)  # type: ignore[misc]
     except Exception as error:  # other people's code, in any state: the comparison goes on without it
         return one_line(error)
 
 
 def run(cases: Sequence[LinearCase], peers: Sequence[Peer], num_threads: int, plan: Plan) -> Iterator[dict[str, Any]]:
     """Figures of each case, as they come."""
-    limits = Limits(num_threads, read=any(case.cold for case in cases))
+    limits = Limits(num_threads, read=any(case.cold for case in cases), clock=plan.clock)
     for case in cases:
         yield run_case(case, peers, limits, plan)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import time
 from typing import Any
 
 import numpy as np
 
 from fastattn import _core, cpu_info
 
-from .timing import Contestant, Plan, percentile, run_rounds, timed
+from .timing import Clock, Contestant, Plan, percentile, run_rounds, timed
 
 __all__ = ["Limits", "available_memory", "cold_bytes", "measure_peaks"]
 
@@ -44,10 +45,10 @@ class Limits:
     cache, a piece at a time, with the prefetch the kernels use. ``read`` is left out where it is not asked for.
     """
 
-    def __init__(self, num_threads: int, read: bool = True) -> None:
+    def __init__(self, num_threads: int, read: bool = True, clock: Clock = time.perf_counter) -> None:
         self.num_threads = num_threads
         self._fma_rounds = 1 << 12
-        self.fma = Contestant("fma", timed(lambda: _core.probe_fma(self._fma_rounds, num_threads)), calls=1)
+        self.fma = Contestant("fma", timed(lambda: _core.probe_fma(self._fma_rounds, num_threads), clock), calls=1)
         while self._fma_rounds < 1 << 40:  # clock frequencies ramp up meanwhile
             seconds = min(self.fma.run(1) for _ in range(3))
             if seconds >= _PROBE_SECONDS / 2:
@@ -60,7 +61,7 @@ class Limits:
             array[:: 4096 // 4] = 1  # the zero page would do for all of it
             pieces = itertools.cycle(np.array_split(array, _PIECES))
             self._piece_bytes = array.nbytes / _PIECES
-            self.read = Contestant("read", timed(lambda: _core.probe_read(next(pieces), num_threads)), calls=1)
+            self.read = Contestant("read", timed(lambda: _core.probe_read(next(pieces), num_threads), clock), calls=1)
             for _ in range(_PIECES):
                 self.read.run(1)
 
@@ -95,13 +96,15 @@ class Limits:
         return statistics.median(floor / taken for floor, taken in zip(least, samples, strict=True)), name
 
 
-def measure_peaks(num_threads: int, seconds: float = 1.0, rounds: int | None = None) -> dict[str, Any]:
+def measure_peaks(
+    num_threads: int, seconds: float = 1.0, rounds: int | None = None, clock: Clock = time.perf_counter
+) -> dict[str, Any]:
     """FMA peak and read bandwidth with ``num_threads`` threads: medians, and the slowest and the fastest twentieth.
 
     >>> sorted(measure_peaks(1, rounds=3))[:2]
     ['gbytes_per_second', 'gbytes_per_second_p05']
     """
-    limits = Limits(num_threads)
+    limits = Limits(num_threads, clock=clock)
     run_rounds(limits.contestants, Plan(rounds, seconds, most=1000))
     flops, read = limits.flops_per_second(), limits.bytes_per_second()
     return {

@@ -7,7 +7,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .arguments import add_threads, model_path, positive_float, positive_int
@@ -68,6 +68,10 @@ def add_parser(commands: Any) -> None:
         kind.add_argument("--rounds", type=positive_int, metavar="N", help="so many rounds for each case")
         kind.add_argument("--seconds", type=positive_float, default=1.0, metavar="S", help="or about so long (1)")
         add_threads(kind)
+        if name != "model":
+            kind.add_argument(
+                "--cpu-time", action="store_true", help="count CPU time (one thread, on a machine that is busy)"
+            )
         if name != "peak":
             _add_grid_options(kind)
         if name == "attention":
@@ -119,7 +123,7 @@ def _names(text: str) -> list[str]:
 def _peak(arguments: argparse.Namespace) -> int:
     from fastattn.bench.peaks import measure_peaks
 
-    found = measure_peaks(_threads(arguments), arguments.seconds, arguments.rounds)
+    found = measure_peaks(_threads(arguments), arguments.seconds, arguments.rounds, _clock(arguments))
     if arguments.json:
         print(json.dumps(found, indent=2))
         return 0
@@ -201,7 +205,7 @@ def _grid(arguments: argparse.Namespace, run: Any, cases: Sequence[Any], texts: 
     peers, notes = open_peers(arguments.compare, threads)
     versions = {peer.name: peer.version for peer in peers}
     try:
-        rows = run(cases, peers, threads, Plan(arguments.rounds, arguments.seconds))
+        rows = run(cases, peers, threads, Plan(arguments.rounds, arguments.seconds, clock=_clock(arguments)))
         _print_grid(arguments, versions, list(versions), notes, cases, texts, rows)
     finally:
         for peer in peers:
@@ -308,6 +312,17 @@ def _threads(arguments: argparse.Namespace) -> int:
     return get_num_threads()
 
 
+def _clock(arguments: argparse.Namespace) -> Callable[[], float]:
+    """Elapsed time, or the process's CPU time."""
+    import time
+
+    if not arguments.cpu_time:
+        return time.perf_counter
+    if _threads(arguments) != 1:
+        arguments.parser.error("argument --cpu-time: CPU time of several threads is no duration; use --threads 1")
+    return time.process_time
+
+
 def _machine(arguments: argparse.Namespace) -> dict[str, Any]:
     from fastattn import build_info, cpu_info
 
@@ -317,13 +332,15 @@ def _machine(arguments: argparse.Namespace) -> dict[str, Any]:
         "cpu": cpu["brand"] or cpu["vendor"] or "unknown CPU",
         "isa": cpu["isa"],
         "num_threads": _threads(arguments),
+        "clock": "cpu" if getattr(arguments, "cpu_time", False) else "wall",
     }
 
 
 def _header(arguments: argparse.Namespace) -> str:
     found = _machine(arguments)
     count = found["num_threads"]
-    return f"fastattn {found['version']} on {found['cpu']}, {found['isa']}, {count} thread{'' if count == 1 else 's'}"
+    text = f"fastattn {found['version']} on {found['cpu']}, {found['isa']}, {count} thread{'' if count == 1 else 's'}"
+    return f"{text}, CPU time" if getattr(arguments, "cpu_time", False) else text
 
 
 def _without_held_back_blas(arguments: argparse.Namespace) -> None:

@@ -88,9 +88,8 @@ def _num_threads(arguments: argparse.Namespace) -> int | None:
     from fastattn.threads import thread_policy
 
     little = arguments.input is None and arguments.text != ["-"] and sum(map(len, arguments.text)) <= _FEW_CHARACTERS
-    if arguments.threads is None and little and thread_policy()["source"] == "default":
-        return 1
-    return arguments.threads
+    asked: int | None = arguments.threads
+    return 1 if asked is None and little and thread_policy()["source"] == "default" else asked
 
 
 def _check_weights(path: Path, expected: str) -> None:

@@ -53,9 +53,9 @@ def _torch(folder: Path, num_threads: int) -> Loaded:
     def prepare(ids: np.ndarray, mask: np.ndarray) -> Prepared:
         tensors = torch.from_numpy(ids), torch.from_numpy(mask)
 
-        @torch.inference_mode()  # type: ignore[untyped-decorator,unused-ignore]
         def call() -> Any:
-            return model(input_ids=tensors[0], attention_mask=tensors[1]).last_hidden_state
+            with torch.inference_mode():
+                return model(input_ids=tensors[0], attention_mask=tensors[1]).last_hidden_state
 
         return call
 
