@@ -22,7 +22,15 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 SRC = Path("src_c")
 DEBUG = os.environ.get("FASTATTN_DEBUG") == "1"
-COMMON = ["-std=c11", "-D_GNU_SOURCE", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra"]
+COMMON = [
+    "-std=c11",
+    "-D_GNU_SOURCE",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+]
 COMMON += ["-O1", "-g"] if DEBUG else ["-O3", "-g0"]
 GENERATED = ["-Wno-unused-parameter", "-Wno-sign-compare"]  # for what Cython writes, not for what we write
 
@@ -31,8 +39,8 @@ STUBS = {
     "x86_64": {
         "scalar": ["-O2"],
         "avx2": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mmovbe"],
-        "avx512": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mmovbe", "-mavx512f", "-mavx512bw", "-mavx512cd",
-                   "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
+        "avx512": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mmovbe", "-mavx512f", "-mavx512bw",
+                   "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
     },
     "aarch64": {"scalar": ["-O2"], "neon": []},
 }  # fmt: skip
@@ -77,7 +85,8 @@ class BuildExt(build_ext):
             return subprocess.run(command, capture_output=True).returncode == 0
 
     def _probe_openmp(self) -> list[str]:
-        source = "#include <omp.h>\nint main(void) { int n = 0;\n#pragma omp parallel\nn = omp_get_num_threads(); return n < 0; }\n"
+        source = "#include <omp.h>\nint main(void) { int n = 0;\n#pragma omp parallel\n"
+        source += "n = omp_get_num_threads(); return n < 0; }\n"
         return ["-fopenmp"] if self._probe(["-fopenmp"], source, link=True) else []
 
     def _compile(self, sources: list[str], folder: str, flags: list[str], macros: list[tuple[str, str]]) -> list[str]:
@@ -114,7 +123,9 @@ class BuildExt(build_ext):
 
     def _plain_objects(self, ext: Extension) -> list[str]:
         flags = [*COMMON, *self.openmp]
-        return self._compile(files("*.c", "ops/*.c"), "plain", flags, [m for m in ext.define_macros if m[0] != "FA_BUILD_FLAGS"])
+        return self._compile(
+            files("*.c", "ops/*.c"), "plain", flags, [m for m in ext.define_macros if m[0] != "FA_BUILD_FLAGS"]
+        )
 
 
 headers = files("*.h", "*/*.h", "*/*.inc", "*.c", "*/*.c")
@@ -127,7 +138,13 @@ def extensions() -> list[Extension]:
     libraries = [] if os.name == "nt" else ["m"]
     return cythonize(
         [
-            Extension("fastattn._core", ["fastattn/_core.pyx"], include_dirs=["src_c"], depends=headers + pyx, libraries=libraries),
+            Extension(
+                "fastattn._core",
+                ["fastattn/_core.pyx"],
+                include_dirs=["src_c"],
+                depends=headers + pyx,
+                libraries=libraries,
+            ),
             Extension("fastattn._testing", ["fastattn/_testing.pyx"], include_dirs=["src_c"], depends=headers + pyx),
         ],
         language_level=3,

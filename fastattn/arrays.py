@@ -47,9 +47,13 @@ def as_float32(value: Any, name: str) -> np.ndarray:
     array = as_array(value, name)
     if array.dtype != np.float32 or not array.dtype.isnative:
         order = "" if array.dtype.isnative else " in foreign byte order"
-        raise TypeError(f"{name}: dtype {array.dtype.name}{order}, expected float32 (convert with .astype(numpy.float32))")
+        raise TypeError(
+            f"{name}: dtype {array.dtype.name}{order}, expected float32 (convert with .astype(numpy.float32))"
+        )
     if array.size and array.ndim and array.shape[-1] > 1 and array.strides[-1] != 4:
-        raise ValueError(f"{name}: last stride {array.strides[-1]} bytes, expected 4 (one element); numpy.ascontiguousarray copies")
+        raise ValueError(
+            f"{name}: last stride {array.strides[-1]} bytes, expected 4 (one element); numpy.ascontiguousarray copies"
+        )
     if not array.flags.aligned:
         raise ValueError(f"{name}: data not aligned to 4 bytes; a copy would be")
     return array
@@ -57,7 +61,9 @@ def as_float32(value: Any, name: str) -> np.ndarray:
 
 def as_indices(value: Any, name: str) -> np.ndarray:
     """Integers as a contiguous int64 array; lists, scalars and arrays of any integer type."""
-    array = np.asarray(value if not hasattr(value, "__dlpack__") or isinstance(value, np.ndarray) else as_array(value, name))
+    array = np.asarray(
+        value if not hasattr(value, "__dlpack__") or isinstance(value, np.ndarray) else as_array(value, name)
+    )
     if array.size == 0 and array.dtype.kind == "f" and not isinstance(value, np.ndarray):
         array = array.astype(np.int64)  # an empty list has no type of its own
     if array.dtype.kind not in "iu":
@@ -70,7 +76,9 @@ def as_indices(value: Any, name: str) -> np.ndarray:
 def _overlaps_itself(array: np.ndarray) -> bool:
     """Whether two elements may share memory: a dimension whose stride does not clear the ones below it."""
     reach = array.itemsize
-    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True) if size > 1):
+    for stride, size in sorted(
+        (abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True) if size > 1
+    ):
         if stride < reach:
             return True
         reach += stride * (size - 1)
@@ -81,13 +89,13 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return np.shares_memory(a, b, max_work=100_000)
+        return np.shares_memory(a, b, max_work=100_000)  # type: ignore[arg-type]  # NumPy's stub knows -1 and 0
     except np.exceptions.TooHardError:
         return True
 
 
 def check_out(out: Any, shape: tuple[int, ...], apart: dict[str, np.ndarray], name: str = "out") -> np.ndarray:
-    """`out` as a writable float32 array of `shape` that shares no memory with the arrays in `apart`, nor with itself."""
+    """`out` as a writable float32 array of `shape` that shares no memory with those in `apart`, nor with itself."""
     array = as_array(out, name)
     if array.shape != shape:
         raise ValueError(f"{name}: shape {array.shape}, expected {shape}")

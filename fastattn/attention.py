@@ -43,14 +43,15 @@ def attention(
 ) -> Any:  # fmt: skip
     """softmax(scale * q k^T) v with masks, lengths and grouped heads; the bits depend on the inputs alone.
 
-    Arrays are float32 NumPy arrays, buffers or DLPack CPU tensors of rank 2 to 8, any strides with a unit last one; they
-    are read in place. Missing leading dimensions count as 1.
+    Arrays are float32 NumPy arrays, buffers or DLPack CPU tensors of rank 2 to 8, any strides with a unit last one;
+    they are read in place. Missing leading dimensions count as 1.
 
     Args:
         q: (..., Hq, Sq, D)
         k: (..., Hkv, Sk, D), Hq a multiple of Hkv: query head h reads KV head h // (Hq // Hkv)
         v: (..., Hkv, Sk, Dv)
-        mask: bool (True = attend) or float32 (added to the scaled scores; -inf excludes), broadcast to (..., Hq, Sq, Sk)
+        mask: bool (True = attend) or float32 (added to the scaled scores; -inf excludes), broadcast to
+            (..., Hq, Sq, Sk)
         causal: False, "top_left" (query i sees keys j <= i), "bottom_right" (j <= i + Sk - Sq, with kv_lengths its
             lengths in place of Sk), or True, which needs Sq == Sk or q_offset
         q_offset: position of the first query among the keys, int or one per batch row; may be negative. 0 if None
@@ -90,11 +91,27 @@ def attention(
         factor = 1.0 / math.sqrt(q.shape[-1] or 1) if scale is None else scale
         if type(target) is np.ndarray and _core.attend_plain(q, k, v, target, causal, factor, num_threads):
             return target
-    return _attend(q, k, v, mask, causal, q_offset, window, kv_lengths, scale, softcap, return_lse, return_weights, out, num_threads)
+    return _attend(
+        q,
+        k,
+        v,
+        mask,
+        causal,
+        q_offset,
+        window,
+        kv_lengths,
+        scale,
+        softcap,
+        return_lse,
+        return_weights,
+        out,
+        num_threads,
+    )
 
 
 def _attend(
-    q: Any, k: Any, v: Any, mask: Any, causal: bool | str, q_offset: Any, window: Any, kv_lengths: Any, scale: float | None,
+    q: Any, k: Any, v: Any, mask: Any, causal: bool | str, q_offset: Any, window: Any, kv_lengths: Any,
+    scale: float | None,
     softcap: float | None, return_lse: bool, return_weights: bool, out: Any, num_threads: int | None,
 ) -> Any:  # fmt: skip
     given_out = out
@@ -119,7 +136,8 @@ def _attend(
     for at in np.ndindex(*outer):
         batch = lead[-1] if lead else 1
         _core.attend(
-            result[at], _as_rank3(lse, at, batch, heads, sq), None if weights is None else weights[at], q[at], k[at], v[at],
+            result[at], _as_rank3(lse, at, batch, heads, sq), None if weights is None else weights[at],
+            q[at], k[at], v[at],
             mask=None if full_mask is None else full_mask[at],
             q_offset=None if offsets is None else np.ascontiguousarray(offsets[at]).reshape(batch),
             kv_lengths=None if lengths is None else np.ascontiguousarray(lengths[at]).reshape(batch), **fixed,
@@ -165,7 +183,8 @@ def attention_varlen(
     """
     if (
         q_offset is None and window is None and softcap is None and not return_lse and not return_weights
-        and (causal is False or causal is True) and type(q) is np.ndarray and type(k) is np.ndarray and type(v) is np.ndarray
+        and (causal is False or causal is True)
+        and type(q) is np.ndarray and type(k) is np.ndarray and type(v) is np.ndarray
         and type(cu_seqlens_q) is np.ndarray and type(cu_seqlens_k) is np.ndarray and q.ndim == 3 and v.ndim == 3
         and (scale is None or type(scale) is float and -1e30 < scale < 1e30)
     ):  # fmt: skip
@@ -278,7 +297,7 @@ def _check_lengths(kv_lengths: Any, lead: tuple[int, ...], sk: int) -> np.ndarra
     if kv_lengths is None:
         return None
     lengths = _per_row(kv_lengths, "kv_lengths", lead)
-    if lengths.size and not (0 <= int(lengths.min()) and int(lengths.max()) <= sk):
+    if lengths.size and not (int(lengths.min()) >= 0 and int(lengths.max()) <= sk):
         bad = lengths[(lengths < 0) | (lengths > sk)].flat[0]
         raise ValueError(f"kv_lengths: {int(bad)}, expected 0 to {sk}, the number of keys")
     return lengths
@@ -312,7 +331,9 @@ def _causal_kind(causal: Any, q_offset: Any) -> str:
     if causal not in ("top_left", "bottom_right"):
         raise ValueError(f'causal: {causal!r}, expected False, True, "top_left" or "bottom_right"')
     if q_offset is not None:
-        raise ValueError(f"q_offset: given together with causal={causal!r}, expected one of the two: both say where queries stand")
+        raise ValueError(
+            f"q_offset: given together with causal={causal!r}, expected one of the two: both say where queries stand"
+        )
     return causal
 
 
@@ -325,11 +346,16 @@ def _check_causal(
     if q_offset is not None:
         return _check_offset(q_offset, lead), bool(kind)
     if kind == "offset" and sq != sk:
-        raise ValueError(f'causal: True with {sq} queries and {sk} keys, expected equal numbers, q_offset, "top_left" or "bottom_right"')
+        raise ValueError(
+            f"causal: True with {sq} queries and {sk} keys, expected equal numbers, q_offset, "
+            '"top_left" or "bottom_right"'
+        )
     return None, bool(kind)
 
 
-def _check_causal_ragged(causal: Any, q_offset: Any, n_q: np.ndarray, n_k: np.ndarray) -> tuple[np.ndarray | None, bool]:
+def _check_causal_ragged(
+    causal: Any, q_offset: Any, n_q: np.ndarray, n_k: np.ndarray
+) -> tuple[np.ndarray | None, bool]:
     kind = _causal_kind(causal, q_offset)
     if kind == "bottom_right":
         return np.ascontiguousarray(n_k - n_q), True
@@ -375,4 +401,3 @@ def _check_cu(value: Any, name: str, total: int) -> np.ndarray:
 
 def _as_rank3(lse: np.ndarray | None, at: tuple[int, ...], batch: int, heads: int, sq: int) -> np.ndarray | None:
     return None if lse is None else lse[at].reshape(batch, heads, sq)
-
