@@ -104,6 +104,10 @@ static const attention_case cases[] = {
     CASE(.name = "negative scale, decode", .hq = 2, .sq = 1, .sk = 1000, .d = 16, .dv = 16, .scale = SCALE_NEGATIVE, .lse = 1),
     CASE(.name = "negative scale, softcap", .sq = 5, .sk = 50, .d = 16, .dv = 16, .scale = SCALE_NEGATIVE, .softcap = 3.0f, .lse = 1),
     CASE(.name = "negative scale, mask", .sq = 2, .sk = 50, .d = 16, .dv = 16, .scale = SCALE_NEGATIVE, .mask = MASK_FLOAT, .lse = 1),
+    CASE(.name = "negative scale, excluded keys, decode", .hq = 2, .sq = 1, .sk = 50, .d = 16, .dv = 16, .scale = SCALE_NEGATIVE,
+         .causal = 1, .q_offset = LIST(30), .lse = 1),
+    CASE(.name = "negative scale, excluded keys, chunks", .hq = 2, .sq = 1, .sk = 1500, .d = 8, .dv = 8, .scale = SCALE_NEGATIVE,
+         .mask = MASK_BOOL, .lse = 1),
     CASE(.name = "denormal scale", .sq = 5, .sk = 50, .d = 16, .dv = 16, .scale = SCALE_DENORMAL, .lse = 1),
     CASE(.name = "denormal scale, huge scores", .sq = 5, .sk = 50, .d = 16, .dv = 16, .scale = SCALE_DENORMAL, .fill = FILL_HUGE, .lse = 1),
 
