@@ -8,7 +8,7 @@
 #define FA_LINEAR_PANELS 16      /* most panels of a task: 393 KB of weights stay in L2 for one chunk of inputs */
 #define FA_LINEAR_ROWS 96        /* most rows of a task */
 #define FA_LINEAR_ENOUGH 12      /* tasks that will do for any team worth having; more, smaller ones cost more reading */
-#define FA_LINEAR_WORTH 300000.0 /* multiplications of a task that is worth handing out: 5 us */
+#define FA_LINEAR_WORTH 600000.0 /* multiplications of a task that is worth handing out: 10 us */
 #define FA_LINEAR_FEWEST 6       /* panels of a task, when cut smaller than the cache asks: each copy of A serves these */
 
 fa_status fa_linear_packed_bytes(int64_t n, int64_t k, size_t *bytes) {
