@@ -17,7 +17,7 @@ typedef struct fa_vmath_kernels {
     void (*lanes)(float *out, uint32_t *bits, float *sum, const float *x);
     /* rounds of independent FMAs; returns a value that depends on all of them, *flops the operations done */
     float (*fma_rounds)(int64_t rounds, double *flops);
-    /* sum over n floats read with prefetch, n a multiple of 256 */
+    /* sum over n floats, n a multiple of 128, read as fast as memory gives them */
     float (*read)(const float *x, int64_t n);
 } fa_vmath_kernels;
 
