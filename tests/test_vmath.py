@@ -60,10 +60,12 @@ BOUNDS = {
         (1, 1.5, 2.2), (1.5, 5, 1.4), (5, 100, 0.87),
     ],
     "gelu_tanh": [
-        (-5.5, -3, 37), (-3, -1, 13), (-1, -0.1, 2.7), (-0.1, -1e-10, 2.2), (1e-10, 1, 1.9), (1, 5, 1.9), (5, 100, 0.55),
+        (-5.5, -3, 37), (-3, -1, 13), (-1, -0.1, 2.7), (-0.1, -1e-10, 2.2), (1e-10, 1, 1.9), (1, 5, 1.9),
+        (5, 100, 0.55),
     ],
     "silu": [
-        (-87, -20, 1.8), (-20, -3, 2.6), (-3, -0.1, 2.1), (-0.1, -1e-10, 2.2), (1e-10, 1, 1.6), (1, 20, 1.7), (20, 1e4, 0.1),
+        (-87, -20, 1.8), (-20, -3, 2.6), (-3, -0.1, 2.1), (-0.1, -1e-10, 2.2), (1e-10, 1, 1.6), (1, 20, 1.7),
+        (20, 1e4, 0.1),
     ],
 }  # fmt: skip
 
@@ -94,8 +96,12 @@ def test_values_that_are_exact(isa: str) -> None:
     whole = np.arange(-126, 128)
     for name in ("exp2", "exp2_neg"):
         up_to = whole if name == "exp2" else whole[whole <= 0]
-        assert_same_bits(_testing.vmath(name, up_to.astype(F32), isa), np.exp2(up_to).astype(F32), f"{name} of integers")
-    assert_same_bits(_testing.vmath("log2", np.exp2(whole).astype(F32), isa), whole.astype(F32), "log2 of powers of two")
+        assert_same_bits(
+            _testing.vmath(name, up_to.astype(F32), isa), np.exp2(up_to).astype(F32), f"{name} of integers"
+        )
+    assert_same_bits(
+        _testing.vmath("log2", np.exp2(whole).astype(F32), isa), whole.astype(F32), "log2 of powers of two"
+    )
     assert value("exp", 0.0, -0.0) == [1.0, 1.0]
     assert value("exp2", -126.00001, -127, -150, -INF, 128, 3e38, INF) == [0, 0, 0, 0, INF, INF, INF]
     assert value("exp2_neg", -126.00001, -1e30, -INF) == [0, 0, 0]
