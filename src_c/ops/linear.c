@@ -91,7 +91,7 @@ static void fa_linear_cut(const fa_ctx *ctx, fa_linear_plan *plan) {
         plan->rows = fa_ceil_div(plan->m, plan->row_step);
         plan->panels = fa_ceil_div(panels, plan->panel_step);
         const double tasks = (double)plan->rows * (double)plan->panels;
-        if (tasks >= FA_LINEAR_ENOUGH || work < FA_LINEAR_WORTH * 2 * tasks) break;
+        if (tasks < 1 || tasks >= FA_LINEAR_ENOUGH || work < FA_LINEAR_WORTH * 2 * tasks) break;
         const int64_t fewer = fa_linear_step(panels, 2 * plan->panels, unit);
         const int splits = fewer < plan->panel_step;
         if (splits && fewer >= FA_LINEAR_PANELS / 2) plan->panel_step = fewer;
