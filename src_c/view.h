@@ -18,7 +18,7 @@ static inline int64_t fa_itemsize(int32_t dtype) {
 /* Stride of dimension `dim` in elements. */
 static inline int64_t fa_estride(const fa_view *view, int dim) { return view->stride[dim] / fa_itemsize(view->dtype); }
 
-/* fp32 of the given rank with a unit last stride and whole-element strides. */
+/* fp32 of the given rank with a unit last stride, whole-element strides and data on a whole element. */
 static inline fa_status fa_check_f32(const fa_view *view, int ndim) {
     if (view->dtype != FA_F32) return FA_ERR_DTYPE;
     if (view->ndim != ndim) return FA_ERR_SHAPE;
@@ -26,6 +26,7 @@ static inline fa_status fa_check_f32(const fa_view *view, int ndim) {
         if (view->shape[i] < 0) return FA_ERR_SHAPE;
         if (view->stride[i] % 4 != 0) return FA_ERR_STRIDE;
     }
+    if ((uintptr_t)view->data % 4) return FA_ERR_STRIDE;
     if (view->shape[ndim - 1] > 1 && view->stride[ndim - 1] != 4) return FA_ERR_STRIDE;
     return FA_OK;
 }

@@ -24,6 +24,7 @@
 #define GROUP_WORK (1 << 20)      /* multiply-adds a task should have at least, if its sequence has them */
 #define LONG_KEYS (2 * FA_KV_CHUNK)
 #define FAR_BYTES (2 << 20)
+#define COUNT_MAX ((int64_t)1 << 46) /* of rows and of keys: no product of sizes below can leave 64 bits */
 #define POSITION_MAX ((int64_t)1 << 46)
 
 typedef struct attn_scratch { /* of one worker */
@@ -391,10 +392,16 @@ static void carve(fa_arena *arena, attn_job *job) {
 /* Rows this far apart fall into few sets of an L1 cache of 64 sets of 64 bytes. */
 static int rows_collide(const fa_view *view) { return view->stride[2] % 2048 == 0 && view->stride[2] != 0; }
 
+/* Rows of all heads and sequences, and one more for each; in floating point, which cannot overflow. */
+static double count_of(const fa_view *view, const fa_attention_params *p) {
+    double batch = p->cu_q ? 1.0 : (double)view->shape[0], rows = (double)view->shape[2] + 1;
+    return batch * ((double)view->shape[1] + 1) * (p->cu_q ? rows + (double)p->n_seq : rows);
+}
+
 static fa_status check_lse(const fa_view *lse) { /* any strides, the last one too */
     if (lse->dtype != FA_F32) return FA_ERR_DTYPE;
     if (lse->ndim != 3) return FA_ERR_SHAPE;
-    return lse->stride[0] % 4 || lse->stride[1] % 4 || lse->stride[2] % 4 ? FA_ERR_STRIDE : FA_OK;
+    return (uintptr_t)lse->data % 4 || lse->stride[0] % 4 || lse->stride[1] % 4 || lse->stride[2] % 4 ? FA_ERR_STRIDE : FA_OK;
 }
 
 /* Out of line: its arithmetic must stay between the switches of the floating-point environment. */
@@ -412,7 +419,10 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
     if (hkv < 1 || hq % hkv != 0) return FA_ERR_SHAPE;
     if (q->shape[3] < 1 || q->shape[3] > FA_MAX_HEAD_DIM || v->shape[3] < 1 || v->shape[3] > FA_MAX_HEAD_DIM) return FA_ERR_SHAPE;
     if (lse && (lse->shape[0] != q->shape[0] || lse->shape[1] != hq || lse->shape[2] != q->shape[2])) return FA_ERR_SHAPE;
-    if (!p->cu_q != !p->cu_k || (p->cu_q && (q->shape[0] != 1 || p->mask || p->kv_lengths))) return FA_ERR_VALUE;
+    if (!p->cu_q != !p->cu_k || (p->cu_q && (q->shape[0] != 1 || p->n_seq < 0 || p->mask || p->kv_lengths)))
+        return FA_ERR_VALUE;
+
+    if (count_of(q, p) > (double)COUNT_MAX || count_of(k, p) > (double)COUNT_MAX) return FA_ERR_MEMORY;
 
     *job = (attn_job){.ctx = *ctx, .kernels = &ctx->kernels->attention, .out = out, .lse = lse, .weights = weights, .q = q,
                       .k = k, .v = v, .params = p, .n_seq = p->cu_q ? p->n_seq : q->shape[0], .q_heads = hq, .kv_heads = hkv,
@@ -462,18 +472,19 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
     }
 
     /* Shapes decide the group: enough work for a task, and for long keys a few tiles that share a chunk. */
-    int64_t tile_work = job->lanes * max64(1, max_keys) * (job->d + job->dv);
+    int64_t tile_work = job->lanes * min64(1 << 30, max64(1, max_keys)) * (job->d + job->dv);
     job->group = (int)min64(MAX_GROUP, max64(1, ceil_div(GROUP_WORK, tile_work)));
     if (max_keys > LONG_KEYS) job->group = job->group > 4 ? job->group : 4;
     job->copy = (rows_collide(k) || rows_collide(v)) && q->shape[2] * job->group_heads >= 12 * job->lanes;
     if (job->copy) job->group = MAX_GROUP;
 
-    int64_t bytes = 0, work = 0;
+    double bytes = 0, work = 0;
     for (int64_t b = 0; b < job->n_seq; b++) {
         int64_t rows = seq_queries(job, b) * job->group_heads, chunks = seq_chunks(job, b);
         if (rows == 0) continue;
-        work += rows * hkv * seq_keys(job, b) * (job->d + job->dv);
-        bytes += seq_keys(job, b) * hkv * (job->d + job->dv) * 4;
+        const double read = (double)seq_keys(job, b) * (double)hkv * (double)(job->d + job->dv);
+        work += (double)rows * read;
+        bytes += 4 * read;
         if (!seq_decodes(job, b)) {
             job->total_tasks += hkv * ceil_div(seq_tiles(job, b), job->group);
             continue;
@@ -483,7 +494,7 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
         if (chunks > 1) job->total_merges += hkv;
     }
     job->far = bytes > FAR_BYTES;
-    job->ctx = fa_ctx_for_work(ctx, work);
+    job->ctx = fa_ctx_for_work(ctx, work < 0x1p60 ? (int64_t)work : (int64_t)1 << 60);
     return FA_OK;
 }
 
@@ -525,10 +536,11 @@ fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa
     fa_arena arena = {0};
     fa_status status = prepare_in_default_environment(&job, ctx, out, lse, weights, q, k, v, params);
     *bytes = 0;
-    if (status) return status;
+    if (status || job.total_tasks == 0) return status;
     carve(&arena, &job);
+    if (arena.overflow) return FA_ERR_MEMORY;
     *bytes = arena.used;
-    return arena.overflow ? FA_ERR_MEMORY : FA_OK;
+    return FA_OK;
 }
 
 fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights, const fa_view *q,
