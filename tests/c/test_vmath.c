@@ -84,7 +84,7 @@ static void check_accuracy(int f, const float *x, const float *got, int64_t n) {
 }
 
 static void test_function(int f, int64_t n) {
-    if (!case_begin("vmath %s", functions[f].name)) return;
+    if (!case_begin("vmath %s, %lld values", functions[f].name, (long long)n)) return;
     float *base = scratch(n, sizeof *base), *copy = scratch(n, sizeof *copy);
     for (int isa = 0; isa < fa_isa_count(); isa++) {
         if (!isa_selected(isa)) continue;
