@@ -47,9 +47,8 @@ def as_float32(value: Any, name: str) -> np.ndarray:
     array = as_array(value, name)
     if array.dtype != np.float32 or not array.dtype.isnative:
         order = "" if array.dtype.isnative else " in foreign byte order"
-        raise TypeError(
-            f"{name}: dtype {array.dtype.name}{order}, expected float32 (convert with .astype(numpy.float32))"
-        )
+        came = array.dtype.name if array is value else getattr(value, "dtype", array.dtype.name)  # torch.bfloat16
+        raise TypeError(f"{name}: dtype {came}{order}, expected float32 (convert with .astype(numpy.float32))")
     if array.size and array.ndim and array.shape[-1] > 1 and array.strides[-1] != 4:
         raise ValueError(
             f"{name}: last stride {array.strides[-1]} bytes, expected 4 (one element); numpy.ascontiguousarray copies"
