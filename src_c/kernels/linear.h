@@ -26,6 +26,7 @@ typedef struct fa_linear_block {
     int64_t rows, k;
     const float *panels; /* [n_panels][k][16] */
     int64_t n_panels;
+    int far;             /* the layer's weights are more than caches hold: choose what reads memory best */
     const float *bias;   /* [n] or NULL */
     float *out;          /* [rows, n], row stride os */
     ptrdiff_t os;

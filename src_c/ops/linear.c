@@ -7,6 +7,7 @@
 
 #define FA_LINEAR_PANELS 16      /* most panels of a task: 393 KB of weights stay in L2 for one chunk of inputs */
 #define FA_LINEAR_ROWS 96        /* most rows of a task */
+#define FA_LINEAR_FAR (8 << 20)  /* bytes of weights that hardly stay in a shared L3 */
 #define FA_LINEAR_ENOUGH 12      /* tasks that will do for any team worth having; more, smaller ones cost more reading */
 #define FA_LINEAR_WORTH 600000.0 /* multiplications of a task that is worth handing out: 10 us */
 #define FA_LINEAR_FEWEST 6       /* panels of a task, when cut smaller than the cache asks: each copy of A serves these */
@@ -154,6 +155,7 @@ static void fa_linear_task(void *arg, int64_t task, int worker) {
         .x = job->x + row * job->xs, .xs = job->xs, .k = plan->k,
         .rows = plan->m - row < plan->row_step ? plan->m - row : plan->row_step,
         .panels = job->packed + panel * plan->k * 16, .n_panels = left < plan->panel_step ? left : plan->panel_step,
+        .far = plan->n * plan->k > FA_LINEAR_FAR / (int64_t)sizeof(float),
         .bias = job->bias ? job->bias + panel * 16 : NULL,
         .out = job->out + row * job->os + panel * 16, .os = job->os, .act = job->act,
         .c = plan->c + (size_t)worker * plan->c_size, .a = plan->a + (size_t)worker * plan->a_size,
