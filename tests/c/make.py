@@ -20,6 +20,7 @@ import re
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SRC = ROOT / "src_c"
+TIME_LIMIT = 600  # seconds, of one run
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,19 @@ VARIANTS = {
     "clang": Variant("the other compiler, warnings are errors", "clang", ("-Werror",)),
     "serial": Variant("without OpenMP", "gcc", ("-O1", "-Werror"), openmp=False, arguments=("--quick",)),
     "asan": Variant(
+        # --no-fork: the child of a process with threads may find a lock of gcc 12's allocator runtime held for good.
         "AddressSanitizer and UndefinedBehaviorSanitizer", "gcc",
-        (*_SANITIZE, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"), arguments=("--quick",),
+        (*_SANITIZE, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+        arguments=("--quick", "--no-fork"),
         environment={"UBSAN_OPTIONS": "print_stacktrace=1"},
     ),
     "tsan": Variant(
         # Neither libgomp nor libomp is instrumented, so regions of theirs would only give false alarms. In a forked
-        # child the seam makes its teams of plain threads, which the sanitizer follows: that is what runs here.
+        # child the seam makes its teams of plain threads, which the sanitizer follows: that is what runs here, without
+        # further forks of a process that has threads.
         "ThreadSanitizer, in a forked child", "gcc", (*_SANITIZE, "-fsanitize=thread"), isas=("avx2",),
-        arguments=("--quick", "--forked"), environment={"TSAN_OPTIONS": "halt_on_error=1 die_after_fork=0"},
+        arguments=("--quick", "--forked", "--no-fork"),
+        environment={"TSAN_OPTIONS": "halt_on_error=1 die_after_fork=0"},
     ),
     "neon": Variant(
         # qemu's user mode cannot start threads in the child of a process that had some (an assertion of its own fails).
@@ -139,11 +145,21 @@ def build(variant: Variant, folder: Path) -> Path:
 def run(variant: Variant, program: Path, extra: list[str]) -> tuple[bool, dict[str, str]]:
     """(success, hash by case name)"""
     command = [*variant.run, str(program), *variant.arguments, *extra]
-    done = subprocess.run(command, env={**os.environ, **variant.environment}, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        print(f"{' '.join(command)}: exit status {done.returncode}", flush=True)
-    lines = re.findall(r"^([0-9a-f]{16}) (.+)$", done.stdout, re.MULTILINE)
-    return done.returncode == 0, {name: value for value, name in lines}
+    environment = {**os.environ, **variant.environment}
+    # a session of its own: children that the program forked end with it
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=TIME_LIMIT)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            print(f"{' '.join(command)}: not done after {TIME_LIMIT} s", flush=True)
+    if process.returncode:
+        print(f"{' '.join(command)}: exit status {process.returncode}", flush=True)
+    lines = re.findall(r"^([0-9a-f]{16}) (.+)$", output, re.MULTILINE)
+    return process.returncode == 0, {name: value for value, name in lines}
 
 
 def cpu_seconds() -> float:
