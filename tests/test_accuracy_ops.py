@@ -124,13 +124,16 @@ def test_linear_in_the_canonical_order(k: int) -> None:
 
 @pytest.mark.parametrize("sk", [1, 47, 48, 49, 959, 960, 961, 2000])
 def test_attention_adds_values_in_the_canonical_order(sk: int) -> None:
-    """With equal scores every weight is 1: values are added key by key, chunks of 960 in order, to the bit."""
+    """With equal scores every weight is 1: keys of a block of 48 are added in order, then blocks, then chunks of 960."""
     v = normal(generator("canonical values", sk), 1, 1, sk, 20)
     total = None
     for start in range(0, sk, 960):
-        o = np.zeros(20, F32)
-        for row in v[0, 0, start : start + 960]:
-            o = o + row
+        chunk, o = v[0, 0, start : start + 960], np.zeros(20, F32)
+        for at in range(0, len(chunk), 48):
+            block = np.zeros(20, F32)
+            for row in chunk[at : at + 48]:
+                block = block + row
+            o = o + block
         total = o if total is None else total + o
     expected = (total / F32(sk), total * (F32(1) / F32(sk)))
     for sq in (1, 40):
