@@ -124,7 +124,7 @@ def test_linear_in_the_canonical_order(k: int) -> None:
 
 @pytest.mark.parametrize("sk", [1, 47, 48, 49, 959, 960, 961, 2000])
 def test_attention_adds_values_in_the_canonical_order(sk: int) -> None:
-    """With equal scores every weight is 1: keys of a block of 48 are added in order, then blocks, then chunks of 960."""
+    """With equal scores every weight is 1: keys are added in order by blocks of 48, then blocks, then chunks of 960."""
     v = normal(generator("canonical values", sk), 1, 1, sk, 20)
     total = None
     for start in range(0, sk, 960):
