@@ -3,26 +3,30 @@
 
 #include "cpu.h"
 
-static const fa_kernels *const tables[] = {
-    &fa_kernels_scalar,
+/* avx512_vnni runs the kernels of avx512 until there are integer products, where the two will differ. */
+static const struct {
+    const char *name;
+    const fa_kernels *table;
+} isas[] = {
+    {"scalar", &fa_kernels_scalar},
 #ifdef FA_WITH_AVX2
-    &fa_kernels_avx2,
+    {"avx2", &fa_kernels_avx2},
 #endif
 #ifdef FA_WITH_AVX512
-    &fa_kernels_avx512,
-#endif
-#ifdef FA_WITH_AVX512_VNNI
-    &fa_kernels_avx512_vnni,
+    {"avx512", &fa_kernels_avx512},
+    {"avx512_vnni", &fa_kernels_avx512},
 #endif
 #ifdef FA_WITH_NEON
-    &fa_kernels_neon,
+    {"neon", &fa_kernels_neon},
 #endif
 };
 
-int fa_isa_count(void) { return (int)(sizeof tables / sizeof *tables); }
+static int known(int index) { return index >= 0 && index < fa_isa_count(); }
 
-const char *fa_isa_name(int index) { return index >= 0 && index < fa_isa_count() ? tables[index]->name : ""; }
+int fa_isa_count(void) { return (int)(sizeof isas / sizeof *isas); }
 
-int fa_isa_supported(int index) { return index >= 0 && index < fa_isa_count() && fa_cpu_has(tables[index]->name); }
+const char *fa_isa_name(int index) { return known(index) ? isas[index].name : ""; }
 
-const fa_kernels *fa_kernels_for(int index) { return index >= 0 && index < fa_isa_count() ? tables[index] : 0; }
+int fa_isa_supported(int index) { return known(index) && fa_cpu_has(isas[index].name); }
+
+const fa_kernels *fa_kernels_for(int index) { return known(index) ? isas[index].table : 0; }

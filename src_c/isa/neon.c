@@ -2,7 +2,6 @@
 /* aarch64: 24 of 32 q registers are accumulators. */
 #define FA_VEC_NEON 1
 #define FA_TABLE fa_kernels_neon
-#define FA_NAME "neon"
 #define FA_TILE_NV 1
 #define FA_TILE_ROWS 6
 #define FA_SCORE_ROWS 6

@@ -13,7 +13,6 @@
 #include "vmath.h"
 
 struct fa_kernels {
-    const char *name;
     fa_attn_kernels attention;
     fa_linear_kernels linear;
     fa_row_kernels rows;
