@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import numpy as np
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memset
 
-from fastattn._capi cimport FA_OK, fa_ctx, fa_parallel_probe, fa_status
+from fastattn._capi cimport FA_BF16, FA_F16, FA_F32, FA_I8, FA_OK, fa_ctx, fa_parallel_probe, fa_status
 
 from fastattn import _core
 
@@ -19,6 +19,10 @@ cdef extern from "kernels/kernels.h" nogil:
     ctypedef struct fa_vmath_kernels:
         void (*map)(fa_vfn fn, float *out, const float *x, int64_t n)
         void (*lanes)(float *out, uint32_t *bits, float *sum, const float *x)
+    ctypedef struct fa_convert_kernels:
+        void (*widen)(float *to, const void *source, int dtype, int64_t n)
+        void (*narrow)(void *to, int dtype, const float *source, int64_t n)
+        float (*quantize)(int8_t *to, const float *source, int64_t n)
     ctypedef struct fa_attn_kernels:
         int tile_nv
         int decode_rows
@@ -26,6 +30,7 @@ cdef extern from "kernels/kernels.h" nogil:
         const char *name
         fa_attn_kernels attention
         fa_vmath_kernels vmath
+        fa_convert_kernels convert
 
 
 VMATH = ("exp2", "exp2_neg", "exp", "log2", "tanh", "erf", "sigmoid", "gelu", "gelu_tanh", "silu")
@@ -86,6 +91,47 @@ def lanes(x, isa=None):
     cdef float[::1] s = sums
     table(isa).vmath.lanes(&t[0, 0], &b[0], &s[0], &source[0, 0])
     return turned, bits, sums
+
+
+STORED = {"float32": (FA_F32, np.float32), "float16": (FA_F16, np.float16), "bfloat16": (FA_BF16, np.uint16),
+          "int8": (FA_I8, np.int8)}
+
+
+def widen(x, str dtype, isa=None):
+    """A row of float32, float16, bfloat16 (as uint16) or int8 to float32."""
+    kind, expected = STORED[dtype]
+    source = np.ascontiguousarray(x)
+    if source.dtype != expected or source.ndim != 1:
+        raise ValueError(f"x: {source.dtype} of rank {source.ndim}, expected a row of {np.dtype(expected)}")
+    cdef const uint8_t[::1] bytes_in = source.view(np.uint8)
+    result = np.empty(source.shape[0], np.float32)
+    cdef float[::1] target = result
+    if source.shape[0]:
+        table(isa).convert.widen(&target[0], &bytes_in[0], kind, source.shape[0])
+    return result
+
+
+def narrow(x, str dtype, isa=None):
+    """A row of float32 to float32 (NaN canonical), float16 or bfloat16 (as uint16)."""
+    kind, stored = STORED[dtype]
+    cdef const float[::1] source = np.ascontiguousarray(x, np.float32)
+    result = np.empty(source.shape[0], stored)
+    cdef uint8_t[::1] bytes_out = result.view(np.uint8)
+    if dtype == "int8":
+        raise ValueError("dtype: int8, expected a type of floating point (quantize makes int8)")
+    if source.shape[0]:
+        table(isa).convert.narrow(&bytes_out[0], kind, &source[0], source.shape[0])
+    return result
+
+
+def quantize(x, isa=None):
+    """(int8 row, its scale) of a float32 row."""
+    cdef const float[::1] source = np.ascontiguousarray(x, np.float32)
+    result = np.zeros(source.shape[0], np.int8)
+    cdef int8_t[::1] target = result
+    cdef float scale = table(isa).convert.quantize(&target[0] if target.shape[0] else NULL,
+                                                   &source[0] if source.shape[0] else NULL, source.shape[0])
+    return result, scale
 
 
 ctypedef fa_status (*probe_run)(const fa_ctx *ctx, fa_parallel_probe *probe) noexcept nogil

@@ -8,6 +8,7 @@
 #define FA_KERNELS_H
 
 #include "attention.h"
+#include "convert.h"
 #include "linear.h"
 #include "rows.h"
 #include "vmath.h"
@@ -17,6 +18,7 @@ struct fa_kernels {
     fa_linear_kernels linear;
     fa_row_kernels rows;
     fa_vmath_kernels vmath;
+    fa_convert_kernels convert;
 };
 
 #endif

@@ -148,5 +148,71 @@ FA_INLINE void v_transpose16(v16f r[16]) {
     for (int i = 0; i < 8; i++) r[i + 8].hi = q[i];
 }
 
+/* ---- storage types ------------------------------------------------------------------------------------------------ */
+
+FA_INLINE v16f v_load_f16(const uint16_t *p) {
+    return (v16f){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+FA_INLINE __m256 fa_widen_bf16_8(const uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+FA_INLINE v16f v_load_bf16(const uint16_t *p) { return (v16f){fa_widen_bf16_8(p), fa_widen_bf16_8(p + 8)}; }
+FA_INLINE __m256 fa_widen_i8_8(const int8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+FA_INLINE v16f v_load_i8(const int8_t *p) { return (v16f){fa_widen_i8_8(p), fa_widen_i8_8(p + 8)}; }
+
+FA_INLINE __m256 fa_quiet8(__m256 a) { /* any NaN -> the one NaN, whose narrow forms are the canonical ones */
+    return _mm256_blendv_ps(a, _mm256_set1_ps(__builtin_nanf("")), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+FA_INLINE void v_store_f16(uint16_t *p, v16f a) {
+    _mm_storeu_si128((__m128i *)p, _mm256_cvtps_ph(fa_quiet8(a.lo), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    _mm_storeu_si128((__m128i *)(p + 8), _mm256_cvtps_ph(fa_quiet8(a.hi), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+FA_INLINE __m256i fa_narrow_bf16_8(__m256 a) {
+    __m256i u = _mm256_castps_si256(fa_quiet8(a));
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd), 16);
+}
+FA_INLINE void v_store_bf16(uint16_t *p, v16f a) {
+    __m256i both = _mm256_packus_epi32(fa_narrow_bf16_8(a.lo), fa_narrow_bf16_8(a.hi));
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(both, 0xd8));
+}
+FA_INLINE void v_store_i8(int8_t *p, v16f a) {
+    __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+    words = _mm256_permute4x64_epi64(words, 0xd8);
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+FA_INLINE v16f v_load_f16_n(const uint16_t *p, int n) {
+    uint16_t t[16] = {0};
+    for (int i = 0; i < n; i++) t[i] = p[i];
+    return v_load_f16(t);
+}
+FA_INLINE v16f v_load_bf16_n(const uint16_t *p, int n) {
+    uint16_t t[16] = {0};
+    for (int i = 0; i < n; i++) t[i] = p[i];
+    return v_load_bf16(t);
+}
+FA_INLINE v16f v_load_i8_n(const int8_t *p, int n) {
+    int8_t t[16] = {0};
+    for (int i = 0; i < n; i++) t[i] = p[i];
+    return v_load_i8(t);
+}
+FA_INLINE void v_store_f16_n(uint16_t *p, v16f a, int n) {
+    uint16_t t[16];
+    v_store_f16(t, a);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+FA_INLINE void v_store_bf16_n(uint16_t *p, v16f a, int n) {
+    uint16_t t[16];
+    v_store_bf16(t, a);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+FA_INLINE void v_store_i8_n(int8_t *p, v16f a, int n) {
+    int8_t t[16];
+    v_store_i8(t, a);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+
 #undef FA_V2
 #undef FA_CMP2

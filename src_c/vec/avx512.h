@@ -84,4 +84,33 @@ FA_INLINE void v_transpose16(v16f r[16]) {
     }
 }
 
+/* ---- storage types ------------------------------------------------------------------------------------------------ */
+
+FA_INLINE v16f v_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+FA_INLINE v16f v_load_f16_n(const uint16_t *p, int n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(FA_FIRST(n), p)); }
+FA_INLINE v16f fa_widen_bf16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
+FA_INLINE v16f v_load_bf16(const uint16_t *p) { return fa_widen_bf16(_mm256_loadu_si256((const __m256i *)p)); }
+FA_INLINE v16f v_load_bf16_n(const uint16_t *p, int n) { return fa_widen_bf16(_mm256_maskz_loadu_epi16(FA_FIRST(n), p)); }
+FA_INLINE v16f fa_widen_i8(__m128i b) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b)); }
+FA_INLINE v16f v_load_i8(const int8_t *p) { return fa_widen_i8(_mm_loadu_si128((const __m128i *)p)); }
+FA_INLINE v16f v_load_i8_n(const int8_t *p, int n) { return fa_widen_i8(_mm_maskz_loadu_epi8(FA_FIRST(n), p)); }
+
+FA_INLINE v16f fa_quiet(v16f a) { /* any NaN -> the one NaN, whose narrow forms are the canonical ones */
+    return _mm512_mask_mov_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), _mm512_set1_ps(__builtin_nanf("")));
+}
+FA_INLINE __m256i fa_narrow_f16(v16f a) { return _mm512_cvtps_ph(fa_quiet(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+FA_INLINE void v_store_f16(uint16_t *p, v16f a) { _mm256_storeu_si256((__m256i *)p, fa_narrow_f16(a)); }
+FA_INLINE void v_store_f16_n(uint16_t *p, v16f a, int n) { _mm256_mask_storeu_epi16(p, FA_FIRST(n), fa_narrow_f16(a)); }
+/* Integer arithmetic: the bf16 instruction flushes denormals. */
+FA_INLINE __m256i fa_narrow_bf16(v16f a) {
+    __m512i u = _mm512_castps_si512(fa_quiet(a));
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16));
+}
+FA_INLINE void v_store_bf16(uint16_t *p, v16f a) { _mm256_storeu_si256((__m256i *)p, fa_narrow_bf16(a)); }
+FA_INLINE void v_store_bf16_n(uint16_t *p, v16f a, int n) { _mm256_mask_storeu_epi16(p, FA_FIRST(n), fa_narrow_bf16(a)); }
+FA_INLINE __m128i fa_narrow_i8(v16f a) { return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)); }
+FA_INLINE void v_store_i8(int8_t *p, v16f a) { _mm_storeu_si128((__m128i *)p, fa_narrow_i8(a)); }
+FA_INLINE void v_store_i8_n(int8_t *p, v16f a, int n) { _mm_mask_storeu_epi8(p, FA_FIRST(n), fa_narrow_i8(a)); }
+
 #undef FA_FIRST

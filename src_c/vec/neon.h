@@ -112,6 +112,78 @@ FA_INLINE void v_transpose16(v16f r[16]) {
             }
 }
 
+/* ---- storage types ------------------------------------------------------------------------------------------------ */
+
+FA_INLINE v16f v_load_f16(const uint16_t *p) {
+    v16f r;
+    FA_EACH r.q[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+    return r;
+}
+FA_INLINE v16f v_load_bf16(const uint16_t *p) {
+    v16f r;
+    FA_EACH r.q[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16));
+    return r;
+}
+FA_INLINE v16f v_load_i8(const int8_t *p) {
+    int8x16_t b = vld1q_s8(p);
+    int16x8_t lo = vmovl_s8(vget_low_s8(b)), hi = vmovl_s8(vget_high_s8(b));
+    v16f r;
+    r.q[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(lo)));
+    r.q[1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(lo)));
+    r.q[2] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(hi)));
+    r.q[3] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(hi)));
+    return r;
+}
+
+FA_INLINE float32x4_t fa_quiet4(float32x4_t a) { /* any NaN -> the one NaN, whose narrow forms are the canonical ones */
+    return vbslq_f32(vceqq_f32(a, a), a, vdupq_n_f32(__builtin_nanf("")));
+}
+FA_INLINE void v_store_f16(uint16_t *p, v16f a) {
+    FA_EACH vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(fa_quiet4(a.q[i]))));
+}
+FA_INLINE void v_store_bf16(uint16_t *p, v16f a) {
+    FA_EACH {
+        uint32x4_t u = vreinterpretq_u32_f32(fa_quiet4(a.q[i]));
+        uint32x4_t odd = vandq_u32(vshrq_n_u32(u, 16), vdupq_n_u32(1));
+        vst1_u16(p + 4 * i, vshrn_n_u32(vaddq_u32(vaddq_u32(u, vdupq_n_u32(0x7fff)), odd), 16));
+    }
+}
+FA_INLINE void v_store_i8(int8_t *p, v16f a) {
+    int16x8_t lo = vcombine_s16(vmovn_s32(vcvtq_s32_f32(a.q[0])), vmovn_s32(vcvtq_s32_f32(a.q[1])));
+    int16x8_t hi = vcombine_s16(vmovn_s32(vcvtq_s32_f32(a.q[2])), vmovn_s32(vcvtq_s32_f32(a.q[3])));
+    vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+}
+FA_INLINE v16f v_load_f16_n(const uint16_t *p, int n) {
+    uint16_t t[16] = {0};
+    for (int i = 0; i < n; i++) t[i] = p[i];
+    return v_load_f16(t);
+}
+FA_INLINE v16f v_load_bf16_n(const uint16_t *p, int n) {
+    uint16_t t[16] = {0};
+    for (int i = 0; i < n; i++) t[i] = p[i];
+    return v_load_bf16(t);
+}
+FA_INLINE v16f v_load_i8_n(const int8_t *p, int n) {
+    int8_t t[16] = {0};
+    for (int i = 0; i < n; i++) t[i] = p[i];
+    return v_load_i8(t);
+}
+FA_INLINE void v_store_f16_n(uint16_t *p, v16f a, int n) {
+    uint16_t t[16];
+    v_store_f16(t, a);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+FA_INLINE void v_store_bf16_n(uint16_t *p, v16f a, int n) {
+    uint16_t t[16];
+    v_store_bf16(t, a);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+FA_INLINE void v_store_i8_n(int8_t *p, v16f a, int n) {
+    int8_t t[16];
+    v_store_i8(t, a);
+    for (int i = 0; i < n; i++) p[i] = t[i];
+}
+
 #undef FA_EACH
 #undef FA_V2
 #undef FA_CMP2

@@ -74,4 +74,66 @@ FA_INLINE void v_transpose16(v16f r[16]) {
         }
 }
 
+/* ---- storage types ------------------------------------------------------------------------------------------------ */
+
+FA_INLINE float fa_from_f16(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, e = h >> 10 & 31u, m = h & 0x3ffu, u;
+    float f = (float)m * 0x1p-24f; /* a denormal, or zero */
+    if (e == 31) u = 0x7f800000u | m << 13 | (m ? 0x00400000u : 0u); /* a signalling NaN becomes a quiet one */
+    else if (e) u = (e + 112u) << 23 | m << 13;
+    else memcpy(&u, &f, 4);
+    u |= sign;
+    memcpy(&f, &u, 4);
+    return f;
+}
+FA_INLINE uint16_t fa_to_f16(float x) {
+    uint32_t u, sign, t;
+    memcpy(&u, &x, 4);
+    sign = u >> 16 & 0x8000u;
+    u &= 0x7fffffffu;
+    if (u > 0x7f800000u) return 0x7e00u;
+    if (u >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* from 65520 on, infinity is the nearest */
+    if (u < 0x38800000u) { /* below 2^-14 the steps are 2^-24: those of floats in [1/2, 1) */
+        memcpy(&x, &u, 4);
+        x += 0.5f;
+        memcpy(&t, &x, 4);
+        return (uint16_t)(sign | (t - 0x3f000000u));
+    }
+    u += 0xfffu + (u >> 13 & 1u);
+    return (uint16_t)(sign | ((u >> 13) - (112u << 10)));
+}
+FA_INLINE float fa_from_bf16(uint16_t h) {
+    uint32_t u = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+FA_INLINE uint16_t fa_to_bf16(float x) {
+    uint32_t u;
+    memcpy(&u, &x, 4);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fc0u;
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+
+FA_INLINE v16f v_load_f16_n(const uint16_t *p, int n) {
+    v16f r = v_zero();
+    for (int i = 0; i < n; i++) r.f[i] = fa_from_f16(p[i]);
+    return r;
+}
+FA_INLINE v16f v_load_bf16_n(const uint16_t *p, int n) {
+    v16f r = v_zero();
+    for (int i = 0; i < n; i++) r.f[i] = fa_from_bf16(p[i]);
+    return r;
+}
+FA_INLINE v16f v_load_i8_n(const int8_t *p, int n) { v16f r = v_zero(); for (int i = 0; i < n; i++) r.f[i] = (float)p[i]; return r; }
+FA_INLINE void v_store_f16_n(uint16_t *p, v16f a, int n) { for (int i = 0; i < n; i++) p[i] = fa_to_f16(a.f[i]); }
+FA_INLINE void v_store_bf16_n(uint16_t *p, v16f a, int n) { for (int i = 0; i < n; i++) p[i] = fa_to_bf16(a.f[i]); }
+FA_INLINE void v_store_i8_n(int8_t *p, v16f a, int n) { for (int i = 0; i < n; i++) p[i] = (int8_t)a.f[i]; }
+FA_INLINE v16f v_load_f16(const uint16_t *p) { return v_load_f16_n(p, 16); }
+FA_INLINE v16f v_load_bf16(const uint16_t *p) { return v_load_bf16_n(p, 16); }
+FA_INLINE v16f v_load_i8(const int8_t *p) { return v_load_i8_n(p, 16); }
+FA_INLINE void v_store_f16(uint16_t *p, v16f a) { v_store_f16_n(p, a, 16); }
+FA_INLINE void v_store_bf16(uint16_t *p, v16f a) { v_store_bf16_n(p, a, 16); }
+FA_INLINE void v_store_i8(int8_t *p, v16f a) { v_store_i8_n(p, a, 16); }
+
 #undef FA_EACH

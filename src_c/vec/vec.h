@@ -8,7 +8,12 @@
  *   v_fma(a,b,c)  a * b + c, rounded once
  *   v_round(a)    nearest, ties to even; |a| < 2^22 or the result is unspecified (but no trap)
  *   v_pow2(n)     2^n for integral n in [-126, 127]
- * Masks (vmask) hold one truth value per lane. Loads with a count touch exactly that many floats.
+ * Masks (vmask) hold one truth value per lane. Loads and stores with a count n <= 16 touch exactly that many elements;
+ * the lanes of such a load from n on are 0.
+ *
+ * Storage types: v_load_f16, v_load_bf16 and v_load_i8 are exact, denormals and infinities too (a signalling NaN of
+ * fp16 becomes quiet, NaNs else keep their bits). v_store_f16 and v_store_bf16 round to nearest, ties to even, overflow
+ * to infinity, keep denormals, and store every NaN as 0x7e00 and 0x7fc0. v_store_i8 takes integral lanes in [-128, 127].
  */
 #ifndef FA_VEC_H
 #define FA_VEC_H
