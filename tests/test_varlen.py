@@ -42,8 +42,8 @@ def packed(
 def check(q: np.ndarray, k: np.ndarray, v: np.ndarray, cq: np.ndarray, ck: np.ndarray, **options: Any) -> None:
     plain = fa.attention_varlen(q, k, v, cq, ck, **options)
     full = fa.attention_varlen(q, k, v, cq, ck, return_lse=True, **options)
-    out, lse = reference.attention_varlen(q, k, v, cq, ck, **options)
-    naive_out, naive_lse = reference.attention_varlen(q, k, v, cq, ck, dtype=np.float32, **options)
+    out, lse, *_ = reference.attention_varlen(q, k, v, cq, ck, **options)
+    naive_out, naive_lse, *_ = reference.attention_varlen(q, k, v, cq, ck, dtype=np.float32, **options)
 
     def again(field: int) -> Callable[[np.random.Generator], np.ndarray]:
         return lambda rng: reference.attention_varlen(q, k, v, cq, ck, dtype=np.float32, order=rng, **options)[field]

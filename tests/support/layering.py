@@ -16,7 +16,8 @@ _OPERATORS = {"ops", "attention", "kvcache", "weights", "threads", "cpu", "array
 _MODELS = _OPERATORS | {"models", "loaders"}
 # fmt: off
 MAY_IMPORT: dict[str, set[str]] = {
-    "reference": set(),
+    "reference": {"reference_attention"},
+    "reference_attention": set(),
     "loaders": {"loaders"},
     "threads": {"_core"},
     "cpu": {"_core", "threads", "__init__"},
