@@ -3,116 +3,113 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from fastattn import attention
 
+from .attention_shapes import AttentionCase
 from .compare import compare
-from .peaks import Limits, cold_bytes
-from .peers import Peer, one_line
-from .shapes import AttentionCase
+from .inputs import Inputs, Walk, make_inputs, options, widened
+from .peaks import Limits
+from .peers import Form, Peer, one_line
 from .timing import Clock, Plan, fastest, timed
 
-__all__ = ["Inputs", "make_inputs", "run", "run_case"]
+__all__ = ["Inputs", "Rival", "make_inputs", "our_call", "peer_call", "run", "run_case"]
 
-_TOLERANCE = 2e-4  # between two fp32 implementations on these inputs; a wrong mask is off by far more
+_TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 6e-2}
+"""The largest difference between two implementations, as a share of the root mean square of the output. A mask that is
+wrong is off by about all of it in some row."""
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """One set of arrays, which every contestant reads in place."""
+class Rival:
+    """A peer's fastest form of a case."""
 
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    mask: np.ndarray | None
-    out: np.ndarray
+    run: Callable[[int], float]
+    form: str
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Forms it does not have, fails at or gets wrong, and why."""
 
 
-def make_inputs(case: AttentionCase, sets: int | None = None, seed: int = 0) -> list[Inputs]:
-    """Normally distributed inputs: one set, or for a cold case so many that together they fit no cache."""
-    if sets is None:
-        sets = max(2, -(-cold_bytes() // case.kv_bytes)) if case.cold else 1
-    random = np.random.default_rng(seed)
-    q = random.standard_normal((case.batch, case.heads, case.sq, case.d), np.float32)
-    mask = _mask(case, random)
-    out = np.zeros_like(q)
-    shape = (case.batch, case.kv_heads, case.sk, case.d)
-    return [
-        Inputs(q, random.standard_normal(shape, np.float32), random.standard_normal(shape, np.float32), mask, out)
-        for _ in range(sets)
+def our_call(walk: Walk, num_threads: int) -> Callable[[], object]:
+    """attention() on the next of the sets."""
+    calls = [
+        functools.partial(attention, s.q, s.k, s.v, out=s.out, num_threads=num_threads, **options(s)) for s in walk.sets
     ]
+    if len(calls) == 1:
+        return calls[0]
+    return lambda: calls[walk.next()]()
 
 
-def _mask(case: AttentionCase, random: np.random.Generator) -> np.ndarray | None:
-    if case.mask == "bool":
-        mask = random.random((case.sq, case.sk)) < 0.5
-        mask[:, 0] = True
-        return mask
-    if case.mask == "float":
-        return random.standard_normal((case.heads, case.sq, case.sk), np.float32)
-    if case.mask == "padding":
-        lengths = case.sk - (case.sk * np.arange(case.batch)) // (2 * case.batch)
-        mask = np.arange(case.sk) < lengths[:, None]
-        return mask[:, None, None, :]
-    return None
-
-
-def our_call(case: AttentionCase, sets: Sequence[Inputs], num_threads: int) -> Callable[[], object]:
-    """attention() on the next of ``sets``."""
-    causal: Any = False
-    if case.causal:
-        causal = True if case.sq == case.sk else "bottom_right"
-    if len(sets) == 1:
-        one = sets[0]
-        q, k, v, mask, out = one.q, one.k, one.v, one.mask, one.out
-        return lambda: attention(q, k, v, mask=mask, causal=causal, out=out, num_threads=num_threads)
-    following = itertools.cycle(sets).__next__
-
-    def call() -> object:
-        s = following()
-        return attention(s.q, s.k, s.v, mask=s.mask, causal=causal, out=s.out, num_threads=num_threads)
-
-    return call
-
-
-def peer_call(
-    peer: Peer, case: AttentionCase, sets: Sequence[Inputs], clock: Clock = time.perf_counter
-) -> Callable[[int], float] | str:
-    """The peer's fastest way to do the same, once its result has been compared with ours; or why it has none."""
+def peer_call(peer: Peer, case: AttentionCase, walk: Walk, clock: Clock = time.perf_counter) -> Rival | str:
+    """The peer's fastest way to do the same among those whose result agrees with ours; or why it has none."""
+    first = walk.sets[0]
+    expected = widened(attention(first.q, first.k, first.v, **options(first)))
+    calls: dict[str, Callable[[int], Any]] = {}
+    left_out: dict[str, str] = {}
     try:
-        variants = peer.attention(case, sets)
-        expected = attention(
-            sets[0].q, sets[0].k, sets[0].v, mask=sets[0].mask, causal="bottom_right" if case.causal else False
-        )
-        for variant in variants:
-            error = float(np.abs(np.asarray(variant(0)).reshape(expected.shape) - expected).max())
-            if not error <= _TOLERANCE:
-                return f"its result differs by {error:.1e}"
-        positions = itertools.cycle(range(len(sets))).__next__
-        return timed(fastest([lambda f=variant: f(positions()) for variant in variants]), clock)  # type: ignore[misc]
+        for form in peer.attention(case, walk.sets):
+            wrong = _prepare(form, expected, _TOLERANCE[case.dtype], calls)
+            if wrong:
+                left_out[form.name] = wrong
+        if not calls:
+            return _reasons(left_out)
+        variants = [_next(call, walk) for call in calls.values()]
+        best = fastest(variants, clock)
+        return Rival(timed(best, clock), list(calls)[variants.index(best)], left_out)
     except Exception as error:  # other people's code, in any state: the comparison goes on without it
         return one_line(error)
 
 
+def _next(call: Callable[[int], Any], walk: Walk) -> Callable[[], object]:
+    return lambda: call(walk.next())
+
+
+def _prepare(form: Form, expected: np.ndarray, tolerance: float, calls: dict[str, Callable[[int], Any]]) -> str:
+    """Adds the form's call to ``calls``; what is wrong with it, empty if nothing."""
+    try:
+        call = form.make()
+        found = form.read(call(0))
+    except Exception as error:  # as above
+        return one_line(error)
+    if found.shape != expected.shape:
+        return f"its result has shape {found.shape}"
+    distance = float(np.abs(found - expected).max())
+    if not distance <= tolerance * float(np.sqrt(np.mean(np.square(expected, dtype=np.float64)))):
+        return f"its result differs by {distance:.1e}"
+    calls[form.name] = call
+    return ""
+
+
+def _reasons(left_out: dict[str, str]) -> str:
+    different = set(left_out.values())
+    if len(different) == 1:
+        return different.pop()
+    return "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+
+
 def run_case(case: AttentionCase, peers: Sequence[Peer], limits: Limits, plan: Plan) -> dict[str, Any]:
-    """Figures of one shape; see compare()."""
-    sets = make_inputs(case)
+    """Figures of one shape: those of compare(), and for each peer the form that was fastest and those left out."""
+    walk = Walk(make_inputs(case))
+    rivals = {peer.name: peer_call(peer, case, walk, plan.clock) for peer in peers}
     figures = compare(
-        timed(our_call(case, sets, limits.num_threads), plan.clock),
-        {peer.name: peer_call(peer, case, sets, plan.clock) for peer in peers},
+        timed(our_call(walk, limits.num_threads), plan.clock),
+        {name: rival if isinstance(rival, str) else rival.run for name, rival in rivals.items()},
         limits,
         plan,
         flops=case.flops,
         cold=case.kv_bytes if case.cold else 0,
     )
-    return {"name": case.name, "shape": case.shape_text, **figures}
+    for name, rival in rivals.items():
+        if not isinstance(rival, str):
+            figures["peers"][name] |= {"form": rival.form, "left_out": rival.left_out}
+    return {"name": case.name, "shape": case.shape_text, "sets": len(walk.sets), **figures}
 
 
 def run(

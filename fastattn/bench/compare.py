@@ -10,7 +10,7 @@ from typing import Any
 from .peaks import Limits
 from .timing import Contestant, Plan, geometric_mean, median_ratio, percentile, run_rounds
 
-__all__ = ["compare", "geometric_means"]
+__all__ = ["best_rivals", "compare", "geometric_means"]
 
 _SETTLE = 5e-3
 
@@ -35,7 +35,8 @@ def compare(
 
     Returns:
         median_s, p95_s, gflops, gbytes_per_second (None without ``cold``), share (of the machine's limit) and limit
-        ("fma" or "read"), fma_gflops, rounds, and peers: by name median_s, p95_s and ratio (peer / ours), or error.
+        ("fma" or "read"), fma_gflops, rounds, peers: by name median_s, p95_s and ratio (peer / ours), or error, and
+        best: name and ratio of the fastest peer, None where none takes part.
     """
     limits.clear()
     mine = Contestant("fastattn", ours)
@@ -51,6 +52,7 @@ def compare(
             "p95_s": percentile(other.samples, 0.95),
             "ratio": median_ratio(other.samples, mine.samples),
         }
+    best = min(others, key=lambda other: figures[other.name]["ratio"], default=None)
     return {
         "median_s": median,
         "p95_s": percentile(mine.samples, 0.95),
@@ -61,6 +63,7 @@ def compare(
         "fma_gflops": statistics.median(limits.flops_per_second()) / 1e9,
         "rounds": len(mine.samples),
         "peers": {name: figures[name] for name in peers},
+        "best": None if best is None else {"name": best.name, "ratio": figures[best.name]["ratio"]},
     }
 
 
@@ -72,3 +75,18 @@ def geometric_means(rows: list[dict[str, Any]]) -> dict[str, float]:
             if "ratio" in figures:
                 ratios.setdefault(name, []).append(figures["ratio"])
     return {name: geometric_mean(values) for name, values in ratios.items()}
+
+
+def best_rivals(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Over the rows with a rival, None where there are none: geometric_mean of the best one's ratios, cases (how many),
+    least (case, name and ratio where it comes closest), and slower (names of the cases where ours is slower)."""
+    found = [(row["best"]["ratio"], row["name"], row["best"]["name"]) for row in rows if row["best"]]
+    if not found:
+        return None
+    ratio, case, name = min(found)
+    return {
+        "geometric_mean": geometric_mean([ratio for ratio, _, _ in found]),
+        "cases": len(found),
+        "least": {"case": case, "name": name, "ratio": ratio},
+        "slower": [case for ratio, case, _ in found if ratio < 1],
+    }

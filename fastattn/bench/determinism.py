@@ -11,8 +11,9 @@ import numpy as np
 
 from fastattn import _core, attention, linear, pack_linear
 
-from .attention import make_inputs
-from .shapes import AttentionCase, LinearCase
+from .attention_shapes import AttentionCase
+from .inputs import Inputs, make_inputs, options
+from .shapes import LinearCase
 
 __all__ = ["check_attention", "check_call", "check_linear"]
 
@@ -64,11 +65,10 @@ def check_attention(cases: Sequence[AttentionCase]) -> Iterator[dict[str, Any]]:
     for case in cases:
         inputs = make_inputs(case, sets=1)[0]
 
-        def call(num_threads: int, case: AttentionCase = case, inputs: Any = inputs) -> list[np.ndarray]:
+        def call(num_threads: int, inputs: Inputs = inputs) -> list[np.ndarray]:
             found = attention(
-                inputs.q, inputs.k, inputs.v, mask=inputs.mask, causal="bottom_right" if case.causal else False,
-                return_lse=True, num_threads=num_threads,
-            )  # fmt: skip
+                inputs.q, inputs.k, inputs.v, return_lse=True, num_threads=num_threads, **options(inputs)
+            )
             return [found.out, found.lse]
 
         yield check_call(case.name, call, case.flops, kernels=True)

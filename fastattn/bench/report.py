@@ -21,12 +21,17 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e9:.0f} ns"
 
 
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.0f}"
+
+
 def _title(peer: str) -> str:
     return f"{peer}/ours"
 
 
 class Table:
-    """The rows of compare() under one heading; a peer's column is how many times as long it takes."""
+    """The rows of compare() under one heading; a peer's column is how many times as long it takes, the last one that of
+    the fastest."""
 
     def __init__(self, names: Sequence[str], shapes: Sequence[str], peers: Sequence[str]) -> None:
         self._name = max(map(len, ("case", *names)))
@@ -35,12 +40,13 @@ class Table:
 
     def heading(self) -> str:
         """The line above the rows."""
-        return self._line("case", "shape", "median", "p95", "GFLOP/s", "GB/s", "limit", list(map(_title, self._peers)))
+        titles = list(map(_title, self._peers))
+        return self._line("case", "shape", "median", "p95", "GFLOP/s", "GB/s", "limit", titles, "best rival")
 
     def row(self, figures: dict[str, Any]) -> str:
         """One row."""
         rate = figures["gbytes_per_second"]
-        peers = [figures["peers"][name] for name in self._peers]
+        peers, best = [figures["peers"][name] for name in self._peers], figures["best"]
         return self._line(
             figures["name"],
             figures["shape"],
@@ -49,15 +55,19 @@ class Table:
             f"{figures['gflops']:.1f}",
             "" if rate is None else f"{rate:.1f}",
             f"{100 * figures['share']:.0f} % {figures['limit']}",
-            ["-" if "error" in peer else f"{peer['ratio']:.2f}" for peer in peers],
+            ["-" if "error" in peer else _times(peer["ratio"]) for peer in peers],
+            "-" if best is None else f"{_times(best['ratio']):>5} {best['name']}",
         )
 
     def _line(
-        self, name: str, shape: str, median: str, p95: str, flops: str, rate: str, limit: str, peers: list[str]
-    ) -> str:
+        self, name: str, shape: str, median: str, p95: str, flops: str, rate: str, limit: str, peers: list[str],
+        best: str,
+    ) -> str:  # fmt: skip
         left = f"{name:<{self._name}}  {shape:<{self._shape}}  {median:>8} {p95:>8}  {flops:>7} {rate:>6}  {limit:>10}"
-        widths = [len(_title(peer)) for peer in self._peers]
-        return "  ".join([left, *(f"{cell:>{width}}" for cell, width in zip(peers, widths, strict=True))])
+        cells = [f"{cell:>{len(_title(peer))}}" for cell, peer in zip(peers, self._peers, strict=True)]
+        if self._peers:
+            cells.append(f"{best:<{max(10, 6 + max(map(len, self._peers)))}}")
+        return "  ".join([left, *cells])
 
     @staticmethod
     def errors(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -72,6 +82,13 @@ class Table:
             for (name, error), cases in found.items()
         ]
 
-    def summary(self, means: dict[str, float]) -> list[str]:
-        """The geometric means."""
-        return [f"geometric mean {name}/ours: {mean:.2f}" for name, mean in means.items()]
+    def summary(self, means: dict[str, float], best: dict[str, Any] | None) -> list[str]:
+        """The geometric means of each peer's ratios and of the best one's of each case."""
+        lines = [f"geometric mean {name}/ours: {mean:.2f}" for name, mean in means.items()]
+        if best is not None:
+            least = best["least"]
+            lines.append(
+                f"geometric mean best rival/ours: {best['geometric_mean']:.2f} over {best['cases']} cases, "
+                f"least {least['ratio']:.2f} ({least['case']}, {least['name']}), below 1 in {len(best['slower'])}"
+            )
+        return lines

@@ -8,115 +8,25 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar
 
+from .attention_shapes import ATTENTION, DECODE, LONG, PEAK, RELATIONS, SCALING, AttentionCase, Relation
+
 __all__ = [
     "ATTENTION",
+    "DECODE",
     "LINEAR",
     "LINEAR_LAYERS",
     "LINEAR_ROWS",
+    "LONG",
     "MODEL",
     "PEAK",
+    "RELATIONS",
+    "SCALING",
     "AttentionCase",
     "LinearCase",
     "ModelCase",
+    "Relation",
     "select",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class AttentionCase:
-    """q (batch, heads, sq, d), k and v (batch, kv_heads, sk, d)."""
-
-    name: str
-    batch: int
-    heads: int
-    kv_heads: int
-    sq: int
-    sk: int
-    d: int
-    causal: bool = False
-    """Query i sees keys up to i + sk - sq."""
-    mask: str | None = None
-    """"bool": (sq, sk), half of the keys; "padding": bool (batch, 1, 1, sk), ragged; "float": (heads, sq, sk)."""
-    cold: bool = False
-    """K and V come from memory: calls walk several sets that together fit no cache."""
-
-    @property
-    def flops(self) -> int:
-        """Two multiply-adds per feature, query and key: 4 * sq * sk * d per head.
-
-        Causal: without the sq * sq / 2 pairs above the diagonal, so half of all where sq == sk. Masks do not lessen it.
-        """
-        pairs = self.sq * self.sk - (self.sq * self.sq // 2 if self.causal else 0)
-        return 4 * pairs * self.d * self.heads * self.batch
-
-    @property
-    def kv_bytes(self) -> int:
-        """Size of K and V."""
-        return 2 * 4 * self.batch * self.kv_heads * self.sk * self.d
-
-    @property
-    def shape_text(self) -> str:
-        """As a row of the table shows it."""
-        heads = str(self.heads) if self.heads == self.kv_heads else f"{self.heads}/{self.kv_heads}"
-        length = str(self.sq) if self.sq == self.sk else f"{self.sq}x{self.sk}"
-        return f"B{self.batch} H{heads} N{length} D{self.d}"
-
-
-def _self(name: str, batch: int, heads: int, n: int, d: int, **more: object) -> AttentionCase:
-    kv_heads = int(str(more.pop("kv_heads", heads)))
-    return AttentionCase(name, batch, heads, kv_heads, n, n, d, **more)  # type: ignore[arg-type]
-
-
-def _decode(name: str, batch: int, heads: int, kv_heads: int, sk: int, d: int, cold: bool) -> AttentionCase:
-    return AttentionCase(name, batch, heads, kv_heads, 1, sk, d, cold=cold)
-
-
-PEAK = (_self("peak-n2048-d64", 1, 1, 2048, 64), _self("peak-n2048-d128", 1, 1, 2048, 128))
-"""How close the tile kernel comes to the FMA peak, one head."""
-
-ATTENTION = (
-    # sentences and short documents through an encoder
-    _self("full-n16-d64", 1, 12, 16, 64),
-    _self("full-n16-d32-batch", 64, 12, 16, 32),
-    _self("full-n64-d32-batch", 32, 12, 64, 32),
-    _self("full-n96-d64", 1, 12, 96, 64),
-    _self("full-n128-d64", 1, 12, 128, 64),
-    _self("full-n128-d128", 1, 8, 128, 128),
-    _self("full-n256-d32-batch", 8, 12, 256, 32),
-    _self("full-n512-d64", 1, 12, 512, 64),
-    _self("full-n1000-d80", 1, 4, 1000, 80),
-    _self("full-n1024-d128", 1, 2, 1024, 128),
-    _self("full-n2048-d64", 1, 2, 2048, 64),
-    _self("full-n2048-d128", 1, 2, 2048, 128),
-    _self("full-n4096-d32", 1, 1, 4096, 32),
-    _self("full-n8192-d64", 1, 1, 8192, 64),
-    # prompts through a decoder
-    _self("causal-n64-d64", 1, 12, 64, 64, causal=True),
-    _self("causal-n128-d64", 1, 12, 128, 64, causal=True),
-    _self("causal-n512-d128", 1, 4, 512, 128, causal=True),
-    _self("causal-n2048-d64", 1, 2, 2048, 64, causal=True),
-    _self("causal-n4096-d128", 1, 1, 4096, 128, causal=True),
-    _self("causal-n8192-d64", 1, 1, 8192, 64, causal=True),
-    _self("gqa-n512-d64", 1, 16, 512, 64, kv_heads=4),
-    _self("gqa-n1024-d128-causal", 1, 8, 1024, 128, kv_heads=2, causal=True),
-    AttentionCase("gqa-chunk16-of-2048-d64", 1, 16, 4, 16, 2048, 64, causal=True),
-    # masks
-    _self("padding-n128-d32-batch", 16, 12, 128, 32, mask="padding"),
-    _self("padding-n256-d64-batch", 4, 12, 256, 64, mask="padding"),
-    _self("bool-n1024-d64", 1, 4, 1024, 64, mask="bool"),
-    _self("float-n512-d64", 1, 8, 512, 64, mask="float"),
-    _self("float-n1024-d128", 1, 2, 1024, 128, mask="float"),
-    # one new token
-    _decode("decode-sk128-d64", 1, 12, 12, 128, 64, cold=False),
-    _decode("decode-sk1024-d64", 1, 12, 12, 1024, 64, cold=True),
-    _decode("decode-sk512-d128-batch", 8, 8, 8, 512, 128, cold=True),
-    _decode("decode-gqa-sk4096-d128", 1, 32, 8, 4096, 128, cold=True),
-    _decode("decode-gqa-sk8192-d64", 1, 9, 3, 8192, 64, cold=True),
-    # queries over another sequence
-    AttentionCase("cross-64-over-1500-d64", 1, 8, 8, 64, 1500, 64),
-    AttentionCase("cross-448-over-1500-d64", 1, 6, 6, 448, 1500, 64),
-)
-"""The grid of ``fastattn bench attention``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,35 @@ Peers live in the environment, never among the dependencies: one that is not ins
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from fastattn.bench.attention import Inputs
+    from fastattn.bench.inputs import Inputs
     from fastattn.bench.shapes import AttentionCase, LinearCase
 
-__all__ = ["NAMES", "NotOffered", "Peer", "installed", "one_line", "open_peers"]
+__all__ = ["NAMES", "Form", "NotOffered", "Peer", "installed", "one_line", "open_peers"]
 
 NAMES = ("torch", "onnxruntime", "openvino", "ctranslate2", "numpy")
 
 
 class NotOffered(Exception):
     """The peer has nothing for this; the message says so in a few words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to compute a case with a peer."""
+
+    name: str
+    make: Callable[[], Callable[[int], Any]]
+    """Prepares it, which is not timed, and returns the call on the set of an index. May fail: the form is left out."""
+    read: Callable[[Any], np.ndarray] = np.asarray
+    """The float32 array (batch, heads, sq, dv) of what the call returns."""
 
 
 class Peer:
@@ -33,10 +47,10 @@ class Peer:
         self.num_threads = num_threads
         self.version = ""
 
-    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Callable[[int], Any]]:
-        """Ways to compute ``case``, each a call on one of ``sets``, whose arrays it reads in place.
+    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Form]:
+        """Ways to compute ``case``, each a call on one of ``sets``, whose arrays it reads in place where it can.
 
-        They return something NumPy takes for an array. NotOffered where there is no way.
+        NotOffered where there is no way.
         """
         raise NotOffered(f"{self.name} offers no attention operator")
 

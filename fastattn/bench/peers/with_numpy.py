@@ -12,11 +12,14 @@ from threadpoolctl import (  # type: ignore[import-not-found,import-untyped,unus
     threadpool_limits,
 )
 
-from . import Peer
+from fastattn.bench.inputs import additive
+
+from . import Form, NotOffered, Peer
 
 if TYPE_CHECKING:
-    from fastattn.bench.attention import Inputs
-    from fastattn.bench.shapes import AttentionCase, LinearCase
+    from fastattn.bench.attention_shapes import AttentionCase
+    from fastattn.bench.inputs import Inputs
+    from fastattn.bench.shapes import LinearCase
 
 __all__ = ["NumPyPeer"]
 
@@ -37,26 +40,13 @@ class NumPyPeer(Peer):
         """Lifts the limit."""
         self._limits.restore_original_limits()
 
-    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Callable[[int], Any]]:
+    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Form]:
         """Scores, mask, softmax, weighted sum, in place where that is possible."""
-        group = case.heads // case.kv_heads
-        scale = np.float32(1 / np.sqrt(case.d))
-        mask = _additive(case, sets[0])
-        scores = np.empty((case.batch, case.kv_heads, group, case.sq, case.sk), np.float32)
-
-        def call(index: int) -> np.ndarray:
-            s = sets[index]
-            q = s.q.reshape(case.batch, case.kv_heads, group, case.sq, case.d)
-            np.matmul(q, s.k[:, :, None].swapaxes(-1, -2), out=scores)
-            np.multiply(scores, scale, out=scores)
-            if mask is not None:
-                np.add(scores, mask, out=scores)
-            np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
-            np.exp(scores, out=scores)
-            np.divide(scores, scores.sum(axis=-1, keepdims=True), out=scores)
-            return np.matmul(scores, s.v[:, :, None], out=s.out.reshape(q.shape))
-
-        return [call]
+        if case.dtype != "float32" or case.int8:
+            raise NotOffered("its products are of float32")
+        if case.sinks:
+            raise NotOffered("has no softmax with sinks")
+        return [Form("matmul and softmax", lambda: _textbook(case, sets))]
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
         """Weights as files keep them, transposed in the call, and transposed once beforehand."""
@@ -65,15 +55,28 @@ class NumPyPeer(Peer):
         return [lambda i: np.matmul(x, rows[i], out=out), lambda i: np.matmul(x, columns[i], out=out)]
 
 
-def _additive(case: AttentionCase, inputs: Inputs) -> np.ndarray | None:
-    """The mask as a summand that broadcasts to (batch, kv_heads, group, sq, sk)."""
-    seen = None
-    if case.causal:
-        seen = np.tril(np.ones((case.sq, case.sk), bool), case.sk - case.sq)
-    elif inputs.mask is not None and inputs.mask.dtype == bool:
-        seen = inputs.mask if inputs.mask.ndim < 4 else inputs.mask[:, :, None]
-    if seen is not None:
-        return np.where(seen, np.float32(0), np.float32(-np.inf))
-    if inputs.mask is not None:
-        return inputs.mask.reshape(case.kv_heads, -1, case.sq, case.sk)
-    return None
+def _textbook(case: AttentionCase, sets: Sequence[Inputs]) -> Callable[[int], np.ndarray]:
+    group = case.heads // case.kv_heads
+    scale = np.float32(1 / np.sqrt(case.d))
+    scores = np.empty((case.batch, case.kv_heads, group, case.sq, case.sk), np.float32)
+    mask = additive(sets[0])
+    if mask is not None:
+        shape = (case.kv_heads, group) if mask.shape[1] > 1 else (1, 1)
+        mask = mask.reshape(mask.shape[0], *shape, *mask.shape[2:])
+
+    def call(index: int) -> np.ndarray:
+        s = sets[index]
+        q = s.q.reshape(case.batch, case.kv_heads, group, case.sq, case.d)
+        np.matmul(q, s.k[:, :, None].swapaxes(-1, -2), out=scores)
+        np.multiply(scores, scale, out=scores)
+        if case.softcap is not None:
+            np.multiply(np.tanh(scores / np.float32(case.softcap)), np.float32(case.softcap), out=scores)
+        if mask is not None:
+            np.add(scores, mask, out=scores)
+        np.subtract(scores, scores.max(axis=-1, keepdims=True), out=scores)
+        np.exp(scores, out=scores)
+        np.divide(scores, scores.sum(axis=-1, keepdims=True), out=scores)
+        np.matmul(scores, s.v[:, :, None], out=s.out.reshape(*q.shape[:-1], case.dv))
+        return s.out
+
+    return call

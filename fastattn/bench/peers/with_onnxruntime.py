@@ -3,23 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime  # type: ignore[import-not-found,unused-ignore]
 from onnx import TensorProto, helper, numpy_helper  # type: ignore[import-not-found,unused-ignore]
 
-from . import NotOffered, Peer
+from . import Form, NotOffered, Peer
 
 if TYPE_CHECKING:
-    from fastattn.bench.attention import Inputs
-    from fastattn.bench.shapes import AttentionCase, LinearCase
+    from fastattn.bench.attention_shapes import AttentionCase
+    from fastattn.bench.inputs import Inputs
+    from fastattn.bench.shapes import LinearCase
 
-__all__ = ["OnnxRuntimePeer", "session_of"]
+__all__ = ["OnnxRuntimePeer", "bound", "session_of"]
 
-_OPSET = 23  # the first with Attention
-_ELEMENT = {"float32": TensorProto.FLOAT, "bool": TensorProto.BOOL, "int64": TensorProto.INT64}
+_ELEMENT = {
+    "float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint16": TensorProto.BFLOAT16,
+    "bool": TensorProto.BOOL, "int8": TensorProto.INT8, "int32": TensorProto.INT32, "int64": TensorProto.INT64,
+}  # fmt: skip
 
 
 def session_of(model: str | bytes, num_threads: int) -> onnxruntime.InferenceSession:
@@ -28,12 +31,48 @@ def session_of(model: str | bytes, num_threads: int) -> onnxruntime.InferenceSes
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+def bound(
+    nodes: list[Any],
+    inputs: Sequence[Mapping[str, np.ndarray]],
+    outputs: Sequence[Mapping[str, np.ndarray]],
+    num_threads: int,
+    *,
+    opset: int = 23,
+    constants: Sequence[Any] = (),
+) -> Callable[[int], Any]:
+    """A call of a graph on the i-th inputs and outputs, in their memory; it returns the first output.
+
+    Arrays are float32, float16, int8, int32, int64, bool, or uint16 for the bits of bfloat16.
+    """
+    given = [helper.make_tensor_value_info(n, _ELEMENT[a.dtype.name], a.shape) for n, a in inputs[0].items()]
+    result = [helper.make_tensor_value_info(n, _ELEMENT[a.dtype.name], a.shape) for n, a in outputs[0].items()]
+    graph = helper.make_graph(nodes, "one", given, result, list(constants))
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = session_of(model.SerializeToString(), num_threads)
+    bindings = []  # each with its arrays: a binding knows only where they are
+    for named, targets in zip(inputs, outputs, strict=True):
+        binding = session.io_binding()
+        for name, array in named.items():
+            binding.bind_input(name, "cpu", 0, _ELEMENT[array.dtype.name], array.shape, array.ctypes.data)
+        for name, array in targets.items():
+            binding.bind_output(name, "cpu", 0, _ELEMENT[array.dtype.name], array.shape, array.ctypes.data)
+        bindings.append((binding, named, targets))
+    firsts = [next(iter(targets.values())) for targets in outputs]
+
+    def call(index: int) -> np.ndarray:
+        session.run_with_iobinding(bindings[index][0])
+        return firsts[index]
+
+    return call
+
+
 class OnnxRuntimePeer(Peer):
-    """The standard's own Attention and MatMul."""
+    """Attention and MatMul of the standard, MultiHeadAttention and GroupQueryAttention of its own."""
 
     name = "onnxruntime"
 
@@ -41,49 +80,19 @@ class OnnxRuntimePeer(Peer):
         super().__init__(num_threads)
         self.version = onnxruntime.__version__
 
-    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Callable[[int], Any]]:
-        """Attention of opset 23; an additive mask where the causal one would have to be aligned at the bottom right."""
-        first = sets[0]
-        arrays = [{"q": s.q, "k": s.k, "v": s.v} for s in sets]
-        mask = first.mask
-        if case.causal and case.sq != case.sk:
-            mask = np.tril(np.ones((case.sq, case.sk), bool), case.sk - case.sq)
-        if mask is not None:
-            mask = np.broadcast_to(mask, (*mask.shape[:-2], case.sq, case.sk)).copy()
-            for named in arrays:
-                named["mask"] = mask
-        node = helper.make_node("Attention", [*arrays[0]], ["out"], is_causal=int(case.causal and case.sq == case.sk))
-        return [self._bound([node], arrays, first.out, [])]
+    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Form]:
+        """See onnx_attention.py."""
+        from .onnx_attention import forms
+
+        return forms(case, sets, self.num_threads)
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
         """MatMul with constant weights, which the session packs; one session per set of weights."""
         if len(weights) * case.weight_bytes > 1 << 30:
             raise NotOffered("its sessions copy the weights")
         node = helper.make_node("MatMul", ["x", "w"], ["out"])
-        calls = [
-            self._bound([node], [{"x": x}], out, [numpy_helper.from_array(np.ascontiguousarray(weight.T), "w")])
-            for weight in weights
-        ]
+        calls = []
+        for weight in weights:
+            constant = numpy_helper.from_array(np.ascontiguousarray(weight.T), "w")
+            calls.append(bound([node], [{"x": x}], [{"out": out}], self.num_threads, constants=[constant]))
         return [lambda i: calls[i](0)]
-
-    def _bound(
-        self, nodes: list[Any], arrays: Sequence[dict[str, np.ndarray]], out: np.ndarray, constants: list[Any]
-    ) -> Callable[[int], Any]:
-        inputs = [helper.make_tensor_value_info(name, _ELEMENT[a.dtype.name], a.shape) for name, a in arrays[0].items()]
-        outputs = [helper.make_tensor_value_info("out", TensorProto.FLOAT, out.shape)]
-        graph = helper.make_graph(nodes, "one", inputs, outputs, constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
-        session = session_of(model.SerializeToString(), self.num_threads)
-        bindings = []  # each with its arrays: a binding knows only where they are
-        for named in arrays:
-            binding = session.io_binding()
-            for name, array in named.items():
-                binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-            binding.bind_output("out", "cpu", 0, out.dtype, out.shape, out.ctypes.data)
-            bindings.append((binding, named))
-
-        def call(index: int) -> np.ndarray:
-            session.run_with_iobinding(bindings[index][0])
-            return out
-
-        return call

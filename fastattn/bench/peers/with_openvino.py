@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""OpenVINO's CPU plugin on graphs of one operator, in float32, tensors shared with the arrays."""
+"""OpenVINO's CPU plugin on graphs of one operator, tensors shared with the arrays."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ import numpy as np
 import openvino  # type: ignore[import-not-found,unused-ignore]
 from openvino import opset13
 
-from . import Peer
+from fastattn.bench.inputs import additive, boolean, widened
+
+from . import Form, NotOffered, Peer
 
 if TYPE_CHECKING:
-    from fastattn.bench.attention import Inputs
-    from fastattn.bench.shapes import AttentionCase, LinearCase
+    from fastattn.bench.attention_shapes import AttentionCase
+    from fastattn.bench.inputs import Inputs
+    from fastattn.bench.shapes import LinearCase
 
 __all__ = ["OpenVinoPeer", "compiled"]
 
+_HINTS = {"float32": ("f32",), "float16": ("f16", "f32"), "bfloat16": ("bf16", "f32")}
 
-def compiled(model: Any, num_threads: int) -> Any:
+
+def compiled(model: Any, num_threads: int, precision: str = "f32") -> Any:
     """The model for the CPU: float32 (left alone it takes bfloat16 where there is hardware for it), so many threads."""
-    options = {"INFERENCE_NUM_THREADS": num_threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    return openvino.Core().compile_model(model, "CPU", options)
+    options = {"INFERENCE_NUM_THREADS": num_threads, "PERFORMANCE_HINT": "LATENCY"}
+    return openvino.Core().compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": precision})
 
 
 class OpenVinoPeer(Peer):
@@ -34,23 +39,67 @@ class OpenVinoPeer(Peer):
         super().__init__(num_threads)
         self.version = openvino.__version__
 
-    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Callable[[int], Any]]:
-        """Grouped heads are broadcast inside the graph, as models exported from elsewhere have it."""
+    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Form]:
+        """Grouped heads are broadcast inside the graph, as models exported from elsewhere have it, and for a single
+        query as rows of one head; masks boolean and additive; int8 keys and values as float32, made once.
+
+        Arithmetic in the storage type, where the plugin has it, and in float32.
+        """
+        if case.softcap is not None or case.sinks:
+            raise NotOffered("ScaledDotProductAttention has neither a soft cap nor sinks")
         first = sets[0]
-        q, k, v = (opset13.parameter(array.shape, np.float32) for array in (first.q, first.k, first.v))
-        mask = first.mask
-        triangle = case.causal and case.sq == case.sk
-        if case.causal and not triangle:
-            mask = np.tril(np.ones((case.sq, case.sk), bool), case.sk - case.sq)
-        parameters, extra = [q, k, v], {}
+        plain = first.mask is None and first.slopes is None and first.blocks is None and case.window is None
+        triangle = plain and case.causal and case.sq == case.sk
+        seen, added = (None, None) if triangle else (boolean(first), additive(first))
+        masks = [("", added)] if added is None or seen is None else [(", additive mask", added)]
+        if seen is not None and first.slopes is None and (first.mask is None or first.mask.dtype == bool):
+            masks.append((", boolean mask", seen))
+        heads = ["broadcast heads", "groups as rows"] if case.heads != case.kv_heads else [""]
+        return [
+            self._form(case, sets, mask, title, how, precision, triangle)
+            for title, mask in masks
+            for how in (heads if case.sq == 1 else heads[:1])
+            for precision in _HINTS[case.dtype]
+        ]
+
+    def _form(
+        self, case: AttentionCase, sets: Sequence[Inputs], mask: np.ndarray | None, title: str, how: str,
+        precision: str, triangle: bool,
+    ) -> Form:  # fmt: skip
+        def make() -> Callable[[int], Any]:
+            return self._sdpa(case, sets, mask, how == "groups as rows", precision, triangle)
+
+        name = ", ".join(filter(None, ["sdpa", how, precision])) + title
+        return Form(name, make, lambda out: widened(out).reshape(case.batch, case.heads, case.sq, case.dv))
+
+    def _sdpa(
+        self, case: AttentionCase, sets: Sequence[Inputs], mask: np.ndarray | None, as_rows: bool, precision: str,
+        triangle: bool,
+    ) -> Callable[[int], Any]:  # fmt: skip
+        def rows(array: np.ndarray) -> np.ndarray:
+            if not as_rows or array.shape[1] == 1:
+                return array
+            return array.reshape(array.shape[0], case.kv_heads, -1, array.shape[-1])
+
+        arrays = [[rows(s.q), s.float_kv[0], s.dense_v] for s in sets]
+        parameters = [opset13.parameter(array.shape, _type(array)) for array in arrays[0]]
+        extra = {}
         if mask is not None:
-            mask = np.broadcast_to(mask, (*mask.shape[:-2], case.sq, case.sk)).copy()
-            parameters.append(opset13.parameter(mask.shape, mask.dtype))
+            full = np.broadcast_to(mask, (*mask.shape[:2], case.sq, case.sk))
+            full = np.array(full, mask.dtype, order="C")  # its own: the plugin insists on memory it may write to
+            parameters.append(opset13.parameter(rows(full).shape, _type(full)))
             extra["attention_mask"] = parameters[-1]
-        node = opset13.scaled_dot_product_attention(q, _wide(k, case), _wide(v, case), causal=triangle, **extra)
-        model = compiled(openvino.Model([node], parameters), self.num_threads)
-        requests = [_request(model, [s.q, s.k, s.v, *([] if mask is None else [mask])], s.out) for s in sets]
-        return [_runner(requests, first.out)]
+            if mask.dtype != bool and case.dtype != "float32":
+                extra["attention_mask"] = opset13.convert(parameters[-1], _type(arrays[0][0]))
+            for each in arrays:
+                each.append(rows(full))
+        q, k, v = parameters[:3]
+        if not as_rows:
+            k, v = _wide(k, case, case.d), _wide(v, case, case.dv)
+        node = opset13.scaled_dot_product_attention(q, k, v, causal=triangle, **extra)
+        model = compiled(openvino.Model([node], parameters), self.num_threads, precision)
+        out = rows(sets[0].out)
+        return _runner([_request(model, each, out) for each in arrays], out)
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
         """MatMul with constant weights, which the plugin packs; one compiled model per set of weights."""
@@ -62,22 +111,32 @@ class OpenVinoPeer(Peer):
         return [_runner(requests, out)]
 
 
-def _wide(node: Any, case: AttentionCase) -> Any:
+def _type(array: np.ndarray) -> Any:
+    return openvino.Type.bf16 if array.dtype == np.uint16 else openvino.Type(array.dtype)
+
+
+def _wide(node: Any, case: AttentionCase, features: int) -> Any:
     group = case.heads // case.kv_heads
     if group == 1:
         return node
-    shape = (case.batch, case.kv_heads, group, case.sk, case.d)
+    shape = (case.batch, case.kv_heads, group, case.sk, features)
     axis = opset13.unsqueeze(node, np.int64(2))
     repeated = opset13.broadcast(axis, np.array(shape, np.int64))
-    return opset13.reshape(repeated, np.array((case.batch, case.heads, case.sk, case.d), np.int64), False)
+    return opset13.reshape(repeated, np.array((case.batch, case.heads, case.sk, features), np.int64), False)
+
+
+def _tensor(array: np.ndarray) -> Any:
+    if array.dtype == np.uint16:
+        return openvino.Tensor(array, array.shape, openvino.Type.bf16)
+    return openvino.Tensor(array, shared_memory=True)
 
 
 def _request(model: Any, arrays: Sequence[np.ndarray], out: np.ndarray) -> tuple[Any, Sequence[np.ndarray]]:
     """A request on the arrays' memory, with the arrays: a shared tensor only knows where they are."""
     request = model.create_infer_request()
     for index, array in enumerate(arrays):
-        request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
-    request.set_output_tensor(0, openvino.Tensor(out, shared_memory=True))
+        request.set_input_tensor(index, _tensor(array))
+    request.set_output_tensor(0, _tensor(out))
     return request, arrays
 
 

@@ -6,19 +6,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch  # type: ignore[import-not-found,unused-ignore]
 from torch.nn.functional import (  # type: ignore[import-not-found,unused-ignore]
     linear,
     scaled_dot_product_attention,
 )
 
-from . import Peer
+from fastattn.bench.inputs import additive, boolean
+
+from . import Form, Peer
 
 if TYPE_CHECKING:
-    from fastattn.bench.attention import Inputs
-    from fastattn.bench.shapes import AttentionCase, LinearCase
+    from fastattn.bench.attention_shapes import AttentionCase
+    from fastattn.bench.inputs import Inputs
+    from fastattn.bench.shapes import LinearCase
 
 __all__ = ["TorchPeer"]
+
+_MOST_SCORES = 1 << 27  # bytes; a form that keeps them all is not tried beyond
 
 
 class TorchPeer(Peer):
@@ -39,24 +45,21 @@ class TorchPeer(Peer):
         self._mode.__exit__(None, None, None)
         torch.set_num_threads(self._before)
 
-    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Callable[[int], Any]]:
-        """Grouped heads by ``enable_gqa`` and by repeating them; masks boolean and, made once, additive."""
-        tensors = [tuple(map(torch.from_numpy, (s.q, s.k, s.v))) for s in sets]
-        triangle = case.causal and case.sq == case.sk
-        masks: list[Any] = [None]
-        if case.causal and not triangle:  # is_causal aligns at the top left
-            masks = _both(torch.ones(case.sq, case.sk, dtype=torch.bool).tril(case.sk - case.sq))
-        elif sets[0].mask is not None:
-            mask = torch.from_numpy(sets[0].mask)
-            masks = _both(mask) if mask.dtype == torch.bool else [mask]
-        grouped = case.heads != case.kv_heads
-        return [
-            variant
-            for mask in masks
-            for variant in (
-                _variants(tensors, mask, triangle, case.heads) if grouped else [_plain(tensors, mask, triangle, False)]
-            )
-        ]
+    def attention(self, case: AttentionCase, sets: Sequence[Inputs]) -> list[Form]:
+        """scaled_dot_product_attention, and the products and the softmax by themselves.
+
+        Grouped heads by ``enable_gqa``, by repeating them in the call, and for a single query as rows of one head;
+        masks boolean and additive, made once; int8 keys and values as float32, made once.
+        """
+        forms: list[Form] = []
+        for title, mask, causal in _masks(case, sets[0]):
+            if case.softcap is None and not case.sinks:
+                for how, call in _FLASH.items():
+                    if _fits(how, case):
+                        forms.append(_form(call, f"{how}{title}", case, sets, mask, causal))
+            if not causal and (mask is None or mask.dtype != torch.bool) and _score_bytes(case) <= _MOST_SCORES:
+                forms.append(_form(_textbook, f"matmul and softmax{title}", case, sets, mask, False))
+        return forms
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
         """torch.nn.functional.linear, and the product with ``out=``."""
@@ -66,23 +69,94 @@ class TorchPeer(Peer):
         return [lambda i: linear(rows, matrices[i]), lambda i: torch.mm(rows, turned[i], out=target)]
 
 
-def _both(mask: Any) -> list[Any]:
-    return [mask, torch.zeros(mask.shape).masked_fill_(~mask, float("-inf"))]
+def _score_bytes(case: AttentionCase) -> int:
+    return 4 * case.batch * case.heads * case.sq * case.sk
 
 
-def _plain(tensors: Sequence[Any], mask: Any, causal: bool, grouped: bool) -> Callable[[int], Any]:
-    def call(index: int) -> Any:
-        q, k, v = tensors[index]
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
-
-    return call
+def _tensor(array: np.ndarray) -> Any:
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
 
 
-def _variants(tensors: Sequence[Any], mask: Any, causal: bool, heads: int) -> list[Callable[[int], Any]]:
-    def repeated(index: int) -> Any:
-        q, k, v = tensors[index]
-        times = heads // k.shape[1]
-        k, v = k.repeat_interleave(times, 1), v.repeat_interleave(times, 1)
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+def _read(result: Any) -> np.ndarray:
+    return result.float().numpy()
 
-    return [_plain(tensors, mask, causal, True), repeated]
+
+def _masks(case: AttentionCase, s: Inputs) -> list[tuple[str, Any, bool]]:
+    """(title, tensor or None, is_causal) of the ways to say what is masked."""
+    plain = s.mask is None and s.slopes is None and s.blocks is None and case.window is None
+    triangle = case.causal and case.sq == case.sk  # is_causal aligns at the top left
+    found: list[tuple[str, Any, bool]] = []
+    if plain and (triangle or not case.causal or case.sq == 1):
+        found.append(("", None, triangle))
+        if not triangle:
+            return found
+    seen, added = boolean(s), additive(s)
+    if seen is not None and not triangle and s.slopes is None and (s.mask is None or s.mask.dtype == bool):
+        found.append((", boolean mask", torch.from_numpy(seen), False))
+    if added is not None and not (triangle and plain and _score_bytes(case) > _MOST_SCORES):
+        found.append((", additive mask", torch.from_numpy(added).to(_tensor(s.q[:0]).dtype), False))
+    return found
+
+
+def _fits(how: str, case: AttentionCase) -> bool:
+    grouped = case.heads != case.kv_heads
+    if how == "sdpa":
+        return not grouped
+    return grouped and (case.sq == 1 or how != "sdpa, groups as rows")
+
+
+def _form(
+    call: Callable[..., Any], name: str, case: AttentionCase, sets: Sequence[Inputs], mask: Any, causal: bool
+) -> Form:
+    def make() -> Callable[[int], Any]:
+        tensors = [tuple(map(_tensor, (s.q, *s.float_kv))) for s in sets]
+        sinks = None if sets[0].sinks is None else torch.from_numpy(sets[0].sinks)
+        return lambda index: call(case, *tensors[index], mask, causal, sinks)
+
+    return Form(name, make, _read)
+
+
+def _plain(case: AttentionCase, q: Any, k: Any, v: Any, mask: Any, causal: bool, sinks: Any) -> Any:
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def _enable_gqa(case: AttentionCase, q: Any, k: Any, v: Any, mask: Any, causal: bool, sinks: Any) -> Any:
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True)
+
+
+def _repeated(case: AttentionCase, q: Any, k: Any, v: Any, mask: Any, causal: bool, sinks: Any) -> Any:
+    times = case.heads // case.kv_heads
+    k, v = k.repeat_interleave(times, 1), v.repeat_interleave(times, 1)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+
+
+def _as_rows(case: AttentionCase, q: Any, k: Any, v: Any, mask: Any, causal: bool, sinks: Any) -> Any:
+    rows = q.view(case.batch, case.kv_heads, -1, case.d)
+    if mask is not None and mask.shape[1] != 1:
+        mask = mask.reshape(mask.shape[0], case.kv_heads, -1, case.sk)
+    return scaled_dot_product_attention(rows, k, v, attn_mask=mask).view(case.batch, case.heads, 1, case.dv)
+
+
+_FLASH = {
+    "sdpa": _plain,
+    "sdpa, enable_gqa": _enable_gqa,
+    "sdpa, repeated heads": _repeated,
+    "sdpa, groups as rows": _as_rows,
+}
+
+
+def _textbook(case: AttentionCase, q: Any, k: Any, v: Any, mask: Any, causal: bool, sinks: Any) -> Any:
+    shape = (case.batch, case.kv_heads, case.heads // case.kv_heads * case.sq)
+    scores = torch.matmul(q.reshape(*shape, case.d) * case.d**-0.5, k.transpose(-1, -2))
+    if case.softcap is not None:
+        scores = scores.div_(case.softcap).tanh_().mul_(case.softcap)
+    scores = scores.view(case.batch, case.heads, case.sq, case.sk)
+    if mask is not None:
+        scores += mask
+    if sinks is None:
+        weights = scores.softmax(-1)
+    else:
+        column = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(case.batch, -1, case.sq, 1)
+        weights = torch.cat([scores, column], -1).softmax(-1)[..., :-1]
+    return torch.matmul(weights.reshape(*shape, case.sk), v).view(case.batch, case.heads, case.sq, case.dv)

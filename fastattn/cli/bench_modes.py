@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""``fastattn bench attention --overhead | --memory | --decode | --long | --scaling``, and the end of --peak-shapes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from .bench_output import clock, header, machine, print_list, threads
+
+__all__ = ["decode", "long", "memory", "overhead", "relations", "scaling"]
+
+_LONG_ROUNDS = 5  # of a dozen seconds each
+
+
+def overhead(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
+    """What an empty call costs."""
+    from fastattn.bench.overhead import empty_call
+
+    threads(arguments)
+    found = empty_call(arguments.seconds)
+    if arguments.json:
+        print(json.dumps({**machine(arguments), **found}, indent=2))
+    else:
+        print(f"{header(arguments)}: attention() with B = H = Sq = Sk = 1, D = 64, out= given")
+        print(f"median {found['median_us']:.2f} us, p95 {found['p95_us']:.2f} us, {found['calls']} calls")
+    return 0
+
+
+def memory(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
+    """Resident memory of one call."""
+    from fastattn.bench.overhead import attention_memory
+
+    count = threads(arguments)
+    rows = []
+    if not arguments.json:
+        print(f"{header(arguments)}: resident memory while attention() runs, one head, D = 64")
+    for n in (8192, 16384, 32768):
+        rows.append(attention_memory(n, 64, count))
+        if not arguments.json:
+            arrays, scores = (rows[-1][f"{key}_bytes"] / 2**20 for key in ("array", "score"))
+            grown = _growth(rows[-1])
+            print(f"N = {n:5}: grows by {grown} (q, k, v, out: {arrays:.0f}; scores would be {scores:.0f})", flush=True)
+    if arguments.json:
+        print(json.dumps({**machine(arguments), "calls": rows}, indent=2))
+    return 0
+
+
+def _growth(found: dict[str, Any]) -> str:
+    grown = found["growth_bytes"] / 2**20
+    return f"{grown:.1f} MiB" if grown >= 0.3 else "less than 0.3 MiB"  # what the kernel's counter can tell
+
+
+def long(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
+    """A very long head beside a shorter one's time, extrapolated."""
+    from fastattn.bench.long import run_long
+    from fastattn.bench.report import duration
+    from fastattn.bench.timing import Plan
+
+    plan = Plan(arguments.rounds or _LONG_ROUNDS, clock=clock(arguments))
+    if not arguments.json:
+        print(header(arguments), flush=True)
+    found = run_long(threads(arguments), plan)
+    if arguments.json:
+        print(json.dumps({**machine(arguments), **found}, indent=2))
+        return 0
+    expected = f"{duration(found['expected_s'])} from {duration(found['base_s'])} at N = {found['base_n']}"
+    print(
+        f"N = {found['n']}: {duration(found['median_s'])}, {found['ratio']:.3f} times the quadratic extrapolation "
+        f"({expected}), {found['rounds']} rounds"
+    )
+    print(f"resident memory grows by {_growth(found)} (scores would be {found['score_bytes'] / 2**20:.0f})")
+    return 0
+
+
+def decode(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
+    """One new token over caches in memory, by storage type."""
+    from fastattn.bench.decode import run
+    from fastattn.bench.report import duration
+
+    if arguments.list:
+        return print_list([(case.name, case.shape_text) for case in cases])
+
+    def line(row: dict[str, Any]) -> str:
+        return (
+            f"{row['name']:<32} {row['sets']:>4}  {duration(row['median_s']):>8}  {row['gbytes_per_second']:>6.1f} "
+            f"{row['read_gbytes_per_second']:>6.1f}  {100 * row['read_share']:>5.0f} %  "
+            f"{100 * row['fma_share']:>5.0f} %  {row['ratio']:>8.2f}"
+        )
+
+    heading = f"{'case':<32} {'sets':>4}  {'median':>8}  {'GB/s':>6} {'read':>6}  {'share':>7}  {'of FMA':>7}  of first"
+    return _rows(arguments, lambda: run(cases, threads(arguments), _plan(arguments)), heading, line)
+
+
+def scaling(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
+    """All threads against one."""
+    from fastattn.bench.report import duration
+    from fastattn.bench.scaling import run
+
+    if arguments.list:
+        return print_list([(case.name, case.shape_text) for case in cases])
+    if arguments.cpu_time:
+        arguments.parser.error("argument --cpu-time: not with --scaling: CPU time of several threads is no duration")
+    count = threads(arguments)
+    if count < 2:
+        arguments.parser.error("argument --scaling: needs at least two threads, got 1; use --threads N")
+
+    def line(row: dict[str, Any]) -> str:
+        read = "" if row["read_gain"] is None else f"{row['read_gain']:.2f}"
+        return (
+            f"{row['name']:<36} {duration(row['one_s']):>8} {duration(row['many_s']):>8}  {row['gain']:>5.2f}  "
+            f"{row['fma_gain']:>8.2f} {read:>9}  {100 * row['share']:>5.0f} % {row['limit']}"
+        )
+
+    many = f"{count} threads"
+    heading = f"{'case':<36} {'1 thread':>8} {many:>8}   gain  FMA gain read gain  share of limit's gain"
+    return _rows(arguments, lambda: run(cases, count, _plan(arguments)), heading, line)
+
+
+def relations(arguments: argparse.Namespace, chosen: Sequence[Any]) -> Callable[[], dict[str, Any]]:
+    """What causality saves and masks cost: called once the shares of the peak have been printed."""
+
+    def after() -> dict[str, Any]:
+        from fastattn.bench.relations import run
+        from fastattn.bench.report import duration
+
+        rows = []
+        if not arguments.json:
+            print("\ntimes with an option, beside those without it")
+        for row in run(chosen, threads(arguments), _plan(arguments)):
+            rows.append(row)
+            if not arguments.json:
+                times = f"{duration(row['median_s']):>8} / {duration(row['base_s']):>8} = {row['ratio']:.3f}"
+                text = f"{row['name']:<20} {row['shape']:<18} {times}"
+                if row["read_s"] is not None:
+                    text += f"; {row['beyond_reading']:.3f} without the {duration(row['read_s'])} of reading the mask"
+                print(text, flush=True)
+        return {"relations": rows}
+
+    return after
+
+
+def _plan(arguments: argparse.Namespace) -> Any:
+    from fastattn.bench.timing import Plan
+
+    return Plan(arguments.rounds, arguments.seconds, clock=clock(arguments))
+
+
+def _rows(
+    arguments: argparse.Namespace,
+    run: Callable[[], Iterable[dict[str, Any]]],
+    heading: str,
+    line: Callable[[dict[str, Any]], str],
+) -> int:
+    """Rows as they come, or one JSON object at the end."""
+    if not arguments.json:
+        print(f"{header(arguments)}\n\n{heading}", flush=True)
+    rows = []
+    for row in run():
+        rows.append(row)
+        if not arguments.json:
+            print(line(row), flush=True)
+    if arguments.json:
+        print(json.dumps({**machine(arguments), "cases": rows}, indent=2))
+    return 0
