@@ -86,6 +86,25 @@ cdef extern from "fastattn.h" nogil:
                            const fa_view *q, const fa_view *k, const fa_view *v, const fa_attention_params *params,
                            void *ws, size_t ws_bytes)
 
+    ctypedef enum fa_recurrence:
+        FA_RULE_LINEAR
+        FA_RULE_GATED
+        FA_RULE_DELTA
+        FA_RULE_GATED_DELTA
+
+    ctypedef struct fa_linear_attention_params:
+        float scale
+        int32_t rule
+        const fa_view *state
+        const fa_view *decay
+        const fa_view *beta
+
+    fa_status fa_linear_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q,
+                                            const fa_view *k, const fa_view *v, const fa_linear_attention_params *params,
+                                            size_t *bytes)
+    fa_status fa_linear_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
+                                  const fa_view *v, const fa_linear_attention_params *params, void *ws, size_t ws_bytes)
+
     ctypedef enum fa_activation:
         FA_ACT_NONE
         FA_ACT_RELU

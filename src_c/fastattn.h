@@ -113,6 +113,27 @@ fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse
                        const fa_view *q, const fa_view *k, const fa_view *v, const fa_attention_params *params,
                        void *ws, size_t ws_bytes);
 
+/* ---- linear attention ------------------------------------------------------------------------------------------ */
+
+typedef enum fa_recurrence { FA_RULE_LINEAR = 0, FA_RULE_GATED = 1, FA_RULE_DELTA = 2, FA_RULE_GATED_DELTA = 3 } fa_recurrence;
+
+typedef struct fa_linear_attention_params {
+    float scale;
+    int32_t rule;          /* fa_recurrence: bit 0, decay is needed; bit 1, beta is needed; each NULL otherwise */
+    const fa_view *state;  /* (B, Hkv, Dk, Dv) before the first token, NULL: zeros */
+    const fa_view *decay;  /* (B, T, Hkv, Dk) or (B, T, Hkv, 1), logarithms */
+    const fa_view *beta;   /* (1, B, T, Hkv) or (1, B, T, 1) */
+} fa_linear_attention_params;
+
+/* q (B, T, Hq, Dk), k (B, T, Hkv, Dk), v (B, T, Hkv, Dv) -> out (B, T, Hq, Dv), state_out (B, Hkv, Dk, Dv) fp32, which may
+ * be params->state itself. q, k, v, out share one of FA_F32, FA_F16, FA_BF16; state, decay, beta may each be any of them.
+ * Token by token (kernels/recurrent.h): a stream that is cut anywhere gives the bits of one call. */
+fa_status fa_linear_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q,
+                                        const fa_view *k, const fa_view *v, const fa_linear_attention_params *params,
+                                        size_t *bytes);
+fa_status fa_linear_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
+                              const fa_view *v, const fa_linear_attention_params *params, void *ws, size_t ws_bytes);
+
 /* ---- linear layers --------------------------------------------------------------------------------------------- */
 
 typedef enum fa_activation {

@@ -10,6 +10,7 @@
 #include "attention.h"
 #include "convert.h"
 #include "linear.h"
+#include "recurrent.h"
 #include "rows.h"
 #include "vmath.h"
 
@@ -19,6 +20,7 @@ struct fa_kernels {
     fa_row_kernels rows;
     fa_vmath_kernels vmath;
     fa_convert_kernels convert;
+    fa_recurrent_kernels recurrent;
 };
 
 #endif

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Contract of the recurrent kernel: linear attention, token by token, over some columns of one head's state.
+ *
+ *                 16 nv columns
+ *                +-------------+
+ *   d rows       |  state S    |    every column is a recurrence of its own: lanes and panels are columns
+ *                +-------------+
+ *
+ * For each token, for each column c, in this order and with these roundings on every ISA:
+ *     S[i] = S[i] * decay[i]                                 where there is a decay; the factors, not their logarithms
+ *     r = 0; r = fma(S[i], k[i], r) for i ascending          where there is a beta
+ *     u = beta * (v[c] - r), or v[c] without a beta
+ *     S[i] = fma(k[i], u, S[i])
+ *     o = 0; o = fma(q[i], S[i], o) for i ascending; out = scale * o, for each query head of the group
+ * so tokens may be handed over in any portions. NaNs in out and in the state that is left are the canonical one.
+ */
+#ifndef FA_KERNELS_RECURRENT_H
+#define FA_KERNELS_RECURRENT_H
+
+#include "../fastattn.h"
+
+typedef struct fa_recurrent {
+    const float *from;       /* [d][16 nv] the state before the first token; may be `state` */
+    ptrdiff_t from_stride;   /* all strides in elements */
+    float *state;            /* [d][16 nv] the state after the last token */
+    ptrdiff_t state_stride;
+    int64_t d;
+    int nv;                  /* vectors of columns, 1 to what the table says */
+    int group;               /* query heads that read this state */
+    int64_t tokens;          /* at least 1 */
+    const float *q;          /* [tokens][group][d] */
+    ptrdiff_t q_token, q_head;
+    const float *k;          /* [tokens][d] */
+    ptrdiff_t k_token;
+    const float *v;          /* [tokens][16 nv] */
+    ptrdiff_t v_token;
+    const float *decay;      /* [tokens][d] factors; decay_row 1, or 0 for one factor a token; NULL: none */
+    ptrdiff_t decay_token, decay_row;
+    const float *beta;       /* [tokens]; NULL: v is written as it is */
+    float *out;              /* [tokens][group][16 nv] */
+    ptrdiff_t out_token, out_head;
+    float scale;
+} fa_recurrent;
+
+typedef struct fa_recurrent_kernels {
+    int nv, nv_decay; /* most vectors of columns of a call, without and with a decay: what suits the registers best */
+    void (*run)(const fa_recurrent *job);
+} fa_recurrent_kernels;
+
+#endif

@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Driver of linear attention. A task owns some columns of one head's state and walks all tokens with them, a block of
+ * tokens at a time: what every column needs of a block (rows in fp32, factors of the decay) is made once, then each panel
+ * of columns takes the block while its part of the state is in L1.
+ *
+ * A panel is copied to scratch rows without gaps for the whole call: in place its rows are Dv floats apart, which is often
+ * a power of two, and they would fight for a few sets of the cache. A call of a few tokens works in place instead.
+ */
+#include <float.h>
+#include <string.h>
+
+#include "../arena.h"
+#include "../kernels/kernels.h"
+#include "../view.h"
+#include "parallel.h"
+
+#define FA_RECURRENT_BLOCK 32        /* most tokens of a block */
+#define FA_RECURRENT_ROWS (1 << 15)  /* floats of q in a block, about */
+#define FA_RECURRENT_DIRECT 3        /* up to so many tokens a copy of the state does not pay */
+#define FA_RECURRENT_ENOUGH 8        /* tasks that will do for any team worth having */
+
+typedef struct fa_linatt_plan {
+    int64_t b, t, hq, hkv, group, dk, dv;
+    int64_t block;            /* tokens */
+    int64_t panel;            /* columns of a panel, a multiple of 16 */
+    int64_t panels, per_task; /* of a head, of a task */
+    int64_t tasks;
+    int64_t wide;             /* columns of a task in scratch */
+    int direct;               /* whole panels are used where the caller has them */
+    int team;
+    float *q, *k, *v, *out, *decay, *beta, *state; /* scratch of all workers; NULL: not needed */
+    size_t q_size, k_size, v_size, out_size, decay_size, state_size;
+} fa_linatt_plan;
+
+/* Whole elements at whole addresses, a unit last stride, a type of floating point. */
+static fa_status fa_linatt_check(const fa_view *view, int unit) {
+    if (view->dtype != FA_F32 && view->dtype != FA_F16 && view->dtype != FA_BF16) return FA_ERR_DTYPE;
+    if (view->ndim != 4) return FA_ERR_SHAPE;
+    const int64_t item = fa_itemsize(view->dtype);
+    for (int i = 0; i < 4; i++) {
+        if (view->shape[i] < 0) return FA_ERR_SHAPE;
+        if (view->stride[i] % item) return FA_ERR_STRIDE;
+    }
+    if ((uintptr_t)view->data % (uintptr_t)item) return FA_ERR_STRIDE;
+    if (unit && view->shape[3] > 1 && view->stride[3] != item) return FA_ERR_STRIDE;
+    return FA_OK;
+}
+
+static int fa_linatt_shape(const fa_view *view, int64_t a, int64_t b, int64_t c, int64_t d) {
+    return view->shape[0] == a && view->shape[1] == b && view->shape[2] == c && view->shape[3] == d;
+}
+
+static void fa_linatt_cut(const fa_ctx *ctx, fa_linatt_plan *plan, const fa_linear_attention_params *params) {
+    const fa_recurrent_kernels *kernels = &ctx->kernels->recurrent;
+    plan->panel = 16 * (params->decay ? kernels->nv_decay : kernels->nv);
+    plan->panels = (plan->dv - 1) / plan->panel + 1;
+    const int64_t heads = plan->b * plan->hkv;
+    int64_t pieces = heads < FA_RECURRENT_ENOUGH ? FA_RECURRENT_ENOUGH / (heads > 0 ? heads : 1) : 1;
+    if (pieces > plan->panels) pieces = plan->panels;
+    plan->per_task = (plan->panels - 1) / pieces + 1;
+    plan->tasks = heads * ((plan->panels - 1) / plan->per_task + 1);
+    plan->wide = plan->per_task * plan->panel;
+    plan->block = FA_RECURRENT_ROWS / (plan->group * plan->dk);
+    if (plan->block > FA_RECURRENT_BLOCK) plan->block = FA_RECURRENT_BLOCK;
+    if (plan->block > plan->t) plan->block = plan->t;
+    if (plan->block < 1) plan->block = 1;
+    plan->direct = plan->t <= FA_RECURRENT_DIRECT;
+}
+
+static fa_status fa_linatt_prepare(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
+                                   const fa_view *v, const fa_linear_attention_params *params, fa_linatt_plan *plan, fa_ctx *worth) {
+    const fa_view *all[] = {q, k, v, out, state_out, params->state};
+    for (int i = 0; i < 6; i++) {
+        fa_status status = all[i] ? fa_linatt_check(all[i], 1) : FA_OK;
+        if (status != FA_OK) return status;
+    }
+    if (k->dtype != q->dtype || v->dtype != q->dtype || out->dtype != q->dtype || state_out->dtype != FA_F32) return FA_ERR_DTYPE;
+    *plan = (fa_linatt_plan){.b = q->shape[0], .t = q->shape[1], .hq = q->shape[2], .dk = q->shape[3]};
+    plan->hkv = k->shape[2];
+    plan->dv = v->shape[3];
+    if (plan->dk < 1 || plan->dk > FA_MAX_HEAD_DIM || plan->dv < 1 || plan->dv > FA_MAX_HEAD_DIM) return FA_ERR_SHAPE;
+    if (plan->hkv < 1 || plan->hq % plan->hkv) return FA_ERR_SHAPE;
+    if (!fa_linatt_shape(k, plan->b, plan->t, plan->hkv, plan->dk) || !fa_linatt_shape(v, plan->b, plan->t, plan->hkv, plan->dv) ||
+        !fa_linatt_shape(out, plan->b, plan->t, plan->hq, plan->dv) ||
+        !fa_linatt_shape(state_out, plan->b, plan->hkv, plan->dk, plan->dv) ||
+        (params->state && !fa_linatt_shape(params->state, plan->b, plan->hkv, plan->dk, plan->dv)))
+        return FA_ERR_SHAPE;
+    if (params->rule < FA_RULE_LINEAR || params->rule > FA_RULE_GATED_DELTA) return FA_ERR_VALUE;
+    if (!params->decay != !(params->rule & FA_RULE_GATED) || !params->beta != !(params->rule & FA_RULE_DELTA)) return FA_ERR_VALUE;
+    if (!(params->scale >= -FLT_MAX && params->scale <= FLT_MAX)) return FA_ERR_VALUE;
+    fa_status status = params->decay ? fa_linatt_check(params->decay, 1) : FA_OK;
+    if (status == FA_OK && params->beta) status = fa_linatt_check(params->beta, 0);
+    if (status != FA_OK) return status;
+    if (params->decay && !fa_linatt_shape(params->decay, plan->b, plan->t, plan->hkv, plan->dk) &&
+        !fa_linatt_shape(params->decay, plan->b, plan->t, plan->hkv, 1))
+        return FA_ERR_SHAPE;
+    if (params->beta && !fa_linatt_shape(params->beta, 1, plan->b, plan->t, plan->hkv) &&
+        !fa_linatt_shape(params->beta, 1, plan->b, plan->t, 1))
+        return FA_ERR_SHAPE;
+    plan->group = plan->hq / plan->hkv;
+    /* elements of the state times what happens to each; sizes of arrays that exist, so this fits */
+    int64_t work = plan->hkv * plan->dk * plan->dv;
+    if (__builtin_mul_overflow(work, plan->b, &work) || __builtin_mul_overflow(work, plan->t, &work) ||
+        __builtin_mul_overflow(work, plan->group + 3, &work))
+        work = INT64_MAX / 2;
+    *worth = fa_ctx_for_work(ctx, work);
+    fa_linatt_cut(ctx, plan, params);
+    plan->team = fa_team_max(worth, plan->tasks);
+    return FA_OK;
+}
+
+static void fa_linatt_carve(fa_arena *arena, fa_linatt_plan *plan, const fa_view *q, const fa_linear_attention_params *params) {
+    const size_t team = (size_t)plan->team, block = (size_t)plan->block, dk = (size_t)plan->dk, wide = (size_t)plan->wide;
+    const int half = q->dtype != FA_F32, ragged = plan->dv % 16 != 0;
+    if (half) {
+        plan->q_size = block * (size_t)plan->group * dk;
+        plan->k_size = block * dk;
+        plan->q = fa_arena_take(arena, team * plan->q_size, sizeof(float));
+        plan->k = fa_arena_take(arena, team * plan->k_size, sizeof(float));
+    }
+    if (half || ragged) {
+        plan->v_size = block * wide;
+        plan->out_size = block * (size_t)plan->group * wide;
+        plan->v = fa_arena_take(arena, team * plan->v_size, sizeof(float));
+        plan->out = fa_arena_take(arena, team * plan->out_size, sizeof(float));
+    }
+    if (!plan->direct || ragged) {
+        plan->state_size = dk * wide;
+        plan->state = fa_arena_take(arena, team * plan->state_size, sizeof(float));
+    }
+    if (params->decay) {
+        plan->decay_size = block * (size_t)params->decay->shape[3];
+        plan->decay = fa_arena_take(arena, team * plan->decay_size, sizeof(float));
+    }
+    if (params->beta) plan->beta = fa_arena_take(arena, team * block, sizeof(float));
+}
+
+fa_status fa_linear_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q,
+                                        const fa_view *k, const fa_view *v, const fa_linear_attention_params *params,
+                                        size_t *bytes) {
+    fa_linatt_plan plan;
+    fa_ctx worth;
+    fa_status status = fa_linatt_prepare(ctx, out, state_out, q, k, v, params, &plan, &worth);
+    if (status != FA_OK) return status;
+    fa_arena arena = {NULL, 0, 0};
+    fa_linatt_carve(&arena, &plan, q, params);
+    if (arena.overflow) return FA_ERR_MEMORY;
+    *bytes = arena.used;
+    return FA_OK;
+}
+
+typedef struct fa_linatt_job {
+    fa_linatt_plan plan;
+    const fa_kernels *kernels;
+    const fa_view *out, *state_out, *q, *k, *v;
+    const fa_linear_attention_params *params;
+} fa_linatt_job;
+
+static char *fa_linatt_at(const fa_view *view, int64_t i, int64_t j, int64_t l) {
+    return (char *)view->data + i * view->stride[0] + j * view->stride[1] + l * view->stride[2];
+}
+
+/* What all columns of a task share, for one block of tokens. */
+typedef struct fa_linatt_block {
+    int64_t b, h, t, n;
+    int64_t first, columns; /* of the task */
+    const float *q, *k, *decay, *beta;
+    ptrdiff_t q_token, q_head, k_token, decay_token, decay_row;
+} fa_linatt_block;
+
+static void fa_linatt_gates(const fa_linatt_job *job, fa_linatt_block *block, int worker) {
+    const fa_linatt_plan *plan = &job->plan;
+    const fa_view *decay = job->params->decay, *beta = job->params->beta;
+    const fa_convert_kernels *convert = &job->kernels->convert;
+    if (decay) {
+        const int64_t rows = decay->shape[3];
+        float *factors = plan->decay + (size_t)worker * plan->decay_size;
+        for (int64_t t = 0; t < block->n; t++)
+            convert->widen(factors + t * rows, fa_linatt_at(decay, block->b, block->t + t, block->h), decay->dtype, rows);
+        job->kernels->vmath.map(FA_VFN_EXP, factors, factors, block->n * rows);
+        block->decay = factors;
+        block->decay_token = rows;
+        block->decay_row = rows > 1;
+    }
+    if (beta) {
+        float *rates = plan->beta + (size_t)worker * (size_t)plan->block;
+        const int64_t h = beta->shape[3] > 1 ? block->h : 0;
+        for (int64_t t = 0; t < block->n; t++)
+            convert->widen(rates + t, fa_linatt_at(beta, 0, block->b, block->t + t) + h * beta->stride[3], beta->dtype, 1);
+        block->beta = rates;
+    }
+}
+
+static void fa_linatt_rows(const fa_linatt_job *job, fa_linatt_block *block, int worker) {
+    const fa_linatt_plan *plan = &job->plan;
+    const fa_view *q = job->q, *k = job->k;
+    const int64_t heads = block->h * plan->group;
+    if (!plan->q) {
+        block->q = (const float *)fa_linatt_at(q, block->b, block->t, heads);
+        block->q_token = fa_estride(q, 1);
+        block->q_head = fa_estride(q, 2);
+        block->k = (const float *)fa_linatt_at(k, block->b, block->t, block->h);
+        block->k_token = fa_estride(k, 1);
+        return;
+    }
+    float *qs = plan->q + (size_t)worker * plan->q_size, *ks = plan->k + (size_t)worker * plan->k_size;
+    block->q = qs;
+    block->q_head = block->k_token = plan->dk;
+    block->q_token = plan->group * plan->dk;
+    block->k = ks;
+    for (int64_t t = 0; t < block->n; t++, ks += plan->dk) {
+        for (int64_t g = 0; g < plan->group; g++, qs += plan->dk)
+            job->kernels->convert.widen(qs, fa_linatt_at(q, block->b, block->t + t, heads + g), q->dtype, plan->dk);
+        job->kernels->convert.widen(ks, fa_linatt_at(k, block->b, block->t + t, block->h), k->dtype, plan->dk);
+    }
+}
+
+/* Rows of v, all columns of the task, zero beyond them. */
+static void fa_linatt_values(const fa_linatt_job *job, const fa_linatt_block *block, int worker) {
+    const fa_linatt_plan *plan = &job->plan;
+    float *vs = plan->v + (size_t)worker * plan->v_size;
+    const int64_t item = fa_itemsize(job->v->dtype);
+    for (int64_t t = 0; t < block->n; t++, vs += plan->wide) {
+        const char *row = fa_linatt_at(job->v, block->b, block->t + t, block->h) + block->first * item;
+        job->kernels->convert.widen(vs, row, job->v->dtype, block->columns);
+        for (int64_t c = block->columns; c < plan->wide; c++) vs[c] = 0.0f;
+    }
+}
+
+static void fa_linatt_results(const fa_linatt_job *job, const fa_linatt_block *block, int worker) {
+    const fa_linatt_plan *plan = &job->plan;
+    const float *os = plan->out + (size_t)worker * plan->out_size;
+    const int64_t item = fa_itemsize(job->out->dtype);
+    for (int64_t t = 0; t < block->n; t++)
+        for (int64_t g = 0; g < plan->group; g++, os += plan->wide) {
+            char *row = fa_linatt_at(job->out, block->b, block->t + t, block->h * plan->group + g) + block->first * item;
+            job->kernels->convert.narrow(row, job->out->dtype, os, block->columns);
+        }
+}
+
+/* The state of some columns before the first token, in rows of `wide`, zero beyond `columns`. */
+static void fa_linatt_load(const fa_linatt_job *job, float *to, ptrdiff_t stride, int64_t b, int64_t h, int64_t first, int64_t columns,
+                           int64_t wide) {
+    const fa_view *state = job->params->state;
+    for (int64_t i = 0; i < job->plan.dk; i++) {
+        float *row = to + i * stride;
+        int64_t c = 0;
+        if (state) {
+            job->kernels->convert.widen(row, fa_linatt_at(state, b, h, i) + first * fa_itemsize(state->dtype), state->dtype, columns);
+            c = columns;
+        }
+        memset(row + c, 0, (size_t)(wide - c) * sizeof *row);
+    }
+}
+
+static void fa_linatt_store(const fa_linatt_job *job, const float *from, ptrdiff_t stride, int64_t b, int64_t h, int64_t first,
+                            int64_t columns) {
+    for (int64_t i = 0; i < job->plan.dk; i++)
+        memcpy(fa_linatt_at(job->state_out, b, h, i) + first * 4, from + i * stride, (size_t)columns * sizeof(float));
+}
+
+/* One panel through one block of tokens. */
+static void fa_linatt_panel(const fa_linatt_job *job, const fa_linatt_block *block, int64_t at, int worker) {
+    const fa_linatt_plan *plan = &job->plan;
+    const fa_view *state = job->params->state;
+    const int64_t left = block->columns - at, columns = left < plan->panel ? left : plan->panel, first = block->first + at;
+    fa_recurrent run = {
+        .d = plan->dk, .nv = (int)((columns + 15) / 16), .group = (int)plan->group, .tokens = block->n,
+        .q = block->q, .q_token = block->q_token, .q_head = block->q_head, .k = block->k, .k_token = block->k_token,
+        .decay = block->decay, .decay_token = block->decay_token, .decay_row = block->decay_row, .beta = block->beta,
+        .scale = job->params->scale,
+    };
+    if (plan->v) {
+        run.v = plan->v + (size_t)worker * plan->v_size + at;
+        run.v_token = run.out_head = plan->wide;
+        run.out = plan->out + (size_t)worker * plan->out_size + at;
+        run.out_token = plan->group * plan->wide;
+    } else {
+        run.v = (const float *)fa_linatt_at(job->v, block->b, block->t, block->h) + first;
+        run.v_token = fa_estride(job->v, 1);
+        run.out = (float *)fa_linatt_at(job->out, block->b, block->t, block->h * plan->group) + first;
+        run.out_token = fa_estride(job->out, 1);
+        run.out_head = fa_estride(job->out, 2);
+    }
+    const int in_place = plan->direct && columns % 16 == 0;
+    if (in_place) {
+        run.state = (float *)fa_linatt_at(job->state_out, block->b, block->h, 0) + first;
+        run.state_stride = fa_estride(job->state_out, 2);
+    } else {
+        run.state = plan->state + (size_t)worker * plan->state_size + at * plan->dk;
+        run.state_stride = 16 * run.nv;
+    }
+    run.from = run.state;
+    run.from_stride = run.state_stride;
+    if (block->t == 0) {
+        if (in_place && state && state->dtype == FA_F32) {
+            run.from = (const float *)fa_linatt_at(state, block->b, block->h, 0) + first;
+            run.from_stride = fa_estride(state, 2);
+        } else {
+            fa_linatt_load(job, run.state, run.state_stride, block->b, block->h, first, columns, 16 * run.nv);
+        }
+    }
+    job->kernels->recurrent.run(&run);
+    if (!in_place && block->t + block->n == plan->t) fa_linatt_store(job, run.state, run.state_stride, block->b, block->h, first, columns);
+}
+
+static void fa_linatt_task(void *arg, int64_t task, int worker) {
+    const fa_linatt_job *job = arg;
+    const fa_linatt_plan *plan = &job->plan;
+    const int64_t pieces = (plan->panels - 1) / plan->per_task + 1, head = task / pieces;
+    fa_linatt_block block = {.b = head / plan->hkv, .h = head % plan->hkv, .first = task % pieces * plan->wide};
+    block.columns = plan->dv - block.first < plan->wide ? plan->dv - block.first : plan->wide;
+    if (plan->t == 0) {
+        fa_linatt_load(job, (float *)fa_linatt_at(job->state_out, block.b, block.h, 0) + block.first, fa_estride(job->state_out, 2),
+                       block.b, block.h, block.first, block.columns, block.columns);
+        return;
+    }
+    for (; block.t < plan->t; block.t += plan->block) {
+        block.n = plan->t - block.t < plan->block ? plan->t - block.t : plan->block;
+        fa_linatt_gates(job, &block, worker);
+        fa_linatt_rows(job, &block, worker);
+        if (plan->v) fa_linatt_values(job, &block, worker);
+        for (int64_t at = 0; at < block.columns; at += plan->panel) fa_linatt_panel(job, &block, at, worker);
+        if (plan->out) fa_linatt_results(job, &block, worker);
+    }
+}
+
+fa_status fa_linear_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
+                              const fa_view *v, const fa_linear_attention_params *params, void *ws, size_t ws_bytes) {
+    fa_linatt_job job;
+    fa_ctx worth;
+    fa_status status = fa_linatt_prepare(ctx, out, state_out, q, k, v, params, &job.plan, &worth);
+    if (status != FA_OK) return status;
+    if (job.plan.tasks == 0) return FA_OK;
+    fa_arena arena = {ws, 0, 0};
+    fa_linatt_carve(&arena, &job.plan, q, params);
+    if (arena.overflow || arena.used > ws_bytes || (arena.used && (!ws || (uintptr_t)ws % FA_ALIGN))) return FA_ERR_WORKSPACE;
+    job.kernels = ctx->kernels;
+    job.out = out, job.state_out = state_out, job.q = q, job.k = k, job.v = v, job.params = params;
+    fa_parallel_for(&worth, job.plan.tasks, fa_linatt_task, &job);
+    return FA_OK;
+}
