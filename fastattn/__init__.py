@@ -3,6 +3,7 @@
 
 from fastattn.attention import attention, attention_varlen
 from fastattn.cpu import build_info, cpu_info
+from fastattn.linear_attention import linear_attention
 from fastattn.ops import gelu, layer_norm, linear, rms_norm, silu, softmax
 from fastattn.threads import get_num_threads, set_num_threads
 from fastattn.weights import PackedLinear, pack_linear
@@ -19,6 +20,7 @@ __all__ = [
     "get_num_threads",
     "layer_norm",
     "linear",
+    "linear_attention",
     "load",
     "open_weights",
     "pack_linear",

@@ -114,3 +114,20 @@ def run_embedding(tables: Any, ids: Any, out: Any, num_threads: int | None, chec
 def run_pool(
     x: Any, cu_seqlens: Any, mode: Any, out: Any, num_threads: int | None, checked: bool = False
 ) -> Any: ...
+
+# ---- linear attention: _core_recurrent.pxi
+
+def run_linear_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    rule: Any,
+    state: Any,
+    decay: Any,
+    beta: Any,
+    scale: Any,
+    out: Any,
+    state_out: Any,
+    num_threads: int | None,
+    checked: bool = False,
+) -> Any: ...

@@ -492,6 +492,7 @@ def probe_read(array, num_threads=None):
 
 
 include "_core_ops.pxi"
+include "_core_recurrent.pxi"
 
 
 if fa_runtime_init() != 0:

@@ -45,6 +45,7 @@ __all__ = [
     "l2_normalize",
     "layer_norm",
     "linear",
+    "linear_attention",
     "pool",
     "relative_buckets",
     "relu",
@@ -291,3 +292,55 @@ def l2_normalize(
     with np.errstate(all="ignore"):
         norm = np.sqrt(_sum(a * a, order))
         return np.asarray(a / np.maximum(norm, a.dtype.type(eps)), dtype=dtype)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Linear attention
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def linear_attention(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    *,
+    state: ArrayLike | None = None,
+    decay: ArrayLike | None = None,
+    beta: ArrayLike | None = None,
+    scale: float | None = None,
+    dtype: DTypeLike = np.float64,
+    order: np.random.Generator | None = None,
+) -> tuple[Array, Array]:
+    """(out, state) of the recurrence, token by token; a decay makes it gated, a beta makes it the delta rule.
+
+    ``q (B, T, Hq, Dk)``, ``k (B, T, Hkv, Dk)``, ``v (B, T, Hkv, Dv)``, ``state (B, Hkv, Dk, Dv)``, ``decay
+    (B, T, Hkv)`` or ``(B, T, Hkv, Dk)``, ``beta (B, T, Hkv)`` or ``(B, T, 1)`` -> ``(B, T, Hq, Dv)`` and the state that is left.
+
+    >>> out, state = linear_attention([[[[2.0]]]], [[[[3.0]]]], [[[[5.0]]]], state=[[[[1.0]]]])
+    >>> out.item(), state.item()
+    (32.0, 16.0)
+    """
+    qs, ks, vs = (_cast(widen(x), dtype) for x in (q, k, v))
+    batch, tokens, heads, dk = qs.shape
+    kv_heads, dv = ks.shape[2], vs.shape[3]
+    s = np.zeros((batch, kv_heads, dk, dv), dtype) if state is None else _cast(widen(state), dtype)
+    factor = np.asarray(1.0 / math.sqrt(dk) if scale is None else scale, dtype=dtype)
+    out = np.zeros((batch, tokens, heads, dv), dtype)
+
+    def along(vectors: Array) -> Array:
+        """The sum over Dk of vectors (..., Dk) times the state (..., Dk, Dv), in some order."""
+        with_state = s if vectors.shape[1] == kv_heads else np.repeat(s, heads // kv_heads, axis=1)
+        terms = vectors[..., None] * with_state
+        return np.asarray(np.moveaxis(_sum(np.moveaxis(terms, 2, -1), order), -1, 2)[:, :, 0])
+
+    with np.errstate(all="ignore"):
+        for t in range(tokens):
+            if decay is not None:
+                gate = _cast(widen(decay), dtype)[:, t]
+                s = s * np.exp(gate.reshape(batch, kv_heads, -1, 1))
+            value = vs[:, t]
+            if beta is not None:
+                value = _cast(widen(beta), dtype)[:, t, :, None] * (value - along(ks[:, t]))
+            s = s + ks[:, t, :, :, None] * value[:, :, None, :]
+            out[:, t] = factor * along(qs[:, t])
+    return out, s

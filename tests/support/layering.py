@@ -12,7 +12,7 @@ from pathlib import Path
 
 # What a part of the package may import from the package: the layers below it, never one above.
 _LEAVES = {"_core", "threads", "arrays", "cpu"}
-_OPERATORS = {"ops", "attention", "kvcache", "weights", "threads", "cpu", "arrays"}
+_OPERATORS = {"ops", "attention", "linear_attention", "kvcache", "weights", "threads", "cpu", "arrays"}
 _MODELS = _OPERATORS | {"models", "loaders"}
 # fmt: off
 MAY_IMPORT: dict[str, set[str]] = {
@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "arrays": {"_core"},
     "ops": _LEAVES | {"weights", "ops"},
     "attention": _LEAVES,
+    "linear_attention": _LEAVES,
     "kvcache": _LEAVES | {"attention"},
     "weights": _LEAVES,
     "models": _MODELS,
@@ -52,7 +53,7 @@ MAY_USE: dict[str, set[str]] = {
     },
 }
 # No NumPy computing on floating point here: it follows the CPU and the build, and would reach the output.
-EXACT = {"ops", "attention", "kvcache", "weights", "models", "text"}
+EXACT = {"ops", "attention", "linear_attention", "kvcache", "weights", "models", "text"}
 # fmt: off
 _NUMPY_FLOAT = {
     "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "logaddexp", "logaddexp2", "sin", "cos", "tan", "sinh",
