@@ -201,7 +201,7 @@ class Several(peers.Peer):
 def test_forms_that_fail_are_left_out_and_said() -> None:
     row = attention.run_case(TINY, [Several(1)], peaks.Limits(1, read=False), QUICK)
     found = row["peers"]["several"]
-    assert found["form"] == "right" and found["ratio"] > 0 and row["best"]["name"] == "several"
+    assert found["form"] == "right" and found["error"] == 0 and found["ratio"] > 0 and row["best"]["name"] == "several"
     assert list(found["left_out"]) == ["broken", "wrong", "another shape"]
     assert found["left_out"]["broken"] == "KeyError: 'kernel'"
     assert "differs by" in found["left_out"]["wrong"] and "has shape (2, 8, 16)" in found["left_out"]["another shape"]
@@ -210,12 +210,14 @@ def test_forms_that_fail_are_left_out_and_said() -> None:
 def test_best_rivals() -> None:
     def row(name: str, **ratios: float) -> dict[str, Any]:
         best = min(ratios, key=ratios.__getitem__, default="")
-        return {"name": name, "best": {"name": best, "ratio": ratios[best]} if best else None}
+        entry = {"name": best, "ratio": ratios[best]} if best else None
+        return {"name": name, "dtype": "float32" if name == "a" else "int8", "best": entry}
 
     rows = [row("a", x=2.0, y=8.0), row("b"), row("c", x=2.0, y=0.5)]
     found = compare.best_rivals(rows)
     assert found is not None and found["geometric_mean"] == pytest.approx(1.0) and found["cases"] == 2
     assert found["least"] == {"case": "c", "name": "y", "ratio": 0.5} and found["slower"] == ["c"]
+    assert found["by_dtype"] == pytest.approx({"float32": 2.0, "int8": 0.5})
     assert compare.best_rivals([row("b")]) is None
 
 

@@ -33,6 +33,9 @@ class Rival:
 
     run: Callable[[int], float]
     form: str
+    error: float
+    """Largest difference between its result and ours, as a share of the root mean square: peers that round the
+    probabilities to the storage type, or multiply in it, show here."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Forms it does not have, fails at or gets wrong, and why."""
 
@@ -51,28 +54,30 @@ def peer_call(peer: Peer, case: AttentionCase, walk: Walk, clock: Clock = time.p
     """The peer's fastest way to do the same among those whose result agrees with ours; or why it has none."""
     first = walk.sets[0]
     expected = widened(attention(first.q, first.k, first.v, **options(first)))
-    calls: dict[str, Callable[[int], Any]] = {}
+    ready: list[tuple[str, float, Callable[[], object]]] = []
     left_out: dict[str, str] = {}
     try:
         for form in peer.attention(case, walk.sets):
-            wrong = _prepare(form, expected, _TOLERANCE[case.dtype], calls)
-            if wrong:
-                left_out[form.name] = wrong
-        if not calls:
+            prepared = _prepare(form, expected, _TOLERANCE[case.dtype])
+            if isinstance(prepared, str):
+                left_out[form.name] = prepared
+            else:
+                ready.append((form.name, prepared[1], _next(prepared[0], walk)))
+        if not ready:
             return _reasons(left_out)
-        variants = [_next(call, walk) for call in calls.values()]
-        best = fastest(variants, clock)
-        return Rival(timed(best, clock), list(calls)[variants.index(best)], left_out)
-    except Exception as error:  # other people's code, in any state: the comparison goes on without it
-        return one_line(error)
+        best = fastest([call for _, _, call in ready], clock)
+        name, error, call = next(entry for entry in ready if entry[2] is best)
+        return Rival(timed(call, clock), name, error, left_out)
+    except Exception as failure:  # other people's code, in any state: the comparison goes on without it
+        return one_line(failure)
 
 
 def _next(call: Callable[[int], Any], walk: Walk) -> Callable[[], object]:
     return lambda: call(walk.next())
 
 
-def _prepare(form: Form, expected: np.ndarray, tolerance: float, calls: dict[str, Callable[[int], Any]]) -> str:
-    """Adds the form's call to ``calls``; what is wrong with it, empty if nothing."""
+def _prepare(form: Form, expected: np.ndarray, tolerance: float) -> tuple[Callable[[int], Any], float] | str:
+    """The form's call and how far it is from ``expected``, or what is wrong with it."""
     try:
         call = form.make()
         found = form.read(call(0))
@@ -81,10 +86,10 @@ def _prepare(form: Form, expected: np.ndarray, tolerance: float, calls: dict[str
     if found.shape != expected.shape:
         return f"its result has shape {found.shape}"
     distance = float(np.abs(found - expected).max())
-    if not distance <= tolerance * float(np.sqrt(np.mean(np.square(expected, dtype=np.float64)))):
+    size = float(np.sqrt(np.mean(np.square(expected, dtype=np.float64))))
+    if not distance <= tolerance * size:
         return f"its result differs by {distance:.1e}"
-    calls[form.name] = call
-    return ""
+    return call, distance / size
 
 
 def _reasons(left_out: dict[str, str]) -> str:
@@ -108,8 +113,9 @@ def run_case(case: AttentionCase, peers: Sequence[Peer], limits: Limits, plan: P
     )
     for name, rival in rivals.items():
         if not isinstance(rival, str):
-            figures["peers"][name] |= {"form": rival.form, "left_out": rival.left_out}
-    return {"name": case.name, "shape": case.shape_text, "sets": len(walk.sets), **figures}
+            figures["peers"][name] |= {"form": rival.form, "error": rival.error, "left_out": rival.left_out}
+    dtype = case.kv_dtype
+    return {"name": case.name, "shape": case.shape_text, "dtype": dtype, "sets": len(walk.sets), **figures}
 
 
 def run(

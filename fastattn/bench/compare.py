@@ -79,14 +79,20 @@ def geometric_means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def best_rivals(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Over the rows with a rival, None where there are none: geometric_mean of the best one's ratios, cases (how many),
-    least (case, name and ratio where it comes closest), and slower (names of the cases where ours is slower)."""
+    least (case, name and ratio where it comes closest), slower (names of the cases where ours is slower), and by_dtype
+    (the mean of each storage type, where rows have one)."""
     found = [(row["best"]["ratio"], row["name"], row["best"]["name"]) for row in rows if row["best"]]
     if not found:
         return None
     ratio, case, name = min(found)
+    types: dict[str, list[float]] = {}
+    for row in rows:
+        if row["best"] and "dtype" in row:
+            types.setdefault(row["dtype"], []).append(row["best"]["ratio"])
     return {
         "geometric_mean": geometric_mean([ratio for ratio, _, _ in found]),
         "cases": len(found),
         "least": {"case": case, "name": name, "ratio": ratio},
         "slower": [case for ratio, case, _ in found if ratio < 1],
+        "by_dtype": {dtype: geometric_mean(ratios) for dtype, ratios in types.items()},
     }

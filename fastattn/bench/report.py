@@ -91,4 +91,6 @@ class Table:
                 f"geometric mean best rival/ours: {best['geometric_mean']:.2f} over {best['cases']} cases, "
                 f"least {least['ratio']:.2f} ({least['case']}, {least['name']}), below 1 in {len(best['slower'])}"
             )
+            if len(best["by_dtype"]) > 1:
+                lines.append("  " + ", ".join(f"{dtype} {mean:.2f}" for dtype, mean in best["by_dtype"].items()))
         return lines
