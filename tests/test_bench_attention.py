@@ -12,7 +12,20 @@ import pytest
 
 from fastattn import attention as our_attention
 from fastattn import cli, reference
-from fastattn.bench import attention, compare, decode, inputs, long, peaks, peers, relations, scaling, shapes, timing
+from fastattn.bench import (
+    attention,
+    compare,
+    decode,
+    inputs,
+    long,
+    peaks,
+    peers,
+    relations,
+    report,
+    scaling,
+    shapes,
+    timing,
+)
 from fastattn.bench.attention_shapes import least_sets
 from fastattn.bench.shapes import AttentionCase
 
@@ -149,10 +162,11 @@ def test_options_say_what_the_masks_for_peers_say(case: AttentionCase) -> None:
 # ---- peers -----------------------------------------------------------------------------------------------------------
 
 MISSING = {
-    "onnxruntime": {"bf16": "has no bfloat16 kernels"},
+    "onnxruntime": {"bf16": "no bfloat16 kernels"},
     "openvino": {"softcap": "neither a soft cap", "sinks": "neither a soft cap"},
     "numpy": {"fp16": "float32", "bf16": "float32", "int8": "float32", "sinks": "no softmax with sinks"},
 }
+"""By peer and a part of the case's name: what the peer has not got, in its words."""
 
 
 @pytest.mark.parametrize("case", OPTIONS, ids=lambda case: case.name)
@@ -168,12 +182,13 @@ def test_peers_compute_the_same(name: str, case: AttentionCase) -> None:
         rival = attention.peer_call(found[0], case, inputs.Walk(sets))
     finally:
         found[0].close()
-    why = MISSING.get(name, {}).get(case.name)
-    if why is not None:
-        assert isinstance(rival, str) and why in rival
+    missing = [why for part, why in MISSING.get(name, {}).items() if part in case.name]
+    if missing:
+        assert isinstance(rival, str) and missing[0] in rival
         return
     assert not isinstance(rival, str), rival
-    assert not any("differs" in reason for reason in rival.left_out.values()), rival.left_out
+    wrong = [form for form, why in rival.left_out.items() if "differs" in why]
+    assert all(name == "openvino" and ", f16" in form for form in wrong), wrong  # its f16 is no better than bfloat16
     after = [array for s in sets for array in (s.q, s.k, s.v)]
     assert all((a == b).all() for a, b in zip(before, after, strict=True))
 
@@ -201,7 +216,10 @@ class Several(peers.Peer):
 def test_forms_that_fail_are_left_out_and_said() -> None:
     row = attention.run_case(TINY, [Several(1)], peaks.Limits(1, read=False), QUICK)
     found = row["peers"]["several"]
-    assert found["form"] == "right" and found["error"] == 0 and found["ratio"] > 0 and row["best"]["name"] == "several"
+    assert found["form"] == "right" and found["deviation"] == 0
+    assert found["ratio"] > 0 and row["best"]["name"] == "several"
+    table = report.Table(["tiny"], [row["shape"]], ["several"])
+    assert " several" in table.row(row) and not table.errors([row])
     assert list(found["left_out"]) == ["broken", "wrong", "another shape"]
     assert found["left_out"]["broken"] == "KeyError: 'kernel'"
     assert "differs by" in found["left_out"]["wrong"] and "has shape (2, 8, 16)" in found["left_out"]["another shape"]

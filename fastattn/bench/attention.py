@@ -33,7 +33,7 @@ class Rival:
 
     run: Callable[[int], float]
     form: str
-    error: float
+    deviation: float
     """Largest difference between its result and ours, as a share of the root mean square: peers that round the
     probabilities to the storage type, or multiply in it, show here."""
     left_out: dict[str, str] = field(default_factory=dict)
@@ -66,8 +66,8 @@ def peer_call(peer: Peer, case: AttentionCase, walk: Walk, clock: Clock = time.p
         if not ready:
             return _reasons(left_out)
         best = fastest([call for _, _, call in ready], clock)
-        name, error, call = next(entry for entry in ready if entry[2] is best)
-        return Rival(timed(call, clock), name, error, left_out)
+        name, deviation, call = next(entry for entry in ready if entry[2] is best)
+        return Rival(timed(call, clock), name, deviation, left_out)
     except Exception as failure:  # other people's code, in any state: the comparison goes on without it
         return one_line(failure)
 
@@ -113,7 +113,7 @@ def run_case(case: AttentionCase, peers: Sequence[Peer], limits: Limits, plan: P
     )
     for name, rival in rivals.items():
         if not isinstance(rival, str):
-            figures["peers"][name] |= {"form": rival.form, "error": rival.error, "left_out": rival.left_out}
+            figures["peers"][name] |= {"form": rival.form, "deviation": rival.deviation, "left_out": rival.left_out}
     dtype = case.kv_dtype
     return {"name": case.name, "shape": case.shape_text, "dtype": dtype, "sets": len(walk.sets), **figures}
 
