@@ -4,7 +4,9 @@
 from fastattn.attention import attention, attention_varlen
 from fastattn.cpu import build_info, cpu_info
 from fastattn.linear_attention import linear_attention
+from fastattn.merge import merge_attention
 from fastattn.ops import gelu, layer_norm, linear, rms_norm, silu, softmax
+from fastattn.rope import rope, rope_table
 from fastattn.threads import get_num_threads, set_num_threads
 from fastattn.weights import PackedLinear, pack_linear
 
@@ -22,9 +24,12 @@ __all__ = [
     "linear",
     "linear_attention",
     "load",
+    "merge_attention",
     "open_weights",
     "pack_linear",
     "rms_norm",
+    "rope",
+    "rope_table",
     "set_num_threads",
     "silu",
     "softmax",

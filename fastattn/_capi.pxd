@@ -137,6 +137,19 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode)
     fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float eps)
 
+    fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x)
+    fa_status fa_rope(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cos, const fa_view *sin,
+                      const fa_view *positions, int32_t interleaved)
+    fa_status fa_rope_table(const fa_ctx *ctx, const fa_view *cos, const fa_view *sin, const fa_view *positions,
+                            const double *turns, double factor)
+    fa_status fa_kv_store_workspace(const fa_view *slots, size_t *bytes)
+    fa_status fa_kv_store(const fa_ctx *ctx, const fa_view *dst, const fa_view *scale, const fa_view *src,
+                          const fa_view *slots, const fa_view *cos, const fa_view *sin, const fa_view *positions,
+                          int32_t interleaved, void *ws, size_t ws_bytes)
+    fa_status fa_merge_attention_workspace(const fa_ctx *ctx, int64_t n, size_t *bytes)
+    fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, int64_t n, const fa_view *outs,
+                       const fa_view *lses, void *ws, size_t ws_bytes)
+
     fa_status fa_probe_fma(const fa_ctx *ctx, int64_t iterations, double *flops)
     fa_status fa_probe_read(const fa_ctx *ctx, const void *data, size_t bytes, float *sink)
 

@@ -131,3 +131,35 @@ def run_linear_attention(
     num_threads: int | None,
     checked: bool = False,
 ) -> Any: ...
+
+# ---- storage types, rotary embedding, caches, merging: _core_rope.pxi; bfloat16 as uint16
+
+def convert(out: NDArray[Any], x: NDArray[Any], num_threads: int | None = None) -> None: ...
+def rope(
+    x: NDArray[Any],
+    cos: Any,
+    sin: Any,
+    position_ids: _I64 | None,
+    interleaved: bool | np.bool_,
+    rotary_dim: int | None,
+    out: NDArray[Any] | None,
+    num_threads: int | None,
+) -> NDArray[Any]: ...
+def rope_table(
+    cos: _F32, sin: _F32, positions: _I64, turns: Any, factor: float, num_threads: int | None
+) -> None: ...
+def kv_store(
+    dst: NDArray[Any],
+    src: NDArray[Any],
+    slots: _I64,
+    *,
+    scale: _F32 | None = None,
+    cos: _F32 | None = None,
+    sin: _F32 | None = None,
+    position_ids: _I64 | None = None,
+    interleaved: bool = False,
+    num_threads: int | None = None,
+) -> None: ...
+def merge(
+    outs: list[NDArray[Any]], lses: list[NDArray[Any]], out: NDArray[Any], lse: _F32, num_threads: int | None
+) -> None: ...

@@ -156,6 +156,8 @@ cdef int dtype_of(const char *format, Py_ssize_t itemsize) noexcept:
         return FA_F32
     if format[0] == b'e':
         return FA_F16
+    if format[0] == b'H':
+        return FA_BF16
     if format[0] == b'?':
         return FA_BOOL
     if format[0] == b'b':
@@ -493,6 +495,7 @@ def probe_read(array, num_threads=None):
 
 include "_core_ops.pxi"
 include "_core_recurrent.pxi"
+include "_core_rope.pxi"
 
 
 if fa_runtime_init() != 0:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastattn._core import DLPackBuffer
 
-__all__ = ["as_array", "as_float32", "as_indices", "check_out", "describe"]
+__all__ = ["as_array", "as_float32", "as_indices", "as_stored", "check_out", "describe"]
 
 
 def describe(value: Any) -> str:
@@ -56,6 +56,21 @@ def as_float32(value: Any, name: str) -> np.ndarray:
     if not array.flags.aligned:
         raise ValueError(f"{name}: data not aligned to 4 bytes; a copy would be")
     return array
+
+
+def as_stored(value: Any, name: str) -> tuple[np.ndarray, np.dtype[Any]]:
+    """`value` as float32, float16 or, for bfloat16, uint16, sharing its memory; and the dtype its results have.
+
+    bfloat16 comes as an array of ml_dtypes.bfloat16, through DLPack, or as uint16 already.
+    """
+    array = as_array(value, name)
+    kind = array.dtype
+    if kind.char in "feH" and kind.isnative:
+        return array, kind
+    if kind.name == "bfloat16" and kind.itemsize == 2:
+        return array.view(np.uint16), kind
+    order = "" if kind.isnative else " in foreign byte order"
+    raise TypeError(f"{name}: dtype {kind}{order}, expected float32, float16 or bfloat16")
 
 
 def as_indices(value: Any, name: str) -> np.ndarray:

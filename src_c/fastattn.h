@@ -167,6 +167,43 @@ fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const
 /* x / max(|x|, eps) by rows */
 fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float eps);
 
+/* ---- storage types, rotary embedding, caches ------------------------------------------------------------------------
+ *
+ * x, out, src and dst are fp32, fp16 or bf16 of rank 4. Rounding is to nearest, ties to even; NaN is stored as the one
+ * pattern of its type. Positions and slots are (B, S) int64. */
+
+/* out = x in out's dtype. They may be the same array of one dtype. */
+fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x);
+
+/* x (B, H, S, D) -> out of its dtype, which may be x. The first R = 2 * half dims are rotated, pairs (i, i + half), or
+ * (2 i, 2 i + 1) where interleaved; the rest is copied. cos, sin fp32: (P, half), rows picked by positions, or
+ * (B, S, half) where positions is NULL. A position outside P: FA_ERR_VALUE, nothing written. */
+fa_status fa_rope(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cos, const fa_view *sin,
+                  const fa_view *positions, int32_t interleaved);
+
+/* cos, sin (n, half) fp32 = factor * cos and sin of positions[i] * frequency j. A frequency is in turns (1 / (2 pi) is
+ * one radian) modulo 1, within [-1/2, 1/2], as the sum of four doubles of which each of the first three has at most 26
+ * significant bits: turns [half][4]. Positions (n,) int64 within +-2^52; anything else: FA_ERR_VALUE. Correctly rounded but
+ * for ties closer than 1e-15 relative. */
+fa_status fa_rope_table(const fa_ctx *ctx, const fa_view *cos, const fa_view *sin, const fa_view *positions,
+                        const double *turns, double factor);
+
+/* Row (b, h, s) of src (B, H, S, D) goes to row h of slot slots[b][s] of dst (N, H, P, D); slot = n * P + p, -1 leaves a
+ * row out. dst may also be int8: then scale (N, H, P) fp32 gets max|x| / 127 of each row (NaN, and zeros, where a row holds
+ * NaN or infinity). cos, sin (positions, R / 2), positions: rotated as by fa_rope in fp32 first, or all NULL. Two rows with
+ * one slot, or a slot or position out of range: FA_ERR_VALUE, nothing written. */
+fa_status fa_kv_store_workspace(const fa_view *slots, size_t *bytes);
+fa_status fa_kv_store(const fa_ctx *ctx, const fa_view *dst, const fa_view *scale, const fa_view *src, const fa_view *slots,
+                      const fa_view *cos, const fa_view *sin, const fa_view *positions, int32_t interleaved,
+                      void *ws, size_t ws_bytes);
+
+/* Attention results over disjoint sets of keys become the one over all of them: outs[i] (.., .., rows, D) of out's dtype and
+ * lses[i] fp32 of its first three dimensions, i < n, n >= 1. A side with lse = -inf is not read; a row without any gives
+ * zeros and -inf. */
+fa_status fa_merge_attention_workspace(const fa_ctx *ctx, int64_t n, size_t *bytes);
+fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, int64_t n, const fa_view *outs,
+                   const fa_view *lses, void *ws, size_t ws_bytes);
+
 /* ---- the machine's limits, for benchmarks ------------------------------------------------------------------------ */
 
 /* Runs `iterations` rounds of independent FMAs on each of ctx->num_threads threads; *flops gets the operations done. */

@@ -31,4 +31,31 @@ static inline fa_status fa_check_f32(const fa_view *view, int ndim) {
     return FA_OK;
 }
 
+#define FA_IS(dtype) (1u << (dtype))
+#define FA_FLOATS (FA_IS(FA_F32) | FA_IS(FA_F16) | FA_IS(FA_BF16)) /* what activations are stored in */
+
+/* As fa_check_f32, for any of a set of dtypes. */
+static inline fa_status fa_check_view(const fa_view *view, int ndim, unsigned dtypes) {
+    if (view->dtype < 0 || view->dtype > 31 || !(dtypes >> view->dtype & 1)) return FA_ERR_DTYPE;
+    if (view->ndim != ndim) return FA_ERR_SHAPE;
+    const int64_t item = fa_itemsize(view->dtype);
+    for (int i = 0; i < ndim; i++) {
+        if (view->shape[i] < 0) return FA_ERR_SHAPE;
+        if (view->stride[i] % item != 0) return FA_ERR_STRIDE;
+    }
+    if ((uintptr_t)view->data % (uintptr_t)item) return FA_ERR_STRIDE;
+    if (view->shape[ndim - 1] > 1 && view->stride[ndim - 1] != item) return FA_ERR_STRIDE;
+    return FA_OK;
+}
+
+/* Address of the row (i, j, k) of an array of rank 4, or of rank 3 with k = 0. */
+static inline void *fa_row_at(const fa_view *view, int64_t i, int64_t j, int64_t k) {
+    return (char *)view->data + i * view->stride[0] + j * view->stride[1] + k * view->stride[2];
+}
+
+/* Element (i, j) of an int64 array of rank 2. */
+static inline int64_t fa_i64_at(const fa_view *view, int64_t i, int64_t j) {
+    return *(const int64_t *)((const char *)view->data + i * view->stride[0] + j * view->stride[1]);
+}
+
 #endif

@@ -11,6 +11,8 @@
 #include "convert.h"
 #include "linear.h"
 #include "recurrent.h"
+#include "merge.h"
+#include "rope.h"
 #include "rows.h"
 #include "vmath.h"
 
@@ -21,6 +23,8 @@ struct fa_kernels {
     fa_vmath_kernels vmath;
     fa_convert_kernels convert;
     fa_recurrent_kernels recurrent;
+    fa_rope_kernels rope;
+    fa_merge_kernels merge;
 };
 
 #endif

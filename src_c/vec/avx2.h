@@ -128,6 +128,23 @@ FA_INLINE void fa_transpose8(__m256 r[8]) {
     for (int i = 0; i < 8; i++) r[i] = t[i];
 }
 
+FA_INLINE __m256 fa_unzip8(__m256 a, __m256 b, int odd) {
+    __m256 mixed = odd ? _mm256_shuffle_ps(a, b, 0xdd) : _mm256_shuffle_ps(a, b, 0x88);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+}
+FA_INLINE void v_unzip(v16f a, v16f b, v16f *even, v16f *odd) {
+    *even = (v16f){fa_unzip8(a.lo, a.hi, 0), fa_unzip8(b.lo, b.hi, 0)};
+    *odd = (v16f){fa_unzip8(a.lo, a.hi, 1), fa_unzip8(b.lo, b.hi, 1)};
+}
+FA_INLINE v16f fa_zip8(__m256 even, __m256 odd) {
+    __m256 low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
+    return (v16f){_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
+}
+FA_INLINE void v_zip(v16f even, v16f odd, v16f *a, v16f *b) {
+    *a = fa_zip8(even.lo, odd.lo);
+    *b = fa_zip8(even.hi, odd.hi);
+}
+
 FA_INLINE void v_transpose16(v16f r[16]) {
     __m256 q[8], s[8];
 #pragma GCC unroll 8

@@ -54,6 +54,17 @@ FA_INLINE uint32_t m_truth16(const uint8_t *p) {
 FA_INLINE uint32_t m_bits(vmask a) { return a; }
 FA_INLINE v16f v_select(vmask m, v16f yes, v16f no) { return _mm512_mask_blend_ps(m, no, yes); }
 
+FA_INLINE void v_unzip(v16f a, v16f b, v16f *even, v16f *odd) {
+    const __m512i first = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *even = _mm512_permutex2var_ps(a, first, b);
+    *odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(first, _mm512_set1_epi32(1)), b);
+}
+FA_INLINE void v_zip(v16f even, v16f odd, v16f *a, v16f *b) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    *a = _mm512_permutex2var_ps(even, low, odd);
+    *b = _mm512_permutex2var_ps(even, _mm512_add_epi32(low, _mm512_set1_epi32(8)), odd);
+}
+
 FA_INLINE void v_transpose16(v16f r[16]) {
     __m512 t[16];
 #pragma GCC unroll 8

@@ -99,6 +99,19 @@ FA_INLINE void fa_transpose4(float32x4_t *a, float32x4_t *b, float32x4_t *c, flo
     *d = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
 }
 
+FA_INLINE void v_unzip(v16f a, v16f b, v16f *even, v16f *odd) {
+    for (int i = 0; i < 2; i++) {
+        even->q[i] = vuzp1q_f32(a.q[2 * i], a.q[2 * i + 1]), even->q[i + 2] = vuzp1q_f32(b.q[2 * i], b.q[2 * i + 1]);
+        odd->q[i] = vuzp2q_f32(a.q[2 * i], a.q[2 * i + 1]), odd->q[i + 2] = vuzp2q_f32(b.q[2 * i], b.q[2 * i + 1]);
+    }
+}
+FA_INLINE void v_zip(v16f even, v16f odd, v16f *a, v16f *b) {
+    for (int i = 0; i < 2; i++) {
+        a->q[2 * i] = vzip1q_f32(even.q[i], odd.q[i]), a->q[2 * i + 1] = vzip2q_f32(even.q[i], odd.q[i]);
+        b->q[2 * i] = vzip1q_f32(even.q[i + 2], odd.q[i + 2]), b->q[2 * i + 1] = vzip2q_f32(even.q[i + 2], odd.q[i + 2]);
+    }
+}
+
 FA_INLINE void v_transpose16(v16f r[16]) {
     for (int i = 0; i < 4; i++)
         for (int j = 0; j < 4; j++)

@@ -65,6 +65,19 @@ FA_INLINE uint32_t m_truth16(const uint8_t *p) { uint32_t bits = 0; FA_EACH bits
 FA_INLINE uint32_t m_bits(vmask a) { return a.bits; }
 FA_INLINE v16f v_select(vmask m, v16f yes, v16f no) { FA_EACH if (m.bits >> i & 1) no.f[i] = yes.f[i]; return no; }
 
+FA_INLINE void v_unzip(v16f a, v16f b, v16f *even, v16f *odd) {
+    for (int i = 0; i < 8; i++) {
+        even->f[i] = a.f[2 * i], even->f[i + 8] = b.f[2 * i];
+        odd->f[i] = a.f[2 * i + 1], odd->f[i + 8] = b.f[2 * i + 1];
+    }
+}
+FA_INLINE void v_zip(v16f even, v16f odd, v16f *a, v16f *b) {
+    for (int i = 0; i < 8; i++) {
+        a->f[2 * i] = even.f[i], a->f[2 * i + 1] = odd.f[i];
+        b->f[2 * i] = even.f[i + 8], b->f[2 * i + 1] = odd.f[i + 8];
+    }
+}
+
 FA_INLINE void v_transpose16(v16f r[16]) {
     for (int i = 0; i < 16; i++)
         for (int j = 0; j < i; j++) {

@@ -12,7 +12,10 @@ from pathlib import Path
 
 # What a part of the package may import from the package: the layers below it, never one above.
 _LEAVES = {"_core", "threads", "arrays", "cpu"}
-_OPERATORS = {"ops", "attention", "linear_attention", "kvcache", "weights", "threads", "cpu", "arrays"}
+_OPERATORS = {
+    "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "threads", "cpu",
+    "arrays",
+}  # fmt: skip
 _MODELS = _OPERATORS | {"models", "loaders"}
 # fmt: off
 MAY_IMPORT: dict[str, set[str]] = {
@@ -26,6 +29,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "attention": _LEAVES,
     "linear_attention": _LEAVES,
     "kvcache": _LEAVES | {"attention"},
+    "merge": _LEAVES,
+    "rope": _LEAVES | {"rope_scaling"},
+    "rope_scaling": set(),
     "weights": _LEAVES,
     "models": _MODELS,
     "text": _MODELS | {"text"},
@@ -53,7 +59,9 @@ MAY_USE: dict[str, set[str]] = {
     },
 }
 # No NumPy computing on floating point here: it follows the CPU and the build, and would reach the output.
-EXACT = {"ops", "attention", "linear_attention", "kvcache", "weights", "models", "text"}
+EXACT = {
+    "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "models", "text",
+}  # fmt: skip
 # fmt: off
 _NUMPY_FLOAT = {
     "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "logaddexp", "logaddexp2", "sin", "cos", "tan", "sinh",
