@@ -74,6 +74,7 @@ class BuildExt(build_ext):
             macros = [(f"FA_WITH_{name.upper()}", "1") for name in stubs]
             ext.define_macros = [*macros, ("FA_BUILD_FLAGS", f'"{flags}"')]
             ext.extra_objects = [*stubs.values(), *self._plain_objects(ext)]
+            ext.depends = [*ext.depends, *ext.extra_objects]
         super().build_extension(ext)
 
     def _probe(self, flags: list[str], source: str, link: bool = False) -> bool:

@@ -65,19 +65,38 @@ cdef extern from "fastattn.h" nogil:
     int fa_threads_in_use()
     int fa_runtime_init()
 
+    ctypedef enum fa_score_stage:
+        FA_SCORES_NONE
+        FA_SCORES_QK
+        FA_SCORES_SOFTCAP
+        FA_SCORES_BIAS
+
     ctypedef struct fa_attention_params:
         float scale
         float softcap
         int32_t causal
-        int32_t pad_
+        int32_t score_stage
         int64_t window_left
         int64_t window_right
+        int64_t sink_tokens
         const int64_t *q_offset
         const int64_t *kv_lengths
         const int64_t *cu_q
         const int64_t *cu_k
         int64_t n_seq
         const fa_view *mask
+        const fa_view *block_mask
+        int64_t block_rows
+        int64_t block_cols
+        const fa_view *alibi
+        const fa_view *sinks
+        const fa_view *bias
+        const fa_view *k_scale
+        const fa_view *v_scale
+        const fa_view *scores
+        const fa_view *page_table
+        int64_t ring_first
+        int64_t ring_size
 
     fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
                                      const fa_view *q, const fa_view *k, const fa_view *v,

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 _F32 = NDArray[np.float32]
 _I64 = NDArray[np.int64]
+_Floats = NDArray[Any]  # float32, float16, uint16 (bfloat16); k and v int8 too
 
 # ---- instruction sets, threads, build: _core.pyx
 
@@ -49,24 +50,38 @@ def attend_varlen_plain(
     num_threads: int | None,
 ) -> bool: ...
 def attend(
-    out: _F32,
+    out: _Floats,
     lse: _F32 | None,
     weights: _F32 | None,
-    q: _F32,
-    k: _F32,
-    v: _F32,
+    q: _Floats,
+    k: _Floats,
+    v: _Floats,
     *,
-    mask: NDArray[Any] | None,
     scale: float,
     softcap: float,
     causal: bool,
     window_left: int,
     window_right: int,
-    q_offset: _I64 | None,
-    kv_lengths: _I64 | None,
-    cu_q: _I64 | None,
-    cu_k: _I64 | None,
     num_threads: int | None,
+    mask: NDArray[Any] | None = None,
+    q_offset: _I64 | None = None,
+    kv_lengths: _I64 | None = None,
+    cu_q: _I64 | None = None,
+    cu_k: _I64 | None = None,
+    sink_tokens: int = 0,
+    block_mask: NDArray[np.bool_] | None = None,
+    block_rows: int = 0,
+    block_cols: int = 0,
+    alibi: _F32 | None = None,
+    sinks: _F32 | None = None,
+    bias: _F32 | None = None,
+    k_scale: _F32 | None = None,
+    v_scale: _F32 | None = None,
+    scores: _F32 | None = None,
+    score_stage: int = 0,
+    page_table: _I64 | None = None,
+    ring_first: int = 0,
+    ring_size: int = 0,
 ) -> None: ...
 
 # ---- the machine's limits: _core.pyx

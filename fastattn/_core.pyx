@@ -432,34 +432,56 @@ def attend_varlen_plain(q, k, v, cu_q, cu_k, out, bint causal, scale, num_thread
     return True
 
 
-def attend(out, lse, weights, q, k, v, *, mask, double scale, double softcap, bint causal, int64_t window_left,
-           int64_t window_right, q_offset, kv_lengths, cu_q, cu_k, num_threads):
-    """One C call; every argument has been checked and brought to rank 4 (lse 3) by fastattn.attention.
+cdef fa_view *optional(Views views, object array, int ndim) except? NULL:
+    return NULL if array is None else views.add(array, ndim, False)
+
+
+def attend(out, lse, weights, q, k, v, *, double scale, double softcap, bint causal, int64_t window_left, int64_t window_right,
+           num_threads, mask=None, q_offset=None, kv_lengths=None, cu_q=None, cu_k=None, int64_t sink_tokens=0, block_mask=None,
+           int64_t block_rows=0, int64_t block_cols=0, alibi=None, sinks=None, bias=None, k_scale=None, v_scale=None, scores=None,
+           int score_stage=0, page_table=None, int64_t ring_first=0, int64_t ring_size=0):
+    """One C call; every argument has been checked and brought to the ranks of fastattn.h by fastattn.attention.
 
     mask is broadcast to (B, Hq, Sq, Sk); q_offset, kv_lengths (B,) and cu_q, cu_k (B + 1,) are contiguous int64; what
-    does not apply is None.
+    does not apply is None or 0.
     """
     cdef fa_ctx ctx
     cdef fa_attention_params params
     cdef Views views = Views.__new__(Views)
-    cdef Views more = Views.__new__(Views)
+    cdef Views rows = Views.__new__(Views)
+    cdef Views heads = Views.__new__(Views)
     make_ctx(&ctx, num_threads)
     memset(&params, 0, sizeof(params))
     params.scale = fa_to_float(scale)
     params.softcap = fa_to_float(softcap)
     params.causal = causal
+    params.score_stage = score_stage
     params.window_left = window_left
     params.window_right = window_right
+    params.sink_tokens = sink_tokens
     if q_offset is not None:
-        params.q_offset = <const int64_t *>more.add(q_offset, 1, False).data
+        params.q_offset = <const int64_t *>rows.add(q_offset, 1, False).data
     if kv_lengths is not None:
-        params.kv_lengths = <const int64_t *>more.add(kv_lengths, 1, False).data
+        params.kv_lengths = <const int64_t *>rows.add(kv_lengths, 1, False).data
     if cu_q is not None:
         params.n_seq = len(cu_q) - 1
-        params.cu_q = <const int64_t *>more.add(cu_q, 1, False).data
-        params.cu_k = <const int64_t *>more.add(cu_k, 1, False).data
-    if mask is not None:
-        params.mask = views.add(mask, 4, False)
+        params.cu_q = <const int64_t *>rows.add(cu_q, 1, False).data
+    if cu_k is not None:
+        params.cu_k = <const int64_t *>rows.add(cu_k, 1, False).data
+    params.page_table = optional(rows, page_table, 2)
+    params.ring_first = ring_first
+    params.ring_size = ring_size
+    params.mask = optional(rows, mask, 4)
+    params.block_mask = optional(heads, block_mask, 4)
+    params.block_rows = block_rows
+    params.block_cols = block_cols
+    params.alibi = optional(heads, alibi, 2)
+    params.sinks = optional(heads, sinks, 1)
+    params.bias = optional(heads, bias, 2)
+    params.k_scale = optional(heads, k_scale, 3)
+    params.v_scale = optional(heads, v_scale, 3)
+    if scores is not None:
+        params.scores = heads.add(scores, 4, True)
     run_attention(views, &ctx, views.add(out, 4, True), views.add(lse, 3, True) if lse is not None else NULL,
                   views.add(weights, 4, True) if weights is not None else NULL, views.add(q, 4, False),
                   views.add(k, 4, False), views.add(v, 4, False), &params)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastattn._core import DLPackBuffer
 
-__all__ = ["as_array", "as_float32", "as_indices", "as_stored", "check_out", "describe"]
+__all__ = ["as_array", "as_float32", "as_indices", "as_stored", "check_layout", "check_out", "describe"]
 
 
 def describe(value: Any) -> str:
@@ -49,13 +49,20 @@ def as_float32(value: Any, name: str) -> np.ndarray:
         order = "" if array.dtype.isnative else " in foreign byte order"
         came = array.dtype.name if array is value else getattr(value, "dtype", array.dtype.name)  # torch.bfloat16
         raise TypeError(f"{name}: dtype {came}{order}, expected float32 (convert with .astype(numpy.float32))")
-    if array.size and array.ndim and array.shape[-1] > 1 and array.strides[-1] != 4:
+    check_layout(array, name)
+    return array
+
+
+def check_layout(array: np.ndarray, name: str) -> None:
+    """ValueError unless the last stride is one element and elements are aligned."""
+    item = array.itemsize
+    if array.size and array.ndim and array.shape[-1] > 1 and array.strides[-1] != item:
         raise ValueError(
-            f"{name}: last stride {array.strides[-1]} bytes, expected 4 (one element); numpy.ascontiguousarray copies"
+            f"{name}: last stride {array.strides[-1]} bytes, expected {item} (one element); numpy.ascontiguousarray "
+            "copies"
         )
     if not array.flags.aligned:
-        raise ValueError(f"{name}: data not aligned to 4 bytes; a copy would be")
-    return array
+        raise ValueError(f"{name}: data not aligned to {item} bytes; a copy would be")
 
 
 def as_stored(value: Any, name: str) -> tuple[np.ndarray, np.dtype[Any]]:
@@ -108,12 +115,18 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
         return True
 
 
-def check_out(out: Any, shape: tuple[int, ...], apart: dict[str, np.ndarray], name: str = "out") -> np.ndarray:
-    """`out` as a writable float32 array of `shape` that shares no memory with those in `apart`, nor with itself."""
+def check_out(
+    out: Any, shape: tuple[int, ...], apart: dict[str, np.ndarray], name: str = "out", dtype: Any = np.float32
+) -> np.ndarray:
+    """`out` as a writable array of `shape` and float32 or `dtype`, sharing no memory with `apart`, nor with itself."""
     array = as_array(out, name)
     if array.shape != shape:
         raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
-    array = as_float32(array, name)
+    if dtype == np.float32:
+        array = as_float32(array, name)
+    elif array.dtype != dtype:
+        raise TypeError(f"{name}: dtype {array.dtype}, expected {np.dtype(dtype)}")
+    check_layout(array, name)
     if not array.flags.writeable:
         raise ValueError(f"{name}: read-only, expected a writable array")
     if array.size and _overlaps_itself(array):

@@ -121,12 +121,11 @@ def visible_keys(
     j = np.arange(sk)[None, :]
     p = key_offset(sq, length, causal, q_offset) + np.arange(sq)[:, None]
     left, right = (None, None) if window is None else window
-    near = np.ones((sq, sk), dtype=bool)
+    seen = np.broadcast_to(j < length, (sq, sk))
     if left is not None:
-        near &= j >= p - left
+        seen = seen & ((j >= p - left) | (j < sink_tokens))  # the window's right end holds for the sinks too
     if right is not None:
-        near &= j <= p + right
-    seen = (near | (j < sink_tokens)) & (j < length)
+        seen = seen & (j <= p + right)
     if causal is not False:
         seen = seen & (j <= p)
     return np.array(seen, dtype=bool)

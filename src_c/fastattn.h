@@ -89,23 +89,46 @@ int fa_runtime_init(void);              /* registers the fork handlers once; 0 o
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */
 
+typedef enum fa_score_stage {
+    FA_SCORES_NONE = 0,
+    FA_SCORES_QK = 1,      /* scale * q k, for every key that exists */
+    FA_SCORES_SOFTCAP = 2, /* the same after softcap */
+    FA_SCORES_BIAS = 3     /* what the softmax sees: with biases and masks, -inf for excluded keys */
+} fa_score_stage;
+
+/* Which keys a query sees: those that exist (kv_lengths), are allowed by causal, by the window or by being among the
+ * first `sink_tokens`, by mask and by block_mask. Scores are formed in the order scale, softcap, bias, ALiBi, mask. */
 typedef struct fa_attention_params {
     float scale;
     float softcap;           /* 0: none */
     int32_t causal;          /* 1: query at position p sees keys j <= p */
-    int32_t pad_;
+    int32_t score_stage;     /* fa_score_stage of `scores` */
     int64_t window_left;     /* p - left <= j, -1: unbounded */
     int64_t window_right;    /* j <= p + right, -1: unbounded */
+    int64_t sink_tokens;     /* keys j < sink_tokens are seen whatever window_left says */
     const int64_t *q_offset; /* [B] position of each row's first query among its keys, NULL: 0 */
     const int64_t *kv_lengths; /* [B] number of keys that exist, NULL: Sk */
     const int64_t *cu_q;     /* [B+1] packed form: q, out, lse are (1, Hq, Tq, D), rows cu_q[b]..cu_q[b+1]; NULL: dense */
-    const int64_t *cu_k;     /* [B+1] */
+    const int64_t *cu_k;     /* [B+1]; NULL with pages, which need kv_lengths */
     int64_t n_seq;           /* B of the packed form */
     const fa_view *mask;     /* (B, Hq, Sq, Sk) by strides, FA_BOOL (1 = attend) or FA_F32 (added), or NULL; dense only */
+    const fa_view *block_mask; /* (B, Hq, rows of blocks, columns of blocks) FA_BOOL by strides, or NULL */
+    int64_t block_rows, block_cols; /* queries and keys of a block, counted from the first of the sequence */
+    const fa_view *alibi;    /* (B, Hq) fp32 slopes by strides, or NULL: adds -slope * |p - j| */
+    const fa_view *sinks;    /* (Hq,) fp32 logits that take part in the softmax and carry no value, or NULL */
+    const fa_view *bias;     /* (Hq, 2 R + 1) fp32, or NULL: adds bias[h][clip(j - p, -R, R) + R] */
+    const fa_view *k_scale;  /* (B, Hkv, Sk) fp32 by strides, required with FA_I8 k: multiplies the products of a key */
+    const fa_view *v_scale;  /* the same for v: multiplies the probabilities */
+    const fa_view *scores;   /* (B, Hq, Sq, Sk) fp32 out, or NULL; -inf for keys beyond kv_lengths */
+    const fa_view *page_table; /* (B, n) FA_I64 by strides, or NULL. k, v are (pages, Hkv, page_size, D), scales alike, and key
+                                * j of sequence b lies in row j % page_size of page page_table[b][j / page_size] */
+    int64_t ring_first, ring_size; /* ring_size > 0: key j lies in row j < ring_first ? j : ring_first + (j - ring_first) % ring_size
+                                    * of k and v; both multiples of 16. Keys that were overwritten must not be seen: the caller's window */
 } fa_attention_params;
 
-/* q (B, Hq, Sq, D), k (B, Hkv, Sk, D), v (B, Hkv, Sk, Dv) -> out (B, Hq, Sq, Dv); lse (B, Hq, Sq) and
- * weights (B, Hq, Sq, Sk) where not NULL. All fp32. Hq is a multiple of Hkv. */
+/* q (B, Hq, Sq, D), k (B, Hkv, Sk, D), v (B, Hkv, Sk, Dv) -> out (B, Hq, Sq, Dv); lse (B, Hq, Sq) fp32 and weights
+ * (B, Hq, Sq, Sk) fp32 where not NULL. q and out fp32, fp16 or bf16, the same; k and v fp32, fp16, bf16 or int8, the
+ * same. Hq is a multiple of Hkv. */
 fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
                                  const fa_view *q, const fa_view *k, const fa_view *v,
                                  const fa_attention_params *params, size_t *bytes);

@@ -26,18 +26,33 @@ typedef struct fa_attn_form {
     int formed;
 } fa_attn_form;
 
+/* Keys of one call and what its rows see of them. Row i sees key j of the stream if j <= hi[i] and (j >= lo[i] or
+ * j < always), and mask and blocks allow it. */
 typedef struct fa_attn_chunk {
-    const float *k;      /* [n, d], row stride ks */
-    const float *v;      /* [n, dv], row stride vs */
+    const float *k;      /* tile: [n, d], row stride ks */
+    const float *v;      /* tile: [n, dv], row stride vs */
+    const void *const *k_at; /* decode: where keys 16 g, g = 0, 1, ..., begin; rows of a group lie ks apart */
+    const void *const *v_at; /* decode: likewise */
+    int dtype;           /* decode: fa_dtype of K and V */
     ptrdiff_t ks, vs;    /* in elements */
     int64_t d, dv;
-    int64_t j0;          /* index of the first key in the stream; a multiple of FA_KEY_BLOCK */
+    int64_t j0;          /* index of the first key in the stream; a multiple of FA_KV_CHUNK */
     int64_t n;           /* keys of this call, at most FA_KV_CHUNK */
+    uint32_t live;       /* bit i: the block of FA_KEY_BLOCK keys i may be seen by some row */
     fa_attn_form form;
-    const int64_t *lo, *hi;          /* [rows] visible keys of each row, in stream indices */
+    const float *k_scale; /* [n] multiply the products; NULL: none */
+    const float *v_scale; /* [n] multiply the probabilities */
+    const int64_t *lo, *hi;          /* [rows] */
+    int64_t always;
     const uint8_t *const *mask_bool; /* [rows] byte of key j of the stream at row[j * mask_step]; NULL: none */
     const float *const *mask_f32;    /* [rows] likewise */
     ptrdiff_t mask_step;             /* 0 or 1 */
+    const uint8_t *const *blocks;    /* [rows] byte of keys block_cols * i ... at row[i]; NULL: none */
+    int64_t block_cols;
+    const int64_t *position;         /* [rows] p of ALiBi and bias */
+    const float *slope;              /* [rows] ALiBi; NULL: none */
+    const float *const *bias;        /* [rows] value for j - p == 0; FA_KEY_BLOCK more than bias_reach on both sides; NULL: none */
+    int64_t bias_reach;
     int far;  /* 1: K and V come from memory: the decode kernel asks for rows ahead of their use */
     int safe; /* 1: excluded keys are not multiplied at all (their V may hold NaN or Inf); slow */
 } fa_attn_chunk;
@@ -47,20 +62,29 @@ typedef struct fa_attn_tile {
     int rows;        /* rows in use, 1..L */
     int started;     /* 0: state is empty; set by the kernel */
     const float *qt; /* [d][L] from tile_pack */
+    const float *sink; /* [L] logits, or NULL */
     float *m, *l;    /* [L] */
     float *o;        /* [dv][L] */
     float *chunk_o;  /* [dv][L] scratch */
     float *s;        /* [FA_KEY_BLOCK][L] scratch */
 } fa_attn_tile;
 
+/* The kernel computes fa_decode_width rows: those beyond `rows` need a q (any) and see nothing. */
 typedef struct fa_attn_decode {
     int rows;
     int started;
-    const float *const *q; /* [rows] each [d], the sign of the scale folded in */
-    float *m, *l;          /* [rows] */
-    float *o;              /* [rows][dvp], dvp = dv rounded up to 16 */
-    float *chunk_o;        /* [rows][dvp] scratch */
+    const float *const *q; /* [width] each [d], the sign of the scale folded in */
+    const float *sink;     /* [rows] logits, or NULL */
+    float *m, *l;          /* [width] */
+    float *o;              /* [width][dvp], dvp = dv rounded up to 16 */
+    float *chunk_o;        /* [width][dvp] scratch */
 } fa_attn_decode;
+
+/* Rows the decode kernel computes for `rows`: narrow storage has fewer sizes, since each is a copy of the kernel. */
+static inline int fa_decode_width(int rows, int dtype) {
+    if (dtype == FA_F32 || rows < 3) return rows;
+    return rows <= 4 ? 4 : 8;
+}
 
 typedef struct fa_attn_kernels {
     int tile_nv;     /* vectors per full tile: 2 or 1 */
@@ -68,10 +92,14 @@ typedef struct fa_attn_kernels {
     /* rows[i] ([d], i < n) times sign -> qt [d][L]; lanes from n on are zero. */
     void (*tile_pack)(float *qt, const float *const *rows, int n, int nv, int64_t d, float sign);
     void (*tile)(fa_attn_tile *tile, const fa_attn_chunk *chunk);
+    /* Merges state b, of a later chunk, into a (both of nv vectors); either may be empty. */
+    void (*tile_merge)(fa_attn_tile *a, const fa_attn_tile *b, float c, int64_t dv);
     /* o / l -> rows, lse where not NULL (lse[i] may be NULL too); returns 1 if a row in use holds a NaN. */
     int (*tile_finish)(const fa_attn_tile *tile, int64_t dv, const fa_attn_form *form, float *const *out, float *const *lse);
     /* Probabilities of the chunk's keys from the finished state -> weights[i][j0 + j]. */
     void (*tile_weights)(const fa_attn_tile *tile, const fa_attn_chunk *chunk, float *const *weights);
+    /* Scores of the chunk's keys at a stage of fa_score_stage -> scores[i][j0 + j]. */
+    void (*tile_scores)(const fa_attn_tile *tile, const fa_attn_chunk *chunk, int stage, float *const *scores);
     void (*decode)(fa_attn_decode *decode, const fa_attn_chunk *chunk);
     /* Merges state b into a (both of `rows` rows); b may be empty. */
     void (*decode_merge)(fa_attn_decode *a, const fa_attn_decode *b, float c, int64_t dv);

@@ -179,6 +179,18 @@ FA_INLINE __m256 fa_widen_i8_8(const int8_t *p) {
 }
 FA_INLINE v16f v_load_i8(const int8_t *p) { return (v16f){fa_widen_i8_8(p), fa_widen_i8_8(p + 8)}; }
 
+FA_INLINE __m256 fa_part_bf16_8(__m256 words, int part) {
+    __m256i w = _mm256_castps_si256(words);
+    return _mm256_castsi256_ps(part ? _mm256_and_si256(w, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(w, 16));
+}
+FA_INLINE v16f v_part_bf16(v16f words, int part) { return (v16f){fa_part_bf16_8(words.lo, part), fa_part_bf16_8(words.hi, part)}; }
+FA_INLINE __m256 fa_part_i8_8(__m256 words, int part) {
+    __m256i w = _mm256_castps_si256(words);
+    if (part < 3) w = _mm256_sll_epi32(w, _mm_cvtsi32_si128(24 - 8 * part));
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(w, 24));
+}
+FA_INLINE v16f v_part_i8(v16f words, int part) { return (v16f){fa_part_i8_8(words.lo, part), fa_part_i8_8(words.hi, part)}; }
+
 FA_INLINE __m256 fa_quiet8(__m256 a) { /* any NaN -> the one NaN, whose narrow forms are the canonical ones */
     return _mm256_blendv_ps(a, _mm256_set1_ps(__builtin_nanf("")), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
 }

@@ -124,4 +124,14 @@ FA_INLINE __m128i fa_narrow_i8(v16f a) { return _mm512_cvtepi32_epi8(_mm512_cvtp
 FA_INLINE void v_store_i8(int8_t *p, v16f a) { _mm_storeu_si128((__m128i *)p, fa_narrow_i8(a)); }
 FA_INLINE void v_store_i8_n(int8_t *p, v16f a, int n) { _mm_mask_storeu_epi8(p, FA_FIRST(n), fa_narrow_i8(a)); }
 
+FA_INLINE v16f v_part_bf16(v16f words, int part) {
+    __m512i w = _mm512_castps_si512(words);
+    return _mm512_castsi512_ps(part ? _mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)) : _mm512_slli_epi32(w, 16));
+}
+FA_INLINE v16f v_part_i8(v16f words, int part) {
+    __m512i w = _mm512_castps_si512(words);
+    if (part < 3) w = _mm512_sll_epi32(w, _mm_cvtsi32_si128(24 - 8 * part));
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(w, 24));
+}
+
 #undef FA_FIRST

@@ -148,6 +148,23 @@ FA_INLINE v16f v_load_i8(const int8_t *p) {
     return r;
 }
 
+FA_INLINE v16f v_part_bf16(v16f words, int part) {
+    v16f r;
+    FA_EACH {
+        uint32x4_t w = vreinterpretq_u32_f32(words.q[i]);
+        r.q[i] = vreinterpretq_f32_u32(part ? vandq_u32(w, vdupq_n_u32(0xffff0000u)) : vshlq_n_u32(w, 16));
+    }
+    return r;
+}
+FA_INLINE v16f v_part_i8(v16f words, int part) {
+    v16f r;
+    FA_EACH {
+        int32x4_t w = vshlq_s32(vreinterpretq_s32_f32(words.q[i]), vdupq_n_s32(24 - 8 * part));
+        r.q[i] = vcvtq_f32_s32(vshrq_n_s32(w, 24));
+    }
+    return r;
+}
+
 FA_INLINE float32x4_t fa_quiet4(float32x4_t a) { /* any NaN -> the one NaN, whose narrow forms are the canonical ones */
     return vbslq_f32(vceqq_f32(a, a), a, vdupq_n_f32(__builtin_nanf("")));
 }

@@ -139,6 +139,24 @@ FA_INLINE v16f v_load_bf16_n(const uint16_t *p, int n) {
     return r;
 }
 FA_INLINE v16f v_load_i8_n(const int8_t *p, int n) { v16f r = v_zero(); for (int i = 0; i < n; i++) r.f[i] = (float)p[i]; return r; }
+FA_INLINE v16f v_part_bf16(v16f words, int part) {
+    v16f r;
+    FA_EACH {
+        uint32_t w;
+        memcpy(&w, &words.f[i], 4);
+        r.f[i] = fa_from_bf16((uint16_t)(w >> 16 * part));
+    }
+    return r;
+}
+FA_INLINE v16f v_part_i8(v16f words, int part) {
+    v16f r;
+    FA_EACH {
+        uint32_t w;
+        memcpy(&w, &words.f[i], 4);
+        r.f[i] = (float)(int8_t)(w >> 8 * part);
+    }
+    return r;
+}
 FA_INLINE void v_store_f16_n(uint16_t *p, v16f a, int n) { for (int i = 0; i < n; i++) p[i] = fa_to_f16(a.f[i]); }
 FA_INLINE void v_store_bf16_n(uint16_t *p, v16f a, int n) { for (int i = 0; i < n; i++) p[i] = fa_to_bf16(a.f[i]); }
 FA_INLINE void v_store_i8_n(int8_t *p, v16f a, int n) { for (int i = 0; i < n; i++) p[i] = (int8_t)a.f[i]; }

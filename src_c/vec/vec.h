@@ -15,6 +15,7 @@
  * Storage types: v_load_f16, v_load_bf16 and v_load_i8 are exact, denormals and infinities too (a signalling NaN of
  * fp16 becomes quiet, NaNs else keep their bits). v_store_f16 and v_store_bf16 round to nearest, ties to even, overflow
  * to infinity, keep denormals, and store every NaN as 0x7e00 and 0x7fc0. v_store_i8 takes integral lanes in [-128, 127].
+ * v_part_bf16(words, i) and v_part_i8(words, i) widen element i of the 2 or 4 that share each word of 32 bits, little end first.
  */
 #ifndef FA_VEC_H
 #define FA_VEC_H

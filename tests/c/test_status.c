@@ -88,7 +88,7 @@ static void attention_statuses(void) {
     TRY(FA_OK, packed(&c));
 
     /* dtypes */
-    TRY(FA_ERR_DTYPE, c.q.dtype = FA_F16);
+    TRY(FA_ERR_DTYPE, c.q.dtype = FA_I32);
     TRY(FA_ERR_DTYPE, c.k.dtype = FA_I32);
     TRY(FA_ERR_DTYPE, c.v.dtype = FA_NONE);
     TRY(FA_ERR_DTYPE, c.out.dtype = 99);

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cpu": {"_core", "threads", "__init__"},
     "arrays": {"_core"},
     "ops": _LEAVES | {"weights", "ops"},
-    "attention": _LEAVES,
+    "attention": _LEAVES | {"attention"},
     "linear_attention": _LEAVES,
     "kvcache": _LEAVES | {"attention"},
     "merge": _LEAVES,

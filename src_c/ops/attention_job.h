@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of the attention driver share. A call is cut in four steps, a file each:
+ *
+ *   attention_check.c    are the arguments what they should be
+ *   attention_rows.c     what a row is: its pointers, and the keys it sees
+ *   attention_keys.c     where keys lie (in order, in a ring, in pages), and copies of them where a kernel needs them so
+ *   attention_tiles.c    many rows: groups of tiles, cut along the keys where there are few of them
+ *   attention_decode.c   few rows: a task per chunk of keys
+ *   attention.c          tasks, workspace, the call
+ *
+ * Rows that share keys, the G query heads of one KV head at all positions, form one list: row r is position r / G of
+ * head r % G, so that neighbours have neighbouring positions and causal blocks are skipped together.
+ *
+ * Tasks depend on shapes and lengths alone, never on the number of threads.
+ */
+#ifndef FA_OPS_ATTENTION_JOB_H
+#define FA_OPS_ATTENTION_JOB_H
+
+#include "../fastattn.h"
+#include "../kernels/kernels.h"
+
+#define ATTN_MAX_GROUP 16 /* most tiles of a task */
+#define ATTN_POSITION_MAX ((int64_t)1 << 46)
+
+typedef struct attn_scratch { /* of one worker */
+    float *qt, *m, *l, *o;    /* [group] tiles */
+    float *sink;              /* [group][lanes] */
+    float *chunk_o, *s;
+    float *k_copy, *v_copy;   /* rows of a chunk as the tile kernel wants them; NULL if K and V may be read in place */
+    float *k_scale, *v_scale; /* [FA_KV_CHUNK], with int8 */
+    float *q_copy;            /* [rows][d] fp32; decode: with the sign folded in */
+    float *out_copy;          /* [rows][dv] fp32 before it is narrowed */
+} attn_scratch;
+
+typedef struct attn_job {
+    fa_ctx ctx;
+    const fa_attn_kernels *kernels;
+    const fa_convert_kernels *convert;
+    const fa_view *out, *lse, *weights, *q, *k, *v;
+    const fa_attention_params *params;
+    fa_attn_form form;
+    float sign;
+    int64_t n_seq, q_heads, kv_heads, group_heads, d, dv, dvp;
+    int lanes;             /* rows of a full tile */
+    int group;             /* tiles of a task */
+    int copy;              /* rows of K and V are moved or widened for the tile kernel: 1 where tiles share them, 2 always */
+    int split;             /* tile tasks are cut along the keys, one chunk each */
+    int far;               /* K and V of the call do not fit into caches close to a core */
+    int64_t total_tasks, total_merges, partial_floats;
+    int64_t bias_reach;
+    int64_t *task_start;   /* [n_seq + 1] */
+    int64_t *merge_start;  /* [n_seq + 1] tasks of the second round */
+    int64_t *state_start;  /* [n_seq + 1] offset of a sequence's partial states */
+    float *bias_rows;      /* [q_heads][attn_bias_width] with both ends drawn out */
+    float *partials;
+    attn_scratch *scratch; /* [workers] */
+} attn_job;
+
+typedef struct attn_seq {
+    int64_t index, batch;  /* of the sequence; of the arrays' first dimension */
+    int64_t queries, rows, keys, offset;
+    int64_t q_row0, k_row0; /* its first rows in q, out, lse, weights and in k, v */
+} attn_seq;
+
+/* Chunks that rows may see: `lead` from the first on (for keys that are always seen), then `count` from `first` on. */
+typedef struct attn_span {
+    int64_t lead, first, count;
+} attn_span;
+
+/* Everything a kernel wants to know about some rows of a sequence's KV head. */
+typedef struct attn_rows {
+    int n;
+    const char *q[FA_TILE_MAX];
+    char *out[FA_TILE_MAX];
+    float *lse[FA_TILE_MAX], *weights[FA_TILE_MAX], *scores[FA_TILE_MAX];
+    const uint8_t *mask_bool[FA_TILE_MAX];
+    const float *mask_f32[FA_TILE_MAX];
+    const uint8_t *blocks[FA_TILE_MAX];
+    const float *bias[FA_TILE_MAX];
+    float slope[FA_TILE_MAX], sink[FA_TILE_MAX];
+    int64_t position[FA_TILE_MAX];
+    int64_t lo[FA_TILE_MAX], hi[FA_TILE_MAX];
+    int64_t first, last; /* union of the rows' ranges lo..hi, empty if first > last */
+    int64_t top;         /* the largest hi, -1 if no row sees anything */
+} attn_rows;
+
+static inline int64_t attn_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t attn_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t attn_ceil(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* attention_check.c */
+fa_status attn_check(const fa_view *out, const fa_view *lse, const fa_view *weights, const fa_view *q,
+                     const fa_view *k, const fa_view *v, const fa_attention_params *p);
+
+/* attention_rows.c */
+int64_t attn_queries(const attn_job *job, int64_t b);
+int64_t attn_keys(const attn_job *job, int64_t b);
+attn_seq attn_get_seq(const attn_job *job, int64_t b);
+void attn_get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t r0, int n, attn_rows *rows);
+/* Points the chunk at the rows: ranges, masks, biases. */
+void attn_point_rows(const attn_job *job, const attn_rows *rows, fa_attn_chunk *chunk);
+attn_span attn_span_of(const attn_job *job, int64_t first, int64_t last, int64_t top);
+attn_span attn_seq_span(const attn_job *job, int64_t b); /* of all rows of a sequence */
+static inline int64_t attn_span_count(attn_span span) { return span.lead + span.count; }
+static inline int64_t attn_span_chunk(attn_span span, int64_t i) { return i < span.lead ? i : span.first + i - span.lead; }
+int64_t attn_bias_width(const attn_job *job);
+void attn_fill_bias(attn_job *job);
+
+/* attention_keys.c */
+int attn_in_order(const attn_job *job); /* key j + 1 lies a row behind key j, in fp32 */
+/* Chunk number `index` of the stream for the tile kernel; of copied rows those any of the rows may see. */
+void attn_tile_keys(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t index, int shared, int64_t first, int64_t last,
+                    attn_scratch *scratch, fa_attn_chunk *chunk);
+/* The same for the decode kernel; k_at and v_at have place for the groups of ATTN_GROUPS. */
+#define ATTN_GROUPS (FA_KV_CHUNK / 16)
+void attn_decode_keys(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t index, const void **k_at, const void **v_at,
+                      attn_scratch *scratch, fa_attn_chunk *chunk);
+
+/* attention_tiles.c */
+int64_t attn_tile_tasks(const attn_job *job, int64_t b);  /* of a sequence and KV head */
+int64_t attn_tile_merges(const attn_job *job, int64_t b);
+int64_t attn_tile_floats(const attn_job *job, int64_t b); /* of partial states, of a KV head */
+void attn_tile_task(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t task, attn_scratch *scratch);
+void attn_tile_merge(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t tile, attn_scratch *scratch);
+
+/* attention_decode.c */
+int attn_decodes(const attn_job *job, int64_t b);
+int64_t attn_decode_tasks(const attn_job *job, int64_t b);
+int64_t attn_decode_merges(const attn_job *job, int64_t b);
+int64_t attn_decode_floats(const attn_job *job, int64_t b);
+void attn_decode_task(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t task, attn_scratch *scratch);
+void attn_decode_merge(const attn_job *job, const attn_seq *seq, int64_t kv_head, attn_scratch *scratch);
+
+#endif

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: MIT */
+/* Rows of an attention call: where they lie and which keys they see. */
+#include <string.h>
+
+#include "../view.h"
+#include "attention_job.h"
+
+int64_t attn_queries(const attn_job *job, int64_t b) {
+    return job->params->cu_q ? job->params->cu_q[b + 1] - job->params->cu_q[b] : job->q->shape[2];
+}
+
+int64_t attn_keys(const attn_job *job, int64_t b) {
+    if (job->params->kv_lengths) return job->params->kv_lengths[b];
+    return job->params->cu_k ? job->params->cu_k[b + 1] - job->params->cu_k[b] : job->k->shape[2];
+}
+
+attn_seq attn_get_seq(const attn_job *job, int64_t b) {
+    const fa_attention_params *p = job->params;
+    attn_seq seq = {.index = b, .batch = p->cu_q ? 0 : b, .queries = attn_queries(job, b), .keys = attn_keys(job, b)};
+    seq.rows = seq.queries * job->group_heads;
+    seq.q_row0 = p->cu_q ? p->cu_q[b] : 0;
+    seq.k_row0 = p->cu_k ? p->cu_k[b] : 0;
+    seq.offset = p->q_offset ? p->q_offset[b] : 0;
+    return seq;
+}
+
+static char *at4(const fa_view *view, int64_t i, int64_t j, int64_t k) {
+    return (char *)view->data + i * view->stride[0] + j * view->stride[1] + k * view->stride[2];
+}
+
+/* Keys lo..hi that a query at a position sees by causality, window and length. */
+static void see(const attn_job *job, int64_t keys, int64_t position, int64_t *lo, int64_t *hi) {
+    const fa_attention_params *p = job->params;
+    *lo = 0;
+    *hi = keys - 1;
+    if (p->causal) *hi = attn_min(*hi, position);
+    if (p->window_right >= 0) *hi = attn_min(*hi, position + p->window_right);
+    if (p->window_left >= 0) *lo = attn_max(*lo, position - p->window_left);
+}
+
+void attn_get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t r0, int n, attn_rows *rows) {
+    const fa_attention_params *p = job->params;
+    const int64_t group = job->group_heads, b = seq->index;
+    int64_t at = r0 / group, g = r0 % group;
+    rows->n = n;
+    rows->first = INT64_MAX;
+    rows->last = -1;
+    rows->top = -1;
+    for (int i = 0; i < n; i++) {
+        const int64_t head = kv_head * group + g, row = seq->q_row0 + at, position = seq->offset + at;
+        rows->q[i] = at4(job->q, seq->batch, head, row);
+        rows->out[i] = at4(job->out, seq->batch, head, row);
+        if (job->lse) rows->lse[i] = (float *)at4(job->lse, seq->batch, head, row);
+        if (job->weights) rows->weights[i] = (float *)at4(job->weights, seq->batch, head, row);
+        if (p->scores) rows->scores[i] = (float *)at4(p->scores, seq->batch, head, row);
+        if (p->mask) {
+            rows->mask_bool[i] = (const uint8_t *)at4(p->mask, seq->batch, head, at);
+            rows->mask_f32[i] = (const float *)rows->mask_bool[i];
+        }
+        if (p->block_mask) rows->blocks[i] = (const uint8_t *)at4(p->block_mask, b, head, at / p->block_rows);
+        if (p->alibi) rows->slope[i] = *(const float *)((const char *)p->alibi->data + b * p->alibi->stride[0] + head * p->alibi->stride[1]);
+        if (p->sinks) rows->sink[i] = *(const float *)((const char *)p->sinks->data + head * p->sinks->stride[0]);
+        if (p->bias) rows->bias[i] = job->bias_rows + head * attn_bias_width(job) + job->bias_reach + FA_KEY_BLOCK;
+        rows->position[i] = position;
+        see(job, seq->keys, position, &rows->lo[i], &rows->hi[i]);
+        rows->top = attn_max(rows->top, rows->hi[i]);
+        if (rows->lo[i] <= rows->hi[i]) {
+            rows->first = attn_min(rows->first, rows->lo[i]);
+            rows->last = attn_max(rows->last, rows->hi[i]);
+        }
+        if (++g == group) g = 0, at++;
+    }
+}
+
+void attn_point_rows(const attn_job *job, const attn_rows *rows, fa_attn_chunk *chunk) {
+    const fa_attention_params *p = job->params;
+    chunk->lo = rows->lo;
+    chunk->hi = rows->hi;
+    chunk->always = p->sink_tokens;
+    chunk->live = ~(uint32_t)0;
+    if (p->mask) {
+        chunk->mask_step = p->mask->stride[3] == 0 ? 0 : 1;
+        if (p->mask->dtype == FA_BOOL) chunk->mask_bool = rows->mask_bool;
+        else chunk->mask_f32 = rows->mask_f32;
+    }
+    if (p->alibi || p->bias) chunk->position = rows->position;
+    if (p->alibi) chunk->slope = rows->slope;
+    if (p->bias) {
+        chunk->bias = rows->bias;
+        chunk->bias_reach = job->bias_reach;
+    }
+    if (!p->block_mask) return;
+    chunk->blocks = rows->blocks;
+    chunk->block_cols = p->block_cols;
+    chunk->live = 0;
+    for (int i = 0; i < rows->n; i++) {
+        int known = 0; /* neighbours mostly share a row of blocks */
+        for (int other = 0; other < i && !known; other++) known = rows->blocks[other] == rows->blocks[i];
+        for (int64_t at = chunk->j0 / p->block_cols; !known && at * p->block_cols < chunk->j0 + chunk->n; at++) {
+            if (!rows->blocks[i][at]) continue;
+            const int64_t from = attn_max(0, at * p->block_cols - chunk->j0) / FA_KEY_BLOCK;
+            const int64_t to = (attn_min(chunk->n, (at + 1) * p->block_cols - chunk->j0) - 1) / FA_KEY_BLOCK;
+            chunk->live |= (uint32_t)((((uint64_t)2 << to) - 1) & ~(((uint64_t)1 << from) - 1));
+        }
+    }
+}
+
+attn_span attn_span_of(const attn_job *job, int64_t first, int64_t last, int64_t top) {
+    attn_span span = {0};
+    const int64_t always = attn_min(job->params->sink_tokens, top + 1);
+    if (always > 0) span.lead = attn_ceil(always, FA_KV_CHUNK);
+    if (first > last) return span;
+    span.first = first / FA_KV_CHUNK;
+    if (span.first <= span.lead) span.first = span.lead > 0 ? 0 : span.first, span.lead = 0;
+    span.count = last / FA_KV_CHUNK - span.first + 1;
+    return span;
+}
+
+attn_span attn_seq_span(const attn_job *job, int64_t b) {
+    const int64_t queries = attn_queries(job, b), keys = attn_keys(job, b);
+    const int64_t offset = job->params->q_offset ? job->params->q_offset[b] : 0;
+    int64_t lo, hi, ignored;
+    see(job, keys, offset, &lo, &ignored);
+    see(job, keys, offset + queries - 1, &ignored, &hi);
+    return attn_span_of(job, lo, hi, hi);
+}
+
+int64_t attn_bias_width(const attn_job *job) { return 2 * (job->bias_reach + FA_KEY_BLOCK) + 1; }
+
+void attn_fill_bias(attn_job *job) {
+    const fa_view *bias = job->params->bias;
+    const int64_t width = attn_bias_width(job);
+    for (int64_t h = 0; bias && h < job->q_heads; h++) {
+        const float *from = (const float *)((const char *)bias->data + h * bias->stride[0]);
+        float *to = job->bias_rows + h * width;
+        for (int i = 0; i < FA_KEY_BLOCK; i++) to[i] = from[0], to[width - 1 - i] = from[bias->shape[1] - 1];
+        memcpy(to + FA_KEY_BLOCK, from, (size_t)bias->shape[1] * sizeof *to);
+    }
+}
