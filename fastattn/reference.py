@@ -46,10 +46,13 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_attention",
+    "merge_attention",
     "pool",
     "relative_buckets",
     "relu",
     "rms_norm",
+    "rope",
+    "rope_table",
     "sigmoid",
     "silu",
     "softmax",
@@ -345,3 +348,65 @@ def linear_attention(
             s = s + ks[:, t, :, :, None] * value[:, :, None, :]
             out[:, t] = factor * along(qs[:, t])
     return out, s
+
+
+def rope(
+    x: ArrayLike,
+    cos: ArrayLike,
+    sin: ArrayLike,
+    position_ids: ArrayLike | None = None,
+    interleaved: bool = False,
+    dtype: DTypeLike = np.float64,
+) -> Array:
+    """Rotary embedding of ``x (B, H, S, D)``: pairs (a, b) become (a c - b s, b c + a s), dims beyond the pairs stay.
+
+    ``cos, sin (P, R / 2)`` with ``position_ids (B, S)``, or ``(B, S, R / 2)``. Pairs are ``(i, i + R / 2)``, or
+    ``(2 i, 2 i + 1)`` where interleaved.
+    """
+    y = _cast(widen(x), dtype).copy()
+    c, s = _cast(cos, dtype), _cast(sin, dtype)
+    if position_ids is not None:
+        c, s = c[np.asarray(position_ids)], s[np.asarray(position_ids)]
+    c, s = c[..., None, :, :], s[..., None, :, :]
+    half = c.shape[-1]
+    one = slice(0, 2 * half, 2) if interleaved else slice(0, half)
+    two = slice(1, 2 * half, 2) if interleaved else slice(half, 2 * half)
+    a, b = y[..., one].copy(), y[..., two].copy()
+    y[..., one] = a * c - b * s
+    y[..., two] = b * c + a * s
+    return y
+
+
+def rope_table(
+    positions: ArrayLike, inverse_frequencies: ArrayLike, factor: float = 1.0, dtype: DTypeLike = np.float64
+) -> tuple[Array, Array]:
+    """(cos, sin) of ``positions (...)`` times ``inverse_frequencies (n,)``, times a factor: ``(..., n)`` each.
+
+    In float64 an angle of a million radians is good to 1e-10, no further.
+    """
+    angles = _cast(positions, dtype)[..., None] * _cast(inverse_frequencies, dtype)
+    scale = _cast(factor, dtype)
+    return np.cos(angles) * scale, np.sin(angles) * scale
+
+
+def merge_attention(
+    outs: Sequence[ArrayLike],
+    lses: Sequence[ArrayLike],
+    dtype: DTypeLike = np.float64,
+    order: np.random.Generator | None = None,
+) -> tuple[Array, Array]:
+    """(out, lse) over all keys from results over disjoint sets of them: ``outs (..., Dv)``, ``lses (...)``.
+
+    Each out counts by exp of its lse; one with lse = -inf has seen no key and is not looked at.
+    """
+    sides = np.stack([_cast(widen(o), dtype) for o in outs])
+    logs = np.stack([_cast(lse, dtype) for lse in lses])
+    top = logs.max(axis=0)
+    shift = np.where(np.isneginf(top), 0, top).astype(logs.dtype)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        weights = np.where(np.isneginf(logs), 0, np.exp(logs - shift)).astype(logs.dtype)
+        total = _sum(np.moveaxis(weights, 0, -1), order)[..., 0]
+        terms = np.where(np.isneginf(logs)[..., None], 0, (weights / total)[..., None] * sides).astype(logs.dtype)
+        out = _sum(np.moveaxis(terms, 0, -1), order)[..., 0]
+        lse = np.where(np.isneginf(top), top, np.log(total) + shift).astype(logs.dtype)
+    return np.asarray(out), np.asarray(lse)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["RopeFrequencies", "rope_frequencies", "whole_number"]
+__all__ = ["ROPE_TYPES", "RopeFrequencies", "rope_frequencies", "whole_number"]
 
 _TWO_PI = Decimal("6.28318530717958647692528676655900576839433879875021164194988918461563281257241799725607")
 _DIGITS = 60
@@ -75,9 +75,9 @@ def rope_frequencies(
     if not isinstance(scaling, Mapping):
         raise TypeError(f"scaling: {type(scaling).__name__}, expected a dict as rope_scaling of a config.json, or None")
     kind = _rope_type(scaling)
-    if kind not in _TYPES:
-        raise ValueError(f"scaling: rope_type {kind!r}, expected one of {', '.join(map(repr, _TYPES))}")
-    compute, keys = _TYPES[kind]
+    if kind not in ROPE_TYPES:
+        raise ValueError(f"scaling: rope_type {kind!r}, expected one of {', '.join(map(repr, ROPE_TYPES))}")
+    compute, keys = ROPE_TYPES[kind]
     for key in scaling:
         if key not in _COMMON_KEYS and key not in keys:
             raise ValueError(
@@ -115,9 +115,7 @@ def _dynamic(rules: _Rules) -> tuple[list[Decimal], Decimal]:
     factor, original = rules.number("factor"), rules.original()
     if rules.dim < 4:
         raise ValueError(f"rotary_dim: {rules.dim}, expected at least 4 with rope_type 'dynamic'")
-    grown = factor * max(Decimal(rules.length), original) / original - (factor - 1)
-    if grown <= 0:
-        raise ValueError(f"scaling['factor']: {factor}, expected one that keeps the base above 0 at {rules.length}")
+    grown = factor * max(Decimal(rules.length), original) / original - (factor - 1)  # at least 1
     base = rules.base * (grown.ln() * rules.dim / (rules.dim - 2)).exp()
     return rules.plain(base), Decimal(1)
 
@@ -195,7 +193,7 @@ def _longrope(rules: _Rules) -> tuple[list[Decimal], Decimal]:
 
 _COMMON_KEYS = ("rope_type", "type", "rope_theta", "partial_rotary_factor")
 _ORIGINAL = "original_max_position_embeddings"
-_TYPES: dict[str, tuple[Callable[[_Rules], tuple[list[Decimal], Decimal]], tuple[str, ...]]] = {
+ROPE_TYPES: dict[str, tuple[Callable[[_Rules], tuple[list[Decimal], Decimal]], tuple[str, ...]]] = {
     "default": (_default, ()),
     "linear": (_linear, ("factor", _ORIGINAL)),
     "dynamic": (_dynamic, ("factor", _ORIGINAL)),
