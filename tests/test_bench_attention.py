@@ -143,6 +143,15 @@ OPTIONS = [
     AttentionCase("causal-window", 1, 4, 2, 9, 9, 8, causal=True, window=(3, 0)),
     AttentionCase("dv", 1, 4, 2, 9, 9, 8, value_dim=16), AttentionCase("softcap", 1, 4, 2, 9, 9, 8, softcap=2.0),
     AttentionCase("cross", 2, 4, 4, 3, 9, 8),
+    AttentionCase("fp16", 2, 4, 2, 9, 9, 16, dtype="float16"),
+    AttentionCase("bf16", 2, 4, 2, 9, 9, 16, dtype="bfloat16"),
+    AttentionCase("decode-fp16", 2, 4, 2, 1, 40, 16, dtype="float16"),
+    AttentionCase("decode-int8", 2, 4, 2, 1, 40, 16, int8=True),
+    AttentionCase("alibi", 1, 4, 2, 9, 9, 8, causal=True, alibi=True),
+    AttentionCase("alibi-decode", 2, 4, 2, 1, 9, 8, alibi=True),
+    AttentionCase("sinks", 1, 4, 2, 9, 9, 8, causal=True, window=(3, 0), sinks=True),
+    AttentionCase("block", 1, 2, 2, 150, 170, 8, mask="block"),
+    AttentionCase("latent", 1, 4, 1, 1, 9, 24, value_dim=16, latent=True),
 ]  # fmt: skip
 
 
