@@ -103,7 +103,7 @@ def test_listing_needs_no_arrays(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]
     assert len(rows) == 10
     assert rows[3] == ["decode-gqa-b1-sk4096-d128-int8", "B1", "H32/8", "N1x4096", "D128", "int8", "KV"]
-    for mode, count in (("--peak-shapes", 12), ("--decode", 8), ("--scaling", 7)):
+    for mode, count in (("--peak-shapes", 17), ("--decode", 8), ("--scaling", 7)):
         assert cli.main(["bench", "attention", "--list", mode]) == 0
         assert len(capsys.readouterr().out.splitlines()) == count
 
@@ -255,10 +255,11 @@ def test_peak_shapes_and_relations(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     size = {"sq": 64, "sk": 64}
     small = [shapes.Relation(r.name, replace(r.base, **size), replace(r.case, **size)) for r in shapes.RELATIONS]
     monkeypatch.setattr(shapes, "RELATIONS", tuple(small))
-    args = ("--peak-shapes", "--shapes", "peak-n96-d64,causal,float", "--rounds", "3", "--threads", "1")
+    args = ("--peak-shapes", "--shapes", "peak-n96-d64,causal,float,bf16-n2048-d64", "--rounds", "3", "--threads", "1")
     found = bench(*args, capsys=capsys)
     assert [row["name"] for row in found["cases"]] == ["peak-n96-d64"] and found["cases"][0]["share"] > 0
-    assert [row["name"] for row in found["relations"]] == [r.name for r in small if "bool" not in r.name]
+    chosen = [r.name for r in small if r.name.startswith(("causal", "float")) or r.name == "bf16-n2048-d64"]
+    assert [row["name"] for row in found["relations"]] == chosen
     for row in found["relations"]:
         additive = row["name"].startswith("float")
         assert row["ratio"] > 0 and row["rounds"] == 3
@@ -271,13 +272,17 @@ def test_peak_shapes_and_relations(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_a_relation_changes_the_option_alone() -> None:
     for relation in shapes.RELATIONS:
         base, case = relation.base, relation.case
-        assert (base.mask, base.causal) == (None, False) and (case.mask or case.causal)
-        assert replace(case, name="", mask=None, causal=False) == replace(base, name="")
-    small = replace(shapes.RELATIONS[-1].base, sq=32, sk=32)
+        assert (base.mask, base.causal, base.kv_dtype) == (None, False, "float32")
+        assert case.mask or case.causal or case.kv_dtype != "float32"
+        plain = replace(case, name="", mask=None, causal=False, dtype="float32", int8=False)
+        assert plain == replace(base, name="")
+    small = replace(shapes.RELATIONS[0].base, sq=32, sk=32)
     relation = shapes.Relation("float", small, replace(small, name="float", mask="float"))
     (one,) = attention.make_inputs(relation.case)
     bare = relations._without(one, relation)
     assert bare.mask is None and bare.q is one.q and bare.k is one.k and not inputs.options(bare)
+    half = shapes.Relation("fp16", small, replace(small, name="fp16", dtype="float16"))
+    assert relations._without(attention.make_inputs(half.case)[0], half).k.dtype == np.float32
 
 
 def test_decode_types_share_their_rounds(capsys: pytest.CaptureFixture[str]) -> None:

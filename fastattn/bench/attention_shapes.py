@@ -139,11 +139,11 @@ PEAK = (
     _self("peak-n2048-d32", 1, 1, 2048, 32),
     _self("peak-n2048-d64", 1, 1, 2048, 64),
     _self("peak-n2048-d128", 1, 1, 2048, 128),
-    _self("peak-n96-d64", 1, 16, 96, 64),
-    _self("peak-n128-d64", 1, 16, 128, 64),
-    _self("peak-n192-d64", 1, 16, 192, 64),
+    _self("peak-n96-d64", 1, 8, 96, 64),
+    _self("peak-n128-d64", 1, 6, 128, 64),
+    _self("peak-n192-d64", 1, 4, 192, 64),
 )
-"""How close the tile kernel comes to the FMA peak: one long head, and many short ones."""
+"""How close the tile kernel comes to the FMA peak: one long head, and as many short ones as a cache of 1 MiB holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +166,13 @@ RELATIONS = (
     _relation("bool-n2048-d128", _self("none", 1, 2, 2048, 128), mask="bool"),
     _relation("float-n2048-d64", _self("none", 1, 4, 2048, 64), mask="float"),
     _relation("float-n2048-d128", _self("none", 1, 4, 2048, 128), mask="float"),
+    _relation("fp16-n2048-d64", _self("fp32", 1, 2, 2048, 64), dtype="float16"),
+    _relation("bf16-n2048-d64", _self("fp32", 1, 2, 2048, 64), dtype="bfloat16"),
+    _relation("fp16-n2048-d128", _self("fp32", 1, 2, 2048, 128), dtype="float16"),
+    _relation("bf16-n2048-d128", _self("fp32", 1, 2, 2048, 128), dtype="bfloat16"),
+    _relation("int8-n2048-d128", _self("fp32", 1, 2, 2048, 128), int8=True),
 )
-"""What causality saves and what masks cost; part of ``--peak-shapes``."""
+"""What causality saves, what masks and storage types cost; part of ``--peak-shapes``."""
 
 SCALING = (
     _self("threads-n2048-d64", 1, 8, 2048, 64),

@@ -14,7 +14,7 @@ from fastattn import _core
 
 from .attention import our_call
 from .attention_shapes import Relation
-from .inputs import Walk, make_inputs
+from .inputs import Inputs, Walk, make_inputs
 from .timing import Contestant, Plan, median_ratio, run_rounds, timed
 
 __all__ = ["run", "run_relation"]
@@ -48,10 +48,11 @@ def run_relation(relation: Relation, num_threads: int, plan: Plan) -> dict[str, 
     }
 
 
-def _without(inputs: Any, relation: Relation) -> Any:
-    """The same arrays for the case without the option."""
-    bare = replace(inputs, case=relation.base, out=np.zeros_like(inputs.out))
-    return replace(bare, mask=None) if relation.base.mask is None else bare
+def _without(inputs: Inputs, relation: Relation) -> Inputs:
+    """The same arrays for the case without the option; arrays of its own where it is stored in another type."""
+    if relation.base.kv_dtype != relation.case.kv_dtype:
+        return make_inputs(relation.base)[0]
+    return replace(inputs, case=relation.base, mask=None, out=np.zeros_like(inputs.out))
 
 
 def _reader(mask: np.ndarray | None, num_threads: int, plan: Plan) -> Contestant:

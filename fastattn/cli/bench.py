@@ -52,7 +52,7 @@ _FLOPS = {
 
 
 _ONLY = {
-    "peak-shapes": "share of the FMA peak, what causality saves, what masks cost",
+    "peak-shapes": "share of the FMA peak; what causality saves, masks and storage types cost",
     "decode": "one new token over caches in memory, by storage type: share of the read bandwidth",
     "long": "N = 65536: time beside N = 8192 extrapolated, and resident memory (minutes)",
     "scaling": "all threads against one, beside what the machine's limits gain from them",

@@ -120,7 +120,7 @@ def scaling(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
 
 
 def relations(arguments: argparse.Namespace, chosen: Sequence[Any]) -> Callable[[], dict[str, Any]]:
-    """What causality saves and masks cost: called once the shares of the peak have been printed."""
+    """What causality saves, masks and storage types cost: called once the shares of the peak have been printed."""
 
     def after() -> dict[str, Any]:
         from fastattn.bench.relations import run
@@ -133,7 +133,7 @@ def relations(arguments: argparse.Namespace, chosen: Sequence[Any]) -> Callable[
             rows.append(row)
             if not arguments.json:
                 times = f"{duration(row['median_s']):>8} / {duration(row['base_s']):>8} = {row['ratio']:.3f}"
-                text = f"{row['name']:<20} {row['shape']:<18} {times}"
+                text = f"{row['name']:<20} {row['shape']:<29} {times}"
                 if row["read_s"] is not None:
                     text += f"; {row['beyond_reading']:.3f} without the {duration(row['read_s'])} of reading the mask"
                 print(text, flush=True)
