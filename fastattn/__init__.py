@@ -3,6 +3,7 @@
 
 from fastattn.attention import attention, attention_varlen
 from fastattn.cpu import build_info, cpu_info
+from fastattn.kvcache import CacheFull, KVCache, PagedKVCache
 from fastattn.linear_attention import linear_attention
 from fastattn.merge import merge_attention
 from fastattn.ops import gelu, layer_norm, linear, rms_norm, silu, softmax
@@ -13,7 +14,10 @@ from fastattn.weights import PackedLinear, pack_linear
 __version__ = "0.1.0"
 
 __all__ = [
+    "CacheFull",
+    "KVCache",
     "PackedLinear",
+    "PagedKVCache",
     "attention",
     "attention_varlen",
     "build_info",

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.streams import DTYPES, Stream, as_query, attend, stored
+from support.variants import assert_one_result
 
 import fastattn as fa
 
@@ -301,6 +302,66 @@ def test_narrow_keys_are_stored_as_the_cache_stores(dtype: str, given_as: str) -
     wide.append(0, k, v)
     q = as_query(normal(3, 1, 2, 20, 8), dtype)
     assert narrow.attend(0, q).tobytes() == wide.attend(0, q).tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("interleaved", "rotary_dim"), [(False, 16), (True, 16), (False, 6)])
+def test_rotation_on_the_way_in(dtype: str, interleaved: bool, rotary_dim: int) -> None:
+    cos, sin = fa.rope_table(200, rotary_dim)
+    cache = fa.KVCache(1, 2, 3, 16, dtype=dtype, max_length=None, window=60)
+    streams = [Stream(3, (16, 16), dtype) for _ in range(2)]
+    for seed, counts in enumerate([[7, 3], [1, 1], [0, 90], [20, 0], [0, 0], [1, 1]]):
+        rows = max(counts)
+        k, v, q = normal(seed, 2, 3, rows, 16), normal(seed + 1, 2, 3, rows, 16), normal(seed + 2, 2, 6, rows, 16)
+        start = cache.lengths
+        positions = np.minimum(start[:, None] + np.arange(rows), 199)
+        turned = fa.rope(k, cos, sin, position_ids=positions, interleaved=interleaved)
+        for b, stream in enumerate(streams):
+            stream.append(turned[b, :, : counts[b]], v[b, :, : counts[b]])
+        cache.append(0, k, v, counts, rope=(cos, sin, interleaved) if interleaved else (cos, sin))
+        q = as_query(q, dtype)
+        assert cache.attend(0, q).tobytes() == attend(streams, q, start, window=60).tobytes()
+        cache.advance(counts)
+
+
+def test_options_are_those_of_attention() -> None:
+    pair = Pair(1, 2, 2, (16, 8), "float32", max_length=1000)
+    pair.step(70, 0, [70, 33])
+    pair.append(0, 10, 1, [10, 6])
+    table = normal(2, 4, 8)
+    blocks = np.random.default_rng(3).random((2, 4, 1, 2)) < 0.7
+    for options in (
+        {"scale": 0.3, "softcap": 2.0},
+        {"alibi_slopes": np.array([0.1, 0.2, 0.3, 0.4], np.float32), "return_lse": True},
+        {"sinks": np.array([0.1, -3.0, 2.0, 0.4], np.float32), "return_weights": True},
+        {"relative_bias": (table, False, 50), "return_scores": "bias"},
+        {"mask": np.random.default_rng(4).random((2, 1, 10, 80)) < 0.8},
+        {"mask": normal(5, 10, 80), "num_threads": 2},
+        {"block_mask": (blocks, (16, 64))},
+    ):
+        q = normal(6, 2, 4, 10, 16)
+        ours, plain = pair.cache.attend(0, q, **options), attend(pair.streams[0], q, pair.lengths, **options)
+        for a, b in zip(*((x,) if isinstance(x, np.ndarray) else x for x in (ours, plain)), strict=True):
+            assert (a is None) == (b is None) and (a is None or a.tobytes() == b.tobytes())
+    out = np.empty((2, 4, 10, 8), np.float32)
+    assert pair.cache.attend(0, q, out=out) is out
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_same_bits_on_every_isa_kernel_and_thread_count(dtype: str) -> None:
+    k, v, q = normal(0, 1, 2, 1200, 24), normal(1, 1, 2, 1200, 16), as_query(normal(2, 1, 4, 3, 24), dtype)
+
+    def call(num_threads: int | None) -> list[np.ndarray]:
+        results = []
+        for window in (None, 200):
+            cache = fa.KVCache(1, 1, 2, 24, v_head_dim=16, dtype=dtype, max_length=2000, window=window, sink_tokens=0)
+            cache.append(0, k[:, :, :1197], v[:, :, :1197], num_threads=num_threads)
+            cache.advance(1197)
+            cache.append(0, k[:, :, 1197:], v[:, :, 1197:], num_threads=num_threads)
+            results.append(cache.attend(0, q, num_threads=num_threads))
+        return results
+
+    assert_one_result(call, dtype)
 
 
 def test_threads_meet_an_error_not_a_race() -> None:

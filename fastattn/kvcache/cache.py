@@ -9,7 +9,7 @@ import numpy as np
 
 from fastattn import _core
 from fastattn.arrays import as_array, as_indices
-from fastattn.attention import attend_stored
+from fastattn.attention.stored import attend_stored
 from fastattn.kvcache.checks import (
     HEAD_DIM_MAX,
     POSITION_MAX,
@@ -55,11 +55,12 @@ class _Layer:
 class _Step:
     """Where the rows of an append go; the layers of one step share it."""
 
-    __slots__ = ("end", "last", "pending", "rows", "slots", "start")
+    __slots__ = ("any", "end", "last", "pending", "rows", "slots", "start")
 
     def __init__(self, rows: int, start: np.ndarray, end: np.ndarray, pending: np.ndarray) -> None:
         self.rows, self.start, self.end, self.pending = rows, start, end, pending
         self.last = int(end.max())
+        self.any = bool((end > start).any())
         self.slots: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def places(self, store: Store, first: int) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +179,9 @@ class KVCache:
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
-    def append(self, layer: int, k: Any, v: Any, lengths: Any = None, *, rope: Any = None) -> None:
+    def append(
+        self, layer: int, k: Any, v: Any, lengths: Any = None, *, rope: Any = None, num_threads: int | None = None
+    ) -> None:
         """Writes keys and values of one layer behind what it holds; the lengths stay as they are.
 
         Several appends to a layer before an advance follow one another.
@@ -191,6 +194,7 @@ class KVCache:
             lengths: int or (B,): how many of the S tokens of each row count, all if None
             rope: (cos, sin) or (cos, sin, interleaved): the keys are rotated by their positions in the stream before
                 they are stored; tables (positions, rotary_dim / 2) float32 as fa.rope takes them
+            num_threads: at most this many threads; the process's setting if None
 
         Raises:
             CacheFull: beyond max_length. TypeError, ValueError: as said above. After an error nothing has changed.
@@ -214,18 +218,19 @@ class KVCache:
             step = self._step
             if step is None or step.rows != rows or each.rows or lengths is not None:
                 step = self._plan(each, rows, lengths)
-            turn = {} if rope is None else as_rope(rope, self._dims[0], step.last if step.pending.any() else 0)
+            turn = {} if rope is None else as_rope(rope, self._dims[0], step.last if step.any else 0)
             if not rows:
                 return
-            store = self._room(each, step)
-            slots, positions = step.places(store, self._first)
-            if turn:
-                turn["position_ids"] = positions
-            _core.kv_store(store.k, k, slots, scale=store.k_scale, **turn)
-            _core.kv_store(store.v, v, slots, scale=store.v_scale)
-            self._take(each, store)
-            if store.wrapped(self._first, step.last):
-                each.low = oldest(each.low, step.end, store.size)
+            if step.any:
+                store = self._room(each, step)
+                slots, positions = step.places(store, self._first)
+                if turn:
+                    turn["position_ids"] = positions
+                _core.kv_store(store.k, k, slots, scale=store.k_scale, num_threads=num_threads, **turn)
+                _core.kv_store(store.v, v, slots, scale=store.v_scale, num_threads=num_threads)
+                self._take(each, store)
+                if store.wrapped(self._first, step.last):
+                    each.low = oldest(each.low, step.end, store.size)
             each.pending, each.start, each.rows = step.pending, step.start, rows
 
     def attend(
@@ -277,7 +282,7 @@ class KVCache:
                 check_kept(each.low, self._first, offsets, window[0])
             ring = (self._first, store.size) if store.wrapped(self._first, int(total.max())) else None
             return attend_stored(
-                q, store.k, store.v, store.k_scale, store.v_scale, lengths=total, ring=ring, q_offset=offsets,
+                q, store.k, store.v, total, k_scale=store.k_scale, v_scale=store.v_scale, ring=ring, q_offset=offsets,
                 causal=is_causal, window=window, sink_tokens=sinks, **options,
             )  # fmt: skip
 

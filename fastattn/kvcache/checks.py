@@ -21,7 +21,15 @@ STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, 
 
 
 class CacheFull(ValueError):
-    """There is no room for what was to be appended. The cache is as it was before the call."""
+    """There is no room for what was to be appended. The cache is as it was before the call.
+
+    >>> import numpy as np, fastattn as fa
+    >>> cache, k = fa.KVCache(1, 1, 1, 8, max_length=4), np.ones((1, 1, 5, 8), np.float32)
+    >>> cache.append(0, k, k)
+    Traceback (most recent call last):
+        ...
+    fastattn.kvcache.checks.CacheFull: k: 5 tokens behind 0 of row 0, expected at most 4 in all, the cache's max_length
+    """
 
 
 class Guard:

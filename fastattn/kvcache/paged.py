@@ -9,7 +9,7 @@ import numpy as np
 
 from fastattn import _core
 from fastattn.arrays import as_array, as_indices, describe
-from fastattn.attention import attend_paged
+from fastattn.attention.stored import attend_stored
 from fastattn.kvcache.checks import (
     HEAD_DIM_MAX,
     STORAGE,
@@ -24,6 +24,7 @@ from fastattn.kvcache.checks import (
 )
 from fastattn.kvcache.pages import PagePool, Sequence, pages_for, table_of, to_copy
 from fastattn.kvcache.places import first_positions, own_options, visible
+from fastattn.threads import resolve
 
 __all__ = ["PagedKVCache"]
 
@@ -243,7 +244,10 @@ class PagedKVCache:
 
     # ---- a step ------------------------------------------------------------------------------------------------------
 
-    def append(self, layer: int, seq_ids: Any, k: Any, v: Any, cu_seqlens: Any = None, *, rope: Any = None) -> None:
+    def append(
+        self, layer: int, seq_ids: Any, k: Any, v: Any, cu_seqlens: Any = None, *, rope: Any = None,
+        num_threads: int | None = None,
+    ) -> None:  # fmt: skip
         """Writes keys and values of one layer behind what the sequences hold; the lengths stay as they are.
 
         Args:
@@ -253,7 +257,7 @@ class PagedKVCache:
             v: (T, Hkv, Dv)
             cu_seqlens: (n + 1,), the tokens of the i-th sequence are rows cu[i] to cu[i + 1]. If None, one token for
                 each sequence, or all for a single one
-            rope: (cos, sin) or (cos, sin, interleaved), as in KVCache.append
+            rope, num_threads: as in KVCache.append
 
         Raises:
             CacheFull: too few pages are free. TypeError, ValueError. After an error nothing has changed.
@@ -270,6 +274,8 @@ class PagedKVCache:
             v = as_kv(v, "v", 3, self._heads, self._dims[1])
             if len(v) != len(k):
                 raise ValueError(f"v: {len(v)} tokens, expected {len(k)} as k has")
+            if num_threads is not None:
+                resolve(num_threads)  # refused before pages are taken
             bounds = self._bounds(cu_seqlens, "cu_seqlens", "k", len(k), len(ids))
             starts = [self._sequences[i].end(layer) for i in ids]
             plan = self._plan
@@ -286,8 +292,9 @@ class PagedKVCache:
             if turn:
                 turn["position_ids"] = plan.positions
             k_scale, v_scale = self._scales(layer)
-            _core.kv_store(self._k[layer], k.transpose(1, 0, 2)[None], plan.slots, scale=k_scale, **turn)
-            _core.kv_store(self._v[layer], v.transpose(1, 0, 2)[None], plan.slots, scale=v_scale)
+            k, v = k.transpose(1, 0, 2)[None], v.transpose(1, 0, 2)[None]
+            _core.kv_store(self._k[layer], k, plan.slots, scale=k_scale, num_threads=num_threads, **turn)
+            _core.kv_store(self._v[layer], v, plan.slots, scale=v_scale, num_threads=num_threads)
             for i, start, end in zip(ids, starts, plan.ends, strict=True):
                 self._sequences[i].pending[layer] += end - start
 
@@ -337,9 +344,10 @@ class PagedKVCache:
                 table = self._plan.table
             else:
                 table = table_of(seqs, [pages_for(int(n), self._page_size) for n in total])
-            return attend_paged(
-                q, self._k[layer], self._v[layer], *self._scales(layer), cu_q=bounds, page_table=table, lengths=total,
-                q_offset=offsets, causal=is_causal, window=window, sink_tokens=sinks, **options,
+            k_scale, v_scale = self._scales(layer)
+            return attend_stored(
+                q, self._k[layer], self._v[layer], total, k_scale=k_scale, v_scale=v_scale, cu_seqlens_q=bounds,
+                page_table=table, q_offset=offsets, causal=is_causal, window=window, sink_tokens=sinks, **options,
             )  # fmt: skip
 
     def advance(self, seq_ids: Any, n: Any) -> None:

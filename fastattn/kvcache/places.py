@@ -15,7 +15,7 @@ Window = tuple[int | None, int | None]
 
 def own_options(options: dict[str, Any]) -> None:
     """Refuses what a cache knows by itself."""
-    for name in ("kv_lengths", "k_scale", "v_scale"):
+    for name in ("kv_lengths", "k_scale", "v_scale", "page_table", "ring", "cu_seqlens_q"):
         if name in options:
             raise TypeError(f"{name}: given to attend, expected none: the cache has its own")
 
