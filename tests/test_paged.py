@@ -213,6 +213,25 @@ def test_beams_are_reordered_without_copies() -> None:
         pair.pages()
 
 
+def test_reorder_and_fork_in_the_middle_of_a_step() -> None:
+    pair = Pair(3, 1, (8, 8), "float32", num_pages=30, page_size=16)
+    a, b = pair.add(), pair.add()
+    pair.step([a, b], [20, 20], 0)
+    pair.append(0, [a, b], [2, 2], 1)
+    pair.cache.reorder([a], [b])
+    pair.streams[a] = [stream.copy() for stream in pair.streams[b]]
+    pair.append(1, [a, b], [2, 2], 2)
+    c = pair.fork(a)
+    pair.append(2, [a, b, c], [2, 2, 2], 3)
+    for layer in range(3):
+        pair.check(layer, [a, b, c], [2, 2, 2], 4)
+    pair.cache.advance([a, b, c], 2)
+    for i in (a, b, c):
+        pair.settle(i, 22)
+    pair.step([a, b, c], [1, 1, 1], 5)
+    pair.pages()
+
+
 def test_one_query_or_token_for_each_needs_no_bounds() -> None:
     pair = Pair(1, 1, (8, 8), "float32", num_pages=30)
     a, b = pair.add(), pair.add()

@@ -144,7 +144,7 @@ class KVCache:
             self._max_length = POSITION_MAX
             self._first = round_up(self._sinks)
             self._reach = self._window - 1
-            self._base = round_up(self._reach + max(16, self._window // 8))
+            self._base = round_up(self._window + max(16, self._window // 8))
         self._lengths = np.zeros(self._batch, np.int64)
         self._step: _Step | None = None  # that of the lengths as they are
         self._guard = Guard(shared_reads=True)
