@@ -9,7 +9,7 @@ import numpy as np
 
 from fastattn import _core
 from fastattn.arrays import as_array, as_indices
-from fastattn.attention.stored import attend_stored
+from fastattn.attention import attend_stored
 from fastattn.kvcache.checks import (
     HEAD_DIM_MAX,
     POSITION_MAX,

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastattn import _core
 from fastattn.arrays import as_array, as_indices, describe
-from fastattn.attention.stored import attend_stored
+from fastattn.attention import attend_stored
 from fastattn.kvcache.checks import (
     HEAD_DIM_MAX,
     STORAGE,
@@ -32,22 +32,22 @@ __all__ = ["PagedKVCache"]
 class _Plan:
     """Where the rows of an append go; the layers of one step share it, as long as no sequence changes."""
 
-    __slots__ = ("bounds", "ends", "ids", "last", "positions", "slots", "starts", "table")
+    __slots__ = ("bounds", "ends", "ids", "last", "placed", "positions", "slots", "starts", "table")
 
     def __init__(self, ids: list[int], starts: list[int], bounds: np.ndarray) -> None:
         counts = np.diff(bounds).tolist()
         self.ids, self.starts, self.bounds = ids, starts, bounds.copy()
         self.ends = [start + count for start, count in zip(starts, counts, strict=True)]
         self.last = max((end for end, count in zip(self.ends, counts, strict=True) if count), default=0)
-        self.slots: np.ndarray | None = None
-        self.positions: np.ndarray | None = None
+        self.placed = False
+        self.table = self.slots = self.positions = np.empty((1, 0), np.int64)
 
     def place(self, table: np.ndarray, page_size: int) -> None:
         """Slots as fa_kv_store counts them and positions in the streams, (1, T) each, from the page tables."""
         counts = np.diff(self.bounds)
         owner = np.repeat(np.arange(len(counts)), counts)
         at = np.arange(len(owner)) - self.bounds[owner] + np.array(self.starts, np.int64)[owner]
-        self.table = table
+        self.placed, self.table = True, table
         self.slots = (table[owner, at // page_size] * page_size + at % page_size)[None]
         self.positions = at[None]
 
@@ -284,7 +284,7 @@ class PagedKVCache:
             turn = {} if rope is None else as_rope(rope, self._dims[0], plan.last)
             if not len(k):
                 return
-            if plan.slots is None:
+            if not plan.placed:
                 seqs = [self._sequences[i] for i in ids]
                 self._make_room(seqs, starts, plan.ends)
                 plan.place(table_of(seqs, [len(seq.pages) for seq in seqs]), self._page_size)
