@@ -225,13 +225,31 @@ class Several(peers.Peer):
 def test_forms_that_fail_are_left_out_and_said() -> None:
     row = attention.run_case(TINY, [Several(1)], peaks.Limits(1, read=False), QUICK)
     found = row["peers"]["several"]
-    assert found["form"] == "right" and found["deviation"] == 0
+    assert found["form"] == "right" and found["deviation"] == 0 and row["deviation"] is None
     assert found["ratio"] > 0 and row["best"]["name"] == "several"
     table = report.Table(["tiny"], [row["shape"]], ["several"])
     assert " several" in table.row(row) and not table.errors([row])
     assert list(found["left_out"]) == ["broken", "wrong", "another shape"]
     assert found["left_out"]["broken"] == "KeyError: 'kernel'"
     assert "differs by" in found["left_out"]["wrong"] and "has shape (2, 8, 16)" in found["left_out"]["another shape"]
+
+
+def test_half_precision_is_measured_from_float32() -> None:
+    class Coarse(peers.Peer):
+        name = "coarse"
+
+        def attention(self, case: AttentionCase, sets: Any) -> list[peers.Form]:
+            def call(index: int) -> np.ndarray:
+                s = sets[index]
+                return our_attention(s.q, s.k, s.v).astype(np.float32) * np.float32(1.003)
+
+            return [peers.Form("only", lambda: call)]
+
+    row = attention.run_case(replace(TINY, dtype="float16"), [Coarse(1)], peaks.Limits(1, read=False), QUICK)
+    assert 0 < row["deviation"] < 2e-3 < row["peers"]["coarse"]["deviation"] < 1e-2
+    assert row["best"]["coarse"] is True and row["dtype"] == "float16"
+    table = report.Table(["tiny"], [row["shape"]], ["coarse"])
+    assert "coarse*" in table.row(row) and "  * its" in table.summary({}, compare.best_rivals([row]))[1]
 
 
 def test_best_rivals() -> None:

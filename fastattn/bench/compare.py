@@ -79,8 +79,8 @@ def geometric_means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def best_rivals(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Over the rows with a rival, None where there are none: geometric_mean of the best one's ratios, cases (how many),
-    least (case, name and ratio where it comes closest), slower (names of the cases where ours is slower), and by_dtype
-    (the mean of each storage type, where rows have one)."""
+    least (case, name and ratio where it comes closest), slower (names of the cases where ours is slower), coarse
+    (names of those whose best rival is less exact) and by_dtype (means by storage type, where rows have one)."""
     found = [(row["best"]["ratio"], row["name"], row["best"]["name"]) for row in rows if row["best"]]
     if not found:
         return None
@@ -94,5 +94,6 @@ def best_rivals(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
         "cases": len(found),
         "least": {"case": case, "name": name, "ratio": ratio},
         "slower": [case for ratio, case, _ in found if ratio < 1],
+        "coarse": [row["name"] for row in rows if row["best"] and row["best"].get("coarse")],
         "by_dtype": {dtype: geometric_mean(ratios) for dtype, ratios in types.items()},
     }

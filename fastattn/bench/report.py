@@ -56,7 +56,7 @@ class Table:
             "" if rate is None else f"{rate:.1f}",
             f"{100 * figures['share']:.0f} % {figures['limit']}",
             ["-" if "error" in peer else _times(peer["ratio"]) for peer in peers],
-            "-" if best is None else f"{_times(best['ratio']):>5} {best['name']}",
+            "-" if best is None else f"{_times(best['ratio']):>5} {best['name']}{'*' if best.get('coarse') else ''}",
         )
 
     def _line(
@@ -66,7 +66,7 @@ class Table:
         left = f"{name:<{self._name}}  {shape:<{self._shape}}  {median:>8} {p95:>8}  {flops:>7} {rate:>6}  {limit:>10}"
         cells = [f"{cell:>{len(_title(peer))}}" for cell, peer in zip(peers, self._peers, strict=True)]
         if self._peers:
-            cells.append(f"{best:<{max(10, 6 + max(map(len, self._peers)))}}")
+            cells.append(f"{best:<{max(10, 7 + max(map(len, self._peers)))}}")
         return "  ".join([left, *cells])
 
     @staticmethod
@@ -91,6 +91,8 @@ class Table:
                 f"geometric mean best rival/ours: {best['geometric_mean']:.2f} over {best['cases']} cases, "
                 f"least {least['ratio']:.2f} ({least['case']}, {least['name']}), below 1 in {len(best['slower'])}"
             )
+            if best["coarse"]:
+                lines.append("  * its result is more than twice as far from that of float32 as ours")
             if len(best["by_dtype"]) > 1:
                 lines.append("  " + ", ".join(f"{dtype} {mean:.2f}" for dtype, mean in best["by_dtype"].items()))
         return lines
