@@ -400,11 +400,11 @@ def test_the_same_bits_on_every_isa_kernel_and_thread_count(dtype: str) -> None:
 def test_threads_meet_an_error_not_a_race() -> None:
     cache = fa.KVCache(1, 1, 1, 8, max_length=10)
     k = normal(0, 1, 1, 1, 8)
-    with cache._guard.writing():
+    with cache._guard.writing:
         for call in (lambda: cache.append(0, k, k), lambda: cache.attend(0, k), lambda: cache.advance(0), cache.fork):
             with pytest.raises(RuntimeError, match="another thread"):
                 call()
-    with cache._guard.reading():
+    with cache._guard.reading:
         assert cache.attend(0, k).shape == (1, 1, 1, 8)  # reading together is fine
         with pytest.raises(RuntimeError, match="another thread"):
             cache.append(0, k, k)
@@ -579,3 +579,12 @@ def test_a_ring_starts_afresh(sinks: int) -> None:
     other.settle(np.zeros(2, np.int64))
     pair.step(1, 1)
     other.step(7, 1)
+
+
+def test_bfloat16_arrays_of_ml_dtypes() -> None:
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    k, v, q = (normal(i, 1, 1, 20, 8).astype(bfloat16) for i in range(3))
+    cache = fa.KVCache(1, 1, 1, 8, dtype=bfloat16, max_length=100)
+    cache.append(0, k, v)
+    out = cache.attend(0, q)
+    assert out.dtype == bfloat16 and out.tobytes() == fa.attention(q, k, v, causal=True).tobytes()

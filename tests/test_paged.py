@@ -274,7 +274,7 @@ def test_threads_meet_an_error_not_a_race() -> None:
         lambda: cache.attend(0, a, k), lambda: cache.advance(a, 0), lambda: cache.truncate(a, 0),
         lambda: cache.reorder([a], [a]),
     ]  # fmt: skip
-    with cache._guard.writing():
+    with cache._guard.writing:
         for call in calls:
             with pytest.raises(RuntimeError, match="another thread"):
                 call()

@@ -40,7 +40,7 @@ def as_stored(value: Any, name: str, int8: bool = False) -> Stored:
     """
     array = as_array(value, name)
     given = None
-    if array.dtype.name == "bfloat16" and array.dtype.itemsize == 2:
+    if array.dtype.char not in "feHb" and array.dtype.name == "bfloat16" and array.dtype.itemsize == 2:  # name is slow
         given = array.dtype
         array = array.view(np.uint16)
     if not (array.dtype in _FLOATS or (int8 and array.dtype == np.int8)) or not array.dtype.isnative:

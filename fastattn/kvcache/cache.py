@@ -205,7 +205,7 @@ class KVCache:
         >>> cache.append(0, k, k, lengths=[5, 2])
         >>> cache.advance([5, 2])
         """
-        with self._guard.writing():
+        with self._guard.writing:
             each = self._layers[as_layer(layer, len(self._layers))]
             k = as_kv(k, "k", 4, self._heads, self._dims[0])
             v = as_kv(v, "v", 4, self._heads, self._dims[1])
@@ -266,7 +266,7 @@ class KVCache:
         >>> cache.attend(0, np.ones((1, 4, 500, 8), np.float32), return_lse=True).lse.shape
         (1, 4, 500)
         """
-        with self._guard.reading():
+        with self._guard.reading:
             each = self._layers[as_layer(layer, len(self._layers))]
             own_options(options)
             q = as_array(q, "q")
@@ -299,7 +299,7 @@ class KVCache:
         >>> cache.lengths
         array([4, 2])
         """
-        with self._guard.writing():
+        with self._guard.writing:
             steps = as_rows(n, "n", self._batch)
             if int(steps.min()) < 0:
                 raise ValueError(f"n: {int(steps.min())}, expected at least 0")
@@ -329,7 +329,7 @@ class KVCache:
         >>> cache.lengths
         array([4])
         """
-        with self._guard.writing():
+        with self._guard.writing:
             wanted = as_rows(n, "n", self._batch)
             held = np.full(self._batch, self._lengths.max()) if as_indices(n, "n").ndim == 0 else self._lengths
             if (wanted < 0).any() or (wanted > held).any():
@@ -354,7 +354,7 @@ class KVCache:
         >>> fa.KVCache(1, 1, 1, 8, max_length=100).fork().lengths
         array([0])
         """
-        with self._guard.writing():
+        with self._guard.writing:
             new = KVCache.__new__(KVCache)
             new.__dict__.update(self.__dict__)
             new._lengths = self._lengths.copy()
@@ -373,7 +373,7 @@ class KVCache:
         >>> cache.batch
         3
         """
-        with self._guard.writing():
+        with self._guard.writing:
             order = order_of(rows, "rows", self._batch)
             pairs = [(f, t) for t, f in enumerate(order.tolist()) if f != t]
             in_place = len(order) == self._batch and not {f for f, _ in pairs} & {t for _, t in pairs}

@@ -6,8 +6,6 @@ from __future__ import annotations
 import math
 import operator
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,37 +37,31 @@ class Guard:
     """
 
     def __init__(self, shared_reads: bool) -> None:
-        self._shared_reads = shared_reads
-        self._lock = threading.Lock()
-        self._inside = 0  # readers, or -1 for the one who changes
+        self.lock = threading.Lock()
+        self.inside = 0  # readers, or -1 for the one who changes
+        self.writing = _Turn(self, False)
+        self.reading = _Turn(self, True) if shared_reads else self.writing
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        with self._lock:
-            if self._inside:
+
+class _Turn:
+    """`with guard.writing:` or `with guard.reading:`; it holds no state of its own, so one serves every thread."""
+
+    __slots__ = ("_guard", "_shared")
+
+    def __init__(self, guard: Guard, shared: bool) -> None:
+        self._guard, self._shared = guard, shared
+
+    def __enter__(self) -> None:
+        guard = self._guard
+        with guard.lock:
+            if guard.inside < 0 or (guard.inside and not self._shared):
                 raise RuntimeError("cache: used by another thread at the same time, expected one at a time")
-            self._inside = -1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside = 0
+            guard.inside = guard.inside + 1 if self._shared else -1
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        if not self._shared_reads:
-            with self.writing():
-                yield
-            return
-        with self._lock:
-            if self._inside < 0:
-                raise RuntimeError("cache: changed by another thread at the same time, expected one at a time")
-            self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
+    def __exit__(self, *_: object) -> None:
+        guard = self._guard
+        with guard.lock:
+            guard.inside = guard.inside - 1 if self._shared else 0
 
 
 def as_count(value: Any, name: str, low: int = 1, high: int = POSITION_MAX) -> int:

@@ -166,7 +166,7 @@ class PagedKVCache:
         >>> cache.lengths([cache.add(), cache.add()])
         array([0, 0])
         """
-        with self._guard.reading():
+        with self._guard.reading:
             ids = list(self._sequences) if seq_ids is None else self._ids(seq_ids)
             return np.array([self._sequences[i].length for i in ids], np.int64)
 
@@ -179,7 +179,7 @@ class PagedKVCache:
         >>> fa.PagedKVCache(1, 1, 8, num_pages=10).add()
         0
         """
-        with self._guard.writing():
+        with self._guard.writing:
             return self._enter(Sequence(self._n_layers))
 
     def fork(self, seq_id: int) -> int:
@@ -190,7 +190,7 @@ class PagedKVCache:
         >>> cache.fork(cache.add())
         1
         """
-        with self._guard.writing():
+        with self._guard.writing:
             new, self._plan = self._one(seq_id).copy(), None
             self._pool.hold(new.pages)
             return self._enter(new)
@@ -204,7 +204,7 @@ class PagedKVCache:
         >>> cache.sequences
         []
         """
-        with self._guard.writing():
+        with self._guard.writing:
             ids, self._plan = self._ids(seq_ids, distinct=True), None
             for i in ids:
                 self._pool.drop(self._sequences.pop(i).pages)
@@ -216,7 +216,7 @@ class PagedKVCache:
         >>> cache = fa.PagedKVCache(1, 1, 8, num_pages=10)
         >>> cache.truncate(cache.add(), 0)
         """
-        with self._guard.writing():
+        with self._guard.writing:
             ids = self._ids(seq_ids, distinct=True)
             wanted = self._numbers(n, "n", ids, lambda seq: seq.length, "its length")
             for i, length in zip(ids, wanted, strict=True):
@@ -230,7 +230,7 @@ class PagedKVCache:
         >>> beams = [cache.add() for _ in range(3)]
         >>> cache.reorder(beams, [beams[0], beams[0], beams[2]])
         """
-        with self._guard.writing():
+        with self._guard.writing:
             ids = self._ids(seq_ids, distinct=True)
             origins = self._ids(sources, "sources")
             if len(origins) != len(ids):
@@ -267,7 +267,7 @@ class PagedKVCache:
         >>> k = np.ones((5, 1, 8), np.float32)
         >>> cache.append(0, [cache.add(), cache.add()], k, k, [0, 2, 5])
         """
-        with self._guard.writing():
+        with self._guard.writing:
             layer = as_layer(layer, self._n_layers)
             ids = self._ids(seq_ids, distinct=True)
             k = as_kv(k, "k", 3, self._heads, self._dims[0])
@@ -327,7 +327,7 @@ class PagedKVCache:
         >>> cache.attend(0, a, np.ones((5, 4, 8), np.float32), window=(2, 0), return_lse=True).lse.shape
         (5, 4)
         """
-        with self._guard.reading():
+        with self._guard.reading:
             layer = as_layer(layer, self._n_layers)
             own_options(options)
             ids = self._ids(seq_ids)
@@ -361,7 +361,7 @@ class PagedKVCache:
         >>> cache.append(0, a, k, k)
         >>> cache.advance(a, 5)
         """
-        with self._guard.writing():
+        with self._guard.writing:
             ids = self._ids(seq_ids, distinct=True)
             steps = self._numbers(n, "n", ids, lambda seq: min(seq.pending), "the tokens appended to every layer")
             for i, step in zip(ids, steps, strict=True):
