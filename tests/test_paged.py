@@ -247,6 +247,34 @@ def test_one_query_or_token_for_each_needs_no_bounds() -> None:
     assert pair.cache.attend(0, [], q[:0]).shape == (0, 2, 8)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_options_are_those_of_attention(dtype: str) -> None:
+    pair = Pair(1, 2, (16, 8), dtype, num_pages=30, page_size=48)
+    a, b = pair.add(), pair.add()
+    pair.step([a, b], [100, 37], 0)
+    pair.append(0, [a, b], [9, 2], 1)
+    q, cu = as_query(normal(2, 11, 4, 16), dtype), [0, 9, 11]
+    slopes = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    for options in (
+        {"scale": 0.3, "softcap": 2.0, "return_lse": True},
+        {"alibi_slopes": slopes, "return_scores": "bias"},
+        {"sinks": slopes, "return_weights": True},
+        {"relative_bias": (normal(3, 4, 8), False, 50), "return_scores": "qk"},
+        {"window": (20, 0), "return_lse": True},
+        {"window": (20, 0), "sink_tokens": 5, "num_threads": 2},
+    ):
+        ours = pair.cache.attend(0, [a, b], q, cu, **options)
+        for i, (start, stop) in zip((a, b), pairwise(cu), strict=True):
+            stream = pair.streams[i][0]
+            n = len(stream)
+            plain = attend([stream], q[start:stop].transpose(1, 0, 2)[None], [n - (stop - start)], **options)
+            for x, y in zip(*((r,) if isinstance(r, np.ndarray) else r for r in (ours, plain)), strict=True):
+                if x is not None:  # (Tq, Hq, ...) packed, (1, Hq, Sq, ...) plain; columns beyond a sequence are not its
+                    mine = x[start:stop].swapaxes(0, 1)
+                    mine = mine[..., :n] if mine.ndim == 3 and x is not ours and x is not ours[0] else mine
+                    assert mine.tobytes() == y[0].tobytes(), sorted(options)
+
+
 def test_a_pool_takes_memory_as_it_is_used() -> None:
     cache = fa.PagedKVCache(1, 1, 64, num_pages=1 << 14)
     k = normal(0, 10, 1, 64)

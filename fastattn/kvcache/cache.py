@@ -254,7 +254,8 @@ class KVCache:
             sink_tokens: at most the cache's, which is the default; without a window in the cache, as in fa.attention
             options: the others of fa.attention (scale, softcap, mask, block_mask, alibi_slopes, sinks, relative_bias,
                 return_*, out, num_threads), over the longest row's keys: Sk = max(lengths with what was appended).
-                kv_lengths, k_scale and v_scale are the cache's own
+                kv_lengths, k_scale and v_scale are the cache's own. Of keys that a ring has let go return_scores="bias"
+                says -inf; "qk" and "softcap", which want them all, are refused then
 
         Returns:
             as fa.attention: (B, Hq, Sq, Dv), or an AttentionResult where a return_* is set.
@@ -279,7 +280,7 @@ class KVCache:
             offsets, is_causal = first_positions(causal, q_offset, at_end, total, q.shape[2])
             window, sinks = visible(self._window, self._sinks, window, sink_tokens, is_causal)
             if self._window is not None and window is not None and q.shape[2]:
-                check_kept(each.low, self._first, offsets, window[0])
+                check_kept(each.low, self._first, offsets, window[0], options.get("return_scores"))
             ring = (self._first, store.size) if store.wrapped(self._first, int(total.max())) else None
             return attend_stored(
                 q, store.k, store.v, total, k_scale=store.k_scale, v_scale=store.v_scale, ring=ring, q_offset=offsets,

@@ -65,8 +65,12 @@ def visible(
     return (left, right), sinks
 
 
-def check_kept(low: np.ndarray, first: int, offsets: np.ndarray, left: int) -> None:
-    """Refuses queries whose window reaches keys that the ring has written over; `low`: the oldest it holds by row."""
+def check_kept(low: np.ndarray, first: int, offsets: np.ndarray, left: int, scores: Any) -> None:
+    """Refuses what would need keys that the ring has written over; `low`: the oldest it holds by row."""
+    if not (low > first).any():
+        return
+    if scores in ("qk", "softcap"):
+        raise ValueError(f'return_scores: {scores!r} from a ring that holds no longer every key, expected "bias"')
     needed = np.maximum(offsets - left, first)
     if (needed < low).any():
         row = int(np.flatnonzero(needed < low)[0])

@@ -82,18 +82,20 @@ def attend(
     q: np.ndarray,
     offsets: Any,
     *,
-    window: int | None = None,
+    window: Any = None,
     sink_tokens: int = 0,
     **options: Any,
 ) -> Any:
-    """fa.attention over plain arrays, one stream for each batch row, causal; `window` counts the query's own place."""
+    """fa.attention over plain arrays, one stream for each batch row, causal; an int window counts the query itself."""
     lengths = np.array([len(s) for s in streams], np.int64)
     k, v = _padded([s.k for s in streams]), _padded([s.v for s in streams])
     if streams[0].k_scale is not None:
         options["k_scale"] = _padded([s.k_scale for s in streams if s.k_scale is not None])
         options["v_scale"] = _padded([s.v_scale for s in streams if s.v_scale is not None])
     offsets = np.asarray(offsets, np.int64)
-    if window is not None and sink_tokens:  # as a boolean mask: it only excludes keys, so the bits are the same
+    if isinstance(window, tuple):
+        options.update(window=window, sink_tokens=sink_tokens)
+    elif window is not None and sink_tokens:  # as a boolean mask: it only excludes keys, so the bits are the same
         p = offsets[:, None, None] + np.arange(q.shape[2])[:, None]
         j = np.arange(k.shape[2])
         options["mask"] = (((j > p - window) | (j < sink_tokens)) & (j <= p))[:, None]
