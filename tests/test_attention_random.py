@@ -1,80 +1,112 @@
 # SPDX-License-Identifier: MIT
-"""attention() under random combinations of its options: the oracle, and the same bits from every kernel and ISA."""
+"""attention() under random combinations of everything: the oracle, and the same bits from every kernel and ISA."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from hypothesis import given, note, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import inputs
-from support.compare import assert_same_bits, attend_both, check_attention
+from support.compare import assert_accurate, assert_same_bits
+from support.problems import STAGES, Array, Problem, problems
 
-from fastattn import _testing
+import fastattn as fa
+from fastattn import _testing, reference
 
-SIZES = st.one_of(st.integers(1, 20), st.sampled_from([31, 32, 33, 47, 48, 49, 64, 95, 97, 130]))
-KEYS = st.one_of(SIZES, st.sampled_from([200, 959, 960, 961, 1009]))
-HEADS = st.sampled_from([(1, 1), (2, 1), (2, 2), (4, 2), (6, 3), (5, 1)])
-HEAD_SIZE = st.one_of(st.integers(1, 40), st.sampled_from([47, 48, 64, 80, 96, 127, 128]))
-
-
-@st.composite
-def problems(draw: st.DrawFn) -> tuple[tuple[np.ndarray, ...], dict[str, Any]]:
-    b, (hq, hkv), sq, sk, d = draw(st.integers(1, 3)), draw(HEADS), draw(SIZES), draw(KEYS), draw(HEAD_SIZE)
-    dv = draw(st.one_of(st.just(d), HEAD_SIZE))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    arrays = inputs.qkv(rng, b, hq, hkv, sq, sk, d, dv, spread=draw(st.sampled_from([0.1, 1.0, 3.0])))
-    layout = draw(st.sampled_from([None, inputs.bshd, inputs.sliced, inputs.reversed_rows, inputs.unaligned]))
-    if layout is not None:
-        arrays = tuple(layout(x) for x in arrays)
-    options: dict[str, Any] = {}
-    causal = draw(st.sampled_from([False, False, True, "top_left", "bottom_right"]))
-    if causal is not False:
-        options["causal"] = causal
-    if not isinstance(causal, str) and (draw(st.booleans()) or (causal is True and sq != sk)):
-        offset = st.integers(-sq - 3, sk + 3)
-        options["q_offset"] = draw(st.one_of(offset, st.lists(offset, min_size=b, max_size=b)))
-    if draw(st.booleans()):
-        span = st.one_of(st.none(), st.integers(0, 60))
-        options["window"] = (draw(span), draw(span))
-    if draw(st.booleans()):
-        options["kv_lengths"] = draw(st.lists(st.integers(0, sk), min_size=b, max_size=b))
-    kind = draw(st.sampled_from([None, None, "bool", "float"]))
-    if kind is not None:
-        shape = tuple(n if draw(st.booleans()) else 1 for n in (b, hq, sq, sk))
-        keep = rng.random(shape) < draw(st.sampled_from([0.02, 0.5, 0.98]))
-        options["mask"] = (
-            keep if kind == "bool" else np.where(keep, rng.standard_normal(shape) * 2, -np.inf).astype(np.float32)
-        )
-    if draw(st.booleans()):
-        options["scale"] = draw(st.sampled_from([1.0, 0.0, -0.7, 0.05]))
-    if draw(st.sampled_from([False, False, True])):
-        options["softcap"] = draw(st.sampled_from([1.0, 20.0]))
-    note(f"{[x.shape for x in arrays]} {options.keys()}")
-    return arrays, options
+THREADS = (1, 2, 3)
+SCALAR_WORK = 2_000_000  # multiply-adds: the scalar kernels are some fifty times slower
 
 
-@given(problems())
-@settings(max_examples=150)
-def test_any_options_against_the_oracle(problem: tuple[tuple[np.ndarray, ...], dict[str, Any]]) -> None:
-    arrays, options = problem
-    check_attention(*arrays, **options)
+def examples(count: int) -> int:
+    """How many the README's test run draws; a profile of another name (.ci/run) says itself how many."""
+    return count if settings.get_current_profile_name() == "fastattn" else settings.default.max_examples
 
 
-@given(problems())
-@settings(max_examples=100)
-def test_any_options_same_bits_from_every_kernel_and_isa(
-    problem: tuple[tuple[np.ndarray, ...], dict[str, Any]],
-) -> None:
-    arrays, options = problem
-    b, hq, sq, _ = arrays[0].shape
-    expected = attend_both(*arrays, **options)
-    work = b * hq * sq * arrays[1].shape[2] * (arrays[0].shape[3] + arrays[2].shape[3])
-    for isa in _testing.isas():
-        if isa == "scalar" and work > 2_000_000:
+def every_output(problem: Problem, stage: str | None = None, **options: Any) -> tuple[Any, ...]:
+    """(out, lse, weights, scores), then with lse alone, then out alone: they may come from other kernels."""
+    given_options = problem.options | options
+    full = fa.attention(*problem.arrays, **given_options, return_lse=True, return_weights=True, return_scores=stage)
+    pair = fa.attention(*problem.arrays, **given_options, return_lse=True)
+    return (*full, pair.out, pair.lse, fa.attention(*problem.arrays, **given_options))
+
+
+def oracle(problem: Problem, stage: str | None = None, **options: Any) -> reference.AttentionReference:
+    return reference.attention(*problem.arrays, **problem.options, return_scores=stage, **options)
+
+
+@given(problems(), st.sampled_from([None, *STAGES]))
+@settings(max_examples=examples(200))
+def test_any_options_against_the_oracle(problem: Problem, stage: str | None) -> None:
+    got = every_output(problem, stage)
+    exact, naive = oracle(problem, stage), oracle(problem, stage, dtype=np.float32)
+
+    def again(field: str) -> Callable[[np.random.Generator], Array]:
+        return lambda rng: getattr(oracle(problem, stage, dtype=np.float32, order=rng), field)
+
+    for name, value in zip(("out", "lse", "weights", "scores"), got[:4], strict=True):
+        if name == "scores" and stage is None:
+            assert value is None
             continue
-        for kernel in ("tile", "decode"):
-            with _testing.use_isa(isa), _testing.force_kernel(kernel):
-                got = attend_both(*arrays, num_threads=3, **options)
-            assert_same_bits(got, expected, f"{isa} {kernel}")
+        storage = problem.storage if name == "out" else "float32"
+        assert_accurate(value, getattr(exact, name), getattr(naive, name), name, again(name), storage)
+    assert_same_bits(got[4], got[0], "out with lse alone")
+    assert_same_bits(got[5], got[1], "lse without weights")
+    assert_same_bits(got[6], got[0], "out alone")
+
+
+@given(problems(), st.sampled_from([None, *STAGES]))
+@settings(max_examples=examples(100))
+def test_any_options_same_bits_from_every_kernel_isa_and_team(problem: Problem, stage: str | None) -> None:
+    expected = every_output(problem, stage)
+    for number, isa in enumerate(_testing.isas()):
+        if isa == "scalar" and problem.work > SCALAR_WORK:
+            continue
+        threads = THREADS[number % len(THREADS)]
+        with _testing.use_isa(isa):
+            assert_same_bits(every_output(problem, stage, num_threads=threads), expected, f"{isa} {threads} threads")
+            for kernel in ("tile", "decode"):
+                with _testing.force_kernel(kernel):
+                    got = every_output(problem, stage, num_threads=threads)
+                assert_same_bits(got, expected, f"{isa} {kernel} {threads} threads")
+
+
+@given(problems(), st.integers(0, 2**32 - 1))
+@settings(max_examples=examples(60))
+def test_what_no_query_sees_has_no_effect(problem: Problem, seed: int) -> None:
+    """NaN and Inf in keys and values that no query sees, and nothing else than the same bits."""
+    lead, hq, hkv, sq, sk = problem.shapes
+    scores = oracle(problem, "bias").scores
+    assert scores is not None
+    seen = np.any(~np.isneginf(scores.reshape(*lead, hkv, hq // hkv * sq, sk)), axis=-2)
+    if problem.arrays[0].ndim == 2:
+        seen = seen[0]
+    rng = np.random.default_rng(seed)
+    q, k, v = problem.arrays
+    bad = ~seen & (rng.random(seen.shape) < 0.7)
+    options = dict(problem.options)
+    if problem.keys == "int8":
+        for name in ("k_scale", "v_scale"):
+            options[name] = np.where(bad, rng.choice(np.array([np.nan, np.inf], np.float32)), options[name])
+    else:
+        k, v = k.copy(), v.copy()
+        k[bad] = 0x7FC0 if problem.keys == "bits" else np.nan
+        v[bad] = 0xFF80 if problem.keys == "bits" else -np.inf
+    poisoned = Problem((q, k, v), options, problem.storage, problem.keys)
+    assert_same_bits(every_output(poisoned, "bias"), every_output(problem, "bias"))
+
+
+@given(problems(), st.integers(0, 2**32 - 1))
+@settings(max_examples=examples(60))
+def test_into_memory_of_the_callers(problem: Problem, seed: int) -> None:
+    """out= of any strides gets the bits of a new array, and nothing beside it is written."""
+    expected = fa.attention(*problem.arrays, **problem.options)
+    rng = np.random.default_rng(seed)
+    pads = [int(rng.integers(0, 3)) for _ in expected.shape]
+    big = np.zeros([n + 2 * p for n, p in zip(expected.shape, pads, strict=True)], expected.dtype)
+    inside = tuple(slice(p, p + n) for n, p in zip(expected.shape, pads, strict=True))
+    assert fa.attention(*problem.arrays, **problem.options, out=big[inside]) is not None
+    assert_same_bits(big[inside], expected, "out=")
+    big[inside] = 0
+    assert not big.view(np.uint8).any(), "memory beside out was written"

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,31 +12,48 @@ import fastattn as fa
 from fastattn import reference
 
 ULP = 2.0**-23
-CANONICAL_NAN = 0x7FC00000
 ORDERS = 8
 
 
-def worst(got: np.ndarray, ref: np.ndarray) -> float:
-    """The largest absolute difference over the entries where both are finite."""
+class Stored(NamedTuple):
+    """A storage type: its name in NumPy, its canonical NaN, half a unit in the last place, also of the least numbers."""
+
+    dtype: str
+    nan: int
+    half: float
+    least: float
+
+
+STORED = {
+    "float32": Stored("float32", 0x7FC00000, 0.0, 0.0),  # its rounding is part of the rule
+    "float16": Stored("float16", 0x7E00, 2.0**-11, 2.0**-25),
+    "bfloat16": Stored("bfloat16", 0x7FC0, 2.0**-8, 2.0**-134),
+    "bits": Stored("uint16", 0x7FC0, 2.0**-8, 2.0**-134),  # bfloat16 as uint16
+}
+
+
+def worst(got: np.ndarray, ref: np.ndarray, stored: Stored = STORED["float32"]) -> float:
+    """The largest absolute difference over the entries where both are finite, beyond what storing them rounds."""
     finite = np.isfinite(ref) & np.isfinite(got)
-    return float(np.max(np.abs(got[finite].astype(np.float64) - ref[finite]), initial=0.0))
+    g, r = got[finite].astype(np.float64), ref[finite].astype(np.float64)
+    return float(np.max(np.abs(g - r) - stored.half * np.abs(g) - stored.least, initial=0.0))
 
 
-def assert_same_special(got: Any, ref: np.ndarray, what: str = "out") -> None:
-    """float32 of the oracle's shape, with NaN (the canonical one) and the infinities just where the oracle has them."""
+def assert_same_special(got: Any, ref: np.ndarray, what: str = "out", storage: str = "float32") -> None:
+    """Of that type and the oracle's shape, NaN (the canonical one) and the infinities where the oracle has them."""
+    stored = STORED[storage]
     assert isinstance(got, np.ndarray), f"{what}: {type(got)}"
-    assert got.dtype == np.float32, f"{what}: dtype {got.dtype}"
+    assert got.dtype.name == stored.dtype, f"{what}: dtype {got.dtype}, expected {stored.dtype}"
     assert got.shape == ref.shape, f"{what}: shape {got.shape}, the oracle's is {ref.shape}"
+    values = reference.widen(got)
     for kind, test in (("NaN", np.isnan), ("+inf", np.isposinf), ("-inf", np.isneginf)):
-        wrong = test(got) != test(ref)
+        wrong = test(values) != test(ref)
         assert not wrong.any(), (
             f"{what}: {kind} differs from the oracle in {int(wrong.sum())} places, first at "
-            f"{tuple(int(i) for i in np.argwhere(wrong)[0])}: got {got[wrong][0]}, expected {ref[wrong][0]}"
+            f"{tuple(int(i) for i in np.argwhere(wrong)[0])}: got {values[wrong][0]}, expected {ref[wrong][0]}"
         )
-    bits = got[np.isnan(got)].view(np.uint32)
-    assert (bits == CANONICAL_NAN).all(), (
-        f"{what}: NaN stored as {bits[bits != CANONICAL_NAN][0]:#x}, not {CANONICAL_NAN:#x}"
-    )
+    bits = got[np.isnan(values)].view(f"u{got.dtype.itemsize}")
+    assert (bits == stored.nan).all(), f"{what}: NaN stored as {bits[bits != stored.nan][0]:#x}, not {stored.nan:#x}"
 
 
 def assert_accurate(
@@ -45,15 +62,17 @@ def assert_accurate(
     naive: np.ndarray,
     what: str = "out",
     reorder: Callable[[np.random.Generator], np.ndarray] | None = None,
+    storage: str = "float32",
 ) -> None:
     """The rule: max|err| <= 2 max|err of naive fp32 NumPy| + 2**-23 max|ref|; NaN and Inf as the oracle has them.
 
     The rule speaks of a maximum over many entries. In a small problem one row decides it, and the naive side may be
     lucky in just that row; ``reorder`` then computes the same naive fp32 with its sums in other orders, so that the
-    bound is naive fp32's error and not one draw of it. Tests with many rows (test_accuracy) do not use it.
+    bound is naive fp32's error and not one draw of it. Tests with many rows (test_accuracy) do not use it. An output
+    ``storage`` narrower than float32 may round each entry once more, by half a unit in its last place.
     """
-    assert_same_special(got, ref, what)
-    err, err_naive = worst(got, ref), worst(naive, ref)
+    assert_same_special(got, ref, what, storage)
+    err, err_naive = worst(reference.widen(got), ref, STORED[storage]), worst(naive, ref)
     size = float(np.max(np.abs(ref[np.isfinite(ref)]), initial=0.0))
     rng = np.random.default_rng(0)
     for _ in range(ORDERS if reorder else 0):
@@ -63,7 +82,7 @@ def assert_accurate(
     bound = 2 * err_naive + ULP * size
     assert err <= bound, (
         f"{what}: max|err| = {err:.4g} > {bound:.4g} = 2 * {err_naive:.4g} (naive fp32) + 2**-23 * {size:.4g}; "
-        f"{err / bound:.2f} times the bound"
+        f"{err / bound if bound else np.inf:.2f} times the bound"
     )
 
 

@@ -44,8 +44,12 @@ def bshd(x: np.ndarray) -> np.ndarray:
 
 
 def sliced(x: np.ndarray, pad: int = 3) -> np.ndarray:
-    """The same values as a window of a larger array full of NaN: odd row strides and poison around every row."""
-    big = np.full([n + 2 * pad for n in x.shape], np.nan, dtype=x.dtype)
+    """The same values as a window of a larger array full of NaN: odd row strides and poison around every row.
+
+    uint16 is taken for bfloat16; integers without NaN get their largest number.
+    """
+    poison = {"uint16": 0x7FC0, "int8": 127}.get(x.dtype.name, np.nan)
+    big = np.full([n + 2 * pad for n in x.shape], poison, dtype=x.dtype)
     view = big[tuple(slice(pad, pad + n) for n in x.shape)]
     view[...] = x
     return view
