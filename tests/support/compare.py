@@ -16,7 +16,7 @@ ORDERS = 8
 
 
 class Stored(NamedTuple):
-    """A storage type: its name in NumPy, its canonical NaN, half a unit in the last place, also of the least numbers."""
+    """A storage type: NumPy name, canonical NaN, half a unit in the last place, and that of the smallest numbers."""
 
     dtype: str
     nan: int
