@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.compare import assert_accurate, assert_same_bits
-from support.problems import STAGES, Array, Problem, problems
+from support.problems import STAGES, Array, Packed, Problem, packed_problems, problems
 
 import fastattn as fa
 from fastattn import _testing, reference
@@ -110,3 +110,21 @@ def test_into_memory_of_the_callers(problem: Problem, seed: int) -> None:
     assert_same_bits(big[inside], expected, "out=")
     big[inside] = 0
     assert not big.view(np.uint8).any(), "memory beside out was written"
+
+
+@given(packed_problems(), st.sampled_from([None, *STAGES]))
+@settings(max_examples=examples(100))
+def test_packed_sequences_have_the_bits_of_single_ones(problem: Packed, stage: str | None) -> None:
+    returns: dict[str, Any] = {"return_lse": True, "return_weights": True, "return_scores": stage}
+    got = fa.attention_varlen(*problem.arrays, **problem.options, **returns)
+    cu_q, cu_k = problem.arrays[3:]
+    for b, (arrays, options) in enumerate(problem.single):
+        rows, n_k = slice(cu_q[b], cu_q[b + 1]), cu_k[b + 1] - cu_k[b]
+        one = fa.attention(*arrays, **options, **returns)
+        assert_same_bits(got.out[rows].swapaxes(0, 1), one.out, f"out of sequence {b}")
+        assert_same_bits(got.lse[rows].T, one.lse, f"lse of sequence {b}")
+        for name, beyond in (("weights", 0.0), ("scores", -np.inf)):
+            packed, alone = getattr(got, name), getattr(one, name)
+            if alone is not None:
+                assert_same_bits(packed[rows, :, :n_k].swapaxes(0, 1), alone, f"{name} of sequence {b}")
+                assert (packed[rows, :, n_k:] == beyond).all(), f"{name} beyond sequence {b}"

@@ -208,3 +208,72 @@ def problems(draw: Draw, storages: tuple[str, ...] | None = None) -> Problem:
         options["block_mask"] = _blocks(draw, rng, lead, flat, hq, sq, sk)
     arrays, scales = _store(draw, rng, (q, k, v), storage, keys)
     return Problem(arrays, options | scales, storage, keys)
+
+
+class Packed(NamedTuple):
+    """Arguments of ``attention_varlen``, and by sequence those of the same call of ``attention``."""
+
+    arrays: tuple[Array, ...]  # q (Tq, Hq, D), k (Tk, Hkv, D), v (Tk, Hkv, Dv), cu_seqlens_q, cu_seqlens_k
+    options: dict[str, Any]
+    single: list[tuple[tuple[Array, ...], dict[str, Any]]]
+
+    def __repr__(self) -> str:
+        q, k, v, cu_q, cu_k = self.arrays
+        shapes = f"q {q.shape} {q.dtype}, k {k.shape} {k.dtype}, v {v.shape}"
+        return f"Packed({shapes}, {cu_q}, {cu_k}, {self.options})"[:1500]
+
+
+def _single(arrays: tuple[Array, ...], options: dict[str, Any], count: int) -> list[Any]:
+    """Each sequence alone: (Hq, n, D) views and its share of the options."""
+    q, k, v, cu_q, cu_k = arrays
+    calls = []
+    for b in range(count):
+        rows, keys, mine = slice(cu_q[b], cu_q[b + 1]), slice(cu_k[b], cu_k[b + 1]), dict(options)
+        if np.ndim(options.get("q_offset", 0)):
+            mine["q_offset"] = options["q_offset"][b]
+        if np.ndim(options.get("alibi_slopes", 0)) == 2:
+            mine["alibi_slopes"] = options["alibi_slopes"][b]
+        for name in ("k_scale", "v_scale"):
+            if name in options:
+                mine[name] = np.ascontiguousarray(options[name][keys].T)
+        if "block_mask" in options:
+            grid, (height, width) = options["block_mask"]
+            grid = np.broadcast_to(grid, (count, q.shape[1], *grid.shape[-2:]))[b]
+            n, m = -(-(cu_q[b + 1] - cu_q[b]) // height), -(-(cu_k[b + 1] - cu_k[b]) // width)
+            mine["block_mask"] = np.ascontiguousarray(grid[:, :n, :m]), (height, width)
+        calls.append((tuple(x[at].swapaxes(0, 1) for x, at in ((q, rows), (k, keys), (v, keys))), mine))
+    return calls
+
+
+@st.composite
+def packed_problems(draw: Draw) -> Packed:
+    """Any valid call of ``attention_varlen``: sequences of no queries and no keys among them."""
+    keys = draw(st.sampled_from([*FLOATS, "int8"]))
+    storage = draw(st.sampled_from(FLOATS)) if keys == "int8" else keys
+    count, (hq, hkv) = draw(st.integers(0, 5)), draw(HEADS)
+    length = st.one_of(st.integers(0, 6), st.sampled_from([17, 31, 33, 48, 70]))
+    n_q = np.array([draw(length) for _ in range(count)], np.int64)
+    causal = draw(st.sampled_from([False, True, "top_left", "bottom_right"]))
+    n_k = n_q if causal is True else np.array([draw(length) for _ in range(count)], np.int64)
+    cu_q, cu_k = (np.concatenate([[0], np.cumsum(n)]).astype(np.int64) for n in (n_q, n_k))
+    d, dv = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    q, k, v = _values(draw, rng, (), hq, hkv, int(cu_q[-1]), int(cu_k[-1]), d, dv)
+    stored, options = _store(draw, rng, (q, k, v), storage, keys)
+    q, k, v = (x.swapaxes(0, 1) for x in stored)
+    options = {name: np.ascontiguousarray(x.T) for name, x in options.items()}
+    options |= _numbers(draw, rng, (count,), hq)
+    if causal is not False:
+        options["causal"] = causal
+    if not isinstance(causal, str) and draw(st.booleans()):
+        options["q_offset"] = np.array([draw(st.integers(-10, 80)) for _ in range(count)], np.int64)
+    if draw(st.booleans()):
+        options["window"] = (draw(st.sampled_from([None, 0, 3, 20])), draw(st.sampled_from([None, 0, 3, 20])))
+        options["sink_tokens"] = draw(st.integers(0, 5))
+    if draw(st.sampled_from([False, False, True])):
+        rows, cols = draw(st.sampled_from([1, 3, 16, 100])), draw(st.sampled_from([1, 3, 16, 100]))
+        grid = (-(-int(n_q.max(initial=0)) // rows), -(-int(n_k.max(initial=0)) // cols))
+        lead = tuple(n if draw(st.booleans()) else 1 for n in (count, hq))
+        options["block_mask"] = (rng.random((*lead, *grid)) < 0.6, (rows, cols))
+    arrays = (q, k, v, cu_q, cu_k)
+    return Packed(arrays, options, _single(arrays, options, count))
