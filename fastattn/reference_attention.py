@@ -94,6 +94,8 @@ def visible_keys(
 ) -> Bools:
     """Boolean ``(Sq, Sk)``: may query i see key j, by length, causality and window; p = offset + i.
 
+    The first ``sink_tokens`` keys stay visible however far behind the window's left end they lie.
+
     >>> visible_keys(3, 4, causal="bottom_right").astype(int)
     array([[1, 1, 0, 0],
            [1, 1, 1, 0],
@@ -116,19 +118,19 @@ def visible_keys(
             f"causal: True with Sq = {sq} and Sk = {sk} is ambiguous; expected Sq == Sk, q_offset, "
             "'top_left' or 'bottom_right'"
         )
-    if sink_tokens and window is None:
-        raise ValueError(f"sink_tokens: got {sink_tokens} without a window, beside which they would stay visible")
+    left, right = (None, None) if window is None else window
+    if sink_tokens and left is None:
+        raise ValueError(f"sink_tokens: got {sink_tokens} without a window that hides earlier keys, window={window}")
     j = np.arange(sk)[None, :]
     p = key_offset(sq, length, causal, q_offset) + np.arange(sq)[:, None]
-    left, right = (None, None) if window is None else window
-    seen = np.broadcast_to(j < length, (sq, sk))
-    if left is not None:
-        seen = seen & ((j >= p - left) | (j < sink_tokens))  # the window's right end holds for the sinks too
-    if right is not None:
-        seen = seen & (j <= p + right)
+    seen = np.array(np.broadcast_to(j < length, (sq, sk)))
     if causal is not False:
-        seen = seen & (j <= p)
-    return np.array(seen, dtype=bool)
+        seen &= j <= p
+    if right is not None:
+        seen &= j <= p + right
+    if left is not None:
+        seen &= (j >= p - left) | (j < sink_tokens)
+    return seen
 
 
 def block_grid(block_mask: Any, lead: tuple[int, ...], hq: int, sq: int, sk: int) -> tuple[Bools, int, int]:

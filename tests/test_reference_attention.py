@@ -66,8 +66,8 @@ def every_option_by_hand(a: dict[str, Any], b: int, h: int, i: int) -> dict[str,
         y = cap * math.tanh(x / cap)
         z = y + float(table[h, bucket(j - p, table.shape[1], bidirectional, max_distance)])
         z += -float(a["alibi_slopes"][b, h]) * abs(p - j) + float(a["mask"][b, 0, i, j])
-        window = p - a["window"][0] <= j <= p + a["window"][1] or j < a["sink_tokens"]
-        seen = j < length and j <= p and window and blocks[b, 0, i // rows, j // cols]
+        window = (p - a["window"][0] <= j or j < a["sink_tokens"]) and j <= p + a["window"][1]
+        seen = j < length and (j <= p or not a["causal"]) and window and blocks[b, 0, i // rows, j // cols]
         stages["qk"].append(x if j < length else -math.inf)
         stages["softcap"].append(y if j < length else -math.inf)
         stages["bias"].append(z if seen else -math.inf)
@@ -79,14 +79,15 @@ def every_option_by_hand(a: dict[str, Any], b: int, h: int, i: int) -> dict[str,
     return {**stages, "lse": lse, "weights": weights, "out": out}
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_every_option_by_hand(bidirectional: bool) -> None:
-    rng = generator("every option", bidirectional)
+def test_every_option_by_hand(bidirectional: bool, causal: bool) -> None:
+    rng = generator("every option", bidirectional, causal)
     q, k, v = qkv(rng, 2, 4, 2, 9, 13, 3, 4)
     k, v = (rng.integers(-127, 128, x.shape).astype(np.int8) for x in (k, v))
     options: dict[str, Any] = {
         "mask": np.where(rng.random((2, 1, 9, 13)) < 0.2, -np.inf, rng.standard_normal((2, 1, 9, 13))),
-        "causal": True,
+        "causal": causal,
         "q_offset": [3, -2],
         "window": (2, 1),
         "sink_tokens": 2,

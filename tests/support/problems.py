@@ -17,7 +17,7 @@ Draw = st.DrawFn
 Call = dict[str, Any]
 
 HAS_ML_DTYPES = importlib.util.find_spec("ml_dtypes") is not None
-# "bfloat16" is an ml_dtypes array, "bits" the same numbers as uint16; "int8" keys and values come with a q of any type
+# "bfloat16" is an ml_dtypes array, "bits" the same numbers as uint16; keys and values may have another type than q
 FLOATS = ["float32", "float16", "bits"] + (["bfloat16"] if HAS_ML_DTYPES else [])
 SIZES = st.one_of(st.integers(0, 20), st.sampled_from([31, 32, 33, 47, 48, 49, 64, 95, 97, 130]))
 KEYS = st.one_of(SIZES, st.sampled_from([200, 479, 481, 959, 960, 961, 1009]))
@@ -102,7 +102,7 @@ def _positions(draw: Draw, lead: tuple[int, ...], sq: int, sk: int) -> dict[str,
     if draw(st.booleans()):
         span = st.one_of(st.none(), st.integers(0, 60))
         options["window"] = (draw(span), draw(span))
-        if draw(st.booleans()):
+        if options["window"][0] is not None and draw(st.booleans()):
             options["sink_tokens"] = draw(st.integers(0, 20)) if draw(st.booleans()) else sk + 3
     if draw(st.sampled_from([True, False, False])):
         count = int(np.prod(lead, dtype=np.int64))
@@ -156,7 +156,7 @@ def _numbers(draw: Draw, rng: np.random.Generator, lead: tuple[int, ...], hq: in
     if draw(st.sampled_from([False, False, True])):
         options["softcap"] = draw(st.sampled_from([1.0, 20.0]))
     if draw(st.sampled_from([False, False, True])):
-        shape = (*lead, hq) if len(lead) == 1 and draw(st.booleans()) else (hq,)
+        shape = (*lead, hq) if draw(st.booleans()) else (hq,)
         slopes = rng.standard_normal(shape) * draw(st.sampled_from([0.0, 0.01, 0.5]))
         options["alibi_slopes"] = np.abs(slopes).astype(np.float32)
     if draw(st.sampled_from([False, False, True])):
@@ -189,7 +189,7 @@ def problems(draw: Draw, storages: tuple[str, ...] | None = None) -> Problem:
     """Any valid call of ``attention``; ``storages`` names the storage types to draw from, "int8" among them."""
     names = storages or (*FLOATS, "int8")
     keys = draw(st.sampled_from(names))
-    storage = draw(st.sampled_from(FLOATS)) if keys == "int8" else keys
+    storage = draw(st.sampled_from(FLOATS)) if keys == "int8" or draw(st.integers(0, 5)) == 0 else keys
     lead = draw(LEADS)
     flat = lead == "flat"
     lead = () if flat else lead
@@ -269,7 +269,7 @@ def packed_problems(draw: Draw) -> Packed:
         options["q_offset"] = np.array([draw(st.integers(-10, 80)) for _ in range(count)], np.int64)
     if draw(st.booleans()):
         options["window"] = (draw(st.sampled_from([None, 0, 3, 20])), draw(st.sampled_from([None, 0, 3, 20])))
-        options["sink_tokens"] = draw(st.integers(0, 5))
+        options["sink_tokens"] = 0 if options["window"][0] is None else draw(st.integers(0, 5))
     if draw(st.sampled_from([False, False, True])):
         rows, cols = draw(st.sampled_from([1, 3, 16, 100])), draw(st.sampled_from([1, 3, 16, 100]))
         grid = (-(-int(n_q.max(initial=0)) // rows), -(-int(n_k.max(initial=0)) // cols))
