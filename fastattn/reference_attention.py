@@ -119,8 +119,8 @@ def visible_keys(
             "'top_left' or 'bottom_right'"
         )
     left, right = (None, None) if window is None else window
-    if sink_tokens and left is None:
-        raise ValueError(f"sink_tokens: got {sink_tokens} without a window that hides earlier keys, window={window}")
+    if sink_tokens and window is None:
+        raise ValueError(f"sink_tokens: got {sink_tokens} without a window, beside which they would stay visible")
     j = np.arange(sk)[None, :]
     p = key_offset(sq, length, causal, q_offset) + np.arange(sq)[:, None]
     seen = np.array(np.broadcast_to(j < length, (sq, sk)))

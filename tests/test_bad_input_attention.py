@@ -72,8 +72,6 @@ CASES: list[Case] = [
     *[(f"window {w}", lambda a, w=w: {"window": w}, ValueError, ["window", "-"])
       for w in ((-1, 0), (0, -1), (None, -3), (-2, None))],
     ("sink_tokens without a window", lambda a: {"sink_tokens": 1}, ValueError, ["sink_tokens", "window"]),
-    ("sink_tokens beside a window without a left end", lambda a: {"sink_tokens": 1, "window": (None, 2)}, ValueError,
-     ["sink_tokens", "window"]),
     ("sink_tokens negative", lambda a: {"sink_tokens": -1, "window": (2, 0)}, ValueError, ["sink_tokens", "-1"]),
     ("sink_tokens negative without a window", lambda a: {"sink_tokens": -1}, ValueError, ["sink_tokens", "-1"]),
     *[(f"sink_tokens {x!r}", lambda a, x=x: {"sink_tokens": x, "window": (2, 0)}, TypeError, ["sink_tokens"])

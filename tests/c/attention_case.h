@@ -19,9 +19,13 @@ typedef enum mask_kind { MASK_NONE = 0, MASK_BOOL, MASK_FLOAT } mask_kind;
 
 typedef enum scale_kind { SCALE_DEFAULT = 0, SCALE_ZERO, SCALE_NEGATIVE, SCALE_LARGE, SCALE_DENORMAL } scale_kind;
 
+/* Where keys lie: in order; in pages of page_size; in a ring of ring_size rows behind ring_first. */
+typedef enum key_place { KEYS_IN_ORDER = 0, KEYS_PAGED, KEYS_RING } key_place;
+
 typedef struct attention_case {
     const char *name;
     int64_t b, hq, hkv, sq, sk, d, dv;
+    fa_dtype dtype, kv_dtype; /* of q and out, of k and v; FA_NONE: fp32 */
     scale_kind scale;
     float softcap;
     int causal;
@@ -32,7 +36,14 @@ typedef struct attention_case {
     int64_t n_seq;
     mask_kind mask;
     unsigned mask_broadcast;              /* bit i: dimension i has stride 0 */
+    int64_t sink_tokens;
+    int alibi, sinks;
+    int64_t bias_reach;                   /* 0: no bias by distance */
+    int64_t block_rows, block_cols;       /* 0: no blocks */
+    key_place place;                      /* pages and rings need kv_lengths */
+    int64_t page_size, ring_first, ring_size;
     int lse, weights;
+    fa_score_stage stage;                 /* of the scores asked for */
     fill fill;
     int colliding; /* K and V rows 2048 bytes apart in some variants: the path that copies them */
     int unmapped;  /* b = 1: keys from kv_lengths on have no memory at all */

@@ -169,10 +169,12 @@ void hostile_leave(const variant *v) {
 
 /* ---- accuracy ---------------------------------------------------------------------------------------------------- */
 
-static double worst(const float *got, const double *reference, int64_t count) {
+/* Beyond half a unit in the last place of the type, and of its smallest numbers. */
+static double worst(const float *got, const double *reference, int64_t count, fa_dtype dtype) {
+    const double half = dtype == FA_F16 ? 0x1p-11 : dtype == FA_BF16 ? 0x1p-8 : 0, least = dtype == FA_F16 ? 0x1p-25 : 0;
     double most = 0;
     for (int64_t i = 0; i < count; i++)
-        if (isfinite(got[i]) && isfinite(reference[i])) most = fmax(most, fabs(got[i] - reference[i]));
+        if (isfinite(got[i]) && isfinite(reference[i])) most = fmax(most, fabs(got[i] - reference[i]) - half * fabs((double)got[i]) - least);
     return most;
 }
 
@@ -186,6 +188,11 @@ static int same_special(float got, double reference) {
 
 void expect_accurate(const char *what, const float *got, const double *reference, int64_t count,
                      void (*naive)(void *arg, int order, float *out), void *arg) {
+    expect_accurate_as(what, FA_F32, got, reference, count, naive, arg);
+}
+
+void expect_accurate_as(const char *what, fa_dtype dtype, const float *got, const double *reference, int64_t count,
+                        void (*naive)(void *arg, int order, float *out), void *arg) {
     double size = 0, bound = 0, naive_error = 0;
     for (int64_t i = 0; i < count; i++) {
         if (!same_special(got[i], reference[i])) {
@@ -194,11 +201,11 @@ void expect_accurate(const char *what, const float *got, const double *reference
         }
         if (isfinite(reference[i])) size = fmax(size, fabs(reference[i]));
     }
-    const double error = worst(got, reference, count);
+    const double error = worst(got, reference, count, dtype);
     float *out = scratch(count, sizeof *out);
     for (int order = 0; order < NAIVE_ORDERS; order++) {
         naive(arg, order, out);
-        naive_error = fmax(naive_error, worst(out, reference, count));
+        naive_error = fmax(naive_error, worst(out, reference, count, FA_F32));
         bound = 2 * naive_error + 0x1p-23 * size;
         if (error <= bound) break;
     }

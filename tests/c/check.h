@@ -56,6 +56,9 @@ void *scratch(int64_t count, int64_t item);
 #define NAIVE_ORDERS 8
 void expect_accurate(const char *what, const float *got, const double *reference, int64_t count,
                      void (*naive)(void *arg, int order, float *out), void *arg);
+/* The same for an output that was stored as `dtype` and widened: each element may be rounded once more. */
+void expect_accurate_as(const char *what, fa_dtype dtype, const float *got, const double *reference, int64_t count,
+                        void (*naive)(void *arg, int order, float *out), void *arg);
 
 /* ---- the tests --------------------------------------------------------------------------------------------------- */
 

@@ -102,7 +102,7 @@ def _positions(draw: Draw, lead: tuple[int, ...], sq: int, sk: int) -> dict[str,
     if draw(st.booleans()):
         span = st.one_of(st.none(), st.integers(0, 60))
         options["window"] = (draw(span), draw(span))
-        if options["window"][0] is not None and draw(st.booleans()):
+        if draw(st.booleans()):
             options["sink_tokens"] = draw(st.integers(0, 20)) if draw(st.booleans()) else sk + 3
     if draw(st.sampled_from([True, False, False])):
         count = int(np.prod(lead, dtype=np.int64))
@@ -269,7 +269,7 @@ def packed_problems(draw: Draw) -> Packed:
         options["q_offset"] = np.array([draw(st.integers(-10, 80)) for _ in range(count)], np.int64)
     if draw(st.booleans()):
         options["window"] = (draw(st.sampled_from([None, 0, 3, 20])), draw(st.sampled_from([None, 0, 3, 20])))
-        options["sink_tokens"] = 0 if options["window"][0] is None else draw(st.integers(0, 5))
+        options["sink_tokens"] = draw(st.integers(0, 5))
     if draw(st.sampled_from([False, False, True])):
         rows, cols = draw(st.sampled_from([1, 3, 16, 100])), draw(st.sampled_from([1, 3, 16, 100]))
         grid = (-(-int(n_q.max(initial=0)) // rows), -(-int(n_k.max(initial=0)) // cols))
