@@ -245,8 +245,8 @@ def _from_csr(indptr: Any, indices: Any, grid: tuple[int, int], heads: int) -> n
         raise ValueError(f"block_mask (indices): rank {columns.ndim}, expected 1")
     if starts.size and (int(starts.min()) < 0 or int(starts.max()) > len(columns) or (np.diff(starts) < 0).any()):
         raise ValueError(
-            f"block_mask (indptr): numbers from {int(starts.min())} to {int(starts.max())}, expected ascending ones from "
-            f"0 to at most {len(columns)}, the number of indices"
+            f"block_mask (indptr): numbers from {int(starts.min())} to {int(starts.max())}, expected ascending ones "
+            f"from 0 to at most {len(columns)}, the number of indices"
         )
     if columns.size and not (int(columns.min()) >= 0 and int(columns.max()) < grid[1]):
         bad = columns[(columns < 0) | (columns >= grid[1])][0]

@@ -36,7 +36,8 @@ const float *floats_at(const fa_view *view, const void *at, int64_t n, float *bu
 /* k_scale or v_scale of a key, 1 without. */
 static float scale_at(const fa_view *scale, const sequence *s, int64_t kv_head, int64_t j) {
     if (!scale) return 1.0f;
-    return *(const float *)((const char *)scale->data + s->batch * scale->stride[0] + kv_head * scale->stride[1] + (s->k0 + j) * scale->stride[2]);
+    const int64_t at = s->batch * scale->stride[0] + kv_head * scale->stride[1] + (s->k0 + j) * scale->stride[2];
+    return *(const float *)((const char *)scale->data + at);
 }
 
 /* What a score gets beside the product: bias by distance, ALiBi and a float mask, in this order. */

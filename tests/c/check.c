@@ -174,7 +174,8 @@ static double worst(const float *got, const double *reference, int64_t count, fa
     const double half = dtype == FA_F16 ? 0x1p-11 : dtype == FA_BF16 ? 0x1p-8 : 0, least = dtype == FA_F16 ? 0x1p-25 : 0;
     double most = 0;
     for (int64_t i = 0; i < count; i++)
-        if (isfinite(got[i]) && isfinite(reference[i])) most = fmax(most, fabs(got[i] - reference[i]) - half * fabs((double)got[i]) - least);
+        if (isfinite(got[i]) && isfinite(reference[i]))
+            most = fmax(most, fabs(got[i] - reference[i]) - half * fabs((double)got[i]) - least);
     return most;
 }
 
