@@ -53,7 +53,7 @@ typedef struct fa_attn_chunk {
     const float *slope;              /* [rows] ALiBi; NULL: none */
     const float *const *bias;        /* [rows] value for j - p == 0; FA_KEY_BLOCK more than bias_reach on both sides; NULL: none */
     int64_t bias_reach;
-    int far;  /* 1: K and V come from memory: the decode kernel asks for rows ahead of their use */
+    int far;  /* 1: K and V come from memory: kernels ask for rows ahead of their use */
     int safe; /* 1: excluded keys are not multiplied at all (their V may hold NaN or Inf); slow */
 } fa_attn_chunk;
 

@@ -11,6 +11,7 @@
 #define GROUP_WORK (1 << 20) /* multiply-adds a task should have at least, if its sequence has them */
 #define LONG_KEYS (2 * FA_KV_CHUNK)
 #define FAR_BYTES (2 << 20)
+#define FULL_CHUNK (640 << 10)   /* bytes of a chunk of K and V that leaves L2 no room for the rest */
 #define FEW_TASKS 16               /* fewer tasks of tiles than this are cut along the keys as well */
 #define SPLIT_FLOATS ((int64_t)1 << 24) /* unless their states would take more than this */
 
@@ -113,6 +114,7 @@ static void choose_tasks(attn_job *job) {
     const int64_t tile_work = job->lanes * attn_min(1 << 30, attn_max(1, max_keys)) * (job->d + job->dv);
     job->group = (int)attn_min(ATTN_MAX_GROUP, attn_max(1, attn_ceil(GROUP_WORK, tile_work)));
     if (max_keys > LONG_KEYS) job->group = job->group > 4 ? job->group : 4;
+    job->full_chunk = 4 * attn_min(FA_KV_CHUNK, max_keys) * (job->d + job->dv) > FULL_CHUNK;
     const int many = job->q->shape[2] * job->group_heads >= 12 * job->lanes;
     if (!attn_in_order(job)) job->copy = 2;
     else if ((rows_collide(job->k) || rows_collide(job->v)) && many) job->copy = 1;

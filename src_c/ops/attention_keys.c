@@ -60,6 +60,7 @@ static void place(const attn_job *job, const attn_seq *seq, int64_t kv_head, int
 void attn_tile_keys(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t index, int shared, int64_t first, int64_t last,
                     attn_scratch *scratch, fa_attn_chunk *chunk) {
     place(job, seq, kv_head, index, scratch, chunk);
+    chunk->far |= job->full_chunk;
     if (!job->copy || (job->copy == 1 && !shared)) {
         chunk->k = (const float *)key_at(job, job->k, seq, kv_head, chunk->j0);
         chunk->v = (const float *)key_at(job, job->v, seq, kv_head, chunk->j0);
