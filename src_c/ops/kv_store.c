@@ -9,6 +9,7 @@
 #include "rope.h"
 
 #define FA_STORE_TASK 65536 /* elements of one task, about */
+#define FA_STORE_WIDE 1024  /* fp32 elements between two steps: they stay in L1 beside angles, source and target */
 
 typedef struct fa_store_job {
     const fa_kernels *kernels;
@@ -17,65 +18,120 @@ typedef struct fa_store_job {
     int64_t step, blocks;         /* positions of a task, tasks of a sequence */
 } fa_store_job;
 
-/* One row of d elements of src's dtype. `wide` holds FA_MAX_HEAD_DIM floats. */
-static void fa_store_row(const fa_store_job *job, void *to, float *scale, const void *from, fa_rope_rows *rows, float *wide) {
-    const int dst = job->dst->dtype, src = job->src->dtype;
+/* Rows at equal steps: consecutive positions of a head in consecutive slots of a page, or the heads of one position. */
+typedef struct fa_store_rows {
+    char *to, *scale; /* scale NULL but for int8 */
+    const char *from;
+    ptrdiff_t to_step, scale_step, from_step; /* bytes */
+    int64_t count;
+    fa_rope_rows angles; /* cos, sin, positions and their strides, where rows are rotated */
+} fa_store_rows;
+
+/* Up to `count` rows through fp32: `wide` holds them. */
+static void fa_store_piece(const fa_store_job *job, fa_store_rows *run, int64_t count, float *wide) {
+    const fa_convert_kernels *convert = &job->kernels->convert;
     const int64_t d = job->src->shape[3];
-    const float *x = from;
-    if (rows && dst == src) {
-        rows->out = to;
-        rows->x = from;
-        rows->dtype = src;
-        job->kernels->rope.rotate(rows);
-        return;
+    const char *x = run->from;
+    ptrdiff_t step = run->from_step;
+    if (job->src->dtype != FA_F32) {
+        for (int64_t r = 0; r < count; r++) convert->widen(wide + r * d, x + r * step, job->src->dtype, d);
+        x = (const char *)wide;
+        step = d * (ptrdiff_t)sizeof *wide;
     }
-    if (dst == src) {
-        memcpy(to, from, (size_t)(d * fa_itemsize(src)));
-        return;
+    if (job->angles) {
+        fa_rope_rows rows = run->angles;
+        rows.out = wide;
+        rows.os = d * (ptrdiff_t)sizeof *wide;
+        rows.x = x;
+        rows.xs = step;
+        rows.dtype = FA_F32;
+        rows.rows = count;
+        job->kernels->rope.rotate(&rows);
+        x = (const char *)wide;
+        step = rows.os;
     }
-    if (src != FA_F32) {
-        job->kernels->convert.widen(wide, from, src, d);
-        x = wide;
+    for (int64_t r = 0; r < count; r++) {
+        const float *row = (const float *)(x + r * step);
+        char *to = run->to + r * run->to_step;
+        if (run->scale) *(float *)(run->scale + r * run->scale_step) = convert->quantize((int8_t *)to, row, d);
+        else convert->narrow(to, job->dst->dtype, row, d);
     }
-    if (rows) {
-        rows->out = wide;
-        rows->x = x;
-        rows->dtype = FA_F32;
-        job->kernels->rope.rotate(rows);
-        x = wide;
-    }
-    if (dst == FA_I8) *scale = job->kernels->convert.quantize(to, x, d);
-    else job->kernels->convert.narrow(to, dst, x, d);
 }
 
-static void fa_store_position(const fa_store_job *job, int64_t b, int64_t h, int64_t s, float *wide) {
-    const int64_t slot = fa_i64_at(job->slots, b, s);
-    if (slot < 0) return;
-    const int64_t n = slot / job->dst->shape[2], p = slot % job->dst->shape[2];
-    fa_rope_rows rows;
-    if (job->angles) {
-        rows = fa_rope_rows_at(job->angles, b, s);
-        rows.rows = 1;
-        rows.d = job->src->shape[3];
+static void fa_store_run(const fa_store_job *job, fa_store_rows *run, float *wide) {
+    const int64_t d = job->src->shape[3], most = d < FA_STORE_WIDE ? FA_STORE_WIDE / d : 1;
+    if (job->dst->dtype == job->src->dtype) {
+        if (job->angles) {
+            run->angles.out = run->to;
+            run->angles.os = run->to_step;
+            run->angles.x = run->from;
+            run->angles.xs = run->from_step;
+            run->angles.dtype = job->src->dtype;
+            run->angles.rows = run->count;
+            job->kernels->rope.rotate(&run->angles);
+        } else {
+            const size_t bytes = (size_t)(d * fa_itemsize(job->src->dtype));
+            for (int64_t r = 0; r < run->count; r++) memcpy(run->to + r * run->to_step, run->from + r * run->from_step, bytes);
+        }
+        return;
     }
-    fa_store_row(job, fa_row_at(job->dst, n, h, p), job->scale ? fa_row_at(job->scale, n, h, p) : NULL,
-                 fa_row_at(job->src, b, h, s), job->angles ? &rows : NULL, wide);
+    while (run->count > 0) {
+        const int64_t count = run->count < most ? run->count : most;
+        fa_store_piece(job, run, count, wide);
+        run->to += count * run->to_step;
+        run->from += count * run->from_step;
+        if (run->scale) run->scale += count * run->scale_step;
+        if (run->angles.positions)
+            run->angles.positions = (const int64_t *)((const char *)run->angles.positions + count * run->angles.ps);
+        run->count -= count;
+    }
+}
+
+/* The rows from (b, h, s) on, which goes to `slot`: along dimension `along` of src, 1 heads or 2 positions. */
+static fa_store_rows fa_store_rows_at(const fa_store_job *job, int64_t b, int64_t h, int64_t s, int64_t slot, int along) {
+    const int64_t n = slot / job->dst->shape[2], p = slot % job->dst->shape[2];
+    fa_store_rows run = {.to = fa_row_at(job->dst, n, h, p), .from = fa_row_at(job->src, b, h, s), .count = 1};
+    run.to_step = job->dst->stride[along];
+    run.from_step = job->src->stride[along];
+    if (job->scale) {
+        run.scale = fa_row_at(job->scale, n, h, p);
+        run.scale_step = job->scale->stride[along];
+    }
+    if (job->angles) {
+        run.angles = fa_rope_rows_at(job->angles, b, s);
+        run.angles.d = job->src->shape[3];
+        if (along == 1) fa_rope_one_angle(&run.angles, &run.angles);
+    }
+    return run;
 }
 
 static void fa_store_task(void *arg, int64_t task, int worker) {
     const fa_store_job *job = arg;
     const int64_t b = task / job->blocks, first = task % job->blocks * job->step;
     const int64_t end = job->src->shape[2] - first < job->step ? job->src->shape[2] : first + job->step;
-    const int64_t hs = job->src->stride[1], ss = job->src->stride[2], heads = job->src->shape[1];
+    const int64_t hs = job->src->stride[1], ss = job->src->stride[2], heads = job->src->shape[1], page = job->dst->shape[2];
     float wide[FA_MAX_HEAD_DIM];
     (void)worker;
-    if ((hs < 0 ? -hs : hs) < (ss < 0 ? -ss : ss)) { /* read in the order of memory */
-        for (int64_t s = first; s < end; s++)
-            for (int64_t h = 0; h < heads; h++) fa_store_position(job, b, h, s, wide);
-    } else {
-        for (int64_t h = 0; h < heads; h++)
-            for (int64_t s = first; s < end; s++) fa_store_position(job, b, h, s, wide);
+    if (end - first == 1 || (hs < 0 ? -hs : hs) < (ss < 0 ? -ss : ss)) { /* read in the order of memory */
+        for (int64_t s = first; s < end; s++) {
+            const int64_t slot = fa_i64_at(job->slots, b, s);
+            if (slot < 0) continue;
+            fa_store_rows run = fa_store_rows_at(job, b, 0, s, slot, 1);
+            run.count = heads;
+            fa_store_run(job, &run, wide);
+        }
+        return;
     }
+    for (int64_t h = 0; h < heads; h++)
+        for (int64_t s = first, count; s < end; s += count) {
+            const int64_t slot = fa_i64_at(job->slots, b, s);
+            count = 1;
+            if (slot < 0) continue;
+            while (s + count < end && (slot + count) % page != 0 && fa_i64_at(job->slots, b, s + count) == slot + count) count++;
+            fa_store_rows run = fa_store_rows_at(job, b, h, s, slot, 2);
+            run.count = count;
+            fa_store_run(job, &run, wide);
+        }
 }
 
 /* ---- slots: in range, none of them twice -------------------------------------------------------------------------- */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* Rotary position embedding: checks, then blocks of positions in parallel, all heads of a position in one task. */
+/* Rotary position embedding: checks, then blocks of positions and groups of heads in parallel. */
 #include "rope.h"
 
 #include "../view.h"
 #include "parallel.h"
 
 #define FA_ROPE_TASK 65536 /* elements of one task, about */
+#define FA_ROPE_RUN 256    /* positions of one head at a time: short runs hide the stream from the prefetcher */
 
 fa_status fa_rope_angles_check(const fa_rope_angles *angles, int64_t batch, int64_t seq, int64_t d) {
     const int rank = angles->positions ? 2 : 3;
@@ -50,45 +51,51 @@ fa_rope_rows fa_rope_rows_at(const fa_rope_angles *angles, int64_t b, int64_t s)
     return rows;
 }
 
+void fa_rope_one_angle(fa_rope_rows *rows, const fa_rope_rows *at) {
+    const int64_t row = at->positions ? *at->positions : 0;
+    rows->cos = at->cos + row * at->cs;
+    rows->sin = at->sin + row * at->ss;
+    rows->positions = NULL;
+    rows->cs = rows->ss = 0;
+}
+
 typedef struct fa_rope_job {
     const fa_rope_kernels *kernels;
     const fa_view *out, *x;
     const fa_rope_angles *angles;
-    int64_t step, blocks; /* positions of a task, tasks of a sequence */
+    int64_t step, blocks;       /* positions of a task, blocks of them */
+    int64_t head_step, groups;  /* heads of a task, groups of them */
     int heads_inside;     /* heads lie closer together than positions: walk them in the inner loop */
 } fa_rope_job;
 
 static void fa_rope_task(void *arg, int64_t task, int worker) {
     const fa_rope_job *job = arg;
-    const int64_t b = task / job->blocks, first = task % job->blocks * job->step;
+    const int64_t h0 = task % job->groups * job->head_step, block = task / job->groups;
+    const int64_t b = block / job->blocks, first = block % job->blocks * job->step;
     const int64_t left = job->x->shape[2] - first, n = left < job->step ? left : job->step;
+    const int64_t heads = job->x->shape[1] - h0 < job->head_step ? job->x->shape[1] - h0 : job->head_step;
+    const int inner = job->heads_inside ? 1 : 2;
     fa_rope_rows rows = fa_rope_rows_at(job->angles, b, first);
     (void)worker;
     rows.dtype = job->x->dtype;
     rows.d = job->x->shape[3];
-    const int inner = job->heads_inside ? 1 : 2;
     rows.os = job->out->stride[inner];
     rows.xs = job->x->stride[inner];
-    if (!job->heads_inside) {
-        rows.rows = n;
-        for (int64_t h = 0; h < job->x->shape[1]; h++) {
+    rows.rows = job->heads_inside ? heads : n;
+    if (job->heads_inside) {
+        for (int64_t s = first; s < first + n; s++) {
+            const fa_rope_rows at = fa_rope_rows_at(job->angles, b, s);
+            fa_rope_one_angle(&rows, &at);
+            rows.out = fa_row_at(job->out, b, h0, s);
+            rows.x = fa_row_at(job->x, b, h0, s);
+            job->kernels->rotate(&rows);
+        }
+    } else {
+        for (int64_t h = h0; h < h0 + heads; h++) {
             rows.out = fa_row_at(job->out, b, h, first);
             rows.x = fa_row_at(job->x, b, h, first);
             job->kernels->rotate(&rows);
         }
-        return;
-    }
-    rows.rows = job->x->shape[1];
-    for (int64_t s = first; s < first + n; s++) {
-        const fa_rope_rows at = fa_rope_rows_at(job->angles, b, s);
-        const int64_t row = at.positions ? *at.positions : 0;
-        rows.out = fa_row_at(job->out, b, 0, s);
-        rows.x = fa_row_at(job->x, b, 0, s);
-        rows.cos = at.cos + row * at.cs;
-        rows.sin = at.sin + row * at.ss;
-        rows.positions = NULL;
-        rows.cs = rows.ss = 0; /* one angle for all heads */
-        job->kernels->rotate(&rows);
     }
 }
 
@@ -112,11 +119,19 @@ fa_status fa_rope(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const
     status = fa_rope_positions_check(&angles);
     if (status != FA_OK) return status;
     fa_rope_job job = {.kernels = &ctx->kernels->rope, .out = out, .x = x, .angles = &angles};
-    const int64_t heads = count / x->shape[0] / x->shape[2];
-    job.step = heads < FA_ROPE_TASK ? FA_ROPE_TASK / heads : 1;
-    job.blocks = (x->shape[2] - 1) / job.step + 1;
+    const int64_t heads = x->shape[1], one = count / x->shape[0] / x->shape[2]; /* elements of one position */
     job.heads_inside = x->shape[2] == 1 || magnitude(x->stride[1]) < magnitude(x->stride[2]);
+    job.step = one < FA_ROPE_TASK ? FA_ROPE_TASK / one : 1;
+    job.head_step = heads;
+    if (!job.heads_inside && job.step < FA_ROPE_RUN) {
+        job.step = FA_ROPE_RUN;
+        job.head_step = FA_ROPE_TASK / FA_ROPE_RUN / x->shape[3];
+        if (job.head_step < 1) job.head_step = 1;
+        if (job.head_step > heads) job.head_step = heads;
+    }
+    job.blocks = (x->shape[2] - 1) / job.step + 1;
+    job.groups = (heads - 1) / job.head_step + 1;
     const fa_ctx worth = fa_ctx_for_work(ctx, count < INT64_MAX / 16 ? 16 * count : count);
-    fa_parallel_for(&worth, x->shape[0] * job.blocks, fa_rope_task, &job);
+    fa_parallel_for(&worth, x->shape[0] * job.blocks * job.groups, fa_rope_task, &job);
     return FA_OK;
 }

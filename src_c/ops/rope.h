@@ -18,4 +18,7 @@ fa_status fa_rope_positions_check(const fa_rope_angles *angles);
 /* The angles of positions s, s + 1, ... of sequence b; the caller fills in out, x, dtype, rows and d. */
 fa_rope_rows fa_rope_rows_at(const fa_rope_angles *angles, int64_t b, int64_t s);
 
+/* Gives all rows the first angle of `at`: the heads of one position. */
+void fa_rope_one_angle(fa_rope_rows *rows, const fa_rope_rows *at);
+
 #endif

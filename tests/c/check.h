@@ -72,6 +72,7 @@ void test_attention(const options *o);
 void test_attention_random(const options *o);
 void test_linear(const options *o);
 void test_convert(const options *o);
+void test_rope(const options *o);
 void test_rows(const options *o);
 void test_pooling(const options *o);
 void test_status(const options *o);

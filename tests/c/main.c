@@ -27,6 +27,7 @@ static int run_all(const options *o) {
     test_attention_random(o);
     test_linear(o);
     test_convert(o);
+    test_rope(o);
     test_rows(o);
     test_pooling(o);
     test_status(o);
