@@ -270,9 +270,9 @@ cdef bint disjoint(const fa_view *a, const fa_view *b) noexcept:
     return a1 + 4 <= b0 or b1 + 4 <= a0
 
 
-cdef bint overlaps_itself(const fa_view *view) noexcept:
-    """Whether elements of a float32 view may share memory: a stride that does not clear the dimensions below it."""
-    cdef int64_t reach = 4
+cdef bint overlaps_itself(const fa_view *view, int64_t item) noexcept:
+    """Whether elements of a view may share memory: a stride that does not clear the dimensions below it."""
+    cdef int64_t reach = item
     cdef int64_t best, stride
     cdef int i, pick
     cdef unsigned int done = 0
@@ -306,8 +306,25 @@ cdef object run_attention(Views views, fa_ctx *ctx, fa_view *out, fa_view *lse, 
     return None
 
 
+cdef int item_of(int dtype) noexcept:
+    """Bytes of an element of the types queries and keys may have without scales; 0 for others."""
+    return 4 if dtype == FA_F32 else 2 if dtype == FA_F16 or dtype == FA_BF16 else 0
+
+
+cdef bint readable(const fa_view *view) noexcept:
+    """Whether the core reads this view in place: its type, a unit last stride, whole-element strides and address."""
+    cdef int item = item_of(view.dtype)
+    cdef int i
+    if item == 0 or view.stride[3] != item or <uintptr_t>view.data % item != 0:
+        return False
+    for i in range(3):
+        if view.stride[i] % item != 0:
+            return False
+    return 1 <= view.shape[3] <= FA_MAX_HEAD_DIM
+
+
 def attend_plain(q, k, v, out, bint causal, scale, num_threads):
-    """The call without options, for NumPy float32 arrays of rank 2 to 4 and an `out` apart from them.
+    """The call without options, for NumPy arrays (not int8) of rank 2 to 4 and an `out` of q's type apart from them.
 
     True if it was done; False if anything is unusual, and nothing has been touched: the caller then goes the long way,
     which finds the words for what is wrong.
@@ -329,15 +346,13 @@ def attend_plain(q, k, v, out, bint causal, scale, num_threads):
         return False
     ndim = views.buffers[0].ndim
     for i in range(4):
-        if views.buffers[i].ndim != ndim or views.views[i].dtype != FA_F32 or views.views[i].stride[3] != 4:
-            return False
-        if <uintptr_t>views.views[i].data % 4 != 0 or views.views[i].shape[3] < 1:
-            return False
-        if views.views[i].stride[0] % 4 != 0 or views.views[i].stride[1] % 4 != 0 or views.views[i].stride[2] % 4 != 0:
+        if views.buffers[i].ndim != ndim or not readable(&views.views[i]):
             return False
         if i < 3 and not disjoint(&views.views[i], ov):
             return False
     if ndim < 2 or qv.shape[0] != kv.shape[0] or qv.shape[0] != vv.shape[0] or qv.shape[0] != ov.shape[0]:
+        return False
+    if ov.dtype != qv.dtype or vv.dtype != kv.dtype:
         return False
     if kv.shape[1] < 1 or qv.shape[1] % kv.shape[1] != 0 or vv.shape[1] != kv.shape[1] or ov.shape[1] != qv.shape[1]:
         return False
@@ -347,7 +362,7 @@ def attend_plain(q, k, v, out, bint causal, scale, num_threads):
         return False
     if qv.shape[3] > FA_MAX_HEAD_DIM or vv.shape[3] > FA_MAX_HEAD_DIM:
         return False
-    if overlaps_itself(ov):
+    if overlaps_itself(ov, item_of(ov.dtype)):
         return False
     make_ctx(&ctx, num_threads)
     memset(&params, 0, sizeof(params))
@@ -387,11 +402,7 @@ def attend_varlen_plain(q, k, v, cu_q, cu_k, out, bint causal, scale, num_thread
     cdef fa_view *vv = &views.views[2]
     cdef fa_view *ov = &views.views[3]
     for i in range(4):
-        if views.buffers[i].ndim != 3 or views.views[i].dtype != FA_F32 or views.views[i].stride[3] != 4:
-            return False
-        if <uintptr_t>views.views[i].data % 4 != 0 or not 1 <= views.views[i].shape[3] <= FA_MAX_HEAD_DIM:
-            return False
-        if views.views[i].stride[1] % 4 != 0 or views.views[i].stride[2] % 4 != 0:
+        if views.buffers[i].ndim != 3 or not readable(&views.views[i]):
             return False
         if i < 3 and not disjoint(&views.views[i], ov):
             return False
@@ -413,11 +424,13 @@ def attend_varlen_plain(q, k, v, cu_q, cu_k, out, bint causal, scale, num_thread
             return False
         if causal and bounds_q[i + 1] - bounds_q[i] != bounds_k[i + 1] - bounds_k[i]:
             return False
+    if ov.dtype != qv.dtype or vv.dtype != kv.dtype:
+        return False
     if kv.shape[1] < 1 or qv.shape[1] % kv.shape[1] != 0 or vv.shape[1] != kv.shape[1] or ov.shape[1] != qv.shape[1]:
         return False
     if vv.shape[2] != kv.shape[2] or ov.shape[2] != qv.shape[2] or kv.shape[3] != qv.shape[3] or ov.shape[3] != vv.shape[3]:
         return False
-    if overlaps_itself(ov):
+    if overlaps_itself(ov, item_of(ov.dtype)):
         return False
     make_ctx(&ctx, num_threads)
     memset(&params, 0, sizeof(params))

@@ -102,7 +102,7 @@ def attention(
         and (scale is None or type(scale) is float and -1e30 < scale < 1e30)
     ):  # fmt: skip
         # The long way below does the same with every check; this one is for calls that take microseconds.
-        target = np.empty(q.shape[:-1] + v.shape[-1:], np.float32) if out is None else out
+        target = np.empty(q.shape[:-1] + v.shape[-1:], q.dtype) if out is None else out
         factor = 1.0 / math.sqrt(q.shape[-1] or 1) if scale is None else scale
         if type(target) is np.ndarray and _core.attend_plain(q, k, v, target, causal, factor, num_threads):
             return target

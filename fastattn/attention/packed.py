@@ -66,7 +66,7 @@ def attention_varlen(
         and type(cu_seqlens_q) is np.ndarray and type(cu_seqlens_k) is np.ndarray and q.ndim == 3 and v.ndim == 3
         and (scale is None or type(scale) is float and -1e30 < scale < 1e30)
     ):  # fmt: skip
-        fast = np.empty(q.shape[:-1] + v.shape[-1:], np.float32) if out is None else out
+        fast = np.empty(q.shape[:-1] + v.shape[-1:], q.dtype) if out is None else out
         factor = 1.0 / math.sqrt(q.shape[-1] or 1) if scale is None else scale
         if type(fast) is np.ndarray and _core.attend_varlen_plain(
             q, k, v, cu_seqlens_q, cu_seqlens_k, fast, causal, factor, num_threads

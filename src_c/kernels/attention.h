@@ -33,6 +33,7 @@ typedef struct fa_attn_chunk {
     const float *v;      /* tile: [n, dv], row stride vs */
     const void *const *k_at; /* decode: where keys 16 g, g = 0, 1, ..., begin; rows of a group lie ks apart */
     const void *const *v_at; /* decode: likewise */
+    int64_t groups;      /* decode: entries of k_at and v_at; those beyond the n keys are what is read after them */
     int dtype;           /* decode: fa_dtype of K and V */
     ptrdiff_t ks, vs;    /* in elements */
     int64_t d, dv;

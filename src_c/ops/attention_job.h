@@ -113,8 +113,8 @@ int attn_in_order(const attn_job *job); /* key j + 1 lies a row behind key j, in
 /* Chunk number `index` of the stream for the tile kernel; of copied rows those any of the rows may see. */
 void attn_tile_keys(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t index, int shared, int64_t first, int64_t last,
                     attn_scratch *scratch, fa_attn_chunk *chunk);
-/* The same for the decode kernel; k_at and v_at have place for the groups of ATTN_GROUPS. */
-#define ATTN_GROUPS (FA_KV_CHUNK / 16)
+/* The same for the decode kernel; k_at and v_at have place for ATTN_GROUPS: those of the chunk and of the block read next. */
+#define ATTN_GROUPS ((FA_KV_CHUNK + FA_KEY_BLOCK) / 16)
 void attn_decode_keys(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t index, const void **k_at, const void **v_at,
                       attn_scratch *scratch, fa_attn_chunk *chunk);
 

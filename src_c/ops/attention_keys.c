@@ -81,13 +81,26 @@ void attn_tile_keys(const attn_job *job, const attn_seq *seq, int64_t kv_head, i
     chunk->v = scratch->v_copy;
 }
 
+static int64_t point_groups(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t j0, int64_t n, const void **k_at,
+                            const void **v_at) {
+    const int64_t groups = attn_ceil(n, 16);
+    for (int64_t g = 0; g < groups; g++) {
+        k_at[g] = key_at(job, job->k, seq, kv_head, j0 + 16 * g);
+        v_at[g] = key_at(job, job->v, seq, kv_head, j0 + 16 * g);
+    }
+    return groups;
+}
+
 void attn_decode_keys(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t index, const void **k_at, const void **v_at,
                       attn_scratch *scratch, fa_attn_chunk *chunk) {
     place(job, seq, kv_head, index, scratch, chunk);
     chunk->k_at = k_at;
     chunk->v_at = v_at;
-    for (int64_t g = 0; 16 * g < chunk->n; g++) {
-        k_at[g] = key_at(job, job->k, seq, kv_head, chunk->j0 + 16 * g);
-        v_at[g] = key_at(job, job->v, seq, kv_head, chunk->j0 + 16 * g);
+    int64_t groups = point_groups(job, seq, kv_head, chunk->j0, chunk->n, k_at, v_at);
+    if (chunk->far) { /* what is read next, as far as one thread can tell: the next chunk, or the next head's first */
+        const int64_t next = chunk->j0 + FA_KV_CHUNK < seq->keys ? chunk->j0 + FA_KV_CHUNK : 0;
+        const int64_t head = kv_head + (next == 0), n = attn_min(FA_KEY_BLOCK, seq->keys - next);
+        if (head < job->kv_heads) groups += point_groups(job, seq, head, next, n, k_at + groups, v_at + groups);
     }
+    chunk->groups = groups;
 }

@@ -52,13 +52,17 @@ FA_INLINE float v_sum(v16f a) {
     return t[0];
 }
 
-/* Largest lane by the same tree; meaningless if a lane is NaN. */
+/* Largest lane; meaningless if a lane is NaN. */
 FA_INLINE float v_hmax(v16f a) {
+#if defined(FA_VEC_AVX512)
+    return _mm512_reduce_max_ps(a);
+#else
     float t[16];
     v_store(t, a);
     for (int step = 8; step >= 1; step /= 2)
         for (int i = 0; i < step; i++) t[i] = t[i] > t[i + step] ? t[i] : t[i + step];
     return t[0];
+#endif
 }
 
 FA_INLINE vmask m_nan(v16f a) { return m_not(m_eq(a, a)); }
