@@ -3,7 +3,13 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, settings
+import os
+
+# Read once, when NumPy is loaded: the oracle's products are small, and waiting for each other its threads take the
+# processor from the tests.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 settings.register_profile(
     "fastattn",
