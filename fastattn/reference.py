@@ -316,9 +316,8 @@ def linear_attention(
 ) -> tuple[Array, Array]:
     """(out, state) of the recurrence, token by token; a decay makes it gated, a beta makes it the delta rule.
 
-    ``q (B, T, Hq, Dk)``, ``k (B, T, Hkv, Dk)``, ``v (B, T, Hkv, Dv)``, ``state (B, Hkv, Dk, Dv)``, ``decay`` a factor for
-    each state ``(B, T, Hkv)`` or each of its rows ``(B, T, Hkv, Dk)``, ``beta (B, T, Hkv)`` or ``(B, T, 1)`` -> ``(B, T, Hq,
-    Dv)`` and the state that is left.
+    ``q (B, T, Hq, Dk)``, ``k (B, T, Hkv, Dk)``, ``v (B, T, Hkv, Dv)``, ``state (B, Hkv, Dk, Dv)``, ``beta (B, T, Hkv)``
+    or ``(B, T, 1)``, ``decay`` in logarithms, ``(B, T, Hkv)`` or ``(B, T, Hkv, Dk)``. Out is ``(B, T, Hq, Dv)``.
 
     >>> out, state = linear_attention([[[[2.0]]]], [[[[3.0]]]], [[[[5.0]]]], state=[[[[1.0]]]])
     >>> out.item(), state.item()

@@ -20,13 +20,23 @@
 
 #include "../fastattn.h"
 
+#define FA_RECURRENT_AHEAD 4
+
+/* Memory that will be wanted when this call is done: while token t is computed, `bytes` at at + t * token are asked for. */
+typedef struct fa_recurrent_ahead {
+    const char *at;
+    ptrdiff_t token; /* in bytes */
+    int64_t bytes;   /* 0: nothing */
+    int write;
+} fa_recurrent_ahead;
+
 typedef struct fa_recurrent {
     const float *from;       /* [d][16 nv] the state before the first token; may be `state` */
     ptrdiff_t from_stride;   /* all strides in elements */
     float *state;            /* [d][16 nv] the state after the last token */
     ptrdiff_t state_stride;
     int64_t d;
-    int nv;                  /* vectors of columns, 1 to what the table says */
+    int nv;                  /* vectors of columns, 1 to columns(group) */
     int group;               /* query heads that read this state */
     int64_t tokens;          /* at least 1 */
     const float *q;          /* [tokens][group][d] */
@@ -41,10 +51,12 @@ typedef struct fa_recurrent {
     float *out;              /* [tokens][group][16 nv] */
     ptrdiff_t out_token, out_head;
     float scale;
+    fa_recurrent_ahead ahead[FA_RECURRENT_AHEAD];
+    int64_t ahead_tokens;    /* at most `tokens` */
 } fa_recurrent;
 
 typedef struct fa_recurrent_kernels {
-    int nv, nv_decay; /* most vectors of columns of a call, without and with a decay: what suits the registers best */
+    int (*columns)(int64_t group); /* most vectors of columns of a call */
     void (*run)(const fa_recurrent *job);
 } fa_recurrent_kernels;
 

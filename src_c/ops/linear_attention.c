@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Driver of linear attention. A task owns some columns of one head's state and walks all tokens with them, a block of
- * tokens at a time: what every column needs of a block (rows in fp32, factors of the decay) is made once, then each panel
- * of columns takes the block while its part of the state is in L1.
+ * tokens at a time: what every column needs of a block (factors of the decay, half precision in fp32) is made once, then
+ * each panel of columns takes the block while its part of the state is in L1. Rows of fp32 are read where they are: copies
+ * to scratch rows without gaps cost 2 to 15 per cent.
  *
  * A panel is copied to scratch rows without gaps for the whole call: in place its rows are Dv floats apart, which is often
  * a power of two, and they would fight for a few sets of the cache. A call of a few tokens works in place instead.
@@ -18,6 +19,7 @@
 #define FA_RECURRENT_BLOCK 32        /* most tokens of a block */
 #define FA_RECURRENT_ROWS (1 << 15)  /* floats of q in a block, about */
 #define FA_RECURRENT_DIRECT 3        /* up to so many tokens a copy of the state does not pay */
+#define FA_RECURRENT_ASK 4           /* tokens ahead whose rows are asked for */
 #define FA_RECURRENT_ENOUGH 8        /* tasks that will do for any team worth having */
 
 typedef struct fa_linatt_plan {
@@ -27,7 +29,7 @@ typedef struct fa_linatt_plan {
     int64_t panels, per_task; /* of a head, of a task */
     int64_t tasks;
     int64_t wide;             /* columns of a task in scratch */
-    int direct;               /* whole panels are used where the caller has them */
+    int direct;               /* the state is used where the caller has it */
     int team;
     float *q, *k, *v, *out, *decay, *beta, *state; /* scratch of all workers; NULL: not needed */
     size_t q_size, k_size, v_size, out_size, decay_size, state_size;
@@ -52,8 +54,7 @@ static int fa_linatt_shape(const fa_view *view, int64_t a, int64_t b, int64_t c,
 }
 
 static void fa_linatt_cut(const fa_ctx *ctx, fa_linatt_plan *plan, const fa_linear_attention_params *params) {
-    const fa_recurrent_kernels *kernels = &ctx->kernels->recurrent;
-    plan->panel = 16 * (params->decay ? kernels->nv_decay : kernels->nv);
+    plan->panel = 16 * ctx->kernels->recurrent.columns(plan->group);
     plan->panels = (plan->dv - 1) / plan->panel + 1;
     const int64_t heads = plan->b * plan->hkv;
     int64_t pieces = heads < FA_RECURRENT_ENOUGH ? FA_RECURRENT_ENOUGH / (heads > 0 ? heads : 1) : 1;
@@ -65,7 +66,7 @@ static void fa_linatt_cut(const fa_ctx *ctx, fa_linatt_plan *plan, const fa_line
     if (plan->block > FA_RECURRENT_BLOCK) plan->block = FA_RECURRENT_BLOCK;
     if (plan->block > plan->t) plan->block = plan->t;
     if (plan->block < 1) plan->block = 1;
-    plan->direct = plan->t <= FA_RECURRENT_DIRECT;
+    plan->direct = plan->t <= FA_RECURRENT_DIRECT && params->state && params->state->dtype == FA_F32;
 }
 
 static fa_status fa_linatt_prepare(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
@@ -125,7 +126,7 @@ static void fa_linatt_carve(fa_arena *arena, fa_linatt_plan *plan, const fa_view
         plan->v = fa_arena_take(arena, team * plan->v_size, sizeof(float));
         plan->out = fa_arena_take(arena, team * plan->out_size, sizeof(float));
     }
-    if (!plan->direct || ragged) {
+    if (!plan->direct || ragged) { /* in place works with whole vectors alone */
         plan->state_size = dk * wide;
         plan->state = fa_arena_take(arena, team * plan->state_size, sizeof(float));
     }
@@ -168,6 +169,10 @@ typedef struct fa_linatt_block {
     const float *q, *k, *decay, *beta;
     ptrdiff_t q_token, q_head, k_token, decay_token, decay_row;
 } fa_linatt_block;
+
+static int64_t fa_linatt_columns(const fa_linatt_plan *plan, const fa_linatt_block *block, int64_t at) {
+    return block->columns - at < plan->panel ? block->columns - at : plan->panel;
+}
 
 static void fa_linatt_gates(const fa_linatt_job *job, fa_linatt_block *block, int worker) {
     const fa_linatt_plan *plan = &job->plan;
@@ -239,34 +244,64 @@ static void fa_linatt_results(const fa_linatt_job *job, const fa_linatt_block *b
         }
 }
 
-/* The state of some columns before the first token, in rows of `wide`, zero beyond `columns`. */
-static void fa_linatt_load(const fa_linatt_job *job, float *to, ptrdiff_t stride, int64_t b, int64_t h, int64_t first, int64_t columns,
+/* The state of columns `first` on before the first token, in rows of `wide`, zero beyond `columns`. */
+static void fa_linatt_take(const fa_linatt_job *job, float *to, int64_t b, int64_t h, int64_t i, int64_t first, int64_t columns,
                            int64_t wide) {
     const fa_view *state = job->params->state;
-    for (int64_t i = 0; i < job->plan.dk; i++) {
-        float *row = to + i * stride;
-        int64_t c = 0;
-        if (state) {
-            job->kernels->convert.widen(row, fa_linatt_at(state, b, h, i) + first * fa_itemsize(state->dtype), state->dtype, columns);
-            c = columns;
+    if (state)
+        job->kernels->convert.widen(to, fa_linatt_at(state, b, h, i) + first * fa_itemsize(state->dtype), state->dtype, columns);
+    else columns = 0;
+    memset(to + columns, 0, (size_t)(wide - columns) * sizeof *to);
+}
+
+/* Panels of the task's state, [dk][16 nv] each: row after row of what the caller has, which is how memory is read best. */
+static void fa_linatt_load(const fa_linatt_job *job, const fa_linatt_block *block, float *panels) {
+    const fa_linatt_plan *plan = &job->plan;
+    for (int64_t i = 0; i < plan->dk; i++)
+        for (int64_t at = 0; at < block->columns; at += plan->panel) {
+            const int64_t columns = fa_linatt_columns(plan, block, at), wide = (columns + 15) / 16 * 16;
+            fa_linatt_take(job, panels + at * plan->dk + i * wide, block->b, block->h, i, block->first + at, columns, wide);
         }
-        memset(row + c, 0, (size_t)(wide - c) * sizeof *row);
+}
+
+static void fa_linatt_store(const fa_linatt_job *job, const fa_linatt_block *block, const float *panels) {
+    const fa_linatt_plan *plan = &job->plan;
+    for (int64_t i = 0; i < plan->dk; i++) {
+        float *row = (float *)fa_linatt_at(job->state_out, block->b, block->h, i) + block->first;
+        for (int64_t at = 0; at < block->columns; at += plan->panel) {
+            const int64_t columns = fa_linatt_columns(plan, block, at), wide = (columns + 15) / 16 * 16;
+            memcpy(row + at, panels + at * plan->dk + i * wide, (size_t)columns * sizeof *row);
+        }
     }
 }
 
-static void fa_linatt_store(const fa_linatt_job *job, const float *from, ptrdiff_t stride, int64_t b, int64_t h, int64_t first,
-                            int64_t columns) {
-    for (int64_t i = 0; i < job->plan.dk; i++)
-        memcpy(fa_linatt_at(job->state_out, b, h, i) + first * 4, from + i * stride, (size_t)columns * sizeof(float));
+/* While the first panel takes a block, rows of later tokens are asked for, of the next block where blocks are widened at
+ * once: a head's rows lie far apart, so nobody else does it. */
+static void fa_linatt_ahead(const fa_linatt_job *job, const fa_linatt_block *block, fa_recurrent *run) {
+    const fa_linatt_plan *plan = &job->plan;
+    const int64_t next = block->t + (plan->q ? block->n : FA_RECURRENT_ASK), item = fa_itemsize(job->q->dtype), heads = block->h * plan->group;
+    const struct { const fa_view *view; int64_t head, heads, first, columns; } rows[FA_RECURRENT_AHEAD] = {
+        {job->q, heads, plan->group, 0, plan->dk}, {job->k, block->h, 1, 0, plan->dk},
+        {job->v, block->h, 1, block->first, block->columns}, {job->out, heads, plan->group, block->first, block->columns},
+    };
+    if (next >= plan->t) return;
+    run->ahead_tokens = plan->t - next < block->n ? plan->t - next : block->n;
+    for (int i = 0; i < FA_RECURRENT_AHEAD; i++) {
+        const int together = rows[i].view->stride[2] == rows[i].columns * item; /* else the first head's alone */
+        run->ahead[i] = (fa_recurrent_ahead){
+            .at = fa_linatt_at(rows[i].view, block->b, next, rows[i].head) + rows[i].first * item,
+            .token = rows[i].view->stride[1], .bytes = rows[i].columns * (together ? rows[i].heads : 1) * item, .write = i == 3,
+        };
+    }
 }
 
-/* One panel through one block of tokens. */
-static void fa_linatt_panel(const fa_linatt_job *job, const fa_linatt_block *block, int64_t at, int worker) {
+/* The panel at column `at` of the task through one block of tokens; the state is in scratch, or with NULL in place. */
+static void fa_linatt_panel(const fa_linatt_job *job, const fa_linatt_block *block, int64_t at, float *panels, int worker) {
     const fa_linatt_plan *plan = &job->plan;
     const fa_view *state = job->params->state;
-    const int64_t left = block->columns - at, columns = left < plan->panel ? left : plan->panel, first = block->first + at;
+    const int64_t first = block->first + at;
     fa_recurrent run = {
-        .d = plan->dk, .nv = (int)((columns + 15) / 16), .group = (int)plan->group, .tokens = block->n,
+        .d = plan->dk, .nv = (int)((fa_linatt_columns(plan, block, at) + 15) / 16), .group = (int)plan->group, .tokens = block->n,
         .q = block->q, .q_token = block->q_token, .q_head = block->q_head, .k = block->k, .k_token = block->k_token,
         .decay = block->decay, .decay_token = block->decay_token, .decay_row = block->decay_row, .beta = block->beta,
         .scale = job->params->scale,
@@ -283,26 +318,21 @@ static void fa_linatt_panel(const fa_linatt_job *job, const fa_linatt_block *blo
         run.out_token = fa_estride(job->out, 1);
         run.out_head = fa_estride(job->out, 2);
     }
-    const int in_place = plan->direct && columns % 16 == 0;
-    if (in_place) {
+    if (panels) {
+        run.state = panels + at * plan->dk;
+        run.state_stride = 16 * run.nv;
+    } else {
         run.state = (float *)fa_linatt_at(job->state_out, block->b, block->h, 0) + first;
         run.state_stride = fa_estride(job->state_out, 2);
-    } else {
-        run.state = plan->state + (size_t)worker * plan->state_size + at * plan->dk;
-        run.state_stride = 16 * run.nv;
     }
     run.from = run.state;
     run.from_stride = run.state_stride;
-    if (block->t == 0) {
-        if (in_place && state && state->dtype == FA_F32) {
-            run.from = (const float *)fa_linatt_at(state, block->b, block->h, 0) + first;
-            run.from_stride = fa_estride(state, 2);
-        } else {
-            fa_linatt_load(job, run.state, run.state_stride, block->b, block->h, first, columns, 16 * run.nv);
-        }
+    if (!panels && block->t == 0) {
+        run.from = (const float *)fa_linatt_at(state, block->b, block->h, 0) + first;
+        run.from_stride = fa_estride(state, 2);
     }
+    if (at == 0) fa_linatt_ahead(job, block, &run);
     job->kernels->recurrent.run(&run);
-    if (!in_place && block->t + block->n == plan->t) fa_linatt_store(job, run.state, run.state_stride, block->b, block->h, first, columns);
 }
 
 static void fa_linatt_task(void *arg, int64_t task, int worker) {
@@ -310,20 +340,24 @@ static void fa_linatt_task(void *arg, int64_t task, int worker) {
     const fa_linatt_plan *plan = &job->plan;
     const int64_t pieces = (plan->panels - 1) / plan->per_task + 1, head = task / pieces;
     fa_linatt_block block = {.b = head / plan->hkv, .h = head % plan->hkv, .first = task % pieces * plan->wide};
+    float *panels = plan->state ? plan->state + (size_t)worker * plan->state_size : NULL;
     block.columns = plan->dv - block.first < plan->wide ? plan->dv - block.first : plan->wide;
     if (plan->t == 0) {
-        fa_linatt_load(job, (float *)fa_linatt_at(job->state_out, block.b, block.h, 0) + block.first, fa_estride(job->state_out, 2),
-                       block.b, block.h, block.first, block.columns, block.columns);
+        for (int64_t i = 0; i < plan->dk; i++)
+            fa_linatt_take(job, (float *)fa_linatt_at(job->state_out, block.b, block.h, i) + block.first, block.b, block.h, i,
+                           block.first, block.columns, block.columns);
         return;
     }
+    if (panels) fa_linatt_load(job, &block, panels);
     for (; block.t < plan->t; block.t += plan->block) {
         block.n = plan->t - block.t < plan->block ? plan->t - block.t : plan->block;
         fa_linatt_gates(job, &block, worker);
         fa_linatt_rows(job, &block, worker);
         if (plan->v) fa_linatt_values(job, &block, worker);
-        for (int64_t at = 0; at < block.columns; at += plan->panel) fa_linatt_panel(job, &block, at, worker);
+        for (int64_t at = 0; at < block.columns; at += plan->panel) fa_linatt_panel(job, &block, at, panels, worker);
         if (plan->out) fa_linatt_results(job, &block, worker);
     }
+    if (panels) fa_linatt_store(job, &block, panels);
 }
 
 fa_status fa_linear_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
