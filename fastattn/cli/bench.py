@@ -34,6 +34,8 @@ _EXAMPLES = {
   fastattn bench attention --check-determinism""",
     "linear": """  fastattn bench linear --threads 1 --compare numpy,torch
   fastattn bench linear --shapes 768x3072 --json""",
+    "linear-attention": """  fastattn bench linear-attention --threads 1 --compare torch,onnxruntime
+  fastattn bench linear-attention --shapes step""",
     "model": """  fastattn bench model --compare torch,onnxruntime,openvino,ctranslate2
   fastattn bench model --model path/to/folder --shapes 1x128""",
 }
@@ -41,12 +43,15 @@ _HELP = {
     "peak": "the machine's limits: fp32 FMA peak and memory read bandwidth",
     "attention": "attention over a grid of shapes",
     "linear": "linear layers over a grid of sizes and rows",
+    "linear-attention": "linear attention over prompts and single tokens",
     "model": "a sentence encoder, token ids in, hidden states out",
 }
 _FLOPS = {
     "peak": "",
     "attention": "\n\nFLOPs: 2 Sq Sk (D + Dv) per head; causality, windows and block masks lessen the pairs.",
     "linear": "\n\nUp to 8 rows the weights come from memory: calls walk so many sets that no cache holds them.",
+    "linear-attention": "\n\nFLOPs: 2 for update, retrieval and each read-out, 1 for a decay, Dk Dv times a token; so"
+    " gated rules\nend at 5/6 of the FMA peak, gated_delta at 7/8. Single tokens: states come from and go to memory.",
     "model": "\n\nFLOPs are those of the tokens that are there; padding counts for nothing.",
 }
 
@@ -70,9 +75,10 @@ def add_parser(commands: Any) -> None:
         epilog="examples:\n" + "\n".join(text.split("\n")[0] for text in _EXAMPLES.values()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=lambda arguments: parser.error("expected one of peak, attention, linear, model"))
+    parser.set_defaults(run=lambda arguments: parser.error(f"expected one of {', '.join(_EXAMPLES)}"))
     kinds = parser.add_subparsers(metavar="WHAT", title="what is measured")
-    for name, run in (("peak", _peak), ("attention", _attention), ("linear", _linear), ("model", _model)):
+    runs = (_peak, _attention, _linear, _linear_attention, _model)
+    for name, run in zip(_EXAMPLES, runs, strict=True):
         kind = kinds.add_parser(
             name,
             help=_HELP[name],
@@ -206,6 +212,18 @@ def _linear(arguments: argparse.Namespace) -> int:
     from fastattn.bench import linear
 
     return _grid(arguments, linear.run, cases, texts)
+
+
+def _linear_attention(arguments: argparse.Namespace) -> int:
+    from fastattn.bench import linear_attention
+
+    cases = _select(arguments, linear_attention.LINEAR_ATTENTION)
+    texts = [case.shape_text for case in cases]
+    if arguments.list:
+        return print_list(zip([case.name for case in cases], texts, strict=True))
+    if arguments.check_determinism:
+        return print_determinism(arguments, linear_attention.check_linear_attention(cases))
+    return _grid(arguments, linear_attention.run, cases, texts)
 
 
 def _model(arguments: argparse.Namespace) -> int:

@@ -72,11 +72,11 @@ static void fa_linatt_cut(const fa_ctx *ctx, fa_linatt_plan *plan, const fa_line
 static fa_status fa_linatt_prepare(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
                                    const fa_view *v, const fa_linear_attention_params *params, fa_linatt_plan *plan, fa_ctx *worth) {
     const fa_view *all[] = {q, k, v, out, state_out, params->state};
+    if (k->dtype != q->dtype || v->dtype != q->dtype || out->dtype != q->dtype || state_out->dtype != FA_F32) return FA_ERR_DTYPE;
     for (int i = 0; i < 6; i++) {
         fa_status status = all[i] ? fa_linatt_check(all[i], 1) : FA_OK;
         if (status != FA_OK) return status;
     }
-    if (k->dtype != q->dtype || v->dtype != q->dtype || out->dtype != q->dtype || state_out->dtype != FA_F32) return FA_ERR_DTYPE;
     *plan = (fa_linatt_plan){.b = q->shape[0], .t = q->shape[1], .hq = q->shape[2], .dk = q->shape[3]};
     plan->hkv = k->shape[2];
     plan->dv = v->shape[3];

@@ -16,6 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from fastattn.bench.inputs import Inputs
+    from fastattn.bench.linear_attention import Arrays, LinearAttentionCase
     from fastattn.bench.shapes import AttentionCase, LinearCase
 
 __all__ = ["NAMES", "Form", "NotOffered", "Peer", "installed", "one_line", "open_peers"]
@@ -57,6 +58,10 @@ class Peer:
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
         """Ways to compute x @ weights[i].T for the i they are called with, weights being (n, k)."""
         raise NotOffered(f"{self.name} offers no linear operator")
+
+    def linear_attention(self, case: LinearAttentionCase, arrays: Arrays) -> list[Callable[[int], Any]]:
+        """Ways to compute ``case`` from the state of an index, float32 (batch, tokens, heads, dv) and a new state."""
+        raise NotOffered(f"{self.name} offers no linear attention")
 
     def close(self) -> None:
         """Gives back what the constructor has changed in the process."""

@@ -15,6 +15,7 @@ from . import Form, NotOffered, Peer
 if TYPE_CHECKING:
     from fastattn.bench.attention_shapes import AttentionCase
     from fastattn.bench.inputs import Inputs
+    from fastattn.bench.linear_attention import Arrays, LinearAttentionCase
     from fastattn.bench.shapes import LinearCase
 
 __all__ = ["OnnxRuntimePeer", "bound", "session_of"]
@@ -85,6 +86,22 @@ class OnnxRuntimePeer(Peer):
         from .onnx_attention import forms
 
         return forms(case, sets, self.num_threads)
+
+    def linear_attention(self, case: LinearAttentionCase, arrays: Arrays) -> list[Callable[[int], Any]]:
+        """Its own LinearAttention, of the same meaning as ONNX's, which it takes apart into single operators."""
+        over_time = (case.batch, case.tokens, -1)
+        named = {name: getattr(arrays, name).reshape(over_time) for name in ("q", "k", "v")}
+        gates = {name: gate.reshape(over_time) for name, gate in arrays.gates.items() if gate is not None}
+        node = helper.make_node(
+            "LinearAttention", ["q", "k", "v", "state", *(name if name in gates else "" for name in arrays.gates)],
+            ["out", "state_out"], domain="com.microsoft", q_num_heads=case.heads, kv_num_heads=case.kv_heads,
+            update_rule=case.rule,
+        )  # fmt: skip
+        out, after = np.zeros_like(arrays.out), [np.zeros_like(state) for state in arrays.states]
+        inputs = [{**named, **gates, "state": state} for state in arrays.states]
+        targets = [{"out": out.reshape(over_time), "state_out": state} for state in after]
+        call = bound([node], inputs, targets, self.num_threads)
+        return [lambda i: call(i).reshape(out.shape)]
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
         """MatMul with constant weights, which the session packs; one session per set of weights."""

@@ -15,11 +15,12 @@ from torch.nn.functional import (  # type: ignore[import-not-found,unused-ignore
 
 from fastattn.bench.inputs import additive, boolean
 
-from . import Form, Peer
+from . import Form, NotOffered, Peer
 
 if TYPE_CHECKING:
     from fastattn.bench.attention_shapes import AttentionCase
     from fastattn.bench.inputs import Inputs
+    from fastattn.bench.linear_attention import Arrays, LinearAttentionCase
     from fastattn.bench.shapes import LinearCase
 
 __all__ = ["TorchPeer"]
@@ -60,6 +61,15 @@ class TorchPeer(Peer):
             if not causal and (mask is None or mask.dtype != torch.bool) and _score_bytes(case) <= _MOST_SCORES:
                 forms.append(_form(_textbook, f"matmul and softmax{title}", case, sets, mask, False))
         return forms
+
+    def linear_attention(self, case: LinearAttentionCase, arrays: Arrays) -> list[Callable[[int], Any]]:
+        """The chunked form by products and a triangular solve, in chunks of several sizes; torch has no operator."""
+        if case.by_row:
+            raise NotOffered("the chunked form with a decay for each row overflows")
+        return [
+            lambda i, size=size: _chunked(case, arrays, arrays.states[i], size)  # type: ignore[misc]
+            for size in ((16, 32, 64) if case.tokens > 1 else (1,))
+        ]
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
         """torch.nn.functional.linear, and the product with ``out=``."""
@@ -160,3 +170,25 @@ def _textbook(case: AttentionCase, q: Any, k: Any, v: Any, mask: Any, causal: bo
         column = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(case.batch, -1, case.sq, 1)
         weights = torch.cat([scores, column], -1).softmax(-1)[..., :-1]
     return torch.matmul(weights.reshape(*shape, case.sk), v).view(case.batch, case.heads, case.sq, case.dv)
+
+
+def _chunked(case: LinearAttentionCase, arrays: Arrays, state: Any, size: int) -> Any:
+    """Tokens among themselves by a triangular matrix, with the past by the state that it has become, chunk by chunk."""
+    heads_first = [torch.from_numpy(x).transpose(1, 2) for x in (arrays.q, arrays.k, arrays.v)]
+    q, k, v = (x.reshape(case.batch, case.kv_heads, -1, *x.shape[2:]).contiguous() for x in heads_first)
+    gates = [x if x is None else torch.from_numpy(x).transpose(1, 2)[:, :, None] for x in (arrays.decay, arrays.beta)]
+    s, outs = torch.from_numpy(state)[:, :, None], []
+    for at in range(0, case.tokens, size):
+        part = slice(at, at + size)
+        qc, kc, u = q[..., part, :] * case.dk**-0.5, k[..., part, :], v[..., part, :]
+        g = torch.zeros(u.shape[:-1]) if gates[0] is None else gates[0][..., part].cumsum(-1)
+        past = g.exp()[..., None]  # decay since the chunk began
+        among = (g[..., :, None] - g[..., None, :]).tril().exp().tril()
+        if gates[1] is not None:
+            beta = gates[1][..., part, None]
+            matrix = (beta * among * (kc @ kc.transpose(-1, -2))).tril(-1)
+            u = beta * (u - past * (kc @ s))
+            u = torch.linalg.solve_triangular(matrix, u, upper=False, unitriangular=True)
+        outs.append(past * (qc @ s) + (among * (qc @ kc.transpose(-1, -2))) @ u)
+        s = past[..., -1:, :] * s + (kc * among[..., -1, :, None]).transpose(-1, -2) @ u
+    return torch.cat(outs, -2).reshape(case.batch, case.heads, case.tokens, case.dv).transpose(1, 2)
