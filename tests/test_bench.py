@@ -21,6 +21,7 @@ from fastattn.bench import (
     compare,
     determinism,
     linear,
+    linear_attention,
     model,
     overhead,
     peaks,
@@ -197,6 +198,29 @@ def test_peers_compute_linear_layers(name: str) -> None:
         found[0].close()
 
 
+@pytest.mark.parametrize("rule", ["linear", "gated", "delta", "gated_delta"])
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+def test_peers_compute_linear_attention(name: str, rule: str) -> None:
+    pytest.importorskip({"onnxruntime": "onnx"}.get(name, name))
+    pytest.importorskip(name)
+    found, notes = peers.open_peers([name], 1)
+    assert not notes
+    try:
+        for tokens in (1, 40):
+            case = linear_attention.LinearAttentionCase("tiny", rule, 2, tokens, 4, 2, 16, 24)
+            row = linear_attention.run_case(case, found, peaks.Limits(1), QUICK)
+            assert row["peers"][name]["ratio"] > 0, row
+    finally:
+        found[0].close()
+
+
+def test_linear_attention_command(capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["linear-attention", "--shapes", "linear-t512-d64,gated-step", "--rounds", "2", "--threads", "1"]
+    found = bench(*args, capsys=capsys)
+    assert [row["limit"] for row in found["cases"]] == ["fma", "read"]
+    assert all(row["share"] > 0 for row in found["cases"])
+
+
 def test_absent_peers_are_said_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     found = bench(
@@ -284,7 +308,11 @@ def test_the_memory_figure_sees_memory() -> None:
 
 
 def test_determinism_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    for args in (["attention", "--shapes", "full-n16-d64,gqa-chunk16"], ["linear", "--shapes", "384x384-r2"]):
+    for args in (
+        ["attention", "--shapes", "full-n16-d64,gqa-chunk16"],
+        ["linear", "--shapes", "384x384-r2"],
+        ["linear-attention", "--shapes", "gated-delta-t64-d128"],
+    ):
         found = bench(*args, "--check-determinism", capsys=capsys)
         assert found["same"] is True
         assert all(row["variants"] >= 6 and not row["different"] for row in found["cases"])
