@@ -81,10 +81,12 @@ typedef struct fa_attn_decode {
     float *chunk_o;        /* [width][dvp] scratch */
 } fa_attn_decode;
 
-/* Rows the decode kernel computes for `rows`: narrow storage has fewer sizes, since each is a copy of the kernel. */
+/* Rows the decode kernel computes for `rows`: each size is a copy of the kernel, so not all there are, for narrow storage
+ * still fewer. */
 static inline int fa_decode_width(int rows, int dtype) {
-    if (dtype == FA_F32 || rows < 3) return rows;
-    return rows <= 4 ? 4 : 8;
+    if (rows < 3 || (rows == 3 && dtype == FA_F32)) return rows;
+    if (rows <= 4) return 4;
+    return rows <= 6 && dtype == FA_F32 ? 6 : 8;
 }
 
 typedef struct fa_attn_kernels {
