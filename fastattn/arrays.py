@@ -9,7 +9,17 @@ import numpy as np
 
 from fastattn._core import DLPackBuffer
 
-__all__ = ["as_array", "as_float32", "as_indices", "as_stored", "check_layout", "check_out", "describe"]
+__all__ = [
+    "as_array",
+    "as_float32",
+    "as_indices",
+    "as_stored",
+    "check_layout",
+    "check_out",
+    "describe",
+    "overlap",
+    "overlaps_itself",
+]
 
 
 def describe(value: Any) -> str:
@@ -65,19 +75,24 @@ def check_layout(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name}: data not aligned to {item} bytes; a copy would be")
 
 
-def as_stored(value: Any, name: str) -> tuple[np.ndarray, np.dtype[Any]]:
+_STORED = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint16))
+
+
+def as_stored(value: Any, name: str, int8: bool = False) -> tuple[np.ndarray, np.dtype[Any]]:
     """`value` as float32, float16 or, for bfloat16, uint16, sharing its memory; and the dtype its results have.
 
-    bfloat16 comes as an array of ml_dtypes.bfloat16, through DLPack, or as uint16 already.
+    bfloat16 comes as an array of ml_dtypes.bfloat16, through DLPack, or as uint16 already. int8 where that is allowed.
     """
     array = as_array(value, name)
     kind = array.dtype
-    if kind.char in "feH" and kind.isnative:
-        return array, kind
-    if kind.name == "bfloat16" and kind.itemsize == 2:
+    if kind.char not in "feHb" and kind.name == "bfloat16" and kind.itemsize == 2:  # the name of a dtype is slow
         return array.view(np.uint16), kind
+    if kind.isnative and (kind in _STORED or (int8 and kind == np.int8)):
+        return array, kind
     order = "" if kind.isnative else " in foreign byte order"
-    raise TypeError(f"{name}: dtype {kind}{order}, expected float32, float16 or bfloat16")
+    came = kind.name if array is value else getattr(value, "dtype", kind.name)  # torch.float64
+    wanted = "float32, float16 or bfloat16 (or its bits as uint16)" + (", or int8 with scales" if int8 else "")
+    raise TypeError(f"{name}: dtype {came}{order}, expected {wanted}")
 
 
 def as_indices(value: Any, name: str) -> np.ndarray:
@@ -94,7 +109,7 @@ def as_indices(value: Any, name: str) -> np.ndarray:
     return np.require(array, np.int64, "C")
 
 
-def _overlaps_itself(array: np.ndarray) -> bool:
+def overlaps_itself(array: np.ndarray) -> bool:
     """Whether two elements may share memory: a dimension whose stride does not clear the ones below it."""
     reach = array.itemsize
     for stride, size in sorted(
@@ -106,7 +121,8 @@ def _overlaps_itself(array: np.ndarray) -> bool:
     return False
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+def overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two arrays share memory; in doubt they do."""
     if not np.may_share_memory(a, b):
         return False
     try:
@@ -129,9 +145,9 @@ def check_out(
     check_layout(array, name)
     if not array.flags.writeable:
         raise ValueError(f"{name}: read-only, expected a writable array")
-    if array.size and _overlaps_itself(array):
+    if array.size and overlaps_itself(array):
         raise ValueError(f"{name}: strides {array.strides} make elements share memory, expected each its own")
     for other_name, other in apart.items():
-        if _overlap(array, other):
+        if overlap(array, other):
             raise ValueError(f"{name}: shares memory with {other_name}, expected memory of its own")
     return array

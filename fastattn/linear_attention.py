@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastattn import _core
-from fastattn.arrays import _overlap, _overlaps_itself, as_array, describe
+from fastattn.arrays import as_array, as_stored, check_layout, describe, overlap, overlaps_itself
 
 __all__ = ["LinearAttentionResult", "linear_attention"]
 
@@ -164,22 +164,8 @@ def _check_scale(scale: Any) -> float:
 
 def _as_stored(value: Any, name: str) -> np.ndarray:
     """A float32, float16 or uint16 array, the last for bfloat16, with a unit last stride and aligned elements."""
-    array = as_array(value, name)
-    if array.dtype.name == "bfloat16":
-        array = array.view(np.uint16)
-    if array.dtype.name not in _TYPES or not array.dtype.isnative:
-        order = "" if array.dtype.isnative else " in foreign byte order"
-        came = array.dtype.name if array is value else getattr(value, "dtype", array.dtype.name)
-        raise TypeError(f"{name}: dtype {came}{order}, expected float32, float16 or bfloat16 (uint16)")
-    if array.size and array.ndim and array.shape[-1] > 1 and array.strides[-1] != array.itemsize:
-        raise ValueError(
-            f"{name}: last stride {array.strides[-1]} bytes, expected {array.itemsize} (one element); "
-            "numpy.ascontiguousarray copies"
-        )
-    if not array.flags.aligned or any(
-        stride % array.itemsize for stride, size in zip(array.strides, array.shape, strict=True) if size > 1
-    ):
-        raise ValueError(f"{name}: elements not aligned to {array.itemsize} bytes; a copy would be")
+    array, _ = as_stored(value, name)
+    check_layout(array, name)
     return array
 
 
@@ -217,10 +203,10 @@ def _check_target(
         raise TypeError(f"{name}: dtype {_TYPES[array.dtype.name]}, expected {_TYPES[dtype.name]}")
     if not array.flags.writeable:
         raise ValueError(f"{name}: read-only, expected a writable array")
-    if array.size and _overlaps_itself(array):
+    if array.size and overlaps_itself(array):
         raise ValueError(f"{name}: strides {array.strides} make elements share memory, expected each its own")
     for other_name, other in apart.items():
-        if _overlap(array, other):
+        if overlap(array, other):
             raise ValueError(f"{name}: shares memory with {other_name}, expected memory of its own")
     return array
 

@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastattn.arrays import as_array, check_layout
+from fastattn import arrays
 
 __all__ = ["Stored", "as_floats", "as_stored"]
-
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint16))
 
 
 class Stored(NamedTuple):
@@ -38,23 +36,14 @@ def as_stored(value: Any, name: str, int8: bool = False) -> Stored:
 
     uint16 is taken for bfloat16: raw bits, torch tensors through DLPack, and ml_dtypes arrays, which are viewed so.
     """
-    array = as_array(value, name)
-    given = None
-    if array.dtype.char not in "feHb" and array.dtype.name == "bfloat16" and array.dtype.itemsize == 2:  # name is slow
-        given = array.dtype
-        array = array.view(np.uint16)
-    if not (array.dtype in _FLOATS or (int8 and array.dtype == np.int8)) or not array.dtype.isnative:
-        order = "" if array.dtype.isnative else " in foreign byte order"
-        came = array.dtype.name if array is value else getattr(value, "dtype", array.dtype.name)
-        wanted = "float32, float16, bfloat16 (or its bits as uint16)" + (" or int8 with scales" if int8 else "")
-        raise TypeError(f"{name}: dtype {came}{order}, expected {wanted}")
-    check_layout(array, name)
-    return Stored(array, given)
+    array, kind = arrays.as_stored(value, name, int8)
+    arrays.check_layout(array, name)
+    return Stored(array, None if kind == array.dtype else kind)
 
 
 def as_floats(value: Any, name: str) -> np.ndarray:
     """A parameter or mask as float32: float16 and bfloat16 are widened, which is exact; other types are refused."""
-    array = as_array(value, name)
+    array = arrays.as_array(value, name)
     if array.dtype == np.float32 and array.dtype.isnative:
         return array
     if array.dtype == np.float16:
