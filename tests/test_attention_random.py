@@ -10,12 +10,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.compare import assert_accurate, assert_same_bits
-from support.problems import STAGES, Array, Packed, Problem, packed_problems, problems
+from support.problems import STAGES, Array, Packed, Problem, general_form, packed_problems, piece, problems
 
 import fastattn as fa
 from fastattn import _testing, reference
 
 THREADS = (1, 2, 3)
+NAMES = ("out", "lse", "weights", "scores", "out with lse alone", "lse without weights", "out alone")
 SCALAR_WORK = 2_000_000  # multiply-adds: the scalar kernels are some fifty times slower
 
 
@@ -112,6 +113,31 @@ def test_into_memory_of_the_callers(problem: Problem, seed: int) -> None:
     assert_same_bits(big[inside], expected, "out=")
     big[inside] = 0
     assert not big.view(np.uint8).any(), "memory beside out was written"
+
+
+@given(problems(), st.data())
+@settings(max_examples=examples(80))
+def test_exclusions_only_exclude_and_cuts_change_nothing(problem: Problem, data: st.DataObject) -> None:
+    """The same bits from one mask in place of all that excludes keys, from parts of the queries (as chunked prefill has
+    them), from single batch rows, and without the keys behind the last one seen."""
+    whole = every_output(problem, "bias")
+    general = general_form(problem)
+    q, k, _ = general.arrays
+    b, hq, sq, sk = *q.shape[:3], k.shape[2]
+    shaped = [x.reshape(b, hq, sq, *x.shape[whole[1].ndim :]) for x in whole]
+    cuts = [0, *sorted(data.draw(st.lists(st.integers(0, sq), max_size=2), label="cuts")), sq]
+    trim = data.draw(st.booleans(), label="trim")
+    mask = general.options["mask"]
+    seen = mask if mask.dtype == np.bool_ else ~np.isneginf(mask)
+    for i in range(b):
+        for rows in (slice(*ends) for ends in zip(cuts, cuts[1:], strict=False)):
+            used = np.flatnonzero(seen[i, :, rows].any(axis=(0, 1)))
+            n = (int(used[-1]) + 1 if used.size else 0) if trim else sk
+            part = every_output(piece(general, i, rows, n), "bias")
+            for name, got, expected in zip(NAMES, part, shaped, strict=True):
+                alone = expected[i : i + 1, :, rows]
+                keys = (slice(None), slice(None), slice(None), slice(0, n)) if name in ("weights", "scores") else ()
+                assert_same_bits(got, alone[keys] if keys else alone, f"{name} of row {i}, queries {rows}, {n} keys")
 
 
 @given(packed_problems(), st.sampled_from([None, *STAGES]))

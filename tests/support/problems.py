@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import strategies as st
 
+from fastattn import reference
 from support import inputs
 
 Array = np.ndarray
@@ -196,18 +197,73 @@ def problems(draw: Draw, storages: tuple[str, ...] | None = None) -> Problem:
     hq, hkv = (1, 1) if flat else draw(HEADS)
     sq, sk, d = draw(SIZES), draw(KEYS), draw(HEAD_SIZE)
     dv = draw(st.one_of(st.just(d), HEAD_SIZE))
+    if not flat and draw(st.integers(0, 30)) == 0:  # latent attention of one KV head
+        hq, hkv, d, dv = 4, 1, 576, 512
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     q, k, v = _values(draw, rng, lead, hq, hkv, sq, sk, d, dv)
     if flat:
         q, k, v = q[0], k[0], v[0]
-    options = _positions(draw, lead, sq, sk) | _numbers(draw, rng, lead, hq)
-    mask = _mask(draw, rng, (sq, sk) if flat else (*lead, hq, sq, sk))
-    if mask is not None:
-        options["mask"] = mask
-    if draw(st.sampled_from([False, False, True])):
-        options["block_mask"] = _blocks(draw, rng, lead, flat, hq, sq, sk)
+    options: dict[str, Any] = {}
+    if draw(st.integers(0, 9)) == 0:  # short calls have a way of their own
+        options["causal"] = sq == sk and draw(st.booleans())
+    else:
+        options = _positions(draw, lead, sq, sk) | _numbers(draw, rng, lead, hq)
+        mask = _mask(draw, rng, (sq, sk) if flat else (*lead, hq, sq, sk))
+        if mask is not None:
+            options["mask"] = mask
+        if draw(st.sampled_from([False, False, True])):
+            options["block_mask"] = _blocks(draw, rng, lead, flat, hq, sq, sk)
     arrays, scales = _store(draw, rng, (q, k, v), storage, keys)
     return Problem(arrays, options | scales, storage, keys)
+
+
+EXCLUDING = ("causal", "window", "sink_tokens", "kv_lengths", "block_mask", "mask", "q_offset")
+
+
+def general_form(problem: Problem) -> Problem:
+    """The same problem as (B, H, S, D) arrays in which one mask alone says which keys a query sees.
+
+    Whatever excludes keys does nothing else, so attention has the same bits over it. A float mask keeps its numbers.
+    """
+    lead, hq, hkv, sq, sk = problem.shapes
+    b = int(np.prod(lead, dtype=np.int64))
+    q, k, v = (x.reshape(b, h, *x.shape[-2:]) for x, h in zip(problem.arrays, (hq, hkv, hkv), strict=True))
+    rest = {name: value for name, value in problem.options.items() if name not in EXCLUDING}
+    places = {name: value for name, value in problem.options.items() if name in EXCLUDING}
+    zeros = (np.zeros((*x.shape[:-1], 1)) for x in problem.arrays)
+    added = reference.attention(*zeros, **places, return_scores="bias").scores
+    assert added is not None
+    mask = added.reshape(b, hq, sq, sk)
+    if "mask" in places and places["mask"].dtype != np.bool_:
+        rest["mask"] = mask.astype(np.float32)
+    else:
+        rest["mask"] = ~np.isneginf(mask)
+    lengths = np.broadcast_to(np.ravel(places.get("kv_lengths", sk)), b)
+    if places.get("causal") == "bottom_right":
+        rest["q_offset"] = lengths - sq
+    else:
+        rest["q_offset"] = np.array(np.broadcast_to(np.ravel(places.get("q_offset", 0)), b))
+    if "alibi_slopes" in rest:
+        rest["alibi_slopes"] = np.broadcast_to(rest["alibi_slopes"], (*lead, hq)).reshape(b, hq)
+    for name in ("k_scale", "v_scale"):
+        if name in rest:
+            rest[name] = rest[name].reshape(b, hkv, sk)
+    return Problem((q, k, v), rest, problem.storage, problem.keys)
+
+
+def piece(problem: Problem, b: int, rows: slice, keys: int) -> Problem:
+    """Of a problem in general form: one batch row, some of its queries, its first keys."""
+    q, k, v = problem.arrays
+    options = dict(problem.options)
+    options["mask"] = options["mask"][b : b + 1, :, rows, :keys]
+    options["q_offset"] = int(options["q_offset"][b]) + rows.start
+    if "alibi_slopes" in options:
+        options["alibi_slopes"] = options["alibi_slopes"][b]
+    for name in ("k_scale", "v_scale"):
+        if name in options:
+            options[name] = options[name][b : b + 1, :, :keys]
+    arrays = (q[b : b + 1, :, rows], k[b : b + 1, :, :keys], v[b : b + 1, :, :keys])
+    return Problem(arrays, options, problem.storage, problem.keys)
 
 
 class Packed(NamedTuple):
