@@ -53,6 +53,8 @@ typedef struct fa_recurrent {
     float scale;
     fa_recurrent_ahead ahead[FA_RECURRENT_AHEAD];
     int64_t ahead_tokens;    /* at most `tokens` */
+    int64_t far_rows;        /* the state comes from memory: the first pass asks for `far_bytes` so many rows below */
+    int64_t far_bytes;       /* 0: nothing */
 } fa_recurrent;
 
 typedef struct fa_recurrent_kernels {

@@ -20,6 +20,8 @@
 #define FA_RECURRENT_ROWS (1 << 15)  /* floats of q in a block, about */
 #define FA_RECURRENT_DIRECT 3        /* up to so many tokens a copy of the state does not pay */
 #define FA_RECURRENT_ASK 4           /* tokens ahead whose rows are asked for */
+#define FA_RECURRENT_FAR (1 << 20)   /* bytes of states that a core's caches hardly hold */
+#define FA_RECURRENT_REACH 8192      /* bytes ahead that they are then asked for */
 #define FA_RECURRENT_ENOUGH 8        /* tasks that will do for any team worth having */
 
 typedef struct fa_linatt_plan {
@@ -301,7 +303,8 @@ static void fa_linatt_panel(const fa_linatt_job *job, const fa_linatt_block *blo
     const fa_view *state = job->params->state;
     const int64_t first = block->first + at;
     fa_recurrent run = {
-        .d = plan->dk, .nv = (int)((fa_linatt_columns(plan, block, at) + 15) / 16), .group = (int)plan->group, .tokens = block->n,
+        .d = plan->dk, .nv = (int)((fa_linatt_columns(plan, block, at) + 15) / 16), .group = (int)plan->group,
+        .tokens = block->n,
         .q = block->q, .q_token = block->q_token, .q_head = block->q_head, .k = block->k, .k_token = block->k_token,
         .decay = block->decay, .decay_token = block->decay_token, .decay_row = block->decay_row, .beta = block->beta,
         .scale = job->params->scale,
@@ -332,6 +335,10 @@ static void fa_linatt_panel(const fa_linatt_job *job, const fa_linatt_block *blo
         run.from_stride = fa_estride(state, 2);
     }
     if (at == 0) fa_linatt_ahead(job, block, &run);
+    if (at == 0 && !panels && block->t == 0 && plan->dk * plan->dv * plan->hkv * plan->b > FA_RECURRENT_FAR / 4) {
+        run.far_bytes = block->columns * 4;
+        run.far_rows = FA_RECURRENT_REACH / run.far_bytes + 1;
+    }
     job->kernels->recurrent.run(&run);
 }
 
