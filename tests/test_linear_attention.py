@@ -104,6 +104,24 @@ def test_a_stream_cut_anywhere(rule: str, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("heads", [(17, 17), (34, 17)], ids=str)
+def test_states_that_come_from_memory(rule: str, heads: tuple[int, int]) -> None:
+    """More than a MiB of them, used in place: one token, and a few."""
+    arrays, options = problem(generator("memory", rule, heads), rule, 1, 5, *heads, 128, 128)
+    whole = tuple(fa.linear_attention(*arrays, **options))
+    for cuts in ([1], [2], [2, 3], [3]):
+        assert_same_bits(streamed(arrays, options, cuts), whole, f"{rule} {cuts}")
+    for tokens in (1, 3):
+        part, more = cut(arrays, options, 0, tokens)
+        assert_one_result(
+            lambda num_threads, part=part, more=more: tuple(
+                fa.linear_attention(*part, **more, num_threads=num_threads)
+            ),
+            f"{rule} {tokens}", kernels=(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_a_batch_row_alone(rule: str) -> None:
     (q, k, v), options = problem(generator("alone", rule), rule, 3, 20, 4, 2, 24, 72)
     whole = fa.linear_attention(q, k, v, **options)

@@ -281,7 +281,8 @@ static void fa_linatt_store(const fa_linatt_job *job, const fa_linatt_block *blo
  * once: a head's rows lie far apart, so nobody else does it. */
 static void fa_linatt_ahead(const fa_linatt_job *job, const fa_linatt_block *block, fa_recurrent *run) {
     const fa_linatt_plan *plan = &job->plan;
-    const int64_t next = block->t + (plan->q ? block->n : FA_RECURRENT_ASK), item = fa_itemsize(job->q->dtype), heads = block->h * plan->group;
+    const int64_t next = block->t + (plan->q ? block->n : FA_RECURRENT_ASK), item = fa_itemsize(job->q->dtype);
+    const int64_t heads = block->h * plan->group;
     const struct { const fa_view *view; int64_t head, heads, first, columns; } rows[FA_RECURRENT_AHEAD] = {
         {job->q, heads, plan->group, 0, plan->dk}, {job->k, block->h, 1, 0, plan->dk},
         {job->v, block->h, 1, block->first, block->columns}, {job->out, heads, plan->group, block->first, block->columns},
