@@ -70,7 +70,7 @@ VARIANTS = {
     "asan": Variant(
         # --no-fork: the child of a process with threads may find a lock of gcc 12's allocator runtime held for good.
         "AddressSanitizer and UndefinedBehaviorSanitizer", "gcc",
-        (*_SANITIZE, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+        (*_SANITIZE, "-fsanitize=address,undefined", "-fno-sanitize-recover=all"), isas=("avx2",),
         arguments=("--quick", "--no-fork"),
         environment={"UBSAN_OPTIONS": "print_stacktrace=1"},
     ),
