@@ -66,7 +66,9 @@ VARIANTS = {
         "compiles fast: for the Python test suite", os.environ.get("CC", "gcc"), ("-O1",), arguments=("--quick",)
     ),
     "clang": Variant("the other compiler, warnings are errors", "clang", ("-Werror",)),
-    "serial": Variant("without OpenMP", "gcc", ("-O1", "-Werror"), isas=("avx2",), openmp=False, arguments=("--quick",)),
+    "serial": Variant(
+        "without OpenMP", "gcc", ("-O1", "-Werror"), isas=("avx2",), openmp=False, arguments=("--quick",)
+    ),
     "asan": Variant(
         # --no-fork: the child of a process with threads may find a lock of gcc 12's allocator runtime held for good.
         "AddressSanitizer and UndefinedBehaviorSanitizer", "gcc",
