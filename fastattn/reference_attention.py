@@ -283,6 +283,7 @@ def _attend(head: _Head, stage: str | None, dtype: DTypeLike, order: Order) -> t
         else:  # keys without a part are left out, never multiplied by 0
             rows = [product(w[i : i + 1, part[i]], v[part[i]], order) for i in range(len(w))]
             out = np.concatenate(rows) if rows else np.zeros((0, v.shape[1]))
+        out = np.where(np.isnan(total), np.nan, out)  # a sink of NaN or +inf, where there may be no keys
         return out.astype(dtype), lse, weights, None if stage is None else stages[stage]
 
 
@@ -383,6 +384,8 @@ def attention(
         )
         p = key_offset(sq, length, causal, offsets[number]) + np.arange(sq)[:, None]
         distance = np.arange(sk)[None, :] - p
+        with np.errstate(invalid="ignore"):  # a slope of infinity at distance 0
+            alibi = None if slopes is None else -slopes[b].astype(dtype)[:, None, None] * np.abs(distance).astype(dtype)
         for h in range(hq):
             at, kv = (*b, h), (*b, h // (hq // hkv))
             seen, added, relative = at_most, None, None
@@ -404,7 +407,7 @@ def attention(
                 scale=factor,
                 softcap=softcap,
                 relative=relative,
-                alibi=None if slopes is None else -slopes[at].astype(dtype) * np.abs(distance).astype(dtype),
+                alibi=None if alibi is None else alibi[h],
                 mask=added,
                 sink=None if logits is None else float(logits[h]),
                 k_scale=None if ks is None else ks[kv],
