@@ -4,6 +4,11 @@
 from __future__ import annotations
 
 import os
+import signal
+
+# A shell starts its background jobs with interrupts ignored; processes the tests start would never hear of Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read once, when NumPy is loaded: the oracle's products are small, and waiting for each other its threads take the
 # processor from the tests.
