@@ -66,7 +66,7 @@ def rotary_of(scaling: dict[str, Any], theta: float) -> Any:
 @pytest.mark.parametrize("theta", [10000.0, 500000.0])
 @pytest.mark.parametrize("name", SCALINGS)
 def test_frequencies_and_tables_of_transformers(name: str, theta: float) -> None:
-    import torch
+    torch = pytest.importorskip("torch")
 
     for length in (8000, 9000):
         rotary = rotary_of(SCALINGS[name], theta)

@@ -213,7 +213,7 @@ def test_bad_input() -> None:
     refused(TypeError, "interleaved: int", interleaved=1)
     refused(TypeError, "x: dtype float64", x=x.astype(float))
     refused(TypeError, "x: dtype int8", x=x.astype(np.int8))
-    refused(TypeError, "x: dtype >f4 in foreign byte order", x=x.astype(">f4"))
+    refused(TypeError, "x: dtype float32 in foreign byte order", x=x.astype(">f4"))
     refused(TypeError, "x: list", x=x.tolist())
     refused(ValueError, "x: rank 1, expected 2 to 4", x=x[0, 0, 0])
     refused(ValueError, "x: rank 5, expected 2 to 4", x=x[None])
