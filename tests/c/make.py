@@ -65,7 +65,7 @@ VARIANTS = {
     "quick": Variant(
         "compiles fast: for the Python test suite", os.environ.get("CC", "gcc"), ("-O1",), arguments=("--quick",)
     ),
-    "clang": Variant("the other compiler, warnings are errors", "clang", ("-Werror",)),
+    "clang": Variant("the other compiler, warnings are errors", "clang", ("-Werror",), isas=("avx2",)),
     "serial": Variant(
         "without OpenMP", "gcc", ("-O1", "-Werror"), isas=("avx2",), openmp=False, arguments=("--quick",)
     ),
