@@ -13,6 +13,7 @@ __all__ = [
     "as_array",
     "as_float32",
     "as_indices",
+    "as_real",
     "as_stored",
     "check_layout",
     "check_out",
@@ -75,6 +76,7 @@ def check_layout(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name}: data not aligned to {item} bytes; a copy would be")
 
 
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _STORED = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(np.uint16))
 
 
@@ -107,6 +109,16 @@ def as_indices(value: Any, name: str) -> np.ndarray:
     if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: {int(array.max())} does not fit into int64")
     return np.require(array, np.int64, "C")
+
+
+def as_real(value: Any, name: str) -> float:
+    """A real number that float32 can hold."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: {describe(value)}, expected a real number")
+    number = float(value)
+    if not abs(number) <= _FLOAT32_MAX:
+        raise ValueError(f"{name}: {value}, expected a finite float32")
+    return number
 
 
 def overlaps_itself(array: np.ndarray) -> bool:

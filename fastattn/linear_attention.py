@@ -19,14 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastattn import _core
-from fastattn.arrays import as_array, as_stored, check_layout, describe, overlap, overlaps_itself
+from fastattn.arrays import as_array, as_real, as_stored, check_layout, check_out, describe
 
 __all__ = ["LinearAttentionResult", "linear_attention"]
 
 _NEEDS_DECAY = {"linear": False, "gated": True, "delta": False, "gated_delta": True}
 _NEEDS_BETA = {"linear": False, "gated": False, "delta": True, "gated_delta": True}
 _TYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16"}
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class LinearAttentionResult(NamedTuple):
@@ -107,7 +106,7 @@ def linear_attention(
         raise ValueError(f"rule: {rule!r}, expected one of {', '.join(map(repr, _NEEDS_DECAY))}")
     _check_gate(rule, "decay", decay, _NEEDS_DECAY[rule])
     _check_gate(rule, "beta", beta, _NEEDS_BETA[rule])
-    factor = None if scale is None else _check_scale(scale)
+    factor = None if scale is None else as_real(scale, "scale")
     queries, keys, values = _as_stored(q, "q"), _as_stored(k, "k"), _as_stored(v, "v")
     batch, tokens, heads, dk, kv_heads, dv = _check_qkv(queries, keys, values)
     inputs = {"q": queries, "k": keys, "v": values}
@@ -126,14 +125,14 @@ def linear_attention(
     target = np.empty(shape, queries.dtype)
     if out is not None:
         apart = inputs if before is None else {**inputs, "state": before}
-        target = _check_target(out, "out", shape, queries.dtype, apart)
+        target = check_out(_as_stored(out, "out"), shape, apart, "out", queries.dtype)
     after = np.empty(state_shape, np.float32)
     if state_out is not None:
         apart = {**inputs, "out": target}
         after = as_array(state_out, "state_out")
         if before is not None and not _same_place(before, after):
             apart["state"] = before
-        after = _check_target(after, "state_out", state_shape, np.dtype(np.float32), apart)
+        after = check_out(after, state_shape, apart, "state_out")
     _core.run_linear_attention(
         queries, keys, values, rule, before, inputs.get("decay"), inputs.get("beta"), factor, target, after,
         num_threads, True,
@@ -151,15 +150,6 @@ def _check_gate(rule: str, name: str, value: Any, needed: bool) -> None:
         raise ValueError(f"{name}: None, required by rule {rule!r}")
     if not needed and value is not None:
         raise ValueError(f"{name}: {describe(value)}, expected None: rule {rule!r} has no use for it")
-
-
-def _check_scale(scale: Any) -> float:
-    if isinstance(scale, (bool, np.bool_)) or not isinstance(scale, (int, float, np.integer, np.floating)):
-        raise TypeError(f"scale: {describe(scale)}, expected a real number")
-    number = float(scale)
-    if not abs(number) <= _FLOAT32_MAX:
-        raise ValueError(f"scale: {scale}, expected a finite float32")
-    return number
 
 
 def _as_stored(value: Any, name: str) -> np.ndarray:
@@ -191,24 +181,6 @@ def _check_qkv(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> tuple[int, int, i
 def _check_shape(name: str, array: np.ndarray, *shapes: tuple[int, ...]) -> None:
     if array.shape not in shapes:
         raise ValueError(f"{name}: shape {array.shape}, expected {' or '.join(map(str, dict.fromkeys(shapes)))}")
-
-
-def _check_target(
-    value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], apart: dict[str, np.ndarray]
-) -> np.ndarray:
-    """`value` as a writable array of `shape` and `dtype` that shares no memory with `apart`, nor with itself."""
-    array = _as_stored(value, name)
-    _check_shape(name, array, shape)
-    if array.dtype != dtype:
-        raise TypeError(f"{name}: dtype {_TYPES[array.dtype.name]}, expected {_TYPES[dtype.name]}")
-    if not array.flags.writeable:
-        raise ValueError(f"{name}: read-only, expected a writable array")
-    if array.size and overlaps_itself(array):
-        raise ValueError(f"{name}: strides {array.strides} make elements share memory, expected each its own")
-    for other_name, other in apart.items():
-        if overlap(array, other):
-            raise ValueError(f"{name}: shares memory with {other_name}, expected memory of its own")
-    return array
 
 
 def _same_place(a: np.ndarray, b: np.ndarray) -> bool:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from support.dlpack import Producer
 from support.inputs import generator, normal, qkv
+from support.refusals import check_refused
 
 import fastattn as fa
 
@@ -209,19 +209,6 @@ CASES: list[Case] = [
        ["mask", str(np.dtype(kind)), "bool", "float32"]) for kind in (np.float64, np.int8, np.uint8)],
 ]
 # fmt: on
-
-
-def check_refused(function: Callable[[Arguments], Any], arguments: Arguments, error: Any, words: list[str]) -> None:
-    given = arguments.get("out")
-    before = given.tobytes() if isinstance(given, np.ndarray) else None
-    with pytest.raises(error) as caught:
-        function(arguments)
-    message = str(caught.value)
-    assert re.search(rf"\b{words[0]}\b", message), f"{message!r} does not name {words[0]}"
-    for word in words[1:]:
-        assert word in message, f"{message!r} lacks {word!r}"
-    if before is not None:
-        assert given.tobytes() == before, "out was touched"
 
 
 @pytest.mark.parametrize(("spoil", "error", "words"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])

@@ -45,7 +45,7 @@ def attention(
         scale: factor of the scores, 1 / sqrt(D) if None; negative and 0 are allowed
         softcap: scores become softcap * tanh(scores / softcap), before any bias or mask
         alibi_slopes: (Hq,) or (B, Hq): scores get -slope * |p - j| (Press et al. 2022)
-        sinks: (Hq,) logits that take part in the softmax and carry no value
+        sinks: (Hq,) logits that take part in the softmax and carry no value; one that is NaN or +inf makes its rows NaN
         relative_bias: (table (Hq, n), bidirectional, max_distance): scores get the table's entry of the T5 bucket of
             j - p (Raffel et al. 2020)
         block_mask: (blocks, (rows, cols)): blocks of rows queries and cols keys that may attend: bool, broadcast to

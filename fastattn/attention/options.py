@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastattn.arrays import as_array, as_indices, describe
+from fastattn.arrays import as_array, as_indices, as_real, describe
 from fastattn.attention.relative import bias_by_distance, check_relative_bias
 from fastattn.attention.storage import Stored, as_floats
 
@@ -30,20 +30,10 @@ __all__ = [
 
 POSITION_MAX = 1 << 46
 SCORE_STAGES = {"qk": 1, "softcap": 2, "bias": 3}
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 _KINDS = 'False, True, "top_left" or "bottom_right"'
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
-
-
-def _real(value: Any, name: str) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name}: {describe(value)}, expected a real number")
-    number = float(value)
-    if not abs(number) <= _FLOAT32_MAX:
-        raise ValueError(f"{name}: {value}, expected a finite float32")
-    return number
 
 
 def _count(value: Any, name: str, expected: str) -> int:
@@ -59,10 +49,10 @@ def check_scalars(scale: Any, softcap: Any, d: int) -> dict[str, float]:
     """scale and softcap, 0 for none."""
     cap = 0.0
     if softcap is not None:
-        cap = _real(softcap, "softcap")
+        cap = as_real(softcap, "softcap")
         if cap < 2e-38:
             raise ValueError(f"softcap: {softcap}, expected a positive number of at least 2e-38")
-    return {"scale": 1.0 / math.sqrt(d) if scale is None else _real(scale, "scale"), "softcap": cap}
+    return {"scale": 1.0 / math.sqrt(d) if scale is None else as_real(scale, "scale"), "softcap": cap}
 
 
 def check_window(window: Any, sink_tokens: Any) -> dict[str, int]:

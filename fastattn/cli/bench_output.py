@@ -33,6 +33,7 @@ def clock(arguments: argparse.Namespace) -> Callable[[], float]:
 
 
 def machine(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What ran where: the head of a JSON object."""
     from fastattn import build_info, cpu_info
 
     cpu = cpu_info()
@@ -46,6 +47,7 @@ def machine(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def header(arguments: argparse.Namespace) -> str:
+    """The same as the first line of a table."""
     found = machine(arguments)
     count = found["num_threads"]
     text = f"fastattn {found['version']} on {found['cpu']}, {found['isa']}, {count} thread{'' if count == 1 else 's'}"
@@ -91,6 +93,7 @@ def print_grid(
 
 
 def print_determinism(arguments: argparse.Namespace, rows: Iterable[dict[str, Any]]) -> int:
+    """A line for each case; the exit status, 1 where bits differ."""
     found = []
     for row in rows:
         found.append(row)
@@ -109,6 +112,7 @@ def print_determinism(arguments: argparse.Namespace, rows: Iterable[dict[str, An
 
 
 def print_list(rows: Iterable[tuple[str, str]]) -> int:
+    """Names and what they stand for; the exit status, 0."""
     for name, text in rows:
         print(f"{name:<28} {text}")
     return 0

@@ -84,6 +84,7 @@ def check_addressable(name: str, *sizes: int) -> None:
 
 
 def as_layer(value: Any, layers: int) -> int:
+    """The number of a layer."""
     return as_count(value, "layer", 0, layers - 1)
 
 

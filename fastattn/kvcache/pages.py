@@ -82,6 +82,7 @@ class Sequence:
 
 
 def pages_for(tokens: int, page_size: int) -> int:
+    """Pages that hold so many tokens."""
     return -(-tokens // page_size)
 
 

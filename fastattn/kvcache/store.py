@@ -20,6 +20,7 @@ UNIT = 16
 
 
 def round_up(n: int, unit: int = UNIT) -> int:
+    """The next multiple of `unit`, or n itself."""
     return -(-n // unit) * unit
 
 

@@ -38,6 +38,8 @@ static void copy_rows(const attn_job *job, const fa_view *view, const attn_seq *
 static const float *copy_scale(const attn_job *job, const fa_view *view, const attn_seq *seq, int64_t kv_head, const fa_attn_chunk *chunk,
                                float *copy) {
     if (!view) return NULL;
+    if (run_of(job, 0, FA_KV_CHUNK) == FA_KV_CHUNK && view->stride[2] == sizeof(float)) /* in order, one behind the other */
+        return (const float *)key_at(job, view, seq, kv_head, chunk->j0);
     for (int64_t j = 0; j < chunk->n;) {
         const int64_t run = run_of(job, chunk->j0 + j, chunk->j0 + chunk->n);
         const char *at = key_at(job, view, seq, kv_head, chunk->j0 + j);

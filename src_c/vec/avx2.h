@@ -212,36 +212,8 @@ FA_INLINE void v_store_i8(int8_t *p, v16f a) {
     words = _mm256_permute4x64_epi64(words, 0xd8);
     _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
-FA_INLINE v16f v_load_f16_n(const uint16_t *p, int n) {
-    uint16_t t[16] = {0};
-    for (int i = 0; i < n; i++) t[i] = p[i];
-    return v_load_f16(t);
-}
-FA_INLINE v16f v_load_bf16_n(const uint16_t *p, int n) {
-    uint16_t t[16] = {0};
-    for (int i = 0; i < n; i++) t[i] = p[i];
-    return v_load_bf16(t);
-}
-FA_INLINE v16f v_load_i8_n(const int8_t *p, int n) {
-    int8_t t[16] = {0};
-    for (int i = 0; i < n; i++) t[i] = p[i];
-    return v_load_i8(t);
-}
-FA_INLINE void v_store_f16_n(uint16_t *p, v16f a, int n) {
-    uint16_t t[16];
-    v_store_f16(t, a);
-    for (int i = 0; i < n; i++) p[i] = t[i];
-}
-FA_INLINE void v_store_bf16_n(uint16_t *p, v16f a, int n) {
-    uint16_t t[16];
-    v_store_bf16(t, a);
-    for (int i = 0; i < n; i++) p[i] = t[i];
-}
-FA_INLINE void v_store_i8_n(int8_t *p, v16f a, int n) {
-    int8_t t[16];
-    v_store_i8(t, a);
-    for (int i = 0; i < n; i++) p[i] = t[i];
-}
+
+#include "stored_n.h"
 
 #undef FA_V2
 #undef FA_CMP2

@@ -183,36 +183,8 @@ FA_INLINE void v_store_i8(int8_t *p, v16f a) {
     int16x8_t hi = vcombine_s16(vmovn_s32(vcvtq_s32_f32(a.q[2])), vmovn_s32(vcvtq_s32_f32(a.q[3])));
     vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
 }
-FA_INLINE v16f v_load_f16_n(const uint16_t *p, int n) {
-    uint16_t t[16] = {0};
-    for (int i = 0; i < n; i++) t[i] = p[i];
-    return v_load_f16(t);
-}
-FA_INLINE v16f v_load_bf16_n(const uint16_t *p, int n) {
-    uint16_t t[16] = {0};
-    for (int i = 0; i < n; i++) t[i] = p[i];
-    return v_load_bf16(t);
-}
-FA_INLINE v16f v_load_i8_n(const int8_t *p, int n) {
-    int8_t t[16] = {0};
-    for (int i = 0; i < n; i++) t[i] = p[i];
-    return v_load_i8(t);
-}
-FA_INLINE void v_store_f16_n(uint16_t *p, v16f a, int n) {
-    uint16_t t[16];
-    v_store_f16(t, a);
-    for (int i = 0; i < n; i++) p[i] = t[i];
-}
-FA_INLINE void v_store_bf16_n(uint16_t *p, v16f a, int n) {
-    uint16_t t[16];
-    v_store_bf16(t, a);
-    for (int i = 0; i < n; i++) p[i] = t[i];
-}
-FA_INLINE void v_store_i8_n(int8_t *p, v16f a, int n) {
-    int8_t t[16];
-    v_store_i8(t, a);
-    for (int i = 0; i < n; i++) p[i] = t[i];
-}
+
+#include "stored_n.h"
 
 #undef FA_EACH
 #undef FA_V2
