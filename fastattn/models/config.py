@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..loaders.files import ModelFiles
 from ..loaders.jsonfile import read_json_object
 
 __all__ = ["ConfigReader"]
@@ -20,14 +21,20 @@ _MAX_SIZE = 2**31 - 1
 class ConfigReader:
     """The values of one ``config.json``. Every error is a ``ValueError`` that names the file, the key and the value."""
 
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path | str, values: Mapping[str, Any]) -> None:
         self.path = path
+        """Where the values come from, as messages call it."""
         self._values = values
 
     @classmethod
     def open(cls, path: Path) -> ConfigReader:
         """Read the file ``path``."""
         return cls(path, read_json_object(path))
+
+    @classmethod
+    def read(cls, files: ModelFiles, name: str = "config.json") -> ConfigReader:
+        """Read the file ``name`` of a model."""
+        return cls(files.describe(name), files.read_json(name))
 
     def _get(self, key: str, default: Any) -> Any:
         value = self._values.get(key)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from ..loaders.files import ModelFiles, as_files
 from .inputs import Integers, PackedInputs, check_range, pack_inputs
 from .workspace import Workspace, WorkspacePool
 
@@ -60,6 +61,8 @@ class Encoder(ABC):
 
     path: Path
     """The folder the model was loaded from."""
+    files: ModelFiles
+    """The small files that came with the weights: configuration, tokenizer, pooling."""
     hidden_size: int
     """H, the width of hidden states and sentence vectors."""
     vocab_size: int
@@ -73,6 +76,7 @@ class Encoder(ABC):
 
     def __init__(self, path: Path, num_threads: int | None) -> None:
         self.path = path
+        self.files = as_files(path)
         self.num_threads = num_threads
         self._workspaces = WorkspacePool()
         self._embedder: Embedder | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..loaders import open_weights
+from ..loaders.files import FolderFiles
 from .config import ConfigReader
 
 if TYPE_CHECKING:
@@ -39,14 +40,15 @@ def load(path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int 
     target = Path(path)
     weights = open_weights(target)
     folder = target if target.is_dir() else target.parent
-    config_path = folder / "config.json"
-    if not config_path.exists():
-        raise FileNotFoundError(f"{config_path}: a model needs its config.json beside the weights of {target}")
-    config = ConfigReader.open(config_path)
+    files = FolderFiles(folder)
+    if not files.has("config.json"):
+        where = files.describe("config.json")
+        raise FileNotFoundError(f"{where}: a model needs its config.json beside the weights of {target}")
+    config = ConfigReader.read(files)
 
     model_type = config.model_type()
     if model_type not in FAMILIES:
-        raise ValueError(f"{config_path}: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
+        raise ValueError(f"{config.path}: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
     module, class_name = FAMILIES[model_type]
     family: type[Encoder] = getattr(import_module(module), class_name)
     return family.build(config, weights, folder, None if num_threads is None else int(num_threads))

@@ -29,9 +29,9 @@ class TextEmbedder:
 
     def __init__(self, model: Encoder) -> None:
         self._model = model
-        self.settings = TextSettings.read(model.path, model.hidden_size)
+        self.settings = TextSettings.read(model.files, model.hidden_size)
         """What the folder says about pooling, normalisation and length."""
-        self.tokenizer = TextTokenizer(model.path, self.settings, model.max_positions)
+        self.tokenizer = TextTokenizer(model.files, self.settings, model.max_positions)
         """The folder's tokenizer."""
 
     def embed(

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from ..loaders.jsonfile import read_json_object, regular_file_size
+from ..loaders.files import ModelFiles, as_files
 
 __all__ = ["TextSettings"]
 
@@ -24,6 +25,9 @@ _POOLING_FLAGS = {
 
 # The names of newer files, which give one under "pooling_mode".
 _POOLING_NAMES = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
+
+_MODULES = "modules.json"
+_POOLING = "1_Pooling/config.json"  # where it is if modules.json does not say
 
 _NO_LIMIT = 1_000_000_000  # tokenizers without a limit say 1e30
 
@@ -49,8 +53,8 @@ class TextSettings:
     """What is put before every text."""
 
     @classmethod
-    def read(cls, folder: Path, hidden_size: int) -> TextSettings:
-        """Settings of ``folder``, for vectors of ``hidden_size``.
+    def read(cls, folder: ModelFiles | str | os.PathLike[str], hidden_size: int) -> TextSettings:
+        """Settings of ``folder`` (or of the files of a model), for vectors of ``hidden_size``.
 
         ``modules.json`` names the modules and their order; ``1_Pooling/config.json`` the pooling;
         ``sentence_bert_config.json`` max_seq_length and do_lower_case; ``tokenizer_config.json`` model_max_length and
@@ -63,16 +67,18 @@ class TextSettings:
         FileNotFoundError
             ``modules.json`` names a pooling module whose config.json is not there.
         """
-        pooling_path, normalize = _modules(folder)
-        pooling, include_prompt = _pooling(pooling_path, hidden_size) if pooling_path else ("mean", True)
-        bert = _Optional(folder / "sentence_bert_config.json")
-        tokenizer = _Optional(folder / "tokenizer_config.json")
+        files = as_files(folder)
+        pooling_name, normalize = _modules(files)
+        pooling, include_prompt = _pooling(files, pooling_name, hidden_size) if pooling_name else ("mean", True)
+        bert = _Optional(files, "sentence_bert_config.json")
+        tokenizer = _Optional(files, "tokenizer_config.json")
         max_length = bert.length("max_seq_length")
         if max_length is None:
             max_length = tokenizer.length("model_max_length")
-        prompt = _prompt(_Optional(folder / "config_sentence_transformers.json"))
+        prompt = _prompt(_Optional(files, "config_sentence_transformers.json"))
         if prompt and not include_prompt:
-            raise ValueError(f"{pooling_path}: include_prompt false is not supported together with a default prompt")
+            where = files.describe(pooling_name or "")
+            raise ValueError(f"{where}: include_prompt false is not supported together with a default prompt")
         return cls(
             pooling=pooling,
             normalize=normalize,
@@ -86,9 +92,9 @@ class TextSettings:
 class _Optional:
     """A JSON file that need not be there; a missing key and null are the same."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.values: dict[str, Any] = read_json_object(path) if path.exists() else {}
+    def __init__(self, files: ModelFiles, name: str) -> None:
+        self.path = files.describe(name)
+        self.values: dict[str, Any] = files.read_json(name) if files.has(name) else {}
 
     def wrong(self, key: str, expected: str) -> ValueError:
         return ValueError(f"{self.path}: {key} is {str(self.values[key])[:100]!r}, expected {expected}")
@@ -118,15 +124,14 @@ class _Optional:
         return str(value)
 
 
-def _modules(folder: Path) -> tuple[Path | None, bool]:
-    """Path of the pooling module's config.json (None: default pooling), and whether vectors are normalised."""
-    path = folder / "modules.json"
-    if not path.exists():
-        default = folder / "1_Pooling" / "config.json"
-        return (default if default.exists() else None), False
-    modules = _read_list(path)
+def _modules(files: ModelFiles) -> tuple[str | None, bool]:
+    """Name of the pooling module's config.json (None: default pooling), and whether vectors are normalised."""
+    if not files.has(_MODULES):
+        return (_POOLING if files.has(_POOLING) else None), False
+    path = files.describe(_MODULES)
+    modules = _read_list(files.read_bytes(_MODULES, 1_000_000), path)
     kinds = []
-    pooling: Path | None = None
+    pooling: str | None = None
     for number, module in enumerate(modules):
         if not isinstance(module, dict) or not isinstance(module.get("type"), str):
             raise ValueError(f"{path}: module {number} is not an object with a type")
@@ -136,7 +141,7 @@ def _modules(folder: Path) -> tuple[Path | None, bool]:
             where = module.get("path")
             if not isinstance(where, str) or not _is_inside(where):
                 raise ValueError(f"{path}: module {number}: path is {str(where)[:100]!r}, expected a folder beside it")
-            pooling = folder / where / "config.json"
+            pooling = str(PurePosixPath(where) / "config.json")
     if kinds not in (["Transformer"], ["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ValueError(
             f"{path}: modules {', '.join(kinds) or 'of no type'} are not supported; expected Transformer, Pooling and, "
@@ -145,11 +150,9 @@ def _modules(folder: Path) -> tuple[Path | None, bool]:
     return pooling, kinds[-1] == "Normalize"
 
 
-def _read_list(path: Path) -> list[Any]:
-    if regular_file_size(path) > 1_000_000:
-        raise ValueError(f"{path}: more than 1 MB, expected a short list of modules")
+def _read_list(data: bytes, path: str) -> list[Any]:
     try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
+        value = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(value, list):
@@ -162,10 +165,10 @@ def _is_inside(name: str) -> bool:
     return bool(parts) and ".." not in parts and not any(letter in name for letter in "\\:\0") and parts[0] != "/"
 
 
-def _pooling(path: Path, hidden_size: int) -> tuple[str, bool]:
+def _pooling(files: ModelFiles, name: str, hidden_size: int) -> tuple[str, bool]:
     """Mode of ``ops.pool``, and ``include_prompt``."""
-    config = _Optional(path)
-    if not path.exists():
+    config, path = _Optional(files, name), files.describe(name)
+    if not files.has(name):
         raise FileNotFoundError(f"{path}: modules.json names this pooling configuration, but it does not exist")
     for key in ("word_embedding_dimension", "embedding_dimension"):
         if config.values.get(key, hidden_size) != hidden_size:

@@ -3,22 +3,24 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..loaders.jsonfile import read_json_object, regular_file_size
+from ..loaders.files import ModelFiles, as_files
 from .settings import TextSettings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 __all__ = ["TextTokenizer"]
+
+_NAME = "tokenizer.json"
 
 # A text is looked at for a shorter prefix only where it is far longer than its tokens can need.
 _CHARS_PER_TOKEN = 16
@@ -33,7 +35,7 @@ class TextTokenizer:
     Parameters
     ----------
     folder
-        Where tokenizer.json is.
+        Where tokenizer.json is: a folder, or the files of a model.
     settings
         Of the same folder.
     max_positions
@@ -49,28 +51,31 @@ class TextTokenizer:
         tokenizer.json is damaged, or the maximum length leaves no room for the special tokens.
     """
 
-    def __init__(self, folder: Path, settings: TextSettings, max_positions: int) -> None:
-        path = folder / "tokenizer.json"
-        if not path.exists():
+    def __init__(self, folder: ModelFiles | str | os.PathLike[str], settings: TextSettings, max_positions: int) -> None:
+        files = as_files(folder)
+        path = files.describe(_NAME)
+        if not files.has(_NAME):
             hint = ""
-            if (folder / "vocab.txt").exists():
+            if files.has("vocab.txt"):
                 hint = "; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes it"
             raise FileNotFoundError(f"{path}: needed to embed text (token ids can be used without it){hint}")
         library = _library()
-        regular_file_size(path)
+        data = files.read_bytes(_NAME)
         with _named_errors(f"{path}: the tokenizers library cannot read it"):
-            tokenizer: Tokenizer = library.Tokenizer.from_file(str(path))
+            tokenizer: Tokenizer = library.Tokenizer.from_buffer(data)
         self.max_length = min(settings.max_length or max_positions, max_positions)
         """Most tokens of a text."""
         special = tokenizer.num_special_tokens_to_add(False)
         if self.max_length < special:
             raise ValueError(
-                f"{folder}: texts of at most {self.max_length} tokens leave no room for {special} special tokens"
+                f"{files.describe()}: texts of at most {self.max_length} tokens leave no room for {special} special "
+                "tokens"
             )
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length, direction=settings.truncation_side)
         self._tokenizer = tokenizer
         self._settings = settings
+        self._files = files
         self._path = path
 
     def encode(self, text: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
@@ -89,7 +94,7 @@ class TextTokenizer:
 
     @cached_property
     def _boundary(self) -> re.Pattern[str] | None:
-        return _boundary(read_json_object(self._path))
+        return _boundary(self._files.read_json(_NAME))
 
     def _encode_prefix(self, text: str) -> Any:
         """Encoding of a very long text from a prefix of it, or None where that may not be the same.
