@@ -529,6 +529,7 @@ def probe_read(array, num_threads=None):
 
 
 include "_core_ops.pxi"
+include "_core_linear.pxi"
 include "_core_recurrent.pxi"
 include "_core_rope.pxi"
 

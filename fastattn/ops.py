@@ -66,9 +66,7 @@ def linear(
     array = _as_rows(x, "x")
     if array.shape[-1] != packed.in_features:
         raise ValueError(f"x: shape {array.shape}, expected a last dimension of {packed.in_features} as packed takes")
-    apart = {"x": array, "packed": packed.panels}
-    if packed.bias is not None:
-        apart["packed.bias"] = packed.bias
+    apart = {"x": array, **{f"packed.{name}": part for name, part in packed.arrays().items()}}
     target = _target(out, (*array.shape[:-1], packed.out_features), apart)
     result = _core.run_linear(array, packed, activation, target, num_threads, True)
     return result if out is None else out

@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from fastattn import _core
 from fastattn._core import PackedLinear
-from fastattn.arrays import as_float32
+from fastattn.arrays import as_array, as_float32, describe
 
 __all__ = ["PackedLinear", "pack_linear"]
+
+_ALIGN = 64
+_Part = tuple[np.dtype[Any], tuple[int, ...]]
+_FLOAT32: np.dtype[Any] = np.dtype(np.float32)
+_DTYPES = ("float32",)
 
 
 def pack_linear(
@@ -40,18 +46,65 @@ def pack_linear(
     >>> fa.linear(np.float32([[1, 2, 3, 4]]), layer)
     array([[2., 3., 4.]], dtype=float32)
     """
-    if dtype != "float32":
-        raise ValueError(f"dtype: {dtype!r}, expected 'float32'")
+    _check_dtype(dtype)
     w = as_float32(weight, "weight")
     if w.ndim != 2:
         raise ValueError(f"weight: shape {w.shape}, expected (N, K)")
     n, k = w.shape
-    b = None
+    arrays = {"panels": _core.aligned_panels(n, k)}
     if bias is not None:
         b = as_float32(bias, "bias")
         if b.shape != (n,):
             raise ValueError(f"bias: shape {b.shape}, expected {(n,)} for weight {w.shape}")
-        b = np.array(b)
-    panels = _core.aligned_panels(n, k)
-    _core.pack_panels(panels, w, num_threads)
-    return _core.packed_linear(panels, b, n)
+        arrays["bias"] = np.array(b)
+    _core.pack_panels(arrays["panels"], w, num_threads)
+    return _core.packed_linear(arrays, k, n, dtype)
+
+
+def _check_dtype(dtype: Any) -> None:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise ValueError(f"dtype: {dtype!r}, expected {' or '.join(map(repr, _DTYPES))}")
+
+
+def _layout(dtype: str, n: int, k: int) -> tuple[dict[str, _Part], dict[str, _Part]]:
+    """Dtype and shape of the arrays that a PackedLinear of this dtype has, and of those it may have."""
+    return {"panels": (_FLOAT32, ((n + 15) // 16, k, 16))}, {"bias": (_FLOAT32, (n,))}
+
+
+def packed_from_arrays(arrays: Mapping[str, Any], in_features: int, out_features: int, dtype: str) -> PackedLinear:
+    """What ``PackedLinear.from_arrays`` promises."""
+    _check_dtype(dtype)
+    k, n = _size(in_features, "in_features"), _size(out_features, "out_features")
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"arrays: {describe(arrays)}, expected a mapping of names to arrays")
+    needed, optional = _layout(dtype, n, k)
+    names = set(arrays)
+    if not set(needed) <= names <= {*needed, *optional}:
+        also = f", and perhaps {', '.join(map(repr, optional))}" if optional else ""
+        came, expected = ", ".join(map(repr, arrays)) or "none", ", ".join(map(repr, needed))
+        raise ValueError(f"arrays: {came}, expected {expected}{also} for dtype {dtype!r}")
+    parts = {name: part for name, part in {**needed, **optional}.items() if name in names}
+    return _core.packed_linear({name: _part(arrays[name], name, *part) for name, part in parts.items()}, k, n, dtype)
+
+
+def _size(value: Any, name: str) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: {describe(value)}, expected an integer")
+    if not 0 <= value < 1 << 48:
+        raise ValueError(f"{name}: {value}, expected 0 or more, below 2**48")
+    return int(value)
+
+
+def _part(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    array = as_array(value, f"arrays[{name!r}]")
+    if array.dtype != dtype or not array.dtype.isnative:
+        raise TypeError(f"arrays[{name!r}]: {describe(array)}, expected {dtype}")
+    if array.shape != shape:
+        raise ValueError(f"arrays[{name!r}]: shape {array.shape}, expected {shape}")
+    align = _ALIGN if name == "panels" else array.itemsize
+    if array.size and (not array.flags.c_contiguous or array.ctypes.data % align):
+        raise ValueError(f"arrays[{name!r}]: expected contiguous memory at a multiple of {align} bytes")
+    return array
+
+
+_core.set_from_arrays(packed_from_arrays)

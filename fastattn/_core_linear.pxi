@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+# Packed weights and linear layers; included behind _core_ops.pxi, whose Held, Walk and Call it uses. The Python side is
+# weights.py and ops.py.
+
+# ---- linear layers ---------------------------------------------------------------------------------------------------
+
+cdef object _from_arrays = None  # checks the arguments of PackedLinear.from_arrays and calls packed_linear: weights.py's
+
+
+def set_from_arrays(function):
+    global _from_arrays
+    _from_arrays = function
+
+
+cdef enum:
+    MOST_PARTS = 6  # arrays of one PackedLinear
+
+
+cdef class PackedLinear:
+    """The weights of a linear layer in the library's panels, and its bias: made once by pack_linear, used by linear.
+
+    The panels are 64-byte aligned and the same on every instruction set. Objects do not change after they are made and
+    may be used from many threads at once.
+
+    Attributes:
+        in_features, out_features: K and N
+        nbytes: memory of all arrays
+        dtype: of the stored weights, "float32"
+        panels: read-only float32 (ceil(N / 16), K, 16), zero beyond N
+        bias: read-only float32 (N,), or None
+    """
+
+    cdef readonly Py_ssize_t in_features
+    cdef readonly Py_ssize_t out_features
+    cdef readonly str dtype
+    cdef dict parts              # name -> read-only array
+    cdef Py_buffer buffers[MOST_PARTS]
+    cdef int count               # of buffers held
+    cdef const void *place
+    cdef fa_view bias_view
+    cdef bint has_bias
+
+    def __init__(self):
+        raise TypeError("PackedLinear: made by pack_linear(weight, bias) or PackedLinear.from_arrays")
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.count):
+            PyBuffer_Release(&self.buffers[i])
+
+    @property
+    def panels(self):
+        return self.parts["panels"]
+
+    @property
+    def bias(self):
+        return self.parts.get("bias")
+
+    @property
+    def nbytes(self):
+        return sum(part.nbytes for part in self.parts.values())
+
+    def arrays(self):
+        """The arrays this object consists of, by name, read-only and without a copy: what from_arrays takes.
+
+        For dtype "float32" they are "panels" and, where there is one, "bias".
+
+        >>> import numpy as np, fastattn as fa
+        >>> layer = fa.pack_linear(np.ones((20, 3), np.float32))
+        >>> {name: part.shape for name, part in layer.arrays().items()}
+        {'panels': (2, 3, 16)}
+        """
+        return dict(self.parts)
+
+    @staticmethod
+    def from_arrays(arrays, in_features, out_features, dtype="float32"):
+        """The object whose arrays() these are, over their very memory: mapped read-only files are welcome.
+
+        Args:
+            arrays: name -> array, as arrays() gives them; panels at a multiple of 64 bytes. They must not change while
+                the object lives
+            in_features, out_features: K and N
+            dtype: of the stored weights
+
+        Raises:
+            TypeError: something that is no array, another dtype, sizes that are no integers
+            ValueError: names or shapes that do not fit, memory that is not contiguous or not aligned
+
+        >>> import numpy as np, fastattn as fa
+        >>> layer = fa.pack_linear(np.ones((2, 3), np.float32))
+        >>> same = fa.PackedLinear.from_arrays(layer.arrays(), 3, 2)
+        >>> fa.linear(np.ones(3, np.float32), same)
+        array([3., 3.], dtype=float32)
+        """
+        return _from_arrays(arrays, in_features, out_features, dtype)
+
+    def __repr__(self):
+        return (f"PackedLinear(in_features={self.in_features}, out_features={self.out_features}, "
+                f"bias={self.has_bias}, dtype={self.dtype!r})")
+
+    def __reduce__(self):
+        return _unpickle_packed, (self.parts, self.in_features, self.out_features, self.dtype)
+
+
+def aligned_array(shape, dtype):
+    """An empty C-contiguous array whose data is 64-byte aligned."""
+    cdef Py_ssize_t size = _numpy.dtype(dtype).itemsize
+    for length in shape:
+        size *= length
+    memory = _empty(size + FA_ALIGN, "uint8")
+    start = -memory.ctypes.data % FA_ALIGN
+    return memory[start:start + size].view(dtype).reshape(shape)
+
+
+def aligned_panels(Py_ssize_t n, Py_ssize_t k):
+    """An empty float32 array (ceil(n / 16), k, 16) whose data is 64-byte aligned."""
+    cdef size_t size = 0
+    check(fa_linear_packed_bytes(n, k, &size), "weight")
+    return aligned_array(((n + 15) // 16, k, 16), _float32)
+
+
+def _unpickle_packed(parts, in_features, out_features, dtype):
+    arrays = {}
+    for name, part in parts.items():
+        arrays[name] = aligned_array(part.shape, part.dtype)
+        arrays[name][...] = part
+    return PackedLinear.from_arrays(arrays, in_features, out_features, dtype)
+
+
+def packed_linear(dict arrays, Py_ssize_t k, Py_ssize_t n, str dtype):
+    """A PackedLinear over these arrays, whose dtypes, shapes and alignment weights.py has checked; they become read-only."""
+    cdef PackedLinear packed = PackedLinear.__new__(PackedLinear)
+    if len(arrays) > MOST_PARTS:
+        raise ValueError(f"arrays: {len(arrays)}, expected at most {MOST_PARTS}")
+    packed.parts = {}
+    for name, part in arrays.items():
+        part = part.view(_ndarray)
+        part.flags.writeable = False
+        packed.parts[name] = part
+        PyObject_GetBuffer(part, &packed.buffers[packed.count], PyBUF_STRIDES | PyBUF_FORMAT)
+        packed.count += 1
+        if name == "panels":
+            packed.place = packed.buffers[packed.count - 1].buf
+        elif name == "bias":
+            vector_view(&packed.bias_view, &packed.buffers[packed.count - 1])
+            packed.has_bias = True
+    packed.in_features = k
+    packed.out_features = n
+    packed.dtype = dtype
+    return packed
+
+
+def pack_panels(panels, weight, num_threads):
+    """Fills panels from float32 weight (N, K) with a unit last stride."""
+    cdef fa_ctx ctx
+    cdef Views views = Views.__new__(Views)
+    cdef fa_view *view = views.add(weight, 2, False)
+    cdef void *place = views.add(panels, 3, True).data
+    cdef fa_status status
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_linear_pack(&ctx, place, view)
+    check(status, "weight")
+
+
+def run_linear(x, packed, activation, out, num_threads, bint checked=False):
+    """act(x W^T + bias) over the last axis; see the head of this file."""
+    cdef fa_ctx ctx
+    cdef Held held = Held.__new__(Held)
+    cdef Walk walk
+    cdef Call call
+    cdef Workspace ws
+    cdef PackedLinear p
+    cdef Py_buffer *b
+    cdef fa_status status
+    cdef size_t size = 0
+    cdef int i
+    cdef bint fresh = out is None
+    if type(x) is not _ndarray or type(packed) is not PackedLinear:
+        return NotImplemented
+    if activation is not None and (type(activation) is not str or activation not in _activations):
+        return NotImplemented
+    p = <PackedLinear>packed
+    if fresh:
+        shape = (<object>x).shape
+        if not shape:
+            return NotImplemented
+        out = _empty(shape[:len(shape) - 1] + (p.out_features,), _float32)
+    if not held.add(out, True) or not held.add(x, False):
+        return NotImplemented
+    b = &held.buffers[1]
+    if b.shape[b.ndim - 1] != p.in_features:
+        return NotImplemented
+    if not fresh:
+        b = &held.buffers[0]
+        if b.ndim != held.buffers[1].ndim or not same_shape(b, &held.buffers[1], b.ndim - 1):
+            return NotImplemented
+        if b.shape[b.ndim - 1] != p.out_features:
+            return NotImplemented
+        if not checked:
+            if not out_fits(held, 2, False):
+                return NotImplemented
+            for i in range(p.count):
+                if not apart(b, &p.buffers[i]):
+                    return NotImplemented
+    call.op = OP_LINEAR
+    call.act = _activations[activation]
+    call.packed = p.place
+    call.weight = NULL
+    call.bias = &p.bias_view if p.has_bias else NULL
+    call.eps = 0
+    make_ctx(&ctx, num_threads)
+    plan_walk(&walk, held, 2)
+    check(fa_linear_workspace(&ctx, &walk.view[0], &walk.view[1], &size), "linear")
+    take_workspace(&ws, size)
+    with nogil:
+        status = call_walk(&ctx, &call, &walk, &ws)
+        PyMem_RawFree(ws.block)
+    check(status, "linear")
+    return out
