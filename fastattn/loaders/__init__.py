@@ -21,14 +21,14 @@ def open_weights(path: str | os.PathLike[str]) -> WeightFile:
     Parameters
     ----------
     path
-        A ``.safetensors`` file, an ``.npz`` file, or a folder as the Hugging Face hub lays it out
+        A ``.safetensors`` file, an ``.npz`` file, a packed file, or a folder as the Hugging Face hub lays it out
         (``model.safetensors``, or shards with ``model.safetensors.index.json``).
 
     Returns
     -------
     WeightFile
         A ``Mapping`` with the arrays, and ``dtype(name)``, ``shape(name)``, ``as_float32(name)`` and ``metadata``.
-        safetensors files are mapped into memory and their arrays are views of the mapping.
+        safetensors and packed files are mapped into memory and their arrays are views of the mapping.
 
     Raises
     ------
@@ -58,6 +58,11 @@ def open_weights(path: str | os.PathLike[str]) -> WeightFile:
         return open_folder(target)
     if not target.exists():
         raise FileNotFoundError(f"{target}: no such file or folder (models are read from disk, never downloaded)")
+    if target.suffix != ".npz":
+        from .packed import SUFFIX, PackedFile, is_packed
+
+        if target.suffix == SUFFIX or is_packed(target):
+            return PackedFile(target)
     if target.suffix == ".safetensors":
         from .safetensors import SafetensorsFile
 
@@ -70,7 +75,7 @@ def open_weights(path: str | os.PathLike[str]) -> WeightFile:
 
     if is_pickled(target):
         raise WeightFileError(pickled_message(target))
-    raise WeightFileError(f"{target}: unknown kind of file; expected a folder, .safetensors or .npz")
+    raise WeightFileError(f"{target}: unknown kind of file; expected a folder, .safetensors, .npz or a packed file")
 
 
 def default_model_path() -> Path | None:

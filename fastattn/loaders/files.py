@@ -6,10 +6,13 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import WeightFileError
 from .jsonfile import MAX_JSON_BYTES, parse_json_object, read_json_object, regular_file_size
+
+if TYPE_CHECKING:
+    from .weightfile import WeightFile
 
 __all__ = ["FolderFiles", "ModelFiles", "as_files"]
 
@@ -52,6 +55,13 @@ class ModelFiles(ABC):
     def describe(self, name: str = "") -> str:
         """The file ``name`` as messages call it; without a name, the place where all of them are."""
 
+    @abstractmethod
+    def open_weights(self, name: str) -> WeightFile:
+        """The ``.safetensors`` file ``name``, as that of a Dense module: its tensors are mapped, not copied.
+
+        Raises as ``fastattn.open_weights`` does.
+        """
+
     def read_json(self, name: str) -> dict[str, Any]:
         """The file ``name`` as one JSON object; see ``parse_json_object`` for what is refused."""
         return parse_json_object(self.read_bytes(name), self.describe(name))
@@ -79,6 +89,11 @@ class FolderFiles(ModelFiles):
 
     def describe(self, name: str = "") -> str:
         return str(self._folder / name)
+
+    def open_weights(self, name: str) -> WeightFile:
+        from .safetensors import SafetensorsFile
+
+        return SafetensorsFile(self._folder / name)
 
     def read_json(self, name: str) -> dict[str, Any]:
         return read_json_object(self._folder / name)

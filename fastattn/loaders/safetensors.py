@@ -36,15 +36,13 @@ class SafetensorsFile(WeightFile):
         As the operating system says.
     WeightFileError
         The file is empty, truncated, or its header lies; the message names the file and the field.
+
+    With ``contents``, the bytes of such a file that lies inside another, ``path`` is only what messages call it.
     """
 
-    def __init__(self, path: Path) -> None:
-        size = regular_file_size(path)
-        if size < 8:
-            raise WeightFileError(f"{path}: {size} bytes, too short for the 8-byte header length")
-        with open(path, "rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        size = len(mapping)  # the file may have grown or shrunk since it was looked at
+    def __init__(self, path: Path, contents: memoryview | None = None) -> None:
+        mapping = _map(path) if contents is None else contents
+        size = len(mapping)
         if size < 8:
             raise WeightFileError(f"{path}: {size} bytes, too short for the 8-byte header length")
         (header_bytes,) = struct.unpack_from("<Q", mapping)
@@ -52,7 +50,9 @@ class SafetensorsFile(WeightFile):
             raise WeightFileError(f"{path}: header length {header_bytes} is above the limit of {MAX_JSON_BYTES}")
         if header_bytes > size - 8:
             raise WeightFileError(f"{path}: header length {header_bytes} reaches beyond the file of {size} bytes")
-        header = parse_json_object(mapping[8 : 8 + header_bytes], f"{path}: header")
+        text = bytes(mapping[8 : 8 + header_bytes])
+        self._check_header_text(path, text)
+        header = parse_json_object(text, f"{path}: header")
         metadata = _check_metadata(header.pop("__metadata__", {}), path)
 
         infos: dict[str, TensorInfo] = {}
@@ -65,6 +65,9 @@ class SafetensorsFile(WeightFile):
         self._data_start = 8 + header_bytes
         self._ranges = ranges
 
+    def _check_header_text(self, path: Path, text: bytes) -> None:
+        """Look at the bytes of the header before they are parsed."""
+
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         info = self._infos[name]
         dtype = ARRAY_DTYPES[info.dtype]
@@ -75,6 +78,14 @@ class SafetensorsFile(WeightFile):
         array = raw.view(dtype).reshape(info.shape)
         array.flags.writeable = False
         return array
+
+
+def _map(path: Path) -> mmap.mmap:
+    size = regular_file_size(path)
+    if size < 8:
+        raise WeightFileError(f"{path}: {size} bytes, too short for the 8-byte header length")
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # of the size the file has by now
 
 
 def _check_metadata(value: Any, path: Path) -> dict[str, str]:
@@ -122,7 +133,8 @@ def _check_tiling(ranges: dict[str, tuple[int, int]], data_bytes: int, path: Pat
     for name, (begin, end) in sorted(ranges.items(), key=lambda item: item[1]):
         if end > data_bytes:
             raise WeightFileError(
-                f"{path}: tensor {name!r}: data_offsets [{begin}, {end}] reach beyond the {data_bytes} bytes of data"
+                f"{path}: tensor {name!r}: data_offsets [{begin}, {end}] reach beyond the {data_bytes} bytes of data: "
+                "the file is truncated, or its header is damaged"
             )
         if begin != position:
             fault = "overlap the tensor before" if begin < position else f"leave a hole from {position}"

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""Writer of packed files, which ``packed`` describes: a file appears under its name when it is complete, or never."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .packed import ALIGNMENT, FILE, PAD, all_finite, header_crc, header_start, is_packed
+from .weightfile import ARRAY_DTYPES
+
+__all__ = ["dtype_name", "write_packed"]
+
+_Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+_NAMES: dict[np.dtype[Any], str] = {}
+for _name, _dtype in ARRAY_DTYPES.items():
+    _NAMES.setdefault(_dtype, _name)  # bits of types NumPy does not know come later
+_PIECE = 1 << 24  # bytes written at a time: Python looks for signals in between
+
+
+def dtype_name(array: np.ndarray[Any, Any]) -> str:
+    """How a packed file spells the dtype of ``array``; ``TypeError`` if it has no place for such elements."""
+    name = _NAMES.get(array.dtype.newbyteorder("<"))
+    if name is None:
+        raise TypeError(f"arrays of {array.dtype} cannot be packed")
+    return name
+
+
+def write_packed(
+    target: Path,
+    tensors: Mapping[str, np.ndarray[Any, Any]],
+    files: Mapping[str, bytes],
+    metadata: Mapping[str, str],
+    *,
+    dtypes: Mapping[str, str] | None = None,
+    check: Callable[[Path], None] | None = None,
+    unfinished: set[str] | None = None,
+) -> None:
+    """Write the packed file ``target``, all of it or nothing.
+
+    It is written beside ``target`` under another name, brought to the disk, and renamed. An exception of any kind,
+    KeyboardInterrupt too, leaves what was there before.
+
+    Parameters
+    ----------
+    target
+        The file. A packed file that is there already is replaced; workers that have it mapped keep what they have.
+    tensors
+        ``KEY/PART`` -> array, in the order in which they shall lie.
+    files
+        Relative name -> content of the small files.
+    metadata
+        Entries of ``__metadata__`` besides those that ``packed`` makes itself.
+    dtypes
+        Names for elements that NumPy has no type for: ``"BF16"`` for uint16.
+    check
+        Called with the name of the complete file before it is renamed; what it raises is raised.
+    unfinished
+        A set that holds the temporary name as long as there may be a file of that name.
+
+    Raises
+    ------
+    ValueError
+        A tensor has NaN or infinity, or ``target`` is there and is no packed file.
+    OSError
+        ``target`` cannot be written.
+    """
+    target = Path(os.path.realpath(target))
+    _check_target(target)
+    raw, entries, sums = _lay_out(tensors, files, dtypes or {})
+    header = _header(entries, {**metadata, "sha256": "".join(sums)})
+    partial = f"{target}.{os.getpid()}.partial"
+    unfinished = set() if unfinished is None else unfinished
+    unfinished.add(partial)
+    try:
+        with _naming(target):
+            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            with _naming(target), os.fdopen(descriptor, "wb") as file:
+                file.write(header)
+                for data in raw:
+                    for start in range(0, data.size, _PIECE):
+                        file.write(data[start : start + _PIECE].data)
+                file.flush()
+                os.fsync(file.fileno())
+            if check is not None:
+                check(Path(partial))
+            with _naming(target):
+                os.replace(partial, target)
+                _sync_folder(target.parent)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+    finally:
+        unfinished.discard(partial)
+
+
+def _check_target(target: Path) -> None:
+    """Only a packed file may be written over: a slip of the fingers must not cost a checkpoint."""
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode) or (os.path.getsize(target) and not is_packed(target)):
+        raise ValueError(f"{target}: exists and is not a packed file; remove it first, or choose another name")
+
+
+def _lay_out(
+    tensors: Mapping[str, np.ndarray[Any, Any]], files: Mapping[str, bytes], dtypes: Mapping[str, str]
+) -> tuple[list[_Bytes], dict[str, dict[str, Any]], list[str]]:
+    """Data in order, padding included; its entries of the header; its SHA-256 sums."""
+    raw: list[_Bytes] = []
+    entries: dict[str, dict[str, Any]] = {}
+    sums: list[str] = []
+    position = 0
+
+    def add(name: str, dtype: str, shape: tuple[int, ...], data: _Bytes) -> None:
+        nonlocal position
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + data.size]}
+        raw.append(data)
+        sums.append(hashlib.sha256(data.data).hexdigest())
+        position += data.size
+
+    def align() -> None:
+        if position % ALIGNMENT:
+            size = -position % ALIGNMENT
+            add(f"{PAD}{len(entries)}", "U8", (size,), np.zeros(size, np.uint8))
+
+    for name, content in files.items():
+        align()
+        add(FILE + name, "U8", (len(content),), np.frombuffer(content, np.uint8))
+    for name, array in tensors.items():
+        if "/" not in name or name.startswith((FILE, PAD)) or name in entries:
+            raise ValueError(f"tensor {name!r} cannot be packed under this name")
+        dtype = dtypes.get(name) or dtype_name(array)
+        if not all_finite(array, dtype):
+            raise ValueError(f"tensor {name!r} holds NaN or infinity: the weights are damaged, they are not packed")
+        align()
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        add(name, dtype, array.shape, little.reshape(-1).view(np.uint8))
+    return raw, entries, sums
+
+
+def _header(entries: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, str]) -> bytes:
+    """The header with its length before it, its checksum inside, and spaces behind it up to the first tensor."""
+    rest = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":"))
+    text = header_start() + b"," + rest.removeprefix('{"__metadata__":{').encode("ascii")
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    length = len(text).to_bytes(8, "little")
+    start = header_start(header_crc(length, text))
+    return length + start + text[len(start) :]
+
+
+@contextlib.contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Errors of the system name the file that was asked for, not the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise type(error)(error.errno, error.strerror, str(target)) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name outlives a power cut once its folder is on the disk; not every system can do it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
