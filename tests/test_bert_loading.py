@@ -72,10 +72,12 @@ def test_prefix_heads_and_buffers(folder: Path) -> None:
     arrays["cls.predictions.bias"] = np.zeros(50, np.float32)
     arrays["cls.predictions.decoder.weight"] = arrays["bert.embeddings.word_embeddings.weight"]
     tiny_bert.save_safetensors(folder / "model.safetensors", arrays)
-    change_config(folder, architectures=["BertForMaskedLM"])
+    change_config(folder, architectures=["BertModel"])
     assert hidden(folder) == expected
-    out = fa.load(folder)([[1, 2]])
-    assert out.pooler_output is None
+    model = fa.load(folder)
+    assert model([[1, 2]]).pooler_output is None
+    assert set(model.tensors.used) | set(model.tensors.ignored) == set(arrays)
+    assert "cls.predictions.bias" in model.tensors.ignored and "bert.embeddings.LayerNorm.bias" in model.tensors.used
 
     del arrays["bert.embeddings.word_embeddings.weight"]  # stored once, under the name of its twin
     tiny_bert.save_safetensors(folder / "model.safetensors", arrays)
@@ -85,16 +87,94 @@ def test_prefix_heads_and_buffers(folder: Path) -> None:
         fa.load(folder)
 
 
-def test_other_heads(folder: Path) -> None:
+def test_a_backbone_with_the_name_of_a_head(folder: Path) -> None:
+    """Sentence encoders may keep the architecture they were trained as: without the head they are encoders."""
     expected = hidden(folder)
-    head = np.zeros((3, 32), np.float32)
-    for architecture, name in (
-        ("BertForSequenceClassification", "classifier"),
-        ("BertForQuestionAnswering", "qa_outputs"),
-    ):
+    for architecture in ("BertForMaskedLM", "BertForSequenceClassification", "BertForPreTraining"):
         change_config(folder, architectures=[architecture])
-        change_tensors(folder, **{f"{name}__weight": head, "embeddings__token_type_ids": np.zeros((1, 40), np.int64)})
+        model = fa.load(folder)
+        assert model.head is None and not model.heads
         assert hidden(folder) == expected
+
+
+HEADS = {
+    "BertForSequenceClassification": ("classifier", 3),
+    "BertForTokenClassification": ("classifier", 3),
+    "BertForQuestionAnswering": ("qa_outputs", 2),
+}
+
+
+@pytest.mark.parametrize("architecture", HEADS)
+def test_heads(folder: Path, architecture: str) -> None:
+    """Logits are the head's layer over the hidden states (or the pooler's output) of the encoder alone."""
+    base = fa.load(folder)(*tiny_bert.batch("plain"))
+    name, outputs = HEADS[architecture]
+    weight, bias = tiny_bert.uniform("head", (outputs, 32)), tiny_bert.uniform("head bias", (outputs,))
+    change_config(folder, architectures=[architecture], id2label={"0": "a", "1": "b", "2": "c"})
+    buffer = np.zeros((1, 40), np.int64)
+    change_tensors(folder, embeddings__token_type_ids=buffer, **{f"{name}__weight": weight, f"{name}__bias": bias})
+    model = fa.load(folder)
+    ids, mask, types = tiny_bert.batch("plain")
+    out = model(ids, mask, types)
+    if architecture == "BertForSequenceClassification":
+        expected = base.pooler_output.astype(np.float64) @ weight.astype(np.float64).T + bias
+        expected[[2, 4]] = 0  # their first token is excluded
+        assert out._fields == ("logits",) and model.head.labels == ("a", "b", "c")
+        assert np.abs(out.logits - expected).max() < 1e-5
+        assert not model(ids[:0]).logits.size
+    else:
+        expected = base.last_hidden_state.astype(np.float64) @ weight.astype(np.float64).T + bias
+        expected[mask == 0] = 0
+        got = out.logits if name == "classifier" else np.stack([out.start_logits, out.end_logits], axis=-1)
+        assert got.dtype == np.float32 and got.shape == (*ids.shape, outputs)
+        assert np.abs(got - expected).max() < 1e-5
+    one = model(ids[1:2], mask[1:2], types[1:2])
+    assert one[0].tobytes() == out[0][1:2].tobytes()
+    with pytest.raises(ValueError, match=rf"missing tensor '{name}\.bias'"):
+        fa.load(change_tensors(folder, **{f"{name}__weight": weight}))
+
+
+def test_labels(folder: Path) -> None:
+    head = {"architectures": ["BertForSequenceClassification"]}
+    change_config(folder, **head)
+    change_tensors(folder, classifier__weight=np.zeros((3, 32), np.float32), classifier__bias=np.zeros(3, np.float32))
+    with pytest.raises(ValueError, match=r"'classifier\.weight' has shape \[3, 32\], but config\.json asks for \[2, "):
+        fa.load(folder)
+    assert fa.load(change_config(folder, num_labels=3, **head)).head.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    named = {"1": "no", "0": "yes", "2": "perhaps"}
+    assert fa.load(change_config(folder, id2label=named, **head)).head.labels == ("yes", "no", "perhaps")
+    for key, wrong in (("num_labels", 4), ("id2label", {"0": "a", "2": "b", "3": "c"}), ("id2label", ["a"]),
+                       ("id2label", {"0": 1}), ("problem_type", "guessing"), ("num_labels", 0)):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"config\.json: {key} is "):
+            fa.load(change_config(folder, **{"num_labels": 3, "id2label": named, **head, key: wrong}))
+
+
+def test_several_heads_on_one_backbone(tmp_path: Path) -> None:
+    ids, mask, types = tiny_bert.batch("plain")
+    models = []
+    for number, architecture in enumerate(HEADS):
+        path = tiny_bert.save_folder(tmp_path / architecture, "plain")
+        name, outputs = HEADS[architecture]
+        change_config(path, architectures=[architecture], num_labels=outputs)
+        weight = tiny_bert.uniform(f"head {number}", (outputs, 32))
+        models.append(fa.load(change_tensors(path, **{f"{name}__weight": weight, f"{name}__bias": weight[:, 0]})))
+    first, *others = models
+    for other in others:
+        first.add_head(other.head.kind, other)
+    together = first.run_heads(ids, mask, types)
+    assert list(together) == [model.head.kind for model in models]
+    for model in models:
+        for mine, alone in zip(together[model.head.kind], model(ids, mask, types), strict=True):
+            assert mine.tobytes() == alone.tobytes()
+    assert list(first.run_heads(ids, heads=["question_answering"])) == ["question_answering"]
+    with pytest.raises(ValueError, match="heads: 'mood', expected some of 'sequence_classification'"):
+        first.run_heads(ids, heads=["mood"])
+    with pytest.raises(ValueError, match="name: there is a head 'question_answering' already"):
+        first.add_head("question_answering", others[0])
+    with pytest.raises(ValueError, match="other: .* has no head"):
+        first.add_head("none", fa.load(tiny_bert.save_folder(tmp_path / "bare", "plain")))
+    with pytest.raises(ValueError, match="other: .*, expected a BertModel that is 32 wide"):
+        first.add_head("none", fa.load(tiny_bert.save_folder(tmp_path / "other", "heads_of_24")))
 
 
 def test_old_names_of_norms(folder: Path) -> None:

@@ -16,6 +16,13 @@ __all__ = ["ConfigReader"]
 T = TypeVar("T")
 
 _MAX_SIZE = 2**31 - 1
+_MAX_LABELS = 1_000_000
+_PROBLEM_TYPES = {
+    "regression": "regression",
+    "single_label_classification": "single_label_classification",
+    "multi_label_classification": "multi_label_classification",
+    "": None,
+}
 
 
 class ConfigReader:
@@ -86,6 +93,26 @@ class ConfigReader:
         if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
             raise self._wrong("architectures", value, "a list of class names")
         return tuple(value)
+
+    def labels(self) -> tuple[str, ...]:
+        """The labels of a classifier: ``id2label``, else ``num_labels`` made-up ones, else two, as in transformers."""
+        named = self._values.get("id2label")
+        count = self._values.get("num_labels")
+        if count is not None:
+            count = self.size("num_labels", maximum=_MAX_LABELS)
+        if named is None:
+            return tuple(f"LABEL_{i}" for i in range(2 if count is None else count))
+        if not isinstance(named, dict) or not named or not all(isinstance(label, str) for label in named.values()):
+            raise self._wrong("id2label", named, "an object from numbers to labels")
+        if set(named) != {str(i) for i in range(len(named))}:
+            raise self._wrong("id2label", named, f"labels for the numbers 0 to {len(named) - 1}")
+        if count is not None and count != len(named):
+            raise self._wrong("num_labels", count, f"{len(named)}, the number of labels under id2label")
+        return tuple(named[str(i)] for i in range(len(named)))
+
+    def problem_type(self) -> str | None:
+        """``problem_type`` of a sequence classification, None where the key is missing."""
+        return self.choice("problem_type", _PROBLEM_TYPES, "")
 
     def model_type(self) -> str:
         """``model_type``; old files without it are recognised by the class name under ``architectures``."""

@@ -3,33 +3,22 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from ..loaders.files import ModelFiles, as_files
+from ..loaders.files import ModelFiles
+from .builder import Builder, Floats, TensorReport
+from .heads import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Dense, Head, HeadSpec
 from .inputs import Integers, PackedInputs, check_range, pack_inputs
+from .spans import Spans
 from .workspace import Workspace, WorkspacePool
 
-if TYPE_CHECKING:
-    from ..loaders import WeightFile
-    from .config import ConfigReader
-
-__all__ = ["Embedder", "Encoder", "EncoderOutput", "Floats"]
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-
-
-class EncoderOutput(NamedTuple):
-    """What an encoder returns; the fields and shapes of transformers' output."""
-
-    last_hidden_state: Floats
-    """(B, S, H); zeros where the attention mask is 0."""
-    pooler_output: Floats | None
-    """(B, H); None where the checkpoint has no pooler."""
+__all__ = ["Embedder", "Encoder", "Floats"]
 
 
 class Embedder(Protocol):
@@ -59,33 +48,107 @@ class Encoder(ABC):
     """Tokens that go through the layers together. It bounds scratch memory and keeps it in the cache; a sequence is
     never split, and the bits of a result do not depend on this number."""
 
+    architectures: ClassVar[Mapping[str, str | None]]
+    """Class names under ``architectures`` in config.json -> name of the head it has; None for the encoder alone."""
+    ignorable: ClassVar[re.Pattern[str]]
+    """Full names of tensors that may be stored without being needed."""
+    pooled_output: ClassVar[bool] = True
+    """Whether the family's output has a ``pooler_output``."""
+
     path: Path
     """The folder the model was loaded from."""
     files: ModelFiles
     """The small files that came with the weights: configuration, tokenizer, pooling."""
+    num_threads: int | None
+    """Threads of each call; None for the library's setting."""
+    tensors: TensorReport
+    """Which tensors of the file the model was made from, and which were left."""
     hidden_size: int
     """H, the width of hidden states and sentence vectors."""
     vocab_size: int
     """Token ids are 0 to ``vocab_size - 1``."""
-    type_vocab_size: int
+    type_vocab_size: int = 1
     """Token type ids are 0 to ``type_vocab_size - 1``."""
     max_positions: int
     """The longest sequence."""
-    num_threads: int | None
-    """Threads of each call; None for the library's setting."""
+    pooler: Head | None = None
+    """What makes ``pooler_output`` of the first token."""
+    head: Head | None = None
+    """The head that config.json's ``architectures`` names, None for the encoder alone."""
+    heads: dict[str, Head]
+    """Every head by name: that of the file under its kind, and those ``add_head`` put beside it."""
 
-    def __init__(self, path: Path, num_threads: int | None) -> None:
-        self.path = path
-        self.files = as_files(path)
-        self.num_threads = num_threads
+    _describe: str
+    """Sizes, for repr()."""
+
+    def __init__(self, builder: Builder) -> None:
+        """Check the configuration and ask ``builder`` for the weights; ``ValueError`` for what does not fit."""
+        architectures = builder.config.architectures()
+        self._architecture = next((name for name in architectures if name in self.architectures), None)
+        if architectures and self._architecture is None:
+            raise ValueError(
+                f"{builder.config.path}: architecture {', '.join(architectures)!r} is not supported; "
+                f"supported: {', '.join(self.architectures)}"
+            )
+        self.heads = {}
         self._workspaces = WorkspacePool()
         self._embedder: Embedder | None = None
         self._make_embedder: Callable[[Encoder], Embedder] | None = None
 
-    @classmethod
-    @abstractmethod
-    def build(cls, config: ConfigReader, weights: WeightFile, path: Path, num_threads: int | None) -> Self:
-        """Check ``config`` and ``weights`` and build the model; ``ValueError`` for what does not fit."""
+    def __repr__(self) -> str:
+        head = f", {self.head.kind}" if self.head is not None else ""
+        return f"<{type(self).__name__} {str(self.path)!r}: {self._describe}{head}>"
+
+    def add_pooler(self, spec: HeadSpec, builder: Builder) -> None:
+        """For constructors: the pooler."""
+        self.pooler = Head.build(spec, builder)
+
+    def add_heads(self, builder: Builder, **specs: Callable[[], HeadSpec]) -> None:
+        """For constructors: the one of the heads that ``architectures`` names.
+
+        A checkpoint that has no tensor of it is a backbone that kept the name of what it was trained with.
+        """
+        wanted = None if self._architecture is None else self.architectures[self._architecture]
+        if wanted is None:
+            return
+        spec = specs[wanted]()
+        own = [step for step in spec.steps if not isinstance(step, Dense) or not self._is_poolers(step)]
+        if any(builder.has(f"{step.name}.weight") for step in own):
+            self.head = self.heads[spec.kind] = Head.build(spec, builder)
+
+    @staticmethod
+    def _is_poolers(step: Dense) -> bool:
+        return step.name.endswith("pooler.dense")
+
+    def add_head(self, name: str, other: Encoder) -> None:
+        """Put the head of another model beside this one's, for several tasks on one backbone.
+
+        Parameters
+        ----------
+        name
+            Under which ``heads`` and the ``head=`` of other methods know it.
+        other
+            A model of the same family and width, loaded from a folder with that head. Its encoder is not used: the head
+            has to have been trained on this one (with a frozen backbone).
+
+        Raises
+        ------
+        ValueError
+            ``other`` has no head, or is of another family or width; ``name`` is taken.
+
+        Example
+        -------
+        >>> model.add_head("topic", fastattn.load("topic-classifier"))            # doctest: +SKIP
+        >>> sorted(model.run_heads([[101, 7592, 102]]))                          # doctest: +SKIP
+        ['sequence_classification', 'topic']
+        """
+        if type(other) is not type(self) or other.hidden_size != self.hidden_size:
+            raise ValueError(f"other: {other!r}, expected a {type(self).__name__} that is {self.hidden_size} wide")
+        if other.head is None:
+            raise ValueError(f"other: {other!r} has no head")
+        if name in self.heads:
+            raise ValueError(f"name: there is a head {name!r} already")
+        self.heads[name] = other.head
 
     @abstractmethod
     def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
@@ -97,7 +160,7 @@ class Encoder(ABC):
         ids: Integers,
         type_ids: Integers,
         positions: Integers,
-        cu_seqlens: Integers,
+        spans: Spans,
         *,
         workspace: Workspace,
         out: Floats | None,
@@ -105,17 +168,18 @@ class Encoder(ABC):
     ) -> Floats:
         """Hidden states (T, H) of packed sequences: in ``out``, else in an array of the workspace."""
 
-    @abstractmethod
-    def _pool_first(self, first: Floats, num_threads: int | None) -> Floats | None:
-        """``pooler_output`` (n, H) of the hidden states (n, H) of first tokens; None where there is no pooler."""
+    def _position_ids(self, ids: Integers, columns: Integers, lengths: Integers) -> Integers:
+        """Rows of the table of positions, (T,), of whole rows of a batch: ``lengths`` ids each, padding included."""
+        return columns
 
     def encode_packed(
         self,
         ids: Integers,
         type_ids: Integers,
-        positions: Integers,
+        columns: Integers,
         lengths: Integers,
         *,
+        positions: Integers | None = None,
         out: Floats | None = None,
         max_sequences: int | None = None,
         num_threads: int | None = None,
@@ -124,10 +188,14 @@ class Encoder(ABC):
 
         Parameters
         ----------
-        ids, type_ids, positions
+        ids, type_ids
             (T,) int64, the tokens of all sequences one behind the other.
+        columns
+            (T,) int64, where each token stands in its sequence, ascending.
         lengths
             (n,) int64, at least 1 each, with sum T.
+        positions
+            (T,) int64, rows of the table of positions; None: as the family makes them of ids without padding.
         out
             (T, H) float32 that takes the hidden states; without it they are in scratch memory.
         max_sequences
@@ -147,6 +215,8 @@ class Encoder(ABC):
         check_range("input_ids", ids, self.vocab_size, "vocab_size of the model")
         check_range("token_type_ids", type_ids, self.type_vocab_size, "type_vocab_size of the model")
         threads = self.num_threads if num_threads is None else num_threads
+        if positions is None:
+            positions = self._position_ids(ids, columns, lengths)
         ends = np.zeros(lengths.size + 1, np.int64)
         np.cumsum(lengths, out=ends[1:])
         groups = list(_groups(ends, self.GROUP_TOKENS, max_sequences))
@@ -159,7 +229,7 @@ class Encoder(ABC):
                     ids[tokens],
                     type_ids[tokens],
                     positions[tokens],
-                    cu_seqlens,
+                    Spans(cu_seqlens, columns[tokens]),
                     workspace=workspace,
                     out=None if out is None else out[tokens],
                     num_threads=threads,
@@ -173,8 +243,8 @@ class Encoder(ABC):
         token_type_ids: Any = None,
         *,
         num_threads: int | None = None,
-    ) -> EncoderOutput:
-        """Hidden states of a batch of token ids.
+    ) -> Any:
+        """Run a batch of token ids through the model.
 
         Parameters
         ----------
@@ -183,7 +253,8 @@ class Encoder(ABC):
             length. S is at most ``max_positions``.
         attention_mask
             (B, S) of bool, or of the integers 0 and 1; 1 where a token is attended. Any pattern is allowed, with holes
-            too. Excluded positions are neither read nor computed, so their ids may be anything. None attends to all.
+            too. Excluded positions are not computed, and their ids may be anything (but families that count positions
+            by their ids, as RoBERTa does, see whether they are padding). None attends to all.
         token_type_ids
             (B, S) integers from 0 to ``type_vocab_size - 1``; None for zeros.
         num_threads
@@ -191,11 +262,12 @@ class Encoder(ABC):
 
         Returns
         -------
-        EncoderOutput
-            ``last_hidden_state`` (B, S, H) float32, zeros where the mask excludes, and ``pooler_output`` (B, H), None
-            where the checkpoint has no pooler. The position of a token is its column, as in transformers, whatever the
-            mask. A row whose first token is excluded has zeros in ``pooler_output``: it is made from that token alone,
-            which is not computed.
+        named tuple
+            The fields that transformers' output has for the architecture, float32: ``logits``; ``start_logits`` and
+            ``end_logits``; or, without a head, ``last_hidden_state`` (B, S, H) and, in families with a pooler,
+            ``pooler_output`` (B, H), None where the checkpoint has none. What the mask excludes is zeros. The position
+            of a token is its column, as in transformers, whatever the mask. A row whose first token is excluded has
+            zeros in what is made from that token alone, which is not computed.
 
         Raises
         ------
@@ -210,39 +282,106 @@ class Encoder(ABC):
         >>> out.last_hidden_state.shape                                                            # doctest: +SKIP
         (2, 3, 384)
         """
-        packed = pack_inputs(input_ids, attention_mask, token_type_ids, max_positions=self.max_positions)
+        packed = self._pack(input_ids, attention_mask, token_type_ids)
+        if self.head is not None:
+            return self._run_heads(packed, {"": self.head}, num_threads)[""]
         shape = (*packed.shape, self.hidden_size)
         dense = packed.where is None
         hidden_states: Floats = np.empty(shape, np.float32) if dense else np.zeros(shape, np.float32)
         self._fill(packed, hidden_states.reshape(-1, self.hidden_size), num_threads)
-        return EncoderOutput(hidden_states, self._pooler_output(packed, hidden_states, num_threads))
+        if not self.pooled_output:
+            return BaseModelOutput(hidden_states)
+        return BaseModelOutputWithPooling(hidden_states, self._pooler_output(packed, hidden_states, num_threads))
+
+    def run_heads(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        *,
+        heads: Sequence[str] | None = None,
+        num_threads: int | None = None,
+    ) -> dict[str, Any]:
+        """Several heads in one pass through the encoder: the result of a call, for each of ``heads`` by name.
+
+        ``heads``: names from ``self.heads``, None for all. The other arguments are those of a call.
+
+        Raises
+        ------
+        ValueError
+            There is no head of a name; and as a call does.
+        """
+        names = tuple(self.heads) if heads is None else tuple(heads)
+        unknown = [name for name in names if name not in self.heads]
+        if unknown:
+            raise ValueError(f"heads: {unknown[0]!r}, expected some of {', '.join(map(repr, self.heads)) or 'none'}")
+        packed = self._pack(input_ids, attention_mask, token_type_ids)
+        return self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads)
+
+    def _pack(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> PackedInputs:
+        return pack_inputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            max_positions=self.max_positions,
+            position_ids=self._position_ids,
+        )
+
+    def _steps(
+        self, packed: PackedInputs, out: Floats | None, num_threads: int | None
+    ) -> Iterator[tuple[slice, slice, Integers, Floats]]:
+        return self.encode_packed(
+            packed.ids,
+            packed.type_ids,
+            packed.columns,
+            packed.lengths[packed.lengths > 0],
+            positions=packed.positions,
+            out=out,
+            num_threads=num_threads,
+        )
+
+    def _run_heads(self, packed: PackedInputs, heads: Mapping[str, Head], num_threads: int | None) -> dict[str, Any]:
+        batch, columns = packed.shape
+        results = {
+            name: np.zeros((batch * columns if head.per_token else batch, head.outputs), np.float32)
+            for name, head in heads.items()
+        }
+        rows = np.flatnonzero(packed.lengths)  # of the batch, of each sequence
+        threads = self.num_threads if num_threads is None else num_threads
+        for sequences, tokens, cu_seqlens, hidden in self._steps(packed, None, num_threads):
+            for name, head in heads.items():
+                outputs = head.apply(hidden, cu_seqlens, threads)
+                if head.per_token:
+                    results[name][tokens if packed.where is None else packed.where[tokens]] = outputs
+                    continue
+                if head.from_first:  # where column 0 is excluded, its hidden state is not known
+                    outputs[packed.columns[tokens][cu_seqlens[:-1]] != 0] = 0
+                results[name][rows[sequences]] = outputs
+        shapes = {name: (batch, columns, head.outputs) for name, head in heads.items() if head.per_token}
+        return {
+            name: OUTPUTS[head.kind](results[name].reshape(shapes.get(name, results[name].shape)))
+            for name, head in heads.items()
+        }
 
     def _fill(self, packed: PackedInputs, target: Floats, num_threads: int | None) -> None:
         """Write the hidden states of the packed tokens to their rows of ``target`` (B * S, H)."""
-        steps = self.encode_packed(
-            packed.ids,
-            packed.type_ids,
-            packed.positions,
-            packed.lengths[packed.lengths > 0],
-            out=target if packed.where is None else None,
-            num_threads=num_threads,
-        )
-        for _, tokens, _, hidden in steps:
+        for _, tokens, _, hidden in self._steps(packed, target if packed.where is None else None, num_threads):
             if packed.where is not None:
                 target[packed.where[tokens]] = hidden
 
     def _pooler_output(self, packed: PackedInputs, hidden_states: Floats, num_threads: int | None) -> Floats | None:
+        if self.pooler is None:
+            return None
         batch, columns = packed.shape
         rows = np.zeros(0, np.int64)
         if columns:
-            first_there = packed.positions == 0
-            starts = np.arange(batch) * columns if packed.where is None else packed.where[first_there]
+            starts = np.arange(batch) * columns if packed.where is None else packed.where[packed.columns == 0]
             rows = starts // columns
         first = np.ascontiguousarray(hidden_states[rows, 0]) if columns else np.zeros((0, self.hidden_size), np.float32)
-        pooled = self._pool_first(first, self.num_threads if num_threads is None else num_threads)
-        if pooled is None or len(pooled) == batch:
+        pooled = self.pooler.apply_rows(first, self.num_threads if num_threads is None else num_threads)
+        if len(pooled) == batch:
             return pooled
-        result = np.zeros((batch, self.hidden_size), np.float32)
+        result = np.zeros((batch, self.pooler.outputs), np.float32)
         result[rows] = pooled
         return result
 

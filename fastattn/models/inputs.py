@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,16 +23,27 @@ class PackedInputs:
     """(T,) token ids."""
     type_ids: Integers
     """(T,) token type ids."""
-    positions: Integers
+    columns: Integers
     """(T,) the column each token stands in."""
+    positions: Integers
+    """(T,) the row of the table of positions for each token."""
     lengths: Integers
     """(B,) attended tokens of each row."""
     where: Integers | None
     """(T,) index of each token in the flattened batch; None where every position is attended."""
 
 
-def pack_inputs(input_ids: Any, attention_mask: Any, token_type_ids: Any, *, max_positions: int) -> PackedInputs:
+def pack_inputs(
+    input_ids: Any,
+    attention_mask: Any,
+    token_type_ids: Any,
+    *,
+    max_positions: int,
+    position_ids: Callable[[Integers, Integers, Integers], Integers],
+) -> PackedInputs:
     """Check the three arguments of a model call (each (B, S); the last two may be None) and pack them.
+
+    ``position_ids`` makes positions of the ids (B * S,), their columns, and the lengths (B,) of rows, all S.
 
     Raises ``TypeError`` for values that are not integers, ``ValueError`` for shapes that do not fit, a mask that holds
     anything but 0 and 1, and more than ``max_positions`` columns.
@@ -53,17 +65,15 @@ def pack_inputs(input_ids: Any, attention_mask: Any, token_type_ids: Any, *, max
         mask = _mask_array(attention_mask, ids.shape)
         if not mask.all():
             where = np.flatnonzero(mask)
+    flat_ids = ids.reshape(-1)
+    flat_types = np.zeros(ids.size, np.int64) if types is None else types.reshape(-1)
+    flat_columns = np.tile(np.arange(columns), batch)
+    lengths = np.full(batch, columns, np.int64)
+    positions = position_ids(flat_ids, flat_columns, lengths)
     if where is None:
-        flat_ids = ids.reshape(-1)
-        flat_types = np.zeros(ids.size, np.int64) if types is None else types.reshape(-1)
-        positions = np.tile(np.arange(columns), batch)
-        lengths = np.full(batch, columns, np.int64)
-    else:
-        flat_ids = ids.reshape(-1)[where]
-        flat_types = np.zeros(where.size, np.int64) if types is None else types.reshape(-1)[where]
-        positions = where % columns
-        lengths = mask.sum(axis=1, dtype=np.int64)
-    return PackedInputs((batch, columns), flat_ids, flat_types, positions, lengths, where)
+        return PackedInputs((batch, columns), flat_ids, flat_types, flat_columns, positions, lengths, None)
+    picked = flat_ids[where], flat_types[where], flat_columns[where], positions[where]
+    return PackedInputs((batch, columns), *picked, mask.sum(axis=1, dtype=np.int64), where)
 
 
 def check_range(name: str, values: Integers, limit: int, what: str) -> None:

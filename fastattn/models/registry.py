@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..loaders import open_weights
 from ..loaders.files import FolderFiles
+from .builder import CheckpointBuilder, Plan, check_tensors
 from .config import ConfigReader
 
 if TYPE_CHECKING:
@@ -51,4 +52,10 @@ def load(path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int 
         raise ValueError(f"{config.path}: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
     module, class_name = FAMILIES[model_type]
     family: type[Encoder] = getattr(import_module(module), class_name)
-    return family.build(config, weights, folder, None if num_threads is None else int(num_threads))
+    plan = Plan(config, weights)
+    family(plan)
+    report = check_tensors(plan, weights, family.ignorable)
+    threads = None if num_threads is None else int(num_threads)
+    model = family(CheckpointBuilder(config, weights, name, threads))
+    model.path, model.files, model.num_threads, model.tensors = folder, files, threads, report
+    return model

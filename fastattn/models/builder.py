@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: MIT
+"""How a family gets its weights: it asks for layers by name, and whoever has them answers.
+
+A family's constructor runs against a ``Builder``. For a checkpoint it runs twice: against a ``Plan``, which notes names
+and shapes, so that everything missing, misshaped or unknown is told before a byte is read; then against a
+``CheckpointBuilder``, which reads and packs. So a constructor asks and keeps, and does no arithmetic on what it gets.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..loaders import WeightFile
+from ..weights import PackedLinear, pack_linear
+from .config import ConfigReader
+
+__all__ = ["Builder", "CheckpointBuilder", "Floats", "Norm", "Plan", "TensorReport", "check_tensors", "derive_key"]
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+
+_FLOATS = ("F32", "F16", "BF16")
+
+# How the norms of checkpoints converted from the first TensorFlow release are named.
+_OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """Gain and shift of a norm, (H,) each."""
+
+    weight: Floats
+    bias: Floats | None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorReport:
+    """What became of the tensors of a file."""
+
+    used: tuple[str, ...]
+    """Names of the tensors the model was made from."""
+    ignored: tuple[str, ...]
+    """Names of the others: heads of another task, index buffers of old versions."""
+
+
+class Builder(ABC):
+    """What a family's constructor asks for its weights."""
+
+    def __init__(self, config: ConfigReader, dtype: str, num_threads: int | None) -> None:
+        self.config = config
+        """The model's config.json."""
+        self.dtype = dtype
+        """How the weights of linear layers are stored: as ``pack_linear`` names it."""
+        self.num_threads = num_threads
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Whether a tensor of that full name is stored."""
+
+    @abstractmethod
+    def linear(
+        self,
+        names: str | Sequence[str],
+        outputs: int | Sequence[int],
+        inputs: int,
+        *,
+        bias: bool | Sequence[str] = True,
+        tied: str | None = None,
+        dtype: str | None = None,
+    ) -> PackedLinear:
+        """One packed product of the layers ``names``, their outputs side by side.
+
+        Parameters
+        ----------
+        names
+            Layers: tensors ``name.weight`` (outputs, inputs) and ``name.bias`` (outputs,).
+        outputs
+            One number for all of ``names``, or one for each.
+        bias
+            Whether there are biases, all or none; or full names under which the bias may lie, the first that is stored.
+        tied
+            Full name of a tensor with the same values, used where ``name.weight`` is not stored.
+        dtype
+            Another storage type than the model's.
+        """
+
+    @abstractmethod
+    def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
+        """``name.weight`` and ``name.bias`` (size,)."""
+
+    @abstractmethod
+    def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
+        """The tensor of that full name as it is; ``tied``: another full name for the same values."""
+
+    @abstractmethod
+    def derive(
+        self, key: str, tensors: Mapping[str, tuple[int, ...]], make: Callable[..., Mapping[str, Floats]]
+    ) -> Mapping[str, Floats]:
+        """Arrays that are made from ``tensors`` (full name -> shape) once, when a checkpoint is loaded.
+
+        ``make`` gets the tensors in their order. A packed file holds what it returned, under ``key``.
+        """
+
+    def prefix(self, prefix: str, name: str) -> str:
+        """``prefix`` where the tensor ``name`` lies behind it (as in a checkpoint with a head on top), else nothing."""
+        return prefix if self.has(prefix + name) and not self.has(name) else ""
+
+
+def derive_key(names: str | Sequence[str]) -> str:
+    """The key of what ``Builder.linear`` hands out for ``names``."""
+    return names if isinstance(names, str) else "+".join(names)
+
+
+def _linear_parts(
+    names: str | Sequence[str], outputs: int | Sequence[int], bias: bool | Sequence[str]
+) -> list[tuple[str, int, tuple[str, ...]]]:
+    """(name, outputs, candidates for its bias) of each layer."""
+    layers = [names] if isinstance(names, str) else list(names)
+    sizes = [outputs] * len(layers) if isinstance(outputs, int) else list(outputs)
+    parts = []
+    for name, size in zip(layers, sizes, strict=True):
+        candidates = (f"{name}.bias",) if bias is True else () if bias is False else tuple(bias)
+        parts.append((name, size, candidates))
+    return parts
+
+
+class Plan(Builder):
+    """Notes what is asked for; what it returns stands for nothing and must not be computed with."""
+
+    def __init__(self, config: ConfigReader, weights: WeightFile) -> None:
+        super().__init__(config, "float32", 1)
+        self._weights = weights
+        self.requests: dict[tuple[str, ...], tuple[int, ...]] = {}
+        """Full names under which a tensor may lie, the first that is stored -> shape."""
+
+    def _ask(self, candidates: Sequence[str | None], shape: tuple[int, ...]) -> None:
+        self.requests[tuple(name for name in candidates if name is not None)] = shape
+
+    def has(self, name: str) -> bool:
+        return _stored(self._weights, name) is not None
+
+    def linear(
+        self,
+        names: str | Sequence[str],
+        outputs: int | Sequence[int],
+        inputs: int,
+        *,
+        bias: bool | Sequence[str] = True,
+        tied: str | None = None,
+        dtype: str | None = None,
+    ) -> PackedLinear:
+        for name, size, candidates in _linear_parts(names, outputs, bias):
+            self._ask((f"{name}.weight", tied), (size, inputs))
+            if candidates:
+                self._ask(candidates, (size,))
+        return None  # type: ignore[return-value]
+
+    def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
+        self._ask((f"{name}.weight",), (size,))
+        if bias:
+            self._ask((f"{name}.bias",), (size,))
+        return None  # type: ignore[return-value]
+
+    def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
+        self._ask((name, tied), shape)
+        return None  # type: ignore[return-value]
+
+    def derive(
+        self, key: str, tensors: Mapping[str, tuple[int, ...]], make: Callable[..., Mapping[str, Floats]]
+    ) -> Mapping[str, Floats]:
+        for name, shape in tensors.items():
+            self._ask((name,), shape)
+        return _Nothing()
+
+
+class _Nothing(dict[str, Any]):
+    """Stands for derived arrays in a plan: any name is there, with nothing under it."""
+
+    def __missing__(self, key: str) -> Any:
+        return None
+
+
+class CheckpointBuilder(Builder):
+    """Reads tensors and packs layers. ``made`` keeps every object by its key, which is what a packed file stores."""
+
+    def __init__(self, config: ConfigReader, weights: WeightFile, dtype: str, num_threads: int | None) -> None:
+        super().__init__(config, dtype, num_threads)
+        self._weights = weights
+        self.made: dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]] = {}
+        """Key -> what was handed out: names joined by "+", a norm's name, a table's, the key of derived arrays."""
+        self.asked: dict[str, bool] = {}
+        """The answers of ``has``."""
+
+    def has(self, name: str) -> bool:
+        self.asked[name] = found = _stored(self._weights, name) is not None
+        return found
+
+    def _read(self, *candidates: str | None) -> Floats:
+        for name in candidates:
+            stored = None if name is None else _stored(self._weights, name)
+            if stored is not None:
+                return self._weights.as_float32(stored)
+        raise ValueError(f"{self._weights.path}: missing tensor {candidates[0]!r}")
+
+    def linear(
+        self,
+        names: str | Sequence[str],
+        outputs: int | Sequence[int],
+        inputs: int,
+        *,
+        bias: bool | Sequence[str] = True,
+        tied: str | None = None,
+        dtype: str | None = None,
+    ) -> PackedLinear:
+        made = self.made.get(derive_key(names))
+        if isinstance(made, PackedLinear):
+            return made
+        weights, biases = [], []
+        for name, _, candidates in _linear_parts(names, outputs, bias):
+            weights.append(self._read(f"{name}.weight", tied))
+            if candidates:
+                biases.append(self._read(*candidates))
+        weight = weights[0] if len(weights) == 1 else np.concatenate(weights)
+        vector = None if not biases else biases[0] if len(biases) == 1 else np.concatenate(biases)
+        packed = pack_linear(weight, vector, dtype or self.dtype, num_threads=self.num_threads)
+        self.made[derive_key(names)] = packed
+        return packed
+
+    def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
+        norm = Norm(self._read(f"{name}.weight"), self._read(f"{name}.bias") if bias else None)
+        self.made[name] = norm
+        return norm
+
+    def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
+        self.made[name] = table = self._read(name, tied)
+        return table
+
+    def derive(
+        self, key: str, tensors: Mapping[str, tuple[int, ...]], make: Callable[..., Mapping[str, Floats]]
+    ) -> Mapping[str, Floats]:
+        self.made[key] = result = make(*(self._read(name) for name in tensors))
+        return result
+
+
+def check_tensors(plan: Plan, weights: WeightFile, ignorable: re.Pattern[str]) -> TensorReport:
+    """Hold what was planned against what is stored.
+
+    Raises
+    ------
+    ValueError
+        Tensors are missing, of another shape, not F32, F16 or BF16, or neither used nor ``ignorable`` by their full
+        names. They are named.
+    """
+    found: dict[tuple[str, ...], str] = {}
+    missing = []
+    for candidates in plan.requests:
+        stored = next((s for s in (_stored(weights, name) for name in candidates) if s is not None), None)
+        if stored is None:
+            missing.append(candidates[0])
+        else:
+            found[candidates] = stored
+    if missing:
+        raise ValueError(f"{weights.path}: missing {_listed(missing)}")
+    for candidates, shape in plan.requests.items():
+        info = weights.info(found[candidates])
+        if info.shape != shape:
+            raise ValueError(
+                f"{info.file}: tensor {found[candidates]!r} has shape {list(info.shape)}, but config.json asks for "
+                f"{list(shape)}"
+            )
+        if info.dtype not in _FLOATS:
+            raise ValueError(
+                f"{info.file}: tensor {found[candidates]!r} has dtype {info.dtype}, expected {', '.join(_FLOATS)}"
+            )
+    used = set(found.values())
+    # A tensor that is stored a second time under the name of its twin is no surprise.
+    twins = {name for candidates in plan.requests for name in candidates}
+    rest = [name for name in weights if name not in used]
+    unknown = [name for name in rest if name not in twins and not ignorable.fullmatch(name)]
+    if unknown:
+        raise ValueError(f"{weights.path}: this architecture has no use for {_listed(unknown)}")
+    return TensorReport(tuple(name for name in weights if name in used), tuple(rest))
+
+
+def _stored(weights: WeightFile, name: str) -> str | None:
+    """The name under which the tensor lies in the file."""
+    if name in weights:
+        return name
+    for new, old in _OLD_NAMES:
+        if name.endswith(new) and name.removesuffix(new) + old in weights:
+            return name.removesuffix(new) + old
+    return None
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"tensor{'s' if len(names) > 1 else ''} {', '.join(repr(name) for name in names[:5])}{more}"
