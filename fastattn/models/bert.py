@@ -58,9 +58,10 @@ class BertModel(Encoder):
         check_head_size(c, hidden, heads)
         self._describe = f"{layers} layers, {hidden} wide, {heads} heads"
 
-        prefix = builder.prefix("bert.", "embeddings.position_embeddings.weight")
+        prefix = builder.prefix("bert.", "embeddings.position_embeddings.weight", "embeddings.LayerNorm.weight")
         words = f"{prefix}embeddings.word_embeddings.weight"
         decoder = "cls.predictions.decoder.weight"
+        biases = ("cls.predictions.bias", "cls.predictions.decoder.bias")  # one of them is the decoder's
         # In the order in which transformers adds them. A language model's decoder is the table of word embeddings:
         # either may be the one that was stored.
         self._tables = (
@@ -84,7 +85,7 @@ class BertModel(Encoder):
                 Dense("cls.predictions.transform.dense", hidden, hidden, activation),
                 NormStep("cls.predictions.transform.LayerNorm", hidden, self._eps),
                 Dense(decoder.removesuffix(".weight"), self.vocab_size, hidden, large=True,
-                      bias=("cls.predictions.bias", "cls.predictions.decoder.bias"), tied=words if tie else None),
+                      bias=biases if tie else biases[::-1], tied=words if tie else None),
             )),
             next_sentence=lambda: HeadSpec(
                 "sequence_classification", "first", (pooler, Dense("cls.seq_relationship", 2, hidden))

@@ -106,9 +106,13 @@ class Builder(ABC):
         ``make`` gets the tensors in their order. A packed file holds what it returned, under ``key``.
         """
 
-    def prefix(self, prefix: str, name: str) -> str:
-        """``prefix`` where the tensor ``name`` lies behind it (as in a checkpoint with a head on top), else nothing."""
-        return prefix if self.has(prefix + name) and not self.has(name) else ""
+    def prefix(self, prefix: str, *names: str) -> str:
+        """``prefix`` where tensors lie behind it (as in a checkpoint with a head on top), else nothing.
+
+        ``names``: of some of them; more than one, so that the message is about one tensor where only that is missing.
+        """
+        behind = any(self.has(prefix + name) for name in names)
+        return prefix if behind and not any(self.has(name) for name in names) else ""
 
 
 def derive_key(names: str | Sequence[str]) -> str:

@@ -54,11 +54,11 @@ class ConfigReader:
     def _wrong(self, key: str, value: Any, expected: str) -> ValueError:
         return ValueError(f"{self.path}: {key} is {str(value)[:100]!r}, expected {expected}")
 
-    def size(self, key: str, default: int | None = None, maximum: int = _MAX_SIZE) -> int:
-        """A count from 1 to ``maximum``."""
+    def size(self, key: str, default: int | None = None, maximum: int = _MAX_SIZE, *, minimum: int = 1) -> int:
+        """A count from ``minimum`` to ``maximum``."""
         value = self._get(key, default)
-        if type(value) is not int or not 1 <= value <= maximum:
-            raise self._wrong(key, value, f"an integer from 1 to {maximum}")
+        if type(value) is not int or not minimum <= value <= maximum:
+            raise self._wrong(key, value, f"an integer from {minimum} to {maximum}")
         return value
 
     def positive(self, key: str, default: float | None = None) -> float:

@@ -113,12 +113,12 @@ class Encoder(ABC):
             return
         spec = specs[wanted]()
         own = [step for step in spec.steps if not isinstance(step, Dense) or not self._is_poolers(step)]
-        if any(builder.has(f"{step.name}.weight") for step in own):
+        if any(builder.has(f"{step.name}.weight") or builder.has(f"{step.name}.bias") for step in own):
             self.head = self.heads[spec.kind] = Head.build(spec, builder)
 
     @staticmethod
     def _is_poolers(step: Dense) -> bool:
-        return step.name.endswith("pooler.dense")
+        return step.name.endswith(("pooler.dense", "pooler"))
 
     def add_head(self, name: str, other: Encoder) -> None:
         """Put the head of another model beside this one's, for several tasks on one backbone.

@@ -136,12 +136,17 @@ class PostNormStack:
         return x
 
 
-def check_head_size(config: ConfigReader, hidden: int, heads: int) -> None:
-    """``ValueError`` where ``hidden`` is no multiple of ``heads``, or a head is larger than attention takes."""
+def check_head_size(
+    config: ConfigReader, hidden: int, heads: int, names: tuple[str, str] = ("hidden_size", "num_attention_heads")
+) -> None:
+    """``ValueError`` where ``hidden`` is no multiple of ``heads``, or a head is larger than attention takes.
+
+    ``names``: what config.json calls the two.
+    """
     if hidden % heads:
-        raise ValueError(f"{config.path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+        raise ValueError(f"{config.path}: {names[0]} {hidden} is not a multiple of {names[1]} {heads}")
     if hidden // heads > MAX_HEAD_SIZE:
         raise ValueError(
-            f"{config.path}: hidden_size {hidden} and num_attention_heads {heads} make heads of {hidden // heads}, "
+            f"{config.path}: {names[0]} {hidden} and {names[1]} {heads} make heads of {hidden // heads}, "
             f"expected at most {MAX_HEAD_SIZE}"
         )

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "load"]
 
-FAMILIES = {"bert": ("fastattn.models.bert", "BertModel")}
+FAMILIES = {
+    "bert": ("fastattn.models.bert", "BertModel"),
+    "roberta": ("fastattn.models.roberta", "RobertaModel"),
+    "xlm-roberta": ("fastattn.models.roberta", "RobertaModel"),
+    "camembert": ("fastattn.models.roberta", "RobertaModel"),
+    "distilbert": ("fastattn.models.distilbert", "DistilBertModel"),
+    "electra": ("fastattn.models.electra", "ElectraModel"),
+    "albert": ("fastattn.models.albert", "AlbertModel"),
+    "mpnet": ("fastattn.models.mpnet", "MPNetModel"),
+}
 """``model_type`` of config.json -> module and class; modules are imported when a model of the family is loaded."""
 
 _DTYPES = ("float32",)
