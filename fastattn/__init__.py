@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "merge_attention",
     "open_weights",
+    "pack",
     "pack_linear",
     "rms_norm",
     "rope",
@@ -50,4 +51,8 @@ def __getattr__(name: str) -> object:
         from fastattn.loaders import open_weights
 
         return open_weights
+    if name == "pack":
+        from fastattn.models.packing import pack
+
+        return pack
     raise AttributeError(f"module 'fastattn' has no attribute {name!r}")

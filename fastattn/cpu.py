@@ -15,7 +15,7 @@ from typing import TypedDict
 
 from fastattn import _core, threads
 
-__all__ = ["BuildInfo", "CpuInfo", "build_info", "cpu_info", "isa_from_environment"]
+__all__ = ["BuildInfo", "CpuInfo", "build_info", "cpu_info", "isa_from_environment", "numerics_version"]
 
 ENVIRONMENT_VARIABLE = "FASTATTN_ISA"
 
@@ -153,6 +153,11 @@ def _caches_of_sysfs(folder: str) -> dict[str, int]:
         if size[:-1].isascii() and size[:-1].isdigit() and size[-1:] in units:
             caches[name] = int(size[:-1]) * units[size[-1]]
     return caches
+
+
+def numerics_version() -> int:
+    """``build_info()["numerics_version"]``."""
+    return int(str(_core.build_constants()["numerics_version"]))
 
 
 def build_info() -> BuildInfo:

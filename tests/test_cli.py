@@ -25,6 +25,7 @@ COMMANDS = [
     ("info",),
     ("embed",),
     ("bench",),
+    ("pack",),
     *(("bench", what) for what in ("peak", "attention", "linear", "model")),
 ]
 _PARENT = str(Path(next(iter(fastattn.__path__))).resolve().parent)

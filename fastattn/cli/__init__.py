@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The ``fastattn`` command: ``info``, ``bench`` and ``embed``, thin over the API.
+"""The ``fastattn`` command: ``info``, ``bench``, ``embed`` and ``pack``, thin over the API.
 
 Exit status: 0; 1 where something failed, with one line on stderr; 2 for wrong usage; 130 after Ctrl-C. This module and
 what it imports stay light: a command imports what it needs when it runs.
@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import bench, embed, info
+from . import bench, embed, info, pack
 from .interrupt import interrupt_ends_the_process
 
 __all__ = ["main"]
@@ -20,6 +20,7 @@ __all__ = ["main"]
 _EPILOG = """examples:
   fastattn info
   fastattn embed "A sentence." "Another one."
+  fastattn pack all-MiniLM-L6-v2 minilm.fastattn
   fastattn bench attention --threads 1 --compare torch
 """
 
@@ -103,14 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     parser.set_defaults(run=_version_or_usage, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for command in (info, bench, embed):
+    for command in (info, bench, embed, pack):
         command.add_parser(commands)
     return parser
 
 
 def _version_or_usage(arguments: argparse.Namespace) -> int:
     if not arguments.version:
-        arguments.parser.error("expected a command: info, bench or embed")
+        arguments.parser.error("expected a command: info, bench, embed or pack")
     from fastattn import __version__
 
     print(f"fastattn {__version__}")

@@ -90,6 +90,12 @@ class FolderFiles(ModelFiles):
     def describe(self, name: str = "") -> str:
         return str(self._folder / name)
 
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the regular files directly in ``folder``, which need not be there, in order."""
+        place = self._folder / folder
+        found = [entry.name for entry in place.iterdir() if entry.is_file()] if place.is_dir() else []
+        return sorted(f"{folder}/{name}" if folder else name for name in found)
+
     def open_weights(self, name: str) -> WeightFile:
         from .safetensors import SafetensorsFile
 

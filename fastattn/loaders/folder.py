@@ -10,6 +10,7 @@ import numpy as np
 
 from .errors import WeightFileError
 from .jsonfile import read_json_object
+from .packed import FILE_IN_FOLDER, PackedFile
 from .safetensors import SafetensorsFile
 from .weightfile import TensorInfo, WeightFile
 
@@ -90,7 +91,8 @@ def pickled_message(path: Path) -> str:
 
 
 def open_folder(folder: Path) -> WeightFile:
-    """Open the weights in ``folder``: ``model.safetensors``, else the shards of ``model.safetensors.index.json``.
+    """Open the weights in ``folder``: ``model.safetensors``, else the shards of ``model.safetensors.index.json``, else
+    the packed file ``model.fastattn``.
 
     Raises
     ------
@@ -103,6 +105,8 @@ def open_folder(folder: Path) -> WeightFile:
         return SafetensorsFile(folder / _SINGLE)
     if (folder / _INDEX).exists():
         return ShardedSafetensors(folder / _INDEX)
+    if (folder / FILE_IN_FOLDER).exists():
+        return PackedFile(folder / FILE_IN_FOLDER)
     names = sorted(entry.name for entry in folder.iterdir())
     for name in names:
         # training_args.bin and its like lie beside weights too: only names that say "weights" get the advice

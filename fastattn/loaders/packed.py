@@ -35,6 +35,7 @@ from .weightfile import WeightFile
 __all__ = [
     "ALIGNMENT",
     "FILE",
+    "FILE_IN_FOLDER",
     "FORMAT_VERSION",
     "PAD",
     "SUFFIX",
@@ -50,6 +51,8 @@ FORMAT_VERSION = 1
 ALIGNMENT = 64
 SUFFIX = ".fastattn"
 """Customary, not needed: packed files are recognised by their content."""
+FILE_IN_FOLDER = f"model{SUFFIX}"
+"""The packed file of a folder."""
 FILE, PAD = "file:", "pad:"
 
 _MAGIC = b'{"__metadata__":{"format":"fastattn-packed",'
@@ -86,7 +89,7 @@ class PackedFile(SafetensorsFile):
     path
         The file.
     numerics_version
-        Of the library that reads it; None does not compare.
+        Of the library that reads it; None leaves it to ``check_numerics``.
 
     Raises
     ------
@@ -101,13 +104,8 @@ class PackedFile(SafetensorsFile):
         for key in _REQUIRED:
             if key not in self._metadata:
                 raise WeightFileError(f"{path}: __metadata__ has no {key}")
-        version = _version(path, "numerics_version", self._metadata["numerics_version"])
-        if numerics_version is not None and version > numerics_version:
-            writer = self._metadata["fastattn_version"][:40]
-            raise WeightFileError(
-                f"{path}: packed by fastattn {writer!r} with numerics version {version}, newer than {numerics_version} of "
-                "this library: load it with a newer fastattn, or pack it again"
-            )
+        if numerics_version is not None:
+            self.check_numerics(numerics_version)
         for name, (begin, _) in self._ranges.items():
             if (self._data_start + begin) % ALIGNMENT and not name.startswith(PAD):
                 raise WeightFileError(
@@ -137,6 +135,15 @@ class PackedFile(SafetensorsFile):
             raise WeightFileError(
                 f"{path}: packed in format version {version}, but this library reads versions up to {FORMAT_VERSION}: "
                 "load it with a newer fastattn, or pack it again"
+            )
+
+    def check_numerics(self, own: int) -> None:
+        """``WeightFileError`` if the file is of newer numerics than the library's ``own``."""
+        version = _version(self._path, "numerics_version", self._metadata["numerics_version"])
+        if version > own:
+            raise WeightFileError(
+                f"{self._path}: packed by fastattn {self._metadata['fastattn_version'][:40]!r} with numerics version "
+                f"{version}, newer than {own} of this library: load it with a newer fastattn, or pack it again"
             )
 
     def parts(self, key: str) -> dict[str, np.ndarray[Any, Any]]:

@@ -17,7 +17,7 @@ import numpy as np
 from .packed import ALIGNMENT, FILE, PAD, all_finite, header_crc, header_start, is_packed
 from .weightfile import ARRAY_DTYPES
 
-__all__ = ["dtype_name", "write_packed"]
+__all__ = ["check_target", "dtype_name", "write_packed"]
 
 _Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _NAMES: dict[np.dtype[Any], str] = {}
@@ -74,7 +74,7 @@ def write_packed(
         ``target`` cannot be written.
     """
     target = Path(os.path.realpath(target))
-    _check_target(target)
+    check_target(target)
     raw, entries, sums = _lay_out(tensors, files, dtypes or {})
     header = _header(entries, {**metadata, "sha256": "".join(sums)})
     partial = f"{target}.{os.getpid()}.partial"
@@ -103,8 +103,8 @@ def write_packed(
         unfinished.discard(partial)
 
 
-def _check_target(target: Path) -> None:
-    """Only a packed file may be written over: a slip of the fingers must not cost a checkpoint."""
+def check_target(target: Path) -> None:
+    """``ValueError`` if there is something that is no packed file: a slip of the fingers must not cost a checkpoint."""
     try:
         mode = os.stat(target).st_mode
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,17 @@ from ..loaders import WeightFile
 from ..weights import PackedLinear, pack_linear
 from .config import ConfigReader
 
-__all__ = ["Builder", "CheckpointBuilder", "Floats", "Norm", "Plan", "TensorReport", "check_tensors", "derive_key"]
+__all__ = [
+    "Builder",
+    "CheckpointBuilder",
+    "Floats",
+    "Norm",
+    "Plan",
+    "TensorReport",
+    "check_tensors",
+    "derive_key",
+    "stored_name",
+]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -146,7 +156,7 @@ class Plan(Builder):
         self.requests[tuple(name for name in candidates if name is not None)] = shape
 
     def has(self, name: str) -> bool:
-        return _stored(self._weights, name) is not None
+        return stored_name(self._weights, name) is not None
 
     def linear(
         self,
@@ -201,12 +211,12 @@ class CheckpointBuilder(Builder):
         """The answers of ``has``."""
 
     def has(self, name: str) -> bool:
-        self.asked[name] = found = _stored(self._weights, name) is not None
+        self.asked[name] = found = stored_name(self._weights, name) is not None
         return found
 
     def _read(self, *candidates: str | None) -> Floats:
         for name in candidates:
-            stored = None if name is None else _stored(self._weights, name)
+            stored = None if name is None else stored_name(self._weights, name)
             if stored is not None:
                 return self._weights.as_float32(stored)
         raise ValueError(f"{self._weights.path}: missing tensor {candidates[0]!r}")
@@ -263,7 +273,7 @@ def check_tensors(plan: Plan, weights: WeightFile, ignorable: re.Pattern[str]) -
     found: dict[tuple[str, ...], str] = {}
     missing = []
     for candidates in plan.requests:
-        stored = next((s for s in (_stored(weights, name) for name in candidates) if s is not None), None)
+        stored = next((s for s in (stored_name(weights, name) for name in candidates) if s is not None), None)
         if stored is None:
             missing.append(candidates[0])
         else:
@@ -291,7 +301,7 @@ def check_tensors(plan: Plan, weights: WeightFile, ignorable: re.Pattern[str]) -
     return TensorReport(tuple(name for name in weights if name in used), tuple(rest))
 
 
-def _stored(weights: WeightFile, name: str) -> str | None:
+def stored_name(weights: Container[str], name: str) -> str | None:
     """The name under which the tensor lies in the file."""
     if name in weights:
         return name

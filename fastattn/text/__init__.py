@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["TextEmbedder", "TextSettings", "TextTokenizer", "load"]
 
 
-def load(path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int | None = None) -> Encoder:
+def load(
+    path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int | None = None, *, verify: bool = False
+) -> Encoder:
     """Load the model at ``path``.
 
     Parameters
@@ -27,11 +29,13 @@ def load(path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int 
     path
         A folder as the Hugging Face hub lays it out (``config.json``, ``model.safetensors`` or shards with their
         index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
-        F16 and BF16 weights are widened.
+        F16 and BF16 weights are widened. Or a packed file, as ``fastattn.pack`` writes it, with nothing beside it.
     dtype
         Type of weights and arithmetic: ``"float32"``.
     num_threads
         Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
+    verify
+        Whether to read all of a packed file and compare its checksums first; without it, only its header is checked.
 
     Returns
     -------
@@ -57,6 +61,6 @@ def load(path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int 
     """
     from .. import models
 
-    model = models.load(path, dtype, num_threads)
+    model = models.load(path, dtype, num_threads, verify=verify)
     model.attach_embedder(TextEmbedder)
     return model

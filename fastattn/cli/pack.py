@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""``fastattn pack``: a checkpoint into one packed file, and the checksums of such files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+from .arguments import add_threads
+from .interrupt import UNFINISHED
+
+__all__ = ["add_parser"]
+
+_EPILOG = """examples:
+  fastattn pack all-MiniLM-L6-v2 minilm.fastattn
+  fastattn pack all-MiniLM-L6-v2 minilm-bf16.fastattn --dtype bfloat16 --verify
+  fastattn pack --verify minilm.fastattn
+  fastattn embed --model minilm.fastattn "A sentence."
+
+DST holds everything: weights in the kernels' own order, configuration, tokenizer, pooling. It is mapped into memory as
+it is, so a process starts as fast as that goes, and processes that use the same file share its memory. If DST is a
+folder, the file in it is called model.fastattn. DST appears when it is complete, or not at all.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the command to the parser's sub-commands."""
+    parser = commands.add_parser(
+        "pack",
+        help="a model into one file that starts fast and that processes share",
+        description="Pack a checkpoint into one file that starts fast and whose memory processes share.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source", metavar="SRC", help="model folder or weights file; with --verify alone, a packed file"
+    )
+    parser.add_argument("target", metavar="DST", nargs="?", help="packed file to write, or an existing folder")
+    parser.add_argument(
+        "--dtype", metavar="TYPE", help="weights of linear layers: int8 (the default), bfloat16, float16, float32"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="read the packed file and compare the checksums of all it holds"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    add_threads(parser)
+    parser.set_defaults(run=_run, parser=parser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.target is None and not arguments.verify:
+        arguments.parser.error("expected DST, the packed file to write (or --verify, to check the packed file SRC)")
+    if arguments.target is None and arguments.dtype is not None:
+        arguments.parser.error("--dtype: nothing is packed without DST")
+    path = arguments.source
+    if arguments.target is not None:
+        from fastattn.models.packing import pack
+
+        path = pack(
+            path, arguments.target, arguments.dtype or "int8", num_threads=arguments.threads, unfinished=UNFINISHED
+        )
+    from fastattn.loaders import open_weights
+    from fastattn.loaders.packed import PackedFile
+
+    packed = open_weights(path)
+    if not isinstance(packed, PackedFile):
+        raise ValueError(f"{path}: not a packed file, there are no checksums to compare")
+    if arguments.verify:
+        packed.verify()
+    found = {
+        "path": str(packed.path),
+        "bytes": os.path.getsize(packed.path),
+        "objects": len(packed.keys_of_objects()),
+        "verified": arguments.verify,
+        **{key: packed.metadata[key] for key in ("model_type", "dtype", "fastattn_version")},
+        **{key: int(packed.metadata[key]) for key in ("format_version", "numerics_version")},
+    }
+    print(json.dumps(found, indent=2) if arguments.json else _text(found))
+    return 0
+
+
+def _text(found: dict[str, Any]) -> str:
+    return (
+        f"{found['path']}: {found['model_type']}, {found['dtype']}, {found['bytes'] / 1e6:.1f} MB, format "
+        f"{found['format_version']}, numerics {found['numerics_version']}, fastattn {found['fastattn_version']}"
+        f"{', checksums good' if found['verified'] else ''}"
+    )

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""Models from packed files.
+
+A family's constructor cannot tell where its weights come from: a ``PackedBuilder`` hands out what a
+``CheckpointBuilder`` made when the file was written, as views of the mapped file, without arithmetic or copies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..loaders.errors import WeightFileError
+from ..loaders.packed import PackedFile
+from ..weights import PackedLinear
+from .builder import Builder, Floats, Norm, TensorReport, derive_key, stored_name
+from .config import ConfigReader
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
+
+__all__ = ["PackedBuilder", "build_packed"]
+
+_Array = np.ndarray[Any, Any]
+
+
+class PackedBuilder(Builder):
+    """Serves the objects of a packed file by their keys."""
+
+    def __init__(self, config: ConfigReader, packed: PackedFile, num_threads: int | None) -> None:
+        super().__init__(config, packed.metadata["dtype"], num_threads)
+        self._packed = packed
+        self._served: set[str] = set()
+        self.report = TensorReport(_names(packed, "used"), _names(packed, "ignored"))
+        """What became of the tensors of the checkpoint that was packed."""
+        self._stored = frozenset((*self.report.used, *self.report.ignored))
+
+    def has(self, name: str) -> bool:
+        return stored_name(self._stored, name) is not None
+
+    def _parts(self, key: str, expected: Mapping[str, tuple[int, ...]] | None) -> dict[str, _Array]:
+        """The arrays of ``key``; where their shapes are known, they are float32 and all of them."""
+        parts = self._packed.parts(key)
+        if not parts:
+            raise WeightFileError(
+                f"{self._packed.path}: the model needs {key!r}, which was not packed; pack the model again"
+            )
+        self._served.add(key)
+        if expected is None:
+            return parts
+        if parts.keys() != expected.keys():
+            raise self._wrong(key, f"has {', '.join(parts)}, expected {', '.join(expected)}")
+        for part, shape in expected.items():
+            array = parts[part]
+            if array.dtype != np.float32 or array.shape != shape:
+                found = f"is {array.dtype} of shape {list(array.shape)}"
+                raise self._wrong(f"{key}/{part}", f"{found}, but config.json asks for float32 of {list(shape)}")
+        return parts
+
+    def _wrong(self, name: str, fault: str) -> WeightFileError:
+        return WeightFileError(f"{self._packed.path}: {name!r} {fault}")
+
+    def linear(
+        self,
+        names: str | Sequence[str],
+        outputs: int | Sequence[int],
+        inputs: int,
+        *,
+        bias: bool | Sequence[str] = True,
+        tied: str | None = None,
+        dtype: str | None = None,
+    ) -> PackedLinear:
+        key = derive_key(names)
+        count = 1 if isinstance(names, str) else len(names)
+        total = outputs * count if isinstance(outputs, int) else sum(outputs)
+        parts = self._parts(key, None)
+        if ("bias" in parts) is not bool(bias):
+            raise self._wrong(key, "has no bias" if bias else "has a bias that this architecture has no use for")
+        try:
+            return PackedLinear.from_arrays(parts, inputs, total, dtype or self.dtype)
+        except (ValueError, TypeError) as error:
+            raise self._wrong(key, f"does not fit config.json: {error}") from None
+
+    def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
+        parts = self._parts(name, {"weight": (size,), "bias": (size,)} if bias else {"weight": (size,)})
+        return Norm(parts["weight"], parts.get("bias"))
+
+    def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
+        return self._parts(name, {"table": shape})["table"]
+
+    def derive(
+        self, key: str, tensors: Mapping[str, tuple[int, ...]], make: Callable[..., Mapping[str, Floats]]
+    ) -> Mapping[str, Floats]:
+        parts = self._parts(key, None)
+        for part, array in parts.items():
+            if array.dtype != np.float32:
+                raise self._wrong(f"{key}/{part}", f"is {array.dtype}, expected float32")
+        return parts
+
+    def check_all_served(self) -> None:
+        """``WeightFileError`` for what nobody asked for: config.json and the weights are not of one model."""
+        rest = [key for key in self._packed.keys_of_objects() if key not in self._served]
+        if rest:
+            raise WeightFileError(
+                f"{self._packed.path}: this architecture has no use for {', '.join(map(repr, rest[:5]))}"
+                f"{f' and {len(rest) - 5} more' if len(rest) > 5 else ''}"
+            )
+
+
+def _names(packed: PackedFile, key: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(packed.metadata.get(key, ""))
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise WeightFileError(f"{packed.path}: __metadata__: {key} is not a list of names")
+    return tuple(names)
+
+
+def build_packed(packed: PackedFile, family: Callable[[Builder], Encoder], config: ConfigReader) -> Encoder:
+    """The model of an opened packed file.
+
+    Raises
+    ------
+    WeightFileError
+        Configuration and weights do not belong together.
+    """
+    builder = PackedBuilder(config, packed, None)
+    model = family(builder)
+    builder.check_all_served()
+    model.path, model.files, model.tensors = packed.path, packed.files(), builder.report
+    return model

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: MIT
+"""From a checkpoint to a packed file: what its builder made, and the small files of its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ..cpu import build_info
+from ..loaders.errors import WeightFileError
+from ..loaders.files import FolderFiles
+from ..loaders.jsonfile import MAX_JSON_BYTES
+from ..loaders.packed import FILE_IN_FOLDER, PackedFile
+from ..loaders.packwriter import check_target, write_packed
+from ..weights import PackedLinear
+from .builder import Norm
+from .registry import build_checkpoint, load, open_source
+
+__all__ = ["pack"]
+
+_Array = np.ndarray[Any, Any]
+
+_KNOWN = ("config.json", "tokenizer.json")  # of any length that is read; other JSON files are small or not for us
+_SMALL = 1 << 20
+_MODULES = "modules.json"
+
+
+def pack(
+    path: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    dtype: str = "int8",
+    *,
+    num_threads: int | None = None,
+    unfinished: set[str] | None = None,
+) -> Path:
+    """Pack the model at ``path`` into one file, which ``fastattn.load`` maps into memory as it is.
+
+    The file holds the weights as the kernels read them, and the configuration, tokenizer and pooling: nothing else is
+    needed to run it. Processes that load the same file share its pages, on any instruction set. It is a valid
+    ``.safetensors`` file; ``fastattn.loaders.packed`` says what is in it.
+
+    Parameters
+    ----------
+    path
+        A checkpoint, as ``fastattn.load`` takes it.
+    target
+        The file to write (by custom ``.fastattn``), or an existing folder, in which it is called ``model.fastattn``.
+        It is written under another name and renamed when it is complete: where something fails, what was there before
+        is still there. A packed file of that name is replaced, and processes that have it mapped keep what they have;
+        any other file is refused.
+    dtype
+        How the weights of linear layers are stored: ``"int8"``, ``"bfloat16"``, ``"float16"`` or ``"float32"``. The
+        results are those of ``fastattn.load(path, dtype=dtype)``, to the bit.
+    num_threads
+        Threads used for packing; None leaves it to ``set_num_threads`` and its defaults.
+    unfinished
+        A set that holds the name of the temporary file while there is one, for programs that end without unwinding.
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, TypeError
+        As ``fastattn.load`` does; a weight is NaN or infinite; the model is packed already; ``target`` is a file that
+        is not a packed one.
+    OSError
+        ``target`` cannot be written.
+
+    Example
+    -------
+    >>> fastattn.pack("all-MiniLM-L6-v2", "minilm.fastattn")                 # doctest: +SKIP
+    PosixPath('minilm.fastattn')
+    >>> fastattn.load("minilm.fastattn").embed(["A sentence."]).shape        # doctest: +SKIP
+    (1, 384)
+    """
+    if not isinstance(target, (str, os.PathLike)):
+        raise TypeError(f"target: expected a str or os.PathLike, got {type(target).__name__}")
+    checkpoint = open_source(path, dtype, num_threads)
+    place = Path(target)
+    if place.is_dir():
+        place = place / FILE_IN_FOLDER
+    elif not place.parent.is_dir():
+        raise FileNotFoundError(f"{place}: there is no folder {str(place.parent)!r} to write it in")
+    if isinstance(checkpoint.weights, PackedFile) or not isinstance(checkpoint.files, FolderFiles):
+        raise ValueError(f"path: {checkpoint.weights.path} is packed already; pack the checkpoint it was made from")
+
+    check_target(place)
+    model, builder = build_checkpoint(checkpoint)
+    tensors: dict[str, _Array] = {}
+    for key, made in builder.made.items():
+        for part, array in _parts(made).items():
+            tensors[f"{key}/{part}"] = array
+    info = build_info()
+    metadata = {
+        "numerics_version": str(info["numerics_version"]),
+        "fastattn_version": info["version"],
+        "dtype": builder.dtype,
+        "model_type": checkpoint.config.model_type(),
+        "used": json.dumps(model.tensors.used, separators=(",", ":")),
+        "ignored": json.dumps(model.tensors.ignored, separators=(",", ":")),
+    }
+    write_packed(
+        place, tensors, _small_files(checkpoint.files), metadata,
+        dtypes=_bfloat16(builder.made), check=_can_be_loaded, unfinished=unfinished,
+    )  # fmt: skip
+    return place
+
+
+def _can_be_loaded(path: Path) -> None:
+    """Nothing gets the name of a packed file that does not load again, whatever a family asked its builder for."""
+    load(path)
+
+
+def _parts(made: PackedLinear | Norm | _Array | Mapping[str, _Array]) -> Mapping[str, _Array]:
+    if isinstance(made, PackedLinear):
+        return made.arrays()
+    if isinstance(made, Norm):
+        return {"weight": made.weight} if made.bias is None else {"weight": made.weight, "bias": made.bias}
+    return made if isinstance(made, Mapping) else {"table": made}
+
+
+def _bfloat16(made: Mapping[str, Any]) -> dict[str, str]:
+    """Tensors whose uint16 are bits of bfloat16."""
+    return {
+        f"{key}/{part}": "BF16"
+        for key, layer in made.items()
+        if isinstance(layer, PackedLinear) and layer.dtype == "bfloat16"
+        for part, array in layer.arrays().items()
+        if array.dtype == np.uint16
+    }
+
+
+def _small_files(files: FolderFiles) -> dict[str, bytes]:
+    """The JSON files of the folder and of the modules of sentence-transformers, and the weights of such modules."""
+    contents: dict[str, bytes] = {}
+    for folder in ("", *_module_folders(files)):
+        for name in files.names(folder):
+            whole = name in _KNOWN or name.endswith(".safetensors") and folder
+            if not (whole or name.endswith(".json")) or name.endswith(".index.json"):
+                continue
+            limit = MAX_JSON_BYTES if whole else _SMALL
+            try:
+                contents[name] = files.read_bytes(name, limit)
+            except WeightFileError:
+                if whole:
+                    raise
+    return contents
+
+
+def _module_folders(files: FolderFiles) -> list[str]:
+    found = {"1_Pooling"}
+    if files.has(_MODULES):
+        try:
+            modules = json.loads(files.read_bytes(_MODULES, _SMALL).decode("utf-8"))
+        except (ValueError, RecursionError):
+            modules = []  # whoever embeds text with it is told what is wrong
+        for module in modules if isinstance(modules, list) else []:
+            where = module.get("path") if isinstance(module, dict) else None
+            if isinstance(where, str) and where and "\0" not in where:
+                parts = PurePosixPath(where).parts
+                if ".." not in parts and parts[:1] != ("/",) and "\\" not in where and ":" not in where:
+                    found.add("/".join(parts))
+    return sorted(found)
