@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from .builder import Builder
-from .heads import Dense, HeadSpec
+from .heads import Dense
 from .kin import PROBES, Kin, architectures, label_heads, masked_lm, refuse_other_models
 from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormNames, PostNormStack, check_head_size
 
@@ -65,8 +65,7 @@ class AlbertModel(Kin):
         )  # fmt: skip
 
         pooler = Dense(f"{prefix}pooler", hidden, hidden, "tanh")
-        if builder.has(f"{pooler.name}.weight") or builder.has(f"{pooler.name}.bias"):
-            self.add_pooler(HeadSpec("pooler", "first", (pooler,)), builder)
+        self.pool_by(builder, pooler)
         self.add_heads(
             builder,
             masked_lm=masked_lm(

@@ -8,31 +8,18 @@ from __future__ import annotations
 
 import re
 
-from .. import ops
-from .builder import Builder, Floats
-from .encoder import Encoder
-from .heads import Dense, HeadSpec, NormStep, classifier
-from .inputs import Integers
+from .builder import Builder
+from .heads import Dense, HeadSpec
+from .kin import PROBES, Kin, architectures, label_heads, masked_lm, refuse_other_models
 from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormNames, PostNormStack, check_head_size
-from .spans import Spans
-from .workspace import Workspace
 
 __all__ = ["BertModel"]
 
 
-class BertModel(Encoder):
+class BertModel(Kin):
     """A BERT encoder; see ``Encoder`` for how to call it."""
 
-    architectures = {
-        "BertModel": None,
-        "BertForPreTraining": None,
-        "BertForMultipleChoice": None,
-        "BertForMaskedLM": "masked_lm",
-        "BertForNextSentencePrediction": "next_sentence",
-        "BertForSequenceClassification": "sequence_classification",
-        "BertForTokenClassification": "token_classification",
-        "BertForQuestionAnswering": "question_answering",
-    }
+    architectures = architectures("Bert", BertForPreTraining=None, BertForNextSentencePrediction="next_sentence")
 
     # Index buffers that old versions of transformers saved, and the heads of other BertFor... classes.
     ignorable = re.compile(r"(bert\.)?(embeddings\.(position_ids|token_type_ids))|(cls|classifier|qa_outputs)\..*")
@@ -40,11 +27,7 @@ class BertModel(Encoder):
     def __init__(self, builder: Builder) -> None:
         super().__init__(builder)
         c = builder.config
-        c.choice("position_embedding_type", {"absolute": None}, "absolute")
-        c.refuse("is_decoder", "BERT as a decoder is not supported")
-        c.refuse("add_cross_attention", "cross-attention is not supported")
-        c.refuse("pruned_heads", "pruned heads are not supported")
-        c.refuse("quantization_config", "quantised checkpoints are not supported")
+        refuse_other_models(c, "BERT")
         self.vocab_size = c.size("vocab_size")
         self.hidden_size = hidden = c.size("hidden_size")
         self.max_positions = c.size("max_position_embeddings")
@@ -58,18 +41,11 @@ class BertModel(Encoder):
         check_head_size(c, hidden, heads)
         self._describe = f"{layers} layers, {hidden} wide, {heads} heads"
 
-        prefix = builder.prefix("bert.", "embeddings.position_embeddings.weight", "embeddings.LayerNorm.weight")
+        prefix = builder.prefix("bert.", *PROBES)
         words = f"{prefix}embeddings.word_embeddings.weight"
-        decoder = "cls.predictions.decoder.weight"
-        biases = ("cls.predictions.bias", "cls.predictions.decoder.bias")  # one of them is the decoder's
-        # In the order in which transformers adds them. A language model's decoder is the table of word embeddings:
-        # either may be the one that was stored.
-        self._tables = (
-            builder.table(words, (self.vocab_size, hidden), tied=decoder if tie else None),
-            builder.table(f"{prefix}embeddings.token_type_embeddings.weight", (self.type_vocab_size, hidden)),
-            builder.table(f"{prefix}embeddings.position_embeddings.weight", (self.max_positions, hidden)),
-        )
-        self._norm = builder.norm(f"{prefix}embeddings.LayerNorm", hidden)
+        decoder = "cls.predictions.decoder"
+        # A language model's decoder is the table of word embeddings: either may be the one that was stored.
+        self.embed_tokens(builder, f"{prefix}embeddings.", hidden, tied=f"{decoder}.weight" if tie else None)
         names = [PostNormNames.bert(f"{prefix}encoder.layer.{i}.") for i in range(layers)]
         self._stack = PostNormStack(
             [PostNormLayer.build(builder, name, hidden, inner) for name in names],
@@ -77,42 +53,16 @@ class BertModel(Encoder):
         )  # fmt: skip
 
         pooler = Dense(f"{prefix}pooler.dense", hidden, hidden, "tanh")
-        if builder.has(f"{pooler.name}.weight") or builder.has(f"{pooler.name}.bias"):
-            self.add_pooler(HeadSpec("pooler", "first", (pooler,)), builder)
+        self.pool_by(builder, pooler)
         self.add_heads(
             builder,
-            masked_lm=lambda: HeadSpec("masked_lm", "all", (
+            masked_lm=masked_lm(
                 Dense("cls.predictions.transform.dense", hidden, hidden, activation),
-                NormStep("cls.predictions.transform.LayerNorm", hidden, self._eps),
-                Dense(decoder.removesuffix(".weight"), self.vocab_size, hidden, large=True,
-                      bias=biases if tie else biases[::-1], tied=words if tie else None),
-            )),
+                "cls.predictions.transform.LayerNorm", decoder,
+                vocabulary=self.vocab_size, eps=self._eps, bias="cls.predictions.bias", tied=words if tie else None,
+            ),
             next_sentence=lambda: HeadSpec(
                 "sequence_classification", "first", (pooler, Dense("cls.seq_relationship", 2, hidden))
             ),
-            sequence_classification=lambda: classifier(
-                c, "sequence_classification", "first", [pooler], "classifier", hidden
-            ),
-            token_classification=lambda: classifier(c, "token_classification", "all", [], "classifier", hidden),
-            question_answering=lambda: HeadSpec("question_answering", "all", (Dense("qa_outputs", 2, hidden),)),
+            **label_heads(c, hidden, pooler),
         )  # fmt: skip
-
-    def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
-        return self._stack.scratch_shapes(tokens)
-
-    def _forward(
-        self,
-        ids: Integers,
-        type_ids: Integers,
-        positions: Integers,
-        spans: Spans,
-        *,
-        workspace: Workspace,
-        out: Floats | None,
-        num_threads: int | None,
-    ) -> Floats:
-        scratch = workspace.carve(*self._scratch_shapes(ids.size))
-        ops.embedding(self._tables, (ids, type_ids, positions), out=scratch[1], num_threads=num_threads)
-        norm = self._norm
-        ops.layer_norm(scratch[1], norm.weight, norm.bias, self._eps, out=scratch[0], num_threads=num_threads)
-        return self._stack.run(scratch, spans, out=out, num_threads=num_threads)

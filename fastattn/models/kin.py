@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What BERT's relatives share: sums of embedding tables under a norm, a projection, the post-norm layers, usual heads.
+"""What BERT and its relatives share: sums of embedding tables under a norm, a projection, post-norm layers, usual heads.
 
 A family's constructor reads its keys, names its tensors and describes its heads; the pass through the model is here.
 """
@@ -63,6 +63,11 @@ class Kin(Encoder):
         self._norm = builder.norm(f"{prefix}LayerNorm", size)
         self._embedding_size = size
         self._projection = None
+
+    def pool_by(self, builder: Builder, layer: Dense) -> None:
+        """For constructors: ``layer`` makes the pooler's output, in files that have one."""
+        if builder.has(f"{layer.name}.weight") or builder.has(f"{layer.name}.bias"):
+            self.add_pooler(HeadSpec("pooler", "first", (layer,)), builder)
 
     def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
         *states, (wide,) = self._stack.scratch_shapes(tokens)

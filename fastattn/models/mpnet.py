@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from .builder import Builder, Floats
-from .heads import Dense, HeadSpec
+from .heads import Dense
 from .inputs import Integers
 from .kin import PROBES, Kin, architectures, label_heads, masked_lm, positions_beside_padding, refuse_other_models
 from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormNames, PostNormStack, check_head_size
@@ -63,8 +63,7 @@ class MPNetModel(Kin):
         )  # fmt: skip
 
         pooler = Dense(f"{prefix}pooler.dense", hidden, hidden, "tanh")
-        if builder.has(f"{pooler.name}.weight") or builder.has(f"{pooler.name}.bias"):
-            self.add_pooler(HeadSpec("pooler", "first", (pooler,)), builder)
+        self.pool_by(builder, pooler)
         self.add_heads(
             builder,
             masked_lm=masked_lm(
