@@ -136,6 +136,31 @@ def test_types_where_there_is_only_one(load: Load, case: str) -> None:
         model([[3, 4]], token_type_ids=[[0, 1]])
 
 
+@pytest.mark.parametrize("case", tiny_families.CASES)
+def test_packed_sequences_without_a_batch(load: Load, case: str) -> None:
+    """What the text layer does: positions come from the ids of each sequence, of whatever length."""
+    model = load(case)
+    ids = tiny_families.batch(case)[0][0]
+    lengths = np.array([5, 1, 11])
+    columns = np.concatenate([np.arange(length) for length in lengths])
+    types = np.zeros(17, np.int64)
+    steps = model.encode_packed(ids[:17], types, columns, lengths, max_sequences=2)
+    hidden = np.concatenate([step[3].copy() for step in steps])
+    expected = [model(part[None]).last_hidden_state[0] for part in np.split(ids[:17], np.cumsum(lengths)[:-1])]
+    assert hidden.tobytes() == np.concatenate(expected).tobytes()
+
+
+@pytest.mark.parametrize("head", tiny_families.HEADS)
+@pytest.mark.parametrize("case", tiny_families.CASES)
+def test_packed_files_have_the_same_bits(tmp_path: Path, load: Load, case: str, head: str) -> None:
+    model, batch = load(case, head), arguments(case)
+    packed = fa.load(fa.pack(model.path, tmp_path / "model.packed", dtype="float32"))
+    expected, got = model(*batch), packed(*batch)
+    assert type(got) is type(expected)
+    assert (packed.head is None) == (model.head is None)
+    assert [field.tobytes() for field in got] == [field.tobytes() for field in expected]
+
+
 # ---- what files may look like --------------------------------------------------------------------------------------
 
 

@@ -109,11 +109,17 @@ class Builder(ABC):
 
     @abstractmethod
     def derive(
-        self, key: str, tensors: Mapping[str, tuple[int, ...]], make: Callable[..., Mapping[str, Floats]]
+        self,
+        key: str,
+        tensors: Mapping[str, tuple[int, ...]],
+        make: Callable[..., Mapping[str, Floats]],
+        *,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Mapping[str, Floats]:
         """Arrays that are made from ``tensors`` (full name -> shape) once, when a checkpoint is loaded.
 
-        ``make`` gets the tensors in their order. A packed file holds what it returned, under ``key``.
+        ``make`` gets the tensors in their order. A packed file holds what it returned, under ``key``; ``shapes`` says
+        what that has to be, name by name.
         """
 
     def prefix(self, prefix: str, *names: str) -> str:
@@ -185,7 +191,12 @@ class Plan(Builder):
         return None  # type: ignore[return-value]
 
     def derive(
-        self, key: str, tensors: Mapping[str, tuple[int, ...]], make: Callable[..., Mapping[str, Floats]]
+        self,
+        key: str,
+        tensors: Mapping[str, tuple[int, ...]],
+        make: Callable[..., Mapping[str, Floats]],
+        *,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Mapping[str, Floats]:
         for name, shape in tensors.items():
             self._ask((name,), shape)
@@ -234,6 +245,9 @@ class CheckpointBuilder(Builder):
         made = self.made.get(derive_key(names))
         if isinstance(made, PackedLinear):
             return made
+        known = self.made.get(derive_key(names))
+        if isinstance(known, PackedLinear):  # asked for twice: a pooler below a classifier
+            return known
         weights, biases = [], []
         for name, _, candidates in _linear_parts(names, outputs, bias):
             weights.append(self._read(f"{name}.weight", tied))
@@ -255,7 +269,12 @@ class CheckpointBuilder(Builder):
         return table
 
     def derive(
-        self, key: str, tensors: Mapping[str, tuple[int, ...]], make: Callable[..., Mapping[str, Floats]]
+        self,
+        key: str,
+        tensors: Mapping[str, tuple[int, ...]],
+        make: Callable[..., Mapping[str, Floats]],
+        *,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Mapping[str, Floats]:
         self.made[key] = result = make(*(self._read(name) for name in tensors))
         return result

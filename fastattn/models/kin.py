@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What BERT and its relatives share: sums of embedding tables under a norm, a projection, post-norm layers, usual heads.
+"""What BERT and its relatives share: a sum of embedding tables under a norm, a projection, post-norm layers, heads.
 
 A family's constructor reads its keys, names its tensors and describes its heads; the pass through the model is here.
 """

@@ -54,7 +54,9 @@ class MPNetModel(Kin):
             builder, f"{prefix}embeddings.", hidden, tied=f"{decoder}.weight" if tie else None, token_types=False
         )
         bias = f"{prefix}encoder.relative_attention_bias"
-        table = builder.derive(bias, {f"{bias}.weight": (buckets, heads)}, _by_head)
+        table = builder.derive(
+            bias, {f"{bias}.weight": (buckets, heads)}, _by_head, shapes={"table": (heads, _BUCKETS)}
+        )
         self._relative_bias = (table["table"], True, _MAX_DISTANCE)
         names = [_names(f"{prefix}encoder.layer.{i}.") for i in range(layers)]
         self._stack = PostNormStack(

@@ -92,9 +92,14 @@ class PackedBuilder(Builder):
         return self._parts(name, {"table": shape})["table"]
 
     def derive(
-        self, key: str, tensors: Mapping[str, tuple[int, ...]], make: Callable[..., Mapping[str, Floats]]
+        self,
+        key: str,
+        tensors: Mapping[str, tuple[int, ...]],
+        make: Callable[..., Mapping[str, Floats]],
+        *,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Mapping[str, Floats]:
-        parts = self._parts(key, None)
+        parts = self._parts(key, shapes)
         for part, array in parts.items():
             if array.dtype != np.float32:
                 raise self._wrong(f"{key}/{part}", f"is {array.dtype}, expected float32")
