@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 from fastattn import _core, threads
+from fastattn.startup import from_environment
 
 __all__ = ["BuildInfo", "CpuInfo", "build_info", "cpu_info", "isa_from_environment", "numerics_version"]
 
@@ -85,7 +86,7 @@ def isa_from_environment(environment: Mapping[str, str]) -> str | None:
     return name
 
 
-_FORCED = isa_from_environment(os.environ)
+_FORCED = from_environment(isa_from_environment)
 if _FORCED is not None:
     _core.select_isa(_FORCED)
 

@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, SupportsIndex, TypedDict
 
 from fastattn import _core
+from fastattn.startup import from_environment
 
 __all__ = ["CpuQuota", "ThreadPolicy", "cpu_quota", "get_num_threads", "resolve", "set_num_threads", "thread_policy"]
 
@@ -244,7 +245,7 @@ _CPUS = _LOGICAL if _AFFINITY is None else max(1, len(_AFFINITY))
 _QUOTA = cpu_quota()
 _MOST = _most(_LOGICAL)
 _DEFAULT_CAP = _default_cap(_CPUS, _QUOTA.cpus)
-_ENVIRONMENT = _from_environment(os.environ)
+_ENVIRONMENT = from_environment(_from_environment)
 _chosen: int | None = None  # by set_num_threads
 
 

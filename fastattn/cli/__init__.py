@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The ``fastattn`` command: ``info``, ``bench``, ``embed`` and ``pack``, thin over the API.
+"""The ``fastattn`` command, thin over the API: each module that ``COMMANDS`` names is one of its commands.
 
-Exit status: 0; 1 where something failed, with one line on stderr; 2 for wrong usage; 130 after Ctrl-C. This module and
-what it imports stay light: a command imports what it needs when it runs.
+Exit status: 0; 1 where something failed, with one line on stderr; 2 for wrong usage; 130 after Ctrl-C, 143 and 129 for
+SIGTERM and SIGHUP. This module and what it imports stay light: only the command that runs is imported, and that imports
+what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from . import bench, embed, info, pack
+from ..startup import is_the_command
 from .interrupt import interrupt_ends_the_process
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = ("info", "embed", "pack", "bench")
+"""Names of the commands and of their modules, which have ``add_parser(commands)``."""
 
 _EPILOG = """examples:
   fastattn info
   fastattn embed "A sentence." "Another one."
   fastattn pack all-MiniLM-L6-v2 minilm.fastattn
+  fastattn embed --input articles.csv --column body --output vectors.parquet
   fastattn bench attention --threads 1 --compare torch
 """
 
@@ -35,18 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _guarded(argv)
     with interrupt_ends_the_process():
         status = _guarded(sys.argv[1:])
-        if _is_the_program():
+        if is_the_command():
             # The system takes memory back at once; destructors and the interpreter would need some 30 ms for it.
             os._exit(status)
     return status
-
-
-def _is_the_program() -> bool:
-    """Whether this process is nothing but the ``fastattn`` command, not another program that calls main()."""
-    module = sys.modules["__main__"]
-    spec = getattr(module, "__spec__", None)
-    name = os.path.basename(getattr(module, "__file__", None) or "")
-    return name in ("fastattn", "fastattn.exe") if spec is None else spec.name == "fastattn.__main__"
 
 
 def _guarded(argv: Sequence[str]) -> int:
@@ -66,8 +64,8 @@ def _guarded(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     try:
-        arguments = _parser().parse_args(argv)
-        arguments.own_process = _is_the_program()
+        arguments = _parser(argv[0] if argv else None).parse_args(argv)
+        arguments.own_process = is_the_command()
         return int(arguments.run(arguments))
     except SystemExit as leaving:  # of argparse: 0 after --help, 2 after wrong usage
         return int(leaving.code or 0)
@@ -83,7 +81,8 @@ def _failed(error: BaseException) -> int:
         text = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
     elif isinstance(error, MemoryError):
         text = f"out of memory: {text}" if text else "out of memory"
-    print(f"fastattn: {text or type(error).__name__}", file=sys.stderr)
+    for line in (text or type(error).__name__, *getattr(error, "__notes__", ())):
+        print(f"fastattn: {line}", file=sys.stderr)
     return 1
 
 
@@ -94,7 +93,8 @@ def _forget_stdout() -> None:
     os.close(nowhere)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of ``command`` if that is one, else of them all."""
     parser = argparse.ArgumentParser(
         prog="fastattn",
         description="Attention and transformer inference on CPUs.",
@@ -104,14 +104,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     parser.set_defaults(run=_version_or_usage, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    for command in (info, bench, embed, pack):
-        command.add_parser(commands)
+    for name in (command,) if command in COMMANDS else COMMANDS:
+        import_module(f"fastattn.cli.{name}").add_parser(commands)
     return parser
 
 
 def _version_or_usage(arguments: argparse.Namespace) -> int:
     if not arguments.version:
-        arguments.parser.error("expected a command: info, bench, embed or pack")
+        arguments.parser.error(f"expected a command: {', '.join(COMMANDS)}")
     from fastattn import __version__
 
     print(f"fastattn {__version__}")

@@ -8,7 +8,7 @@ import os
 import select
 from collections.abc import Iterator
 
-__all__ = ["read_lines"]
+__all__ = ["LineReader", "read_lines"]
 
 _READ = 1 << 16
 _ENOUGH = 1 << 18  # bytes of complete lines that are handed on without looking for more
@@ -17,67 +17,87 @@ _LONGEST = 1 << 26
 
 
 def read_lines(descriptor: int, name: str) -> Iterator[list[str]]:
-    """Lists of lines, without their ends (LF or CR LF), in order.
+    """Lists of lines, as :class:`LineReader` has them."""
+    return (lines for _, lines in LineReader(descriptor, name))
+
+
+class LineReader:
+    """Iterates over (number of the first line, lines without their ends (LF or CR LF)), in order.
 
     A list holds what could be read without waiting, up to some hundred kilobytes: a slow writer has each line answered
     at once, a fast one has them taken together. A byte order mark at the very start is dropped.
+
+    Args:
+        descriptor: what is read.
+        name: of the input, for messages.
+        keep_returns: leave a CR before the LF where it is.
 
     Raises:
         ValueError: a line is not UTF-8, or longer than 64 MiB; the lines before it have been handed on. `name` and the
             number of the line are in the message.
         OSError: the descriptor cannot be read.
     """
-    number = 1  # of the first line not yet handed on
-    partial: list[bytes] = []  # pieces of a line whose end has not come
-    partial_size = 0
-    for block in _blocks(descriptor):
-        cut = block.rfind(b"\n") + 1
-        if not cut:
-            partial.append(block)
-            partial_size += len(block)
-            if partial_size > _LONGEST:
-                raise ValueError(f"{name}: line {number} is longer than {_LONGEST >> 20} MiB")
-            continue
-        lines = b"".join((*partial, block[: cut - 1])).split(b"\n")
-        partial, partial_size = [block[cut:]], len(block) - cut
-        for texts in _decoded(lines, number, name):
+
+    def __init__(self, descriptor: int, name: str, keep_returns: bool = False) -> None:
+        self._descriptor = descriptor
+        self._name = name
+        self._end = b"" if keep_returns else b"\r"
+        self.consumed = 0
+        """Bytes read so far."""
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        number = 1  # of the first line not yet handed on
+        partial: list[bytes] = []  # pieces of a line whose end has not come
+        partial_size = 0
+        for block in self._blocks():
+            cut = block.rfind(b"\n") + 1
+            if not cut:
+                partial.append(block)
+                partial_size += len(block)
+                if partial_size > _LONGEST:
+                    raise ValueError(f"{self._name}: line {number} is longer than {_LONGEST >> 20} MiB")
+                continue
+            lines = b"".join((*partial, block[: cut - 1])).split(b"\n")
+            partial, partial_size = [block[cut:]], len(block) - cut
+            for texts in self._decoded(lines, number):
+                yield number, texts
+                number += len(texts)
+        rest = b"".join(partial)
+        if rest:
+            yield from ((number, texts) for texts in self._decoded([rest], number))
+
+    def _blocks(self) -> Iterator[bytes]:
+        """What can be read without waiting, joined, at least one byte; the end of the file ends it."""
+        descriptor = self._descriptor
+        while True:
+            pieces = [os.read(descriptor, _READ)]
+            if not pieces[0]:
+                return
+            size = len(pieces[0])
+            # once a line is complete, only what is already there is waited for
+            while size < _ENOUGH and select.select([descriptor], [], [], 0)[0]:
+                piece = os.read(descriptor, _READ)
+                if not piece:
+                    break
+                pieces.append(piece)
+                size += len(piece)
+            self.consumed += size
+            yield b"".join(pieces)
+
+    def _decoded(self, lines: list[bytes], number: int) -> Iterator[list[str]]:
+        for start in range(0, len(lines), _LINES_AT_ONCE):
+            texts: list[str] = []
+            for line in lines[start : start + _LINES_AT_ONCE]:
+                if number + start + len(texts) == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                try:
+                    texts.append(line.removesuffix(self._end).decode("utf-8"))
+                except UnicodeDecodeError as error:
+                    wrong = number + start + len(texts)
+                    if texts:
+                        yield texts
+                    raise ValueError(
+                        f"{self._name}: line {wrong} is not UTF-8: byte 0x{line[error.start]:02x} at position "
+                        f"{error.start + 1}"
+                    ) from None
             yield texts
-            number += len(texts)
-    rest = b"".join(partial)
-    if rest:
-        yield from _decoded([rest], number, name)
-
-
-def _blocks(descriptor: int) -> Iterator[bytes]:
-    """What can be read without waiting, joined, at least one byte; the end of the file ends it."""
-    while True:
-        pieces = [os.read(descriptor, _READ)]
-        if not pieces[0]:
-            return
-        size = len(pieces[0])
-        # once a line is complete, only what is already there is waited for
-        while size < _ENOUGH and select.select([descriptor], [], [], 0)[0]:
-            piece = os.read(descriptor, _READ)
-            if not piece:
-                break
-            pieces.append(piece)
-            size += len(piece)
-        yield b"".join(pieces)
-
-
-def _decoded(lines: list[bytes], number: int, name: str) -> Iterator[list[str]]:
-    for start in range(0, len(lines), _LINES_AT_ONCE):
-        texts: list[str] = []
-        for line in lines[start : start + _LINES_AT_ONCE]:
-            if number + start + len(texts) == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            try:
-                texts.append(line.removesuffix(b"\r").decode("utf-8"))
-            except UnicodeDecodeError as error:
-                wrong = number + start + len(texts)
-                if texts:
-                    yield texts
-                raise ValueError(
-                    f"{name}: line {wrong} is not UTF-8: byte 0x{line[error.start]:02x} at position {error.start + 1}"
-                ) from None
-        yield texts

@@ -1,66 +1,60 @@
 # SPDX-License-Identifier: MIT
-"""A .npy file written row by row, its number of rows filled in at the end."""
+"""A .npy file written row by row."""
 
 from __future__ import annotations
 
 import os
-import stat
-from types import TracebackType
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from .interrupt import UNFINISHED
+from .interrupt import WRITING
+from .outfile import FileWriter, write_all
 
 __all__ = ["NpyWriter"]
 
 _HEADER = 128  # bytes; room for any number of rows
 
 
-class NpyWriter:
+class NpyWriter(FileWriter):
     """Float32 rows of one width into a .npy file (format 1.0), which appears under its name when it is complete.
+
+    The header is kept at the rows that are there, so that even what is left after a power cut can be read.
 
     Raises:
         OSError: the file cannot be written.
         ValueError: its name is that of something other than a regular file.
     """
 
-    def __init__(self, path: str, width: int) -> None:
-        self._path = os.path.realpath(path)
-        self._width = width
+    what = ".npy"
+
+    def __init__(self, path: str) -> None:
+        self._width: int | None = None
         self._rows = 0
-        if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError(f"{path}: not a regular file, a .npy file cannot be written there")
-        self._partial = f"{self._path}.{os.getpid()}.partial"
-        UNFINISHED.add(self._partial)
-        try:
-            self._file = os.fdopen(os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb")
-        except OSError as error:
-            raise type(error)(error.errno, error.strerror, path) from None
+        super().__init__(path)
 
-    def __enter__(self) -> NpyWriter:
-        self._file.write(self._header())
-        return self
-
-    def write(self, texts: list[str], vectors: np.ndarray) -> None:
-        """Appends `vectors` (n, width)."""
-        self._file.write(np.ascontiguousarray(vectors, "<f4").data)
-        self._rows += len(vectors)
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Appends the column that is an array (n, width); n may be 0."""
+        rows = next(column for column in columns.values() if isinstance(column, np.ndarray) and column.ndim == 2)
+        if self._width not in (None, rows.shape[1]):
+            raise ValueError(f"rows of {rows.shape[1]} numbers after some of {self._width}: a .npy file has one width")
+        with WRITING:
+            if self._width is None:
+                self._width = rows.shape[1]
+                write_all(self.descriptor, self._header())
+            write_all(self.descriptor, np.ascontiguousarray(rows, "<f4").data.cast("B") if rows.size else b"")
+            self._rows += len(rows)
+            os.pwrite(self.descriptor, self._header(), 0)
 
     def _header(self) -> bytes:
         text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({self._rows}, {self._width}), }}"
         return b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little") + text.ljust(_HEADER - 11).encode() + b"\n"
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def finish(self) -> int:
+        """Cuts off what a write that failed may have left of its rows."""
         try:
-            with self._file:
-                if kind is None:
-                    self._file.seek(0)
-                    self._file.write(self._header())
-            if kind is None:
-                os.replace(self._partial, self._path)
+            os.ftruncate(self.descriptor, _HEADER + 4 * (self._width or 0) * self._rows)
         finally:
-            if os.path.exists(self._partial):
-                os.unlink(self._partial)
-            UNFINISHED.discard(self._partial)
+            os.close(self.descriptor)
+        return self._rows

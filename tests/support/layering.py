@@ -22,8 +22,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"reference_attention"},
     "reference_attention": set(),
     "loaders": {"loaders"},
-    "threads": {"_core"},
-    "cpu": {"_core", "threads", "__init__"},
+    "startup": set(),
+    "threads": {"_core", "startup"},
+    "cpu": {"_core", "threads", "startup", "__init__"},
     "arrays": {"_core"},
     "ops": _LEAVES | {"weights", "ops"},
     "attention": _LEAVES | {"attention"},
@@ -35,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": _LEAVES,
     "models": _MODELS,
     "text": _MODELS | {"text"},
-    "cli": _MODELS | {"text", "cli", "bench", "__init__"},
+    "cli": _MODELS | {"text", "cli", "bench", "startup", "__init__"},
     "bench": _MODELS | {"text", "bench", "_core", "__init__"},
     "__init__": _MODELS | {"text"},
     "__main__": {"cli"},
@@ -46,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Libraries beyond the standard one. Everything else needs numpy alone.
 MAY_USE: dict[str, set[str]] = {
     "text": {"numpy", "tokenizers"},
+    "cli": {"numpy", "pyarrow"},
     "bench": {
         "numpy",
         "torch",

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""Columns of rows as JSON, one object per line, written in whole lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from .interrupt import OUTPUTS, WRITING
+from .numbers import number_rows
+from .outfile import FileWriter, write_all
+
+__all__ = ["JsonLinesFile", "JsonLinesOutput", "json_lines"]
+
+_NUMBERS_AT_ONCE = 100_000  # of a column of vectors: about a megabyte of text
+
+
+def json_lines(columns: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
+    """Pieces of some rows each: how many, and their lines.
+
+    Args:
+        columns: of equal length: float32 arrays (n, width) or (n,), or lists of what JSON can hold.
+
+    Raises:
+        TypeError, ValueError: a list has what JSON cannot hold.
+    """
+    count = len(next(iter(columns.values())))
+    widths = [column.shape[1] for column in columns.values() if isinstance(column, np.ndarray) and column.ndim == 2]
+    step = max(1, _NUMBERS_AT_ONCE // max(1, *widths, 100))
+    names = [json.dumps(name, ensure_ascii=False).encode() for name in columns]
+    for start in range(0, count, step):
+        pieces = [_texts(column[start : start + step]) for column in columns.values()]
+        lines = []
+        for values in zip(*pieces, strict=True):
+            lines.append(b"{" + b", ".join([b"%s: %s" % pair for pair in zip(names, values, strict=True)]) + b"}\n")
+        yield len(lines), b"".join(lines)
+
+
+def _texts(column: Sequence[Any] | np.ndarray[Any, Any]) -> list[bytes]:
+    if isinstance(column, np.ndarray):
+        if column.ndim == 2:
+            return [b"[%s]" % numbers for numbers in number_rows(column)]
+        return [b"%.9g" % number for number in column.tolist()]
+    try:
+        return [_encode(value).encode() for value in column]
+    except ValueError:
+        return [_escape(_with_null(value)).encode() for value in column]
+
+
+# Dates, times and decimal numbers, which Parquet has and JSON has not, become their text.
+_encode: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode
+_escape: Callable[[Any], str] = json.JSONEncoder(allow_nan=False, default=str).encode
+"""Takes half a surrogate pair too."""
+
+
+def _with_null(value: Any) -> Any:
+    """Null where a number is not finite, which JSON has no way to write."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: _with_null(item) for key, item in value.items()}
+    return [_with_null(item) for item in value] if isinstance(value, list) else value
+
+
+class JsonLinesOutput:
+    """JSON lines on standard output, each there as soon as it is known."""
+
+    def __enter__(self) -> JsonLinesOutput:
+        OUTPUTS.add(self)
+        return self
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Writes rows, of which each column has as many."""
+        for _, lines in json_lines(columns):
+            with WRITING:
+                _to_stdout(lines)
+
+    def keep(self) -> None:
+        """Whole lines have been written: nothing is left to do."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        OUTPUTS.discard(self)
+
+
+def _to_stdout(data: bytes) -> None:
+    """All of `data`; an unbuffered stdout takes as much as fits when a signal comes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[sys.stdout.buffer.write(rest) or 0 :]
+    sys.stdout.buffer.flush()
+
+
+class JsonLinesFile(FileWriter):
+    """JSON lines in a file, which appears under its name when it is complete."""
+
+    what = "JSON Lines"
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._rows = 0
+        self._bytes = 0
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Appends rows."""
+        for count, lines in json_lines(columns):
+            with WRITING:
+                write_all(self.descriptor, lines)
+                self._rows += count
+                self._bytes += len(lines)
+
+    def finish(self) -> int:
+        """Cuts off what a write that failed may have left of a line."""
+        try:
+            os.ftruncate(self.descriptor, self._bytes)
+        finally:
+            os.close(self.descriptor)
+        return self._rows
