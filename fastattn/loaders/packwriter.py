@@ -77,7 +77,7 @@ def write_packed(
     check_target(target)
     raw, entries, sums = _lay_out(tensors, files, dtypes or {})
     header = _header(entries, {**metadata, "sha256": "".join(sums)})
-    partial = f"{target}.{os.getpid()}.partial"
+    partial = f"{target}.{os.getpid()}-{os.urandom(4).hex()}.partial"
     unfinished = set() if unfinished is None else unfinished
     unfinished.add(partial)
     try:
