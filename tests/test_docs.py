@@ -44,7 +44,7 @@ def test_every_public_name_is_there_and_in_the_readme() -> None:
         assert name in readme or name == "PackedLinear", f"{name} is missing from README.md"
 
 
-def test_the_readmes_python_runs() -> None:
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", readme, re.S)
     arrays, models = block.split("# models\n")
@@ -52,6 +52,7 @@ def test_the_readmes_python_runs() -> None:
     exec(compile(arrays, "README.md", "exec"), names)
     assert names["out"].shape == (2, 8, 100, 64)  # type: ignore[attr-defined]
     assert names["h"].shape == (10, 256)  # type: ignore[attr-defined]
+    monkeypatch.chdir(tmp_path)  # it writes a packed file
     # the second half needs a model: the one that the README's commands install
     from fastattn.loaders import default_model_path
 
@@ -61,3 +62,4 @@ def test_the_readmes_python_runs() -> None:
     exec(compile(models.replace("path/to/a/hugging-face/folder", str(path)), "README.md", "exec"), names)
     assert names["hidden"].shape == (1, 3, 384)  # type: ignore[attr-defined]
     assert names["vectors"].shape == (2, 384)  # type: ignore[attr-defined]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.fastattn"]
