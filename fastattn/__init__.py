@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Attention and transformer inference on CPUs."""
 
+from typing import TYPE_CHECKING
+
 from fastattn.attention import attention, attention_varlen
 from fastattn.cpu import build_info, cpu_info
-from fastattn.kvcache import CacheFull, KVCache, PagedKVCache
 from fastattn.linear_attention import linear_attention
 from fastattn.merge import merge_attention
 from fastattn.ops import gelu, layer_norm, linear, rms_norm, silu, softmax
@@ -41,18 +42,32 @@ __all__ = [
 ]
 
 
+# What a process may never need is brought in when it is asked for: caches, and with models json, mmap and the families.
+_LATER = {
+    "CacheFull": "fastattn.kvcache",
+    "KVCache": "fastattn.kvcache",
+    "PagedKVCache": "fastattn.kvcache",
+    "load": "fastattn.text",
+    "open_weights": "fastattn.loaders",
+    "pack": "fastattn.models.packing",
+}
+if TYPE_CHECKING:
+    from fastattn.kvcache import CacheFull, KVCache, PagedKVCache
+    from fastattn.loaders import open_weights
+    from fastattn.models.packing import pack
+    from fastattn.text import load
+
+
 def __getattr__(name: str) -> object:
-    """Loading brings in json, mmap and the model families: only when it is asked for."""
-    if name == "load":
-        from fastattn.text import load
+    module = _LATER.get(name)
+    if module is None:
+        raise AttributeError(f"module 'fastattn' has no attribute {name!r}")
+    from importlib import import_module
 
-        return load
-    if name == "open_weights":
-        from fastattn.loaders import open_weights
+    value: object = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
 
-        return open_weights
-    if name == "pack":
-        from fastattn.models.packing import pack
 
-        return pack
-    raise AttributeError(f"module 'fastattn' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
