@@ -109,7 +109,8 @@ def test_import_brings_in_numpy_and_nothing_heavy() -> None:
     code = (
         "import sys, fastattn; "
         "print([m for m in ('fastattn.reference', 'fastattn._testing', 'fastattn.cli', 'fastattn.models', "
-        "'fastattn.loaders', 'fastattn.kvcache', 'tokenizers', 'torch', 'asyncio', 'unittest') if m in sys.modules and m not in before])"
+        "'fastattn.loaders', 'fastattn.kvcache', 'tokenizers', "
+        "'torch', 'asyncio', 'unittest') if m in sys.modules and m not in before])"
     )
     code = "import sys, numpy; before = set(sys.modules); " + code
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
