@@ -235,7 +235,7 @@ def test_a_failure_keeps_what_was_there(
                 patch.setattr(module, name, fail)
                 unfinished: set[str] = set()
                 with pytest.raises(type(error)) as caught:
-                    fa.pack(folder, packed, "float32", unfinished=unfinished)
+                    packing.pack_noting(unfinished, folder, packed, "float32", None)
             if isinstance(error, OSError) and module is os:
                 assert caught.value.filename == str(packed)
             assert packed.read_bytes() == before and sorted(os.listdir(tmp_path)) == names and not unfinished
@@ -286,7 +286,8 @@ def test_permissions_are_those_of_a_new_file(folder: Path, tmp_path: Path) -> No
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_interrupting_the_command_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupting_the_command_leaves_nothing(folder: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "out").mkdir()
     code = (
         "import os, sys, time; os.fsync = lambda file: time.sleep(60); from fastattn.cli import main; sys.exit(main())"
@@ -299,8 +300,8 @@ def test_interrupting_the_command_leaves_nothing(folder: Path, tmp_path: Path) -
         while not os.listdir(tmp_path / "out") and time.monotonic() < end:
             time.sleep(0.02)
         assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".partial"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
         assert process.stderr is not None and process.stderr.read() == b""
     assert not os.listdir(tmp_path / "out")
 

@@ -56,11 +56,9 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("--dtype: nothing is packed without DST")
     path = arguments.source
     if arguments.target is not None:
-        from fastattn.models.packing import pack
+        from fastattn.models.packing import pack_noting
 
-        path = pack(
-            path, arguments.target, arguments.dtype or "int8", num_threads=arguments.threads, unfinished=UNFINISHED
-        )
+        path = pack_noting(UNFINISHED, path, arguments.target, arguments.dtype or "int8", arguments.threads)
     from fastattn.loaders import open_weights
     from fastattn.loaders.packed import PackedFile
 

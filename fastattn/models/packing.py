@@ -21,7 +21,7 @@ from ..weights import PackedLinear
 from .builder import Norm
 from .registry import build_checkpoint, load, open_source
 
-__all__ = ["pack"]
+__all__ = ["pack", "pack_noting"]
 
 _Array = np.ndarray[Any, Any]
 
@@ -36,7 +36,6 @@ def pack(
     dtype: str = "int8",
     *,
     num_threads: int | None = None,
-    unfinished: set[str] | None = None,
 ) -> Path:
     """Pack the model at ``path`` into one file, which ``fastattn.load`` maps into memory as it is.
 
@@ -58,8 +57,6 @@ def pack(
         results are those of ``fastattn.load(path, dtype=dtype)``, to the bit.
     num_threads
         Threads used for packing; None leaves it to ``set_num_threads`` and its defaults.
-    unfinished
-        A set that holds the name of the temporary file while there is one, for programs that end without unwinding.
 
     Returns
     -------
@@ -80,6 +77,20 @@ def pack(
     PosixPath('minilm.fastattn')
     >>> fastattn.load("minilm.fastattn").embed(["A sentence."]).shape        # doctest: +SKIP
     (1, 384)
+    """
+    return pack_noting(set(), path, target, dtype, num_threads)
+
+
+def pack_noting(
+    unfinished: set[str],
+    path: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    dtype: str,
+    num_threads: int | None,
+) -> Path:
+    """``pack``; the temporary file's name is in ``unfinished`` while there may be one.
+
+    That is for programs that end without unwinding.
     """
     if not isinstance(target, (str, os.PathLike)):
         raise TypeError(f"target: expected a str or os.PathLike, got {type(target).__name__}")
