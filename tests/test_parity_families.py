@@ -78,7 +78,7 @@ def make(family: str, head: str, sizes: dict[str, Any]) -> Any:
     with torch.no_grad():
         for name, weight in theirs.named_parameters():
             if name.endswith(PEAKED):
-                weight *= 20.0
+                weight *= 110 / weight.shape[1] ** 0.5  # scores of the same spread at any width
             elif "relative_attention_bias" in name:
                 weight *= 50.0
             elif name.endswith("bias") or "norm" in name.lower():
@@ -154,7 +154,7 @@ def test_heads(tmp_path: Path, family: str, head: str, tie: bool) -> None:
 
 
 @pytest.mark.parametrize(("family", "sizes"), VARIANTS)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", HEADS[:3])
 def test_variants(tmp_path: Path, family: str, sizes: dict[str, Any], head: str) -> None:
     theirs = make(family, head, sizes)
     theirs.save_pretrained(tmp_path)

@@ -99,8 +99,9 @@ def hidden_states(c: dict[str, Any], arrays: Mapping[str, Array], ids: Array, ma
         x = t.linear("encoder.embedding_hidden_mapping_in", x)
     bias: Array | float = 0.0
     if family == "mpnet":
-        columns = np.arange(ids.shape[1])
-        buckets = np.vectorize(_bucket)(columns[None, :] - columns[:, None])
+        count = ids.shape[1]
+        by_distance = np.array([_bucket(distance) for distance in range(-count, count)])
+        buckets = by_distance[np.arange(count)[None, :] - np.arange(count)[:, None] + count]
         bias = t["encoder.relative_attention_bias.weight"][buckets].transpose(2, 0, 1)
 
     names = LAYERS[family]
