@@ -6,23 +6,19 @@ from __future__ import annotations
 import json
 import statistics
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from golden import tiny_bert
 from test_cli import run
 
 from fastattn import cli
 from fastattn.bench import (
     attention,
-    child,
     compare,
     determinism,
     linear,
     linear_attention,
-    model,
     overhead,
     peaks,
     peers,
@@ -30,7 +26,7 @@ from fastattn.bench import (
     shapes,
     timing,
 )
-from fastattn.bench.shapes import AttentionCase, LinearCase, ModelCase
+from fastattn.bench.shapes import AttentionCase, LinearCase
 
 TINY = AttentionCase("tiny", 1, 2, 2, 8, 8, 16)
 QUICK = timing.Plan(rounds=3)
@@ -325,90 +321,3 @@ def test_a_difference_is_found_and_fails(monkeypatch: pytest.MonkeyPatch, capsys
     assert cli.main(["bench", "attention", "--check-determinism"]) == 1
     out, err = capsys.readouterr()
     assert "DIFFERENT" in out and err == "fastattn: results differ in fake\n"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bert.save_folder(tmp_path_factory.mktemp("tiny") / "model", "plain")
-
-
-def test_model_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = bench("model", "--model", str(folder), "--shapes", "1x16", "--rounds", "3", "--threads", "1", capsys=capsys)
-    (row,) = found["cases"]
-    assert row["shape"] == "B1 S16, 16 tokens" and row["share"] > 0
-    process = found["processes"]["fastattn"]
-    assert process["load_s"] > 0 and process["peak_rss_bytes"] > 1 << 20
-
-
-def test_model_determinism(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = bench("model", "--model", str(folder), "--shapes", "1x16", "--check-determinism", capsys=capsys)
-    assert found["same"] is True
-
-
-def test_model_errors_are_one_line(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "model", "--model", str(tmp_path), "--shapes", "1x16"]) == 1
-    out, err = capsys.readouterr()
-    assert not out and err.count("\n") == 1 and str(tmp_path) in err
-    # 128 tokens, 40 positions: ours cannot take part, and says so
-    assert cli.main(["bench", "model", "--model", str(folder), "--shapes", "1x128", "--rounds", "2"]) == 1
-    assert "40 positions" in capsys.readouterr().err
-
-
-def test_a_peer_process_that_dies_is_a_row_without_ratio(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    real = child.Child
-
-    def make(name: str, folder: Path, num_threads: int) -> child.Child:
-        if name == "torch":
-            raise child.ChildError(name, "ImportError: no such thing")
-        return real(name, folder, num_threads)
-
-    monkeypatch.setattr(model, "Child", make)
-    with model.Field(folder, ["torch"], 1) as field:
-        (row,) = field.run([ModelCase("three", (3, 9, 1))], QUICK)
-    assert row["peers"] == {"torch": {"error": "ImportError: no such thing"}}
-
-
-def test_a_peer_that_dies_on_the_way_is_left_out(folder: Path) -> None:
-    with model.Field(folder, [], 1) as field, child.Child("fastattn", folder, 1) as other:
-        field._peers.append("other")
-        field._children["other"] = other
-        calls = 0
-
-        def run(count: int) -> float:
-            nonlocal calls
-            calls += 1
-            if calls > 3:
-                raise child.ChildError("other", "its process ended with status -9")
-            return 1e-2 * count
-
-        other.run = run  # type: ignore[method-assign]
-        first, second = field.run([ModelCase("three", (3, 9, 1)), ModelCase("one", (4,))], QUICK)
-    for row in (first, second):
-        assert row["peers"] == {"other": {"error": "its process ended with status -9"}} and row["rounds"] == 3
-
-
-def test_a_child_says_what_went_wrong(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(child.ChildError, match="FileNotFoundError: .*neither model.safetensors nor"):
-        child.Child("fastattn", tmp_path, 1)
-    with child.Child("fastattn", folder, 1) as process:
-        with pytest.raises(child.ChildError, match="ValueError: input_ids"):
-            process.prepare(np.full((1, 3), 99), np.ones((1, 3), np.int64))
-        with pytest.raises(child.ChildError):  # it has ended
-            process.run(1)
-
-
-def test_model_flops(folder: Path) -> None:
-    config = tiny_bert.config("plain")
-    h, wide = config["hidden_size"], config["intermediate_size"]
-    expected = config["num_hidden_layers"] * sum(2 * s * (4 * h * h + 2 * h * wide) + 4 * s * s * h for s in (3, 5))
-    assert model.model_flops(folder, ModelCase("two", (3, 5))) == expected
-
-
-@pytest.mark.parity
-def test_all_peers_agree_on_a_model(folder: Path) -> None:
-    for name in ("torch", "transformers"):
-        pytest.importorskip(name)
-    names, _ = peers.installed(["torch", "onnxruntime", "openvino", "ctranslate2"])
-    with model.Field(folder, names, 1) as field:
-        (row,) = field.run([ModelCase("three", (3, 9, 1))], QUICK)
-    assert all("ratio" in figures for figures in row["peers"].values()), row["peers"]

@@ -20,6 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from .callers import call_rate
+from .timing import Clock, timed
+
 __all__ = ["Child", "ChildError", "child_environment", "convert", "serve", "serve_conversion"]
 
 _LOAD_LIMIT = 300.0  # seconds; for machines that are busy with something else
@@ -47,16 +50,23 @@ def child_environment() -> dict[str, str]:
 class Child:
     """A process that has loaded the model of ``folder`` with the library ``name``; ends with the ``with`` block.
 
+    ``dtype`` is the type of the weights; with ``cpu_time`` run() counts the CPU time of the process.
+
     Raises:
         ChildError: it could not, in what the library says.
     """
 
-    def __init__(self, name: str, folder: Path, num_threads: int) -> None:
+    def __init__(
+        self, name: str, folder: Path, num_threads: int, dtype: str = "float32", cpu_time: bool = False
+    ) -> None:
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         start = time.perf_counter()
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _CODE.format("serve"), name, str(folder), str(num_threads)],
+            [
+                *(sys.executable, "-c", _CODE.format("serve"), name, str(folder), str(num_threads), dtype),
+                "cpu" if cpu_time else "wall",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -82,6 +92,18 @@ class Child:
     def run(self, count: int) -> float:
         """Seconds of ``count`` calls."""
         return float(self._ask({"run": count})["seconds"])
+
+    def latencies(self, count: int) -> list[float]:
+        """Elapsed seconds of each of ``count`` calls."""
+        return [float(seconds) for seconds in self._ask({"latencies": count})["seconds"]]
+
+    def callers(self, count: int, seconds: float) -> float:
+        """Calls per second of ``count`` Python threads that call at once for about ``seconds``.
+
+        Raises:
+            ChildError: a call fails.
+        """
+        return float(self._ask({"callers": count, "for": seconds})["rate"])
 
     def peak_memory(self) -> int:
         """Bytes of resident memory at the most, so far."""
@@ -128,7 +150,7 @@ class Child:
         self.close()
 
 
-def convert(name: str, folder: Path) -> tempfile.TemporaryDirectory[str] | None:
+def convert(name: str, folder: Path, dtype: str = "float32") -> tempfile.TemporaryDirectory[str] | None:
     """The folder the library `name` loads a model from, written in a process that ends; None where it reads `folder`.
 
     Raises:
@@ -139,7 +161,7 @@ def convert(name: str, folder: Path) -> tempfile.TemporaryDirectory[str] | None:
     if name not in CONVERTERS:
         return None
     target = tempfile.TemporaryDirectory()
-    command = [sys.executable, "-c", _CODE.format("serve_conversion"), name, str(folder), target.name]
+    command = [sys.executable, "-c", _CODE.format("serve_conversion"), name, str(folder), target.name, dtype]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=child_environment())
     if done.returncode:
         target.cleanup()
@@ -153,54 +175,60 @@ def _last_line(output: bytes, status: int) -> str:
 
 
 def serve_conversion() -> None:
-    """The child's side of convert(): arguments are the library, the model's folder and the one to write to."""
+    """The child's side of convert(): arguments are the library, the model's folder, the one to write to, the dtype."""
     from .peers import one_line
     from .peers.models import CONVERTERS
 
-    name, folder, target = sys.argv[1:]
+    name, folder, target, dtype = sys.argv[1:]
     try:
-        CONVERTERS[name](Path(folder), Path(target))
+        CONVERTERS[name](Path(folder), Path(target), dtype)
     except Exception as error:  # whatever a library raises: it is for the table
         sys.exit(one_line(error))
 
 
 def serve() -> None:
-    """The child's side: arguments are the library, the folder and the number of threads. Ends when stdin does."""
+    """The child's side: arguments are the library, the folder, the number of threads, the dtype and the clock, "wall"
+    or "cpu". Ends when stdin does."""
     from .peers import one_line
     from .peers.models import LOADERS
 
     # what libraries print must not end up among the answers
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    name, folder, threads = sys.argv[1:]
+    name, folder, threads, dtype, clock = sys.argv[1:]
 
     def answer(**what: Any) -> None:
         answers.write(json.dumps(what).encode() + b"\n")
         answers.flush()
 
     try:
-        loaded = LOADERS[name](Path(folder), int(threads))
+        loaded = LOADERS[name](Path(folder), int(threads), dtype)
         answer(version=loaded.version)
-        _serve(loaded, sys.stdin.buffer, answer)
+        _serve(loaded, sys.stdin.buffer, answer, time.process_time if clock == "cpu" else time.perf_counter)
     except Exception as error:  # whatever a library raises: it is for the table
         answer(error=one_line(error))
 
 
-def _serve(loaded: Any, questions: IO[bytes], answer: Any) -> None:
+def _serve(loaded: Any, questions: IO[bytes], answer: Any, clock: Clock) -> None:
+    given: tuple[np.ndarray, np.ndarray] = (np.zeros((0, 0), np.int64), np.zeros((0, 0), np.int64))
     call: Any = None
     for line in questions:
         question = json.loads(line)
         if "prepare" in question:
             folder = question["prepare"]
             with np.load(os.path.join(folder, "in.npz"), allow_pickle=False) as arrays:
-                call = loaded.prepare(arrays["ids"], arrays["mask"])
+                given = arrays["ids"], arrays["mask"]
+            call = loaded.prepare(*given)
             np.save(os.path.join(folder, "out.npy"), np.asarray(call(), np.float32))
             answer(done=True)
         elif "run" in question:
-            start = time.perf_counter()
-            for _ in range(question["run"]):
-                call()
-            answer(seconds=time.perf_counter() - start)
+            answer(seconds=timed(call, clock)(question["run"]))
+        elif "latencies" in question:
+            one = timed(call)
+            answer(seconds=[one(1) for _ in range(question["latencies"])])
+        elif "callers" in question:
+            calls = [loaded.prepare(*given) for _ in range(question["callers"])]
+            answer(rate=call_rate(calls, question["for"]))
         else:
             import resource
 

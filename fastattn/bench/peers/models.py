@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from . import NotOffered
+
 __all__ = ["CONVERTERS", "LOADERS", "Loaded"]
 
 Prepared = Callable[[], Any]
@@ -25,15 +27,20 @@ class Loaded:
         self.prepare = prepare
 
 
-def _fastattn(folder: Path, num_threads: int) -> Loaded:
+def _fastattn(folder: Path, num_threads: int, dtype: str) -> Loaded:
     from fastattn import __version__, models
 
-    model = models.load(folder, num_threads=num_threads)
+    model = models.load(folder, dtype, num_threads)
 
     def prepare(ids: np.ndarray, mask: np.ndarray) -> Prepared:
         return lambda: model(ids, mask).last_hidden_state
 
     return Loaded(__version__, prepare)
+
+
+def _refuse(name: str, dtype: str, *offered: str) -> None:
+    if dtype not in offered:
+        raise NotOffered(f"{name} has no {dtype} on this CPU here")
 
 
 def _torch_model(folder: Path) -> Any:
@@ -44,33 +51,49 @@ def _torch_model(folder: Path) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _torch(folder: Path, num_threads: int) -> Loaded:
+def _torch(folder: Path, num_threads: int, dtype: str) -> Loaded:
+    """int8: weights per output, activations per tensor, quantised on the way. Half precision: the arithmetic, too."""
     import torch  # type: ignore[import-not-found,unused-ignore]
 
     torch.set_num_threads(num_threads)
     model = _torch_model(folder)
+    if dtype == "int8":
+        quantization = torch.ao.quantization
+        model = quantization.quantize_dynamic(
+            model, {torch.nn.Linear: quantization.per_channel_dynamic_qconfig}, dtype=torch.qint8
+        )
+    elif dtype != "float32":
+        model = model.to(getattr(torch, dtype))
 
     def prepare(ids: np.ndarray, mask: np.ndarray) -> Prepared:
         tensors = torch.from_numpy(ids), torch.from_numpy(mask)
 
         def call() -> Any:
             with torch.inference_mode():
-                return model(input_ids=tensors[0], attention_mask=tensors[1]).last_hidden_state
+                return model(input_ids=tensors[0], attention_mask=tensors[1]).last_hidden_state.float()
 
         return call
 
     return Loaded(torch.__version__, prepare)
 
 
-def _convert_onnxruntime(folder: Path, target: Path) -> None:
+def _convert_onnxruntime(folder: Path, target: Path, dtype: str) -> None:
     import onnx  # type: ignore[import-not-found,unused-ignore]
 
     from .bert_onnx import bert_graph
 
-    onnx.save(bert_graph(folder), target / "model.onnx")
+    _refuse("onnxruntime", dtype, "float32", "int8")
+    path = target / "model.onnx"
+    onnx.save(bert_graph(folder), path)
+    if dtype == "int8":
+        from onnxruntime import quantization  # type: ignore[import-not-found,unused-ignore]
+
+        # its own types of operators have no shape inference, so it has to be told what they give
+        types = {"DefaultTensorType": onnx.TensorProto.FLOAT}
+        quantization.quantize_dynamic(path, path, weight_type=quantization.QuantType.QInt8, extra_options=types)
 
 
-def _onnxruntime(folder: Path, num_threads: int) -> Loaded:
+def _onnxruntime(folder: Path, num_threads: int, dtype: str) -> Loaded:
     import onnxruntime  # type: ignore[import-not-found,unused-ignore]
 
     from .with_onnxruntime import session_of
@@ -84,10 +107,11 @@ def _onnxruntime(folder: Path, num_threads: int) -> Loaded:
     return Loaded(onnxruntime.__version__, prepare)
 
 
-def _convert_openvino(folder: Path, target: Path) -> None:
+def _convert_openvino(folder: Path, target: Path, dtype: str) -> None:
     import openvino  # type: ignore[import-not-found,unused-ignore]
     import torch
 
+    _refuse("openvino", dtype, "float32", "int8", "bfloat16")
     model = _torch_model(folder)
 
     class Hidden(torch.nn.Module):  # type: ignore[misc,unused-ignore]
@@ -96,32 +120,44 @@ def _convert_openvino(folder: Path, target: Path) -> None:
 
     example = torch.ones(2, 8, dtype=torch.int64)
     converted = openvino.convert_model(Hidden(), example_input=(example, example))
+    if dtype == "int8":
+        from .openvino_int8 import compress
+
+        compress(converted)
     openvino.save_model(converted, target / "model.xml", compress_to_fp16=False)
+    (target / "group").write_text(str(model.config.hidden_size))
 
 
-def _openvino(folder: Path, num_threads: int) -> Loaded:
+def _openvino(folder: Path, num_threads: int, dtype: str) -> Loaded:
     import openvino
 
     from .with_openvino import compiled
 
-    request = compiled(folder / "model.xml", num_threads).create_infer_request()
+    options: dict[str, Any] = {}
+    if dtype == "int8":  # activations share a scale in groups of this size: the fastest that divides all products
+        options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = (folder / "group").read_text()
+    precision = "bf16" if dtype == "bfloat16" else "f32"
+    model = compiled(folder / "model.xml", num_threads, precision, **options)
 
     def prepare(ids: np.ndarray, mask: np.ndarray) -> Prepared:
+        request = model.create_infer_request()
         return lambda: request.infer([ids, mask], share_inputs=True, share_outputs=True)[0]
 
     return Loaded(openvino.__version__, prepare)
 
 
-def _convert_ctranslate2(folder: Path, target: Path) -> None:
+def _convert_ctranslate2(folder: Path, target: Path, dtype: str) -> None:
     import ctranslate2  # type: ignore[import-not-found,unused-ignore]
 
-    ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target), force=True)
+    _refuse("ctranslate2", dtype, "float32", "int8")
+    quantization = "int8" if dtype == "int8" else None
+    ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target), quantization, force=True)
 
 
-def _ctranslate2(folder: Path, num_threads: int) -> Loaded:
+def _ctranslate2(folder: Path, num_threads: int, dtype: str) -> Loaded:
     import ctranslate2
 
-    encoder = ctranslate2.Encoder(str(folder), device="cpu", compute_type="float32", intra_threads=num_threads)
+    encoder = ctranslate2.Encoder(str(folder), device="cpu", compute_type=dtype, intra_threads=num_threads)
 
     def prepare(ids: np.ndarray, mask: np.ndarray) -> Prepared:
         rows = ctranslate2.StorageView.from_array(ids.astype(np.int32))
@@ -131,16 +167,16 @@ def _ctranslate2(folder: Path, num_threads: int) -> Loaded:
     return Loaded(ctranslate2.__version__, prepare)
 
 
-LOADERS: dict[str, Callable[[Path, int], Loaded]] = {
+LOADERS: dict[str, Callable[[Path, int, str], Loaded]] = {
     "fastattn": _fastattn,
     "torch": _torch,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
     "ctranslate2": _ctranslate2,
 }
-"""By name: loads the model of a folder for a number of threads."""
+"""By name: loads the model of a folder for a number of threads, with weights of a type."""
 
-CONVERTERS: dict[str, Callable[[Path, Path], None]] = {
+CONVERTERS: dict[str, Callable[[Path, Path, str], None]] = {
     "onnxruntime": _convert_onnxruntime,
     "openvino": _convert_openvino,
     "ctranslate2": _convert_ctranslate2,

@@ -24,9 +24,9 @@ __all__ = ["OpenVinoPeer", "compiled"]
 _HINTS = {"float32": ("f32",), "float16": ("f16", "f32"), "bfloat16": ("bf16", "f32")}
 
 
-def compiled(model: Any, num_threads: int, precision: str = "f32") -> Any:
+def compiled(model: Any, num_threads: int, precision: str = "f32", **more: Any) -> Any:
     """The model for the CPU: float32 (left alone it takes bfloat16 where there is hardware for it), so many threads."""
-    options = {"INFERENCE_NUM_THREADS": num_threads, "PERFORMANCE_HINT": "LATENCY"}
+    options = {"INFERENCE_NUM_THREADS": num_threads, "PERFORMANCE_HINT": "LATENCY", **more}
     return openvino.Core().compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": precision})
 
 
