@@ -17,6 +17,7 @@
 #include "../fastattn.h"
 
 #define FA_LINEAR_MAX_ROWS 12 /* most rows of a tile on any ISA */
+#define FA_LINEAR_PASS 16     /* most rows that a kernel may take in one tile */
 #define FA_LINEAR_PAD 16      /* floats between the rows of the copied chunk of A, so that they spread over cache sets */
 
 /* A block of the output: all rows of a task times panels that fit the cache. */
@@ -33,7 +34,7 @@ typedef struct fa_linear_block {
     int64_t n;           /* outputs of this block, 16 * n_panels or fewer in the last */
     int act;             /* fa_activation */
     float *c;            /* scratch [rows][16 * n_panels] */
-    float *a;            /* scratch [tile_rows][FA_K_CHUNK + FA_LINEAR_PAD] */
+    float *a;            /* scratch [tile_rows][FA_K_CHUNK + FA_LINEAR_PAD], and [k][16] for up to FA_LINEAR_PASS rows */
 } fa_linear_block;
 
 typedef struct fa_linear_kernels {
