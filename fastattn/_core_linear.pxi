@@ -16,6 +16,22 @@ cdef enum:
     MOST_PARTS = 6  # arrays of one PackedLinear
 
 
+cdef struct Packed:
+    # What C needs of a PackedLinear.
+    const void *place
+    const fa_view *bias  # NULL: none
+
+
+cdef fa_status packed_space(const fa_ctx *ctx, const Packed *packed, const fa_view *out, const fa_view *x,
+                            size_t *size) noexcept nogil:
+    return fa_linear_workspace(ctx, out, x, size)
+
+
+cdef fa_status packed_run(const fa_ctx *ctx, const Packed *packed, const fa_view *out, const fa_view *x, fa_activation act,
+                          Workspace *ws) noexcept nogil:
+    return fa_linear(ctx, out, x, packed.place, packed.bias, act, ws.base, ws.size)
+
+
 cdef class PackedLinear:
     """The weights of a linear layer in the library's panels, and its bias: made once by pack_linear, used by linear.
 
@@ -36,9 +52,8 @@ cdef class PackedLinear:
     cdef dict parts              # name -> read-only array
     cdef Py_buffer buffers[MOST_PARTS]
     cdef int count               # of buffers held
-    cdef const void *place
+    cdef Packed core
     cdef fa_view bias_view
-    cdef bint has_bias
 
     def __init__(self):
         raise TypeError("PackedLinear: made by pack_linear(weight, bias) or PackedLinear.from_arrays")
@@ -96,7 +111,7 @@ cdef class PackedLinear:
 
     def __repr__(self):
         return (f"PackedLinear(in_features={self.in_features}, out_features={self.out_features}, "
-                f"bias={self.has_bias}, dtype={self.dtype!r})")
+                f"bias={'bias' in self.parts}, dtype={self.dtype!r})")
 
     def __reduce__(self):
         return _unpickle_packed, (self.parts, self.in_features, self.out_features, self.dtype)
@@ -140,10 +155,10 @@ def packed_linear(dict arrays, Py_ssize_t k, Py_ssize_t n, str dtype):
         PyObject_GetBuffer(part, &packed.buffers[packed.count], PyBUF_STRIDES | PyBUF_FORMAT)
         packed.count += 1
         if name == "panels":
-            packed.place = packed.buffers[packed.count - 1].buf
+            packed.core.place = packed.buffers[packed.count - 1].buf
         elif name == "bias":
             vector_view(&packed.bias_view, &packed.buffers[packed.count - 1])
-            packed.has_bias = True
+            packed.core.bias = &packed.bias_view
     packed.in_features = k
     packed.out_features = n
     packed.dtype = dtype
@@ -205,13 +220,13 @@ def run_linear(x, packed, activation, out, num_threads, bint checked=False):
                     return NotImplemented
     call.op = OP_LINEAR
     call.act = _activations[activation]
-    call.packed = p.place
+    call.packed = &p.core
     call.weight = NULL
-    call.bias = &p.bias_view if p.has_bias else NULL
+    call.bias = NULL
     call.eps = 0
     make_ctx(&ctx, num_threads)
     plan_walk(&walk, held, 2)
-    check(fa_linear_workspace(&ctx, &walk.view[0], &walk.view[1], &size), "linear")
+    check(packed_space(&ctx, &p.core, &walk.view[0], &walk.view[1], &size), "linear")
     take_workspace(&ws, size)
     with nogil:
         status = call_walk(&ctx, &call, &walk, &ws)

@@ -181,7 +181,7 @@ cdef struct Call:
     int op
     int act
     float eps
-    const void *packed
+    const Packed *packed
     fa_view *weight
     fa_view *bias
 
@@ -189,7 +189,7 @@ cdef struct Call:
 cdef fa_status call_once(const fa_ctx *ctx, const Call *call, fa_view *view, int arrays, Workspace *ws) noexcept nogil:
     cdef fa_view *residual = &view[2] if arrays > 2 else NULL
     if call.op == OP_LINEAR:
-        return fa_linear(ctx, &view[0], &view[1], call.packed, call.bias, <fa_activation>call.act, ws.base, ws.size)
+        return packed_run(ctx, call.packed, &view[0], &view[1], <fa_activation>call.act, ws)
     if call.op == OP_LAYER_NORM:
         return fa_layer_norm(ctx, &view[0], &view[1], residual, call.weight, call.bias, call.eps)
     if call.op == OP_RMS_NORM:

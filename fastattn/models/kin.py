@@ -7,7 +7,6 @@ A family's constructor reads its keys, names its tensors and describes its heads
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -43,8 +42,6 @@ class Kin(Encoder):
     """E"""
     _stack: PostNormStack
     _eps: float
-    _relative_bias: tuple[Any, bool, int] | None = None
-    """As ``attention`` takes it, the same for all layers."""
 
     def embed_tokens(
         self, builder: Builder, prefix: str, size: int, *, tied: str | None, token_types: bool = True
@@ -94,7 +91,7 @@ class Kin(Encoder):
         ops.layer_norm(summed, norm.weight, norm.bias, self._eps, out=target, num_threads=num_threads)
         if self._projection is not None:
             ops.linear(normed, self._projection, out=x, num_threads=num_threads)
-        return self._stack.run(scratch, spans, out=out, relative_bias=self._relative_bias, num_threads=num_threads)
+        return self._stack.run(scratch, spans, out=out, num_threads=num_threads)
 
 
 def architectures(*families: str, **others: str | None) -> dict[str, str | None]:

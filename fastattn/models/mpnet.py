@@ -57,11 +57,11 @@ class MPNetModel(Kin):
         table = builder.derive(
             bias, {f"{bias}.weight": (buckets, heads)}, _by_head, shapes={"table": (heads, _BUCKETS)}
         )
-        self._relative_bias = (table["table"], True, _MAX_DISTANCE)
         names = [_names(f"{prefix}encoder.layer.{i}.") for i in range(layers)]
         self._stack = PostNormStack(
             [PostNormLayer.build(builder, name, hidden, inner) for name in names],
             hidden=hidden, inner=inner, heads=heads, activation=activation, eps=self._eps,
+            relative_bias=(table["table"], True, _MAX_DISTANCE),
         )  # fmt: skip
 
         pooler = Dense(f"{prefix}pooler.dense", hidden, hidden, "tanh")

@@ -8,11 +8,14 @@ Vaswani et al., 2017, https://arxiv.org/abs/1706.03762; Devlin et al., 2018, htt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from .. import ops
+from ..attention.relative import bias_by_distance
+from ..program import Program
 from ..weights import PackedLinear
 from .builder import Builder, Floats, Norm
 from .config import ConfigReader
@@ -95,9 +98,19 @@ class PostNormStack:
     """Layers one behind the other. A layer may stand in the sequence several times (ALBERT)."""
 
     def __init__(
-        self, layers: Sequence[PostNormLayer], *, hidden: int, inner: int, heads: int, activation: str, eps: float
+        self,
+        layers: Sequence[PostNormLayer],
+        *,
+        hidden: int,
+        inner: int,
+        heads: int,
+        activation: str,
+        eps: float,
+        relative_bias: tuple[Any, bool, int] | None = None,
     ) -> None:
+        """``relative_bias``: of ``attention``, the same in all layers."""
         self._layers = tuple(layers)
+        self._relative_bias = relative_bias
         self._hidden, self._inner, self._heads = hidden, inner, heads
         self._activation, self._eps = activation, eps
 
@@ -105,13 +118,35 @@ class PostNormStack:
         """Shapes of the four arrays ``run`` works in: the first takes its input."""
         return (*[(tokens, self._hidden)] * 3, (tokens * max(3 * self._hidden, self._inner),))
 
+    @cached_property
+    def _program(self) -> tuple[Program, list[int]]:
+        """Slots x, y, z, q k v, inner, result; and which of the steps are attention."""
+        h, head_size = self._hidden, self._hidden // self._heads
+        program = Program([h, h, h, 3 * h, self._inner, h])
+        bias, attentions = None, []
+        if self._relative_bias is not None:
+            table, both, furthest = self._relative_bias
+            bias = bias_by_distance(table, both, furthest, furthest)
+        for number, layer in enumerate(self._layers):
+            program.linear(0, layer.qkv, 3)
+            attentions.append(len(program))
+            program.attention(
+                3, (0, h, 2 * h), self._heads, head_size, 1, scale=1 / math.sqrt(head_size), distance_bias=bias
+            )
+            program.linear(1, layer.attention_out, 2)
+            program.norm(2, layer.attention_norm.weight, layer.attention_norm.bias, self._eps, 1, residual=0)
+            program.linear(1, layer.up, 4, self._activation)
+            program.linear(4, layer.down, 2)
+            target = 5 if number == len(self._layers) - 1 else 0
+            program.norm(2, layer.norm.weight, layer.norm.bias, self._eps, target, residual=1)
+        return program, attentions
+
     def run(
         self,
         scratch: Sequence[Floats],
         spans: Spans,
         *,
         out: Floats | None,
-        relative_bias: tuple[Any, bool, int] | None = None,
         num_threads: int | None,
     ) -> Floats:
         """Hidden states (T, H) of the input in ``scratch[0]``: in ``out``, else in an array of ``scratch``."""
@@ -119,21 +154,21 @@ class PostNormStack:
         t, h = x.shape
         qkv = wide[: t * 3 * h].reshape(t, 3 * h)
         inner = wide[: t * self._inner].reshape(t, self._inner)  # qkv is done with by then
+        result = x if out is None else out
+        program, attentions = self._program
+        arrays = [x, y, z, qkv, inner, result]
+        if self._relative_bias is None or not spans.has_holes:
+            program.run(arrays, spans.cu_seqlens, num_threads)
+            return result
         q, k, v = qkv.reshape(t, 3, self._heads, h // self._heads).swapaxes(0, 1)  # (T, heads, D) each, no copies
         context = y.reshape(t, self._heads, h // self._heads)
-        eps, last = self._eps, len(self._layers) - 1
-        for number, layer in enumerate(self._layers):
-            ops.linear(x, layer.qkv, out=qkv, num_threads=num_threads)
-            spans.attend(q, k, v, out=context, relative_bias=relative_bias, num_threads=num_threads)
-            ops.linear(y, layer.attention_out, out=z, num_threads=num_threads)
-            norm = layer.attention_norm
-            ops.layer_norm(z, norm.weight, norm.bias, eps, residual=x, out=y, num_threads=num_threads)
-            ops.linear(y, layer.up, activation=self._activation, out=inner, num_threads=num_threads)
-            ops.linear(inner, layer.down, out=z, num_threads=num_threads)
-            norm = layer.norm
-            x = out if number == last and out is not None else x
-            ops.layer_norm(z, norm.weight, norm.bias, eps, residual=y, out=x, num_threads=num_threads)
-        return x
+        done = 0
+        for step in attentions:
+            program.run(arrays, spans.cu_seqlens, num_threads, done, step)
+            spans.attend(q, k, v, out=context, relative_bias=self._relative_bias, num_threads=num_threads)
+            done = step + 1
+        program.run(arrays, spans.cu_seqlens, num_threads, done)
+        return result
 
 
 def check_head_size(

@@ -14,7 +14,7 @@ from pathlib import Path
 _LEAVES = {"_core", "threads", "arrays", "cpu"}
 _OPERATORS = {
     "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "threads", "cpu",
-    "arrays",
+    "arrays", "program",
 }  # fmt: skip
 _MODELS = _OPERATORS | {"models", "loaders"}
 # fmt: off
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rope_scaling": set(),
     "kvcache": _LEAVES | {"attention", "kvcache"},
     "weights": _LEAVES,
+    "program": {"_core"},
     "models": _MODELS,
     "text": _MODELS | {"text"},
     "cli": _MODELS | {"text", "cli", "bench", "startup", "__init__"},
