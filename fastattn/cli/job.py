@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ def load_model(arguments: argparse.Namespace, characters: int | None) -> Any:
     Raises:
         OSError, ValueError, ImportError: see ``fastattn.load``; ValueError: another SHA-256 sum.
     """
+    if arguments.own_process:
+        gc.disable()  # one look through all that is imported takes longer than mapping the model
     path = model_path(arguments.model)
     if arguments.sha256 is not None:
         _check_weights(path, arguments.sha256)
@@ -53,7 +56,11 @@ def load_model(arguments: argparse.Namespace, characters: int | None) -> Any:
     little = characters is not None and characters <= _FEW_CHARACTERS
     if count is None and little and thread_policy()["source"] == "default":
         count = 1  # the results are the same
-    return load(path, num_threads=count, **options)
+    model = load(path, num_threads=count, **options)
+    if arguments.own_process:
+        gc.freeze()  # modules and the model stay to the end: no need to look through them again and again
+        gc.enable()
+    return model
 
 
 def _check_weights(path: Path, expected: str) -> None:

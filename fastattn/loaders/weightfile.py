@@ -6,9 +6,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,8 +57,7 @@ def check_shape(shape: tuple[int, ...], itemsize: int) -> int:
     return itemsize * math.prod(shape)
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """What a file says about one tensor, known without reading its data."""
 
     dtype: str

@@ -11,8 +11,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,16 +39,14 @@ _FLOATS = ("F32", "F16", "BF16")
 _OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
 
 
-@dataclass(frozen=True, slots=True)
-class Norm:
+class Norm(NamedTuple):
     """Gain and shift of a norm, (H,) each."""
 
     weight: Floats
     bias: Floats | None
 
 
-@dataclass(frozen=True, slots=True)
-class TensorReport:
+class TensorReport(NamedTuple):
     """What became of the tensors of a file."""
 
     used: tuple[str, ...]

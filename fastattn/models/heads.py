@@ -69,8 +69,7 @@ class MaskedLMOutput(NamedTuple):
     """(B, S, vocabulary); zeros where the attention mask is 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dense:
+class Dense(NamedTuple):
     """A step of a head: activation(x W^T + b)."""
 
     name: str
@@ -87,8 +86,7 @@ class Dense:
     """Stored in the model's type; the others, which are small, stay float32."""
 
 
-@dataclass(frozen=True, slots=True)
-class NormStep:
+class NormStep(NamedTuple):
     """A step of a head: a layer norm."""
 
     name: str
@@ -97,8 +95,7 @@ class NormStep:
     bias: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class HeadSpec:
+class HeadSpec(NamedTuple):
     """A head as a family describes it."""
 
     kind: str
@@ -121,14 +118,12 @@ def classifier(
     return HeadSpec(kind, rows, (*before, Dense(name, len(labels), inputs)), labels, problem_type)
 
 
-@dataclass(frozen=True, slots=True)
-class _DenseStep:
+class _DenseStep(NamedTuple):
     layer: PackedLinear
     activation: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _NormStep:
+class _NormStep(NamedTuple):
     norm: Norm
     eps: float
 

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cpu import numerics_version
 from ..loaders import WeightFile, open_weights
@@ -56,8 +55,7 @@ def load(
     return model
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A model that is opened, of a supported family, and not read yet."""
 
     weights: WeightFile
