@@ -151,7 +151,7 @@ def _convert_ctranslate2(folder: Path, target: Path, dtype: str) -> None:
 
     _refuse("ctranslate2", dtype, "float32", "int8")
     quantization = "int8" if dtype == "int8" else None
-    ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target), quantization, force=True)
+    ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target), quantization=quantization, force=True)
 
 
 def _ctranslate2(folder: Path, num_threads: int, dtype: str) -> Loaded:
