@@ -108,7 +108,7 @@ static void fa_linear_carve(fa_arena *arena, const fa_ctx *ctx, fa_linear_plan *
     const int rows = ctx->kernels->linear.tile_rows;
     plan->c_size = (size_t)(plan->row_step * plan->panel_step * 16);
     plan->a_size = (size_t)rows * (FA_K_CHUNK + FA_LINEAR_PAD);
-    if (plan->m <= FA_LINEAR_PASS && plan->a_size < (size_t)plan->k * 16) plan->a_size = (size_t)plan->k * 16;
+    if (plan->a_size < (size_t)plan->k * FA_LINEAR_PASS) plan->a_size = (size_t)plan->k * FA_LINEAR_PASS;
     plan->c = fa_arena_take(arena, plan->c_size * (size_t)plan->team, sizeof(float));
     plan->a = fa_arena_take(arena, plan->a_size * (size_t)plan->team, sizeof(float));
 }

@@ -25,6 +25,7 @@ static const linear_case cases[] = {
     {"25x200x1", 25, 200, 1, 1, FA_ACT_RELU, 0}, {"191x20x9", 191, 20, 9, 1, FA_ACT_NONE, 0},
     {"193x35x20", 193, 35, 20, 1, FA_ACT_GELU, 0}, {"400x3x5", 400, 3, 5, 0, FA_ACT_SILU, 0},
     {"2x1500x12", 2, 1500, 12, 1, FA_ACT_NONE, 0}, {"9x700x400", 9, 700, 400, 1, FA_ACT_NONE, 0},
+    {"16x20x500", 16, 20, 500, 1, FA_ACT_GELU, 0}, {"1069x9x330", 1069, 9, 330, 1, FA_ACT_NONE, 0}, /* the last task: 13 rows */
     {"huge", 5, 40, 60, 1, FA_ACT_NONE, 0x1p110f}, {"tiny", 5, 40, 60, 1, FA_ACT_NONE, 0x1p-130f},
     {"no inputs", 5, 40, 0, 1, FA_ACT_RELU, 0},  {"no inputs, no bias", 5, 40, 0, 0, FA_ACT_SIGMOID, 0},
     {"no rows", 0, 40, 10, 1, FA_ACT_NONE, 0},   {"no outputs", 5, 0, 10, 0, FA_ACT_NONE, 0},
