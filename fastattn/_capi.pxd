@@ -152,8 +152,11 @@ cdef extern from "fastattn.h" nogil:
         FA_POOL_CLS
         FA_POOL_MAX
         FA_POOL_LAST
+        FA_POOL_MEAN_SQRT_LEN
+        FA_POOL_WEIGHTED_MEAN
 
-    fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode)
+    fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode,
+                      int64_t skip)
     fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float eps)
 
     fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x)

@@ -21,7 +21,10 @@ cdef dict _activations = {
     None: FA_ACT_NONE, "relu": FA_ACT_RELU, "gelu": FA_ACT_GELU, "gelu_tanh": FA_ACT_GELU_TANH, "silu": FA_ACT_SILU,
     "tanh": FA_ACT_TANH, "sigmoid": FA_ACT_SIGMOID,
 }
-cdef dict _pool_modes = {"mean": FA_POOL_MEAN, "cls": FA_POOL_CLS, "max": FA_POOL_MAX, "last": FA_POOL_LAST}
+cdef dict _pool_modes = {
+    "mean": FA_POOL_MEAN, "cls": FA_POOL_CLS, "max": FA_POOL_MAX, "last": FA_POOL_LAST,
+    "mean_sqrt_len": FA_POOL_MEAN_SQRT_LEN, "weighted_mean": FA_POOL_WEIGHTED_MEAN,
+}
 
 
 def activation_names():
@@ -371,8 +374,9 @@ def run_embedding(tables, ids, out, num_threads, bint checked=False):
     return out
 
 
-def run_pool(x, cu_seqlens, mode, out, num_threads, bint checked=False):
+def run_pool(x, cu_seqlens, mode, skip, out, num_threads, bint checked=False):
     """One row for each sequence of x (T, H); see the head of this file."""
+    cdef int64_t first
     cdef fa_ctx ctx
     cdef Views views = Views.__new__(Views)
     cdef fa_view *out_view
@@ -383,6 +387,9 @@ def run_pool(x, cu_seqlens, mode, out, num_threads, bint checked=False):
     cdef bint fresh = out is None
     if type(x) is not _ndarray or type(cu_seqlens) is not _ndarray or type(mode) is not str or mode not in _pool_modes:
         return NotImplemented
+    if type(skip) is not int or not 0 <= skip <= 0x7FFFFFFFFFFFFFFF:
+        return NotImplemented
+    first = skip
     which = <fa_pool_mode><int>_pool_modes[mode]
     try:
         x_view = views.add(x, 2, False)
@@ -414,7 +421,7 @@ def run_pool(x, cu_seqlens, mode, out, num_threads, bint checked=False):
             return NotImplemented
     make_ctx(&ctx, num_threads)
     with nogil:
-        status = fa_pool(&ctx, out_view, x_view, cu_view, which)
+        status = fa_pool(&ctx, out_view, x_view, cu_view, which, first)
     if status == FA_ERR_VALUE and not checked:
         return NotImplemented  # not ascending; nothing has been written
     check(status, "pool")

@@ -277,29 +277,38 @@ def embedding(tables: Sequence[Any], ids: Sequence[Any], *, out: Any = None, num
     return target if out is None else out
 
 
-def pool(x: Any, cu_seqlens: Any, mode: str = "mean", *, out: Any = None, num_threads: int | None = None) -> Any:
+def pool(
+    x: Any, cu_seqlens: Any, mode: str = "mean", *, skip: int = 0, out: Any = None, num_threads: int | None = None
+) -> Any:
     """One vector for each of n packed sequences: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1] of x.
 
     Args:
         x: (T, H)
         cu_seqlens: (n + 1,) integers from 0 to T, ascending
-        mode: "mean"; "cls", the first row; "last"; "max", where a NaN in a column gives NaN
+        mode: "mean"; "mean_sqrt_len", the sum over the square root of the number of rows; "weighted_mean", where row i
+            of a sequence, counted from 1, has the weight i; "cls", the first row; "last"; "max", where a NaN in a
+            column gives NaN
+        skip: first rows of each sequence that take no part (a prompt); "weighted_mean" counts them nevertheless
         out: (n, H), apart from x
         num_threads: threads of this call
 
     Returns:
-        (n, H) float32, or ``out``; an empty sequence gives zeros.
+        (n, H) float32, or ``out``; a sequence without (other) rows gives zeros.
 
     Raises:
         TypeError, ValueError: naming the argument, what came and what was expected.
+
+    Source: Reimers, Gurevych, "Sentence-BERT", 2019; Muennighoff, "SGPT", 2022 (weighted mean).
 
     >>> import numpy as np
     >>> from fastattn import ops
     >>> ops.pool(np.float32([[1, 2], [3, 6], [5, 5]]), [0, 2, 3])
     array([[2., 4.],
            [5., 5.]], dtype=float32)
+    >>> ops.pool(np.float32([[1, 2], [3, 5]]), [0, 2], "weighted_mean")
+    array([[2.3333333, 4.       ]], dtype=float32)
     """
-    result = _core.run_pool(x, cu_seqlens, mode, out, num_threads)
+    result = _core.run_pool(x, cu_seqlens, mode, skip, out, num_threads)
     if result is not NotImplemented:
         return result
     if mode not in _core.pool_modes():
@@ -315,8 +324,12 @@ def pool(x: Any, cu_seqlens: Any, mode: str = "mean", *, out: Any = None, num_th
     if (cu[1:] < cu[:-1]).any():
         at = int(np.argmax(cu[1:] < cu[:-1]))
         raise ValueError(f"cu_seqlens: {cu[at + 1]} after {cu[at]} at position {at + 1}, expected ascending values")
+    if isinstance(skip, (bool, np.bool_)) or not isinstance(skip, (int, np.integer)):
+        raise TypeError(f"skip: {describe(skip)}, expected an int")
+    if skip < 0:
+        raise ValueError(f"skip: {skip}, expected at least 0")
     target = _target(out, (len(cu) - 1, array.shape[1]), {"x": array, "cu_seqlens": cu})
-    _core.run_pool(array, cu, mode, target, num_threads, True)
+    _core.run_pool(array, cu, mode, min(int(skip), len(array)), target, num_threads, True)
     return target if out is None else out
 
 

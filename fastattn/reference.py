@@ -259,17 +259,27 @@ def embedding_sum(tables: Sequence[ArrayLike], ids: Sequence[ArrayLike], dtype: 
     return np.asarray(total, dtype=dtype)
 
 
-def pool(x: ArrayLike, cu_seqlens: ArrayLike, mode: str = "mean", dtype: DTypeLike = np.float64) -> Array:
+def pool(
+    x: ArrayLike, cu_seqlens: ArrayLike, mode: str = "mean", skip: int = 0, dtype: DTypeLike = np.float64
+) -> Array:
     """One vector for each sequence: ``x (T, H)``, rows ``cu_seqlens[b]`` up to ``cu_seqlens[b + 1]`` -> ``(B, H)``.
 
-    mode: "mean", "max", "cls" (the first row) or "last". A sequence without rows gives zeros.
+    mode: "mean", "mean_sqrt_len", "weighted_mean" (row i, counted from 1, has weight i), "max", "cls" (the first row)
+    or "last". The first ``skip`` rows of a sequence are only counted. A sequence without rows gives zeros.
 
     >>> pool([[1.0], [3.0], [9.0]], [0, 2, 2, 3], "mean").tolist()
     [[2.0], [0.0], [9.0]]
     """
     h, cu = _cast(x, dtype), np.asarray(cu_seqlens)
+
+    def weighted_mean(rows: Array) -> Any:
+        weights = np.arange(skip + 1, skip + 1 + len(rows)).astype(dtype)
+        return (rows * weights[:, None]).sum(axis=0, dtype=dtype) / weights.sum(dtype=dtype)
+
     picks: dict[str, Callable[[Array], Any]] = {
         "mean": lambda rows: rows.mean(axis=0, dtype=dtype),
+        "mean_sqrt_len": lambda rows: rows.sum(axis=0, dtype=dtype) / np.sqrt(np.asarray(len(rows), dtype=dtype)),
+        "weighted_mean": weighted_mean,
         "max": lambda rows: rows.max(axis=0),
         "cls": lambda rows: rows[0],
         "last": lambda rows: rows[-1],
@@ -278,8 +288,8 @@ def pool(x: ArrayLike, cu_seqlens: ArrayLike, mode: str = "mean", dtype: DTypeLi
         raise ValueError(f"mode: got {mode!r}, expected one of {sorted(picks)}")
     out = np.zeros((len(cu) - 1, h.shape[1]), dtype=dtype)
     for b in range(len(cu) - 1):
-        if cu[b] < cu[b + 1]:
-            out[b] = picks[mode](h[cu[b] : cu[b + 1]])
+        if cu[b] + skip < cu[b + 1]:
+            out[b] = picks[mode](h[cu[b] + skip : cu[b + 1]])
     return out
 
 

@@ -184,9 +184,19 @@ fa_status fa_activate(const fa_ctx *ctx, const fa_view *out, const fa_view *x, f
 /* out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ..., left to right; ids outside a table: FA_ERR_VALUE, nothing read. */
 fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids);
 
-typedef enum fa_pool_mode { FA_POOL_MEAN = 0, FA_POOL_CLS = 1, FA_POOL_MAX = 2, FA_POOL_LAST = 3 } fa_pool_mode;
-/* x (T, H), cu (n+1,) int64 -> out (n, H); an empty sequence gives zeros. */
-fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode);
+typedef enum fa_pool_mode {
+    FA_POOL_MEAN = 0,
+    FA_POOL_CLS = 1,
+    FA_POOL_MAX = 2,
+    FA_POOL_LAST = 3,
+    FA_POOL_MEAN_SQRT_LEN = 4, /* sum / sqrt(rows) */
+    FA_POOL_WEIGHTED_MEAN = 5  /* row i of its sequence, counted from 1, has weight i */
+} fa_pool_mode;
+/*
+ * x (T, H), cu (n+1,) int64 -> out (n, H). The first `skip` rows of each sequence take no part, but are counted by
+ * FA_POOL_WEIGHTED_MEAN. A sequence without rows gives zeros.
+ */
+fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode, int64_t skip);
 /* x / max(|x|, eps) by rows */
 fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float eps);
 

@@ -206,14 +206,15 @@ def test_l2_normalize_beyond_the_range_of_squares() -> None:
         assert_accurate(ops.l2_normalize(y, eps=0.0), ref, reference.l2_normalize(x, dtype=F32), f"{factor}")
 
 
-@pytest.mark.parametrize("mode", ["mean", "max", "cls", "last"])
-def test_pool(mode: str) -> None:
+@pytest.mark.parametrize("skip", [0, 2])
+@pytest.mark.parametrize("mode", ["mean", "max", "cls", "last", "mean_sqrt_len", "weighted_mean"])
+def test_pool(mode: str, skip: int) -> None:
     x = normal(generator("pool"), 400, 37)
     cu = [0, 1, 1, 17, 18, 118, 118, 119, 400]
-    accurate(ops.pool(x, cu, mode), reference.pool, x, cu, mode)
+    accurate(ops.pool(x, cu, mode, skip=skip), reference.pool, x, cu, mode, skip)
     x[50, 3] = np.nan
     x[200, 4] = np.inf
-    assert_same_special(ops.pool(x, cu, mode), reference.pool(x, cu, mode))
+    assert_same_special(ops.pool(x, cu, mode, skip=skip), reference.pool(x, cu, mode, skip))
     assert ops.pool(x[:0], [0], mode).shape == (0, 37)
     assert not ops.pool(x[:0], [0, 0, 0], mode).view(np.uint32).any()
 

@@ -27,8 +27,10 @@ typedef struct fa_row_kernels {
     void (*l2_normalize)(const fa_rows *job);
     /* out [h] = rows[0] + rows[1] + ..., left to right; n >= 1; out may be one of them */
     void (*sum)(float *out, const float *const *rows, int n, int64_t h);
-    /* x [n, h] (row stride xs) -> out [h]; n >= 1 */
-    void (*mean)(float *out, const float *x, ptrdiff_t xs, int64_t n, int64_t h);
+    /* x [n, h] (row stride xs) -> out [h]; n >= 1. The sum is divided by n, or with `root` by sqrt(n). */
+    void (*mean)(float *out, const float *x, ptrdiff_t xs, int64_t n, int64_t h, int root);
+    /* The weights are first, first + 1, ...; first >= 1. */
+    void (*weighted_mean)(float *out, const float *x, ptrdiff_t xs, int64_t n, int64_t h, int64_t first);
     void (*max)(float *out, const float *x, ptrdiff_t xs, int64_t n, int64_t h);
 } fa_row_kernels;
 

@@ -175,25 +175,33 @@ typedef struct fa_pool_job {
     const fa_kernels *kernels;
     const fa_view *out, *x, *cu;
     fa_pool_mode mode;
+    int64_t skip;
 } fa_pool_job;
 
 static void fa_pool_task(void *arg, int64_t task, int worker) {
     const fa_pool_job *job = arg;
     const int64_t h = job->x->shape[1], xs = fa_estride(job->x, 0);
-    const int64_t first = fa_index(job->cu, task), n = fa_index(job->cu, task + 1) - first;
-    const float *x = (const float *)job->x->data + first * xs;
+    const int64_t first = fa_index(job->cu, task), rows = fa_index(job->cu, task + 1) - first, n = rows - job->skip;
+    const fa_row_kernels *kernels = &job->kernels->rows;
     float *out = (float *)job->out->data + task * fa_estride(job->out, 0);
     (void)worker;
-    if (n == 0) {
+    if (n <= 0) {
         for (int64_t j = 0; j < h; j++) out[j] = 0.0f;
         return;
     }
-    if (job->mode == FA_POOL_MEAN) job->kernels->rows.mean(out, x, xs, n, h);
-    else if (job->mode == FA_POOL_MAX) job->kernels->rows.max(out, x, xs, n, h);
-    else job->kernels->rows.max(out, job->mode == FA_POOL_CLS ? x : x + (n - 1) * xs, xs, 1, h);
+    const float *x = (const float *)job->x->data + (first + job->skip) * xs;
+    switch (job->mode) {
+    case FA_POOL_MEAN:
+    case FA_POOL_MEAN_SQRT_LEN: kernels->mean(out, x, xs, n, h, job->mode == FA_POOL_MEAN_SQRT_LEN); break;
+    case FA_POOL_WEIGHTED_MEAN: kernels->weighted_mean(out, x, xs, n, h, job->skip + 1); break;
+    case FA_POOL_MAX: kernels->max(out, x, xs, n, h); break;
+    case FA_POOL_CLS: kernels->max(out, x, xs, 1, h); break;
+    case FA_POOL_LAST: kernels->max(out, x + (n - 1) * xs, xs, 1, h); break;
+    }
 }
 
-fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode) {
+fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode,
+                  int64_t skip) {
     fa_status status = fa_check_f32(x, 2);
     if (status == FA_OK) status = fa_check_f32(out, 2);
     if (status != FA_OK) return status;
@@ -201,14 +209,14 @@ fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const
     if (cu->ndim != 1 || cu->shape[0] < 1 || out->shape[0] != cu->shape[0] - 1 || out->shape[1] != x->shape[1])
         return FA_ERR_SHAPE;
     if (cu->stride[0] % 8) return FA_ERR_STRIDE;
-    if (mode < FA_POOL_MEAN || mode > FA_POOL_LAST) return FA_ERR_VALUE;
+    if (mode < FA_POOL_MEAN || mode > FA_POOL_WEIGHTED_MEAN || skip < 0) return FA_ERR_VALUE;
     int64_t before = 0;
     for (int64_t i = 0; i < cu->shape[0]; i++) {
         int64_t at = fa_index(cu, i);
         if (at < before || at > x->shape[0]) return FA_ERR_VALUE;
         before = at;
     }
-    fa_pool_job job = {ctx->kernels, out, x, cu, mode};
+    fa_pool_job job = {ctx->kernels, out, x, cu, mode, skip};
     /* few sequences of short texts are not worth a team */
     fa_ctx alone = *ctx;
     if (x->shape[0] * x->shape[1] < 4 * FA_ROW_TASK) alone.num_threads = 1;

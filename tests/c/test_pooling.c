@@ -85,6 +85,7 @@ typedef struct pool_case {
     int64_t h, n;
     const int64_t *cu;
     int special;
+    int64_t skip;
 } pool_case;
 
 #define LIST(...) (const int64_t[]){__VA_ARGS__}
@@ -95,9 +96,11 @@ static const pool_case pools[] = {
     {"gaps at both ends", 33, 2, LIST(3, 7, 9), 0},
     {"NaN, inf, zeros", 20, 3, LIST(0, 3, 6, 9), 1},
     {"no sequences", 8, 0, LIST(0), 0},
+    {"a prompt of 3 rows", 37, 6, LIST(0, 1, 3, 6, 10, 30, 200), 0, 3},
+    {"a prompt beyond all rows", 9, 2, LIST(0, 2, 7), 0, INT64_MAX},
     {"sequences without tokens", 8, 2, LIST(0, 0, 0), 0},
 };
-static const char *const modes[] = {"mean", "cls", "max", "last"};
+static const char *const modes[] = {"mean", "cls", "max", "last", "mean_sqrt_len", "weighted_mean"};
 
 static void fill_pool(const pool_case *c, tensor *x) {
     tensor_fill(x, 700, 1.0f);
@@ -109,19 +112,22 @@ static void fill_pool(const pool_case *c, tensor *x) {
 }
 
 static double pool_at(const pool_case *c, const tensor *x, fa_pool_mode mode, int64_t s, int64_t j, int single) {
-    const int64_t first = c->cu[s], n = c->cu[s + 1] - first;
-    double value = 0;
-    float sum = 0;
-    for (int64_t t = 0; t < n; t++) {
+    const int64_t first = c->cu[s], n = c->cu[s + 1] - first, skip = c->skip;
+    const int sums = mode == FA_POOL_MEAN || mode == FA_POOL_MEAN_SQRT_LEN || mode == FA_POOL_WEIGHTED_MEAN;
+    double value = 0, divisor = 0;
+    float sum = 0, divisor1 = 0;
+    for (int64_t t = skip; t < n; t++) {
         const float e = *(float *)view_at(&x->view, (first + t) * c->h + j);
-        sum += e;
-        if (mode == FA_POOL_MEAN) value += e;
-        else if (mode == FA_POOL_CLS) value = t == 0 ? e : value;
+        const double weight = mode == FA_POOL_WEIGHTED_MEAN ? (double)(t + 1) : 1.0;
+        sum += e * (float)weight, divisor1 += (float)weight, divisor += weight;
+        if (sums) value += weight * e;
+        else if (mode == FA_POOL_CLS) value = t == skip ? e : value;
         else if (mode == FA_POOL_LAST) value = e;
-        else value = t == 0 || isnan(e) ? e : isnan(value) || value >= e ? value : e;
+        else value = t == skip || isnan(e) ? e : isnan(value) || value >= e ? value : e;
     }
-    if (mode != FA_POOL_MEAN || n == 0) return value;
-    return single ? (double)(sum / (float)n) : value / (double)n;
+    if (!sums || n <= skip) return value;
+    if (mode == FA_POOL_MEAN_SQRT_LEN) return single ? (double)(sum / sqrtf(divisor1)) : value / sqrt(divisor);
+    return single ? (double)(sum / divisor1) : value / divisor;
 }
 
 typedef struct pool_arg {
@@ -154,7 +160,7 @@ static void pool(const pool_case *c, fa_pool_mode mode) {
             guard_seal(x.memory), guard_seal(cu.memory);
             fa_ctx ctx = variant_ctx(&v);
             hostile_enter(&v);
-            fa_status status = fa_pool(&ctx, &out.view, &x.view, &cu.view, mode);
+            fa_status status = fa_pool(&ctx, &out.view, &x.view, &cu.view, mode, c->skip);
             hostile_leave(&v);
             expect_status("pool", status, FA_OK);
             tensor_gather(&out, got);
@@ -178,5 +184,5 @@ void test_pooling(const options *o) {
     (void)o;
     for (size_t i = 0; i < sizeof embeddings / sizeof *embeddings; i++) embedding(&embeddings[i]);
     for (size_t i = 0; i < sizeof pools / sizeof *pools; i++)
-        for (int mode = FA_POOL_MEAN; mode <= FA_POOL_LAST; mode++) pool(&pools[i], (fa_pool_mode)mode);
+        for (int mode = FA_POOL_MEAN; mode <= FA_POOL_WEIGHTED_MEAN; mode++) pool(&pools[i], (fa_pool_mode)mode);
 }

@@ -284,18 +284,19 @@ static void row_statuses(void) {
     }
 
     fa_view cu = {.data = cu_memory, .shape = {4}, .stride = {8}, .ndim = 1, .dtype = FA_I64};
-    expect_status("pool", fa_pool(&ctx, &out, &x, &cu, FA_POOL_MEAN), FA_OK);
-    expect_status("pool mode", fa_pool(&ctx, &out, &x, &cu, (fa_pool_mode)4), FA_ERR_VALUE);
-    expect_status("cu dtype", fa_pool(&ctx, &out, &x, BAD(cu, dtype = FA_I32), FA_POOL_MEAN), FA_ERR_DTYPE);
-    expect_status("cu length", fa_pool(&ctx, &out, &x, BAD(cu, shape[0] = 3), FA_POOL_MEAN), FA_ERR_SHAPE);
-    expect_status("cu empty", fa_pool(&ctx, &out, &x, BAD(cu, shape[0] = 0), FA_POOL_MEAN), FA_ERR_SHAPE);
-    expect_status("cu stride", fa_pool(&ctx, &out, &x, BAD(cu, stride[0] = 12), FA_POOL_MEAN), FA_ERR_STRIDE);
+    expect_status("pool", fa_pool(&ctx, &out, &x, &cu, FA_POOL_MEAN, 0), FA_OK);
+    expect_status("pool mode", fa_pool(&ctx, &out, &x, &cu, (fa_pool_mode)6, 0), FA_ERR_VALUE);
+    expect_status("pool skip", fa_pool(&ctx, &out, &x, &cu, FA_POOL_MEAN, -1), FA_ERR_VALUE);
+    expect_status("cu dtype", fa_pool(&ctx, &out, &x, BAD(cu, dtype = FA_I32), FA_POOL_MEAN, 0), FA_ERR_DTYPE);
+    expect_status("cu length", fa_pool(&ctx, &out, &x, BAD(cu, shape[0] = 3), FA_POOL_MEAN, 0), FA_ERR_SHAPE);
+    expect_status("cu empty", fa_pool(&ctx, &out, &x, BAD(cu, shape[0] = 0), FA_POOL_MEAN, 0), FA_ERR_SHAPE);
+    expect_status("cu stride", fa_pool(&ctx, &out, &x, BAD(cu, stride[0] = 12), FA_POOL_MEAN, 0), FA_ERR_STRIDE);
     for (int i = 0; i < 4; i++) {
         cu_memory[3] = wrong[i];
-        expect_status("cu out of range", fa_pool(&ctx, &out, &x, &cu, FA_POOL_MEAN), FA_ERR_VALUE);
+        expect_status("cu out of range", fa_pool(&ctx, &out, &x, &cu, FA_POOL_MEAN, 0), FA_ERR_VALUE);
     }
     cu_memory[3] = 0;
-    expect_status("cu falls", fa_pool(&ctx, &out, &x, &cu, FA_POOL_MEAN), FA_ERR_VALUE);
+    expect_status("cu falls", fa_pool(&ctx, &out, &x, &cu, FA_POOL_MEAN, 0), FA_ERR_VALUE);
     case_end(0);
 }
 
