@@ -87,7 +87,7 @@ def test_text_needs_nothing_beside_the_file(folder: Path, tmp_path: Path) -> Non
     shutil.rmtree(folder)
     model = fa.load(tmp_path / "alone")
     assert model.embed(TEXTS).tobytes() == expected.tobytes()
-    assert model.embedder.tokenizer.max_length == 7
+    assert model.pipeline.tokenizer.max_length == 7
     status, out, err = run("embed", "--model", str(tmp_path / "alone"), *TEXTS)
     assert (status, err) == (0, "")
     got = np.array([json.loads(line)["embedding"] for line in out.splitlines()], np.float32)

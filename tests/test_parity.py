@@ -83,7 +83,7 @@ def vectors(minilm: Encoder, texts: list[str]) -> Array:
 
 def test_the_sentences_are_of_mixed_length(minilm: Encoder, texts: list[str]) -> None:
     assert len(set(texts)) == 200
-    tokenizer = TextTokenizer(minilm.path, TextSettings.read(minilm.path, 384), 512)
+    tokenizer = TextTokenizer(minilm.path, TextSettings.read(minilm.path), 512)
     lengths = sorted(len(tokenizer.encode(text)[0]) for text in texts)
     assert lengths[0] < 10 and lengths[100] > 20 and lengths[-1] == 256
 

@@ -26,7 +26,8 @@ from fastattn import models
 from fastattn.loaders import default_model_path
 from fastattn.models.encoder import Encoder
 from fastattn.text import TextSettings, TextTokenizer
-from fastattn.text import embedder as embedder_module
+from fastattn.text import batches as batches_module
+from fastattn.text.vectors import VectorSettings
 
 pytest.importorskip("tokenizers")
 
@@ -122,7 +123,7 @@ def test_max_length(folder: Path, bert: Any, tokenizer: Any, expected: int) -> N
         write(folder / "sentence_bert_config.json", bert)
     if tokenizer is not None:
         write(folder / "tokenizer_config.json", tokenizer)
-    settings = TextSettings.read(folder, 32)
+    settings = TextSettings.read(folder)
     got = TextTokenizer(folder, settings, 40)
     assert got.max_length == expected
     ids = got.encode("a b c d " * 100)[0].tolist()
@@ -132,7 +133,7 @@ def test_max_length(folder: Path, bert: Any, tokenizer: Any, expected: int) -> N
 
 def test_truncation_on_the_left(folder: Path) -> None:
     write(folder / "tokenizer_config.json", {"model_max_length": 5, "truncation_side": "left"})
-    tokenizer = TextTokenizer(folder, TextSettings.read(folder, 32), 40)
+    tokenizer = TextTokenizer(folder, TextSettings.read(folder), 40)
     assert words(tokenizer.encode("a b c d " * 500 + "the cat sat")[0].tolist()) == "[CLS] the cat sat [SEP]"
 
 
@@ -142,8 +143,10 @@ def test_lowercase_and_prompt(folder: Path) -> None:
         folder / "config_sentence_transformers.json",
         {"prompts": {"q": "QUERY: "}, "default_prompt_name": "q"},
     )
-    tokenizer = TextTokenizer(folder, TextSettings.read(folder, 32), 40)
-    assert words(tokenizer.encode("The CAT")[0].tolist()) == "[CLS] query : the cat [SEP]"
+    tokenizer = TextTokenizer(folder, TextSettings.read(folder), 40)
+    assert words(tokenizer.encode("The CAT")[0].tolist()) == "[CLS] the cat [SEP]"
+    model = fa.load(folder)
+    assert model.embed(["The CAT"]).tobytes() == model.embed(["query: the cat"], prompt="").tobytes()
 
 
 def test_a_prefix_gives_the_tokens_of_the_whole(folder: Path) -> None:
@@ -163,7 +166,7 @@ def test_a_prefix_gives_the_tokens_of_the_whole(folder: Path) -> None:
         patch.setattr("fastattn.text.tokenizer._CHARS_PER_TOKEN", 1)
         write(folder / "tokenizer.json", description)
         write(folder / "sentence_bert_config.json", {"max_seq_length": 12})
-        tokenizer = TextTokenizer(folder, TextSettings.read(folder, 32), 40)
+        tokenizer = TextTokenizer(folder, TextSettings.read(folder), 40)
         shortened = 0
         for _ in range(4000):
             text = "".join(rng.choice(pieces) for _ in range(rng.randrange(60)))
@@ -237,7 +240,7 @@ def test_pooling(folder: Path, key: str, normalize: bool) -> None:
 @pytest.mark.parametrize("name", ["mean", "cls", "max", "lasttoken"])
 def test_pooling_by_name(folder: Path, name: str) -> None:
     write(folder / "1_Pooling" / "config.json", {"embedding_dimension": 32, "pooling_mode": name})
-    assert TextSettings.read(folder, 32).pooling == {"lasttoken": "last"}.get(name, name)
+    assert VectorSettings.read(folder, 32).pooling == ({"lasttoken": "last"}.get(name, name),)
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 5, 100])
@@ -250,7 +253,7 @@ def test_same_bits_in_any_company(model: Encoder, batch_size: int | None, thread
 
 def test_windows_and_groups(model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = np.concatenate([model.embed([text]) for text in TEXTS])
-    monkeypatch.setattr(embedder_module, "_WINDOW", 4)
+    monkeypatch.setattr(batches_module, "_WINDOW", 4)
     monkeypatch.setattr(Encoder, "GROUP_TOKENS", 10)
     assert model.embed(TEXTS * 3).tobytes() == np.tile(alone, (3, 1)).tobytes()
 
@@ -325,7 +328,7 @@ def test_progress(model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(embedder_module, "_PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(batches_module, "_PROGRESS_SECONDS", 0.0)
     many = TEXTS * 40
     for stream, texts, progress, shown in (
         (Terminal(), many, None, True),
@@ -374,7 +377,7 @@ def test_minilm_golden(minilm: Encoder) -> None:
     golden = json.loads((Path(tiny_bert.__file__).parent / "minilm.json").read_text())
     texts = [entry["text"] for entry in golden["sentences"]]
     vectors = minilm.embed(texts)
-    tokenizer = TextTokenizer(minilm.path, TextSettings.read(minilm.path, 384), 512)
+    tokenizer = TextTokenizer(minilm.path, TextSettings.read(minilm.path), 512)
     for entry, vector in zip(golden["sentences"], vectors, strict=True):
         ids = tokenizer.encode(entry["text"])[0].tolist()
         assert len(ids) == entry["tokens"] and ids[: len(entry["ids"])] == entry["ids"]
@@ -383,7 +386,8 @@ def test_minilm_golden(minilm: Encoder) -> None:
 
 
 def test_minilm_settings(minilm: Encoder) -> None:
-    assert TextSettings.read(minilm.path, 384) == TextSettings(pooling="mean", normalize=True, max_length=256)
+    assert TextSettings.read(minilm.path) == TextSettings(max_length=256)
+    assert VectorSettings.read(minilm.path, 384) == VectorSettings(normalize=True)
 
 
 def _embed_bytes(model: Encoder) -> bytes:

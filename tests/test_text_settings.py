@@ -14,7 +14,7 @@ from golden import tiny_bert
 from test_text import sentence_folder, write
 
 import fastattn as fa
-from fastattn.text import TextSettings
+from fastattn.text.vectors import VectorSettings
 
 pytest.importorskip("tokenizers")
 
@@ -35,16 +35,10 @@ PROMPTS = "config_sentence_transformers.json"
     [
         (POOLING, {}, "no pooling mode is set, expected one of pooling_mode_cls_token"),
         (POOLING, {"pooling_mode_mean_tokens": 1}, "pooling_mode_mean_tokens is '1', expected true or false"),
-        (POOLING, {"pooling_mode_mean_sqrt_len_tokens": True}, "pooling_mode_mean_sqrt_len_tokens is not supported"),
-        (POOLING, {"pooling_mode_weightedmean_tokens": True}, "pooling_mode_weightedmean_tokens is not supported"),
         (POOLING, {"pooling_mode_from_the_future": True}, "pooling_mode_from_the_future is not supported"),
-        (
-            POOLING,
-            {"pooling_mode_cls_token": True, "pooling_mode_max_tokens": True},
-            "pooling_mode_cls_token and pooling_mode_max_tokens are set together",
-        ),
-        (POOLING, {"pooling_mode": "weightedmean"}, "pooling_mode is 'weightedmean', expected one of cls, mean"),
-        (POOLING, {"pooling_mode": ["mean"]}, "pooling_mode is "),
+        (POOLING, {"pooling_mode": "weighted"}, "pooling_mode is 'weighted', expected one of cls, max, mean, "),
+        (POOLING, {"pooling_mode": []}, "pooling_mode is "),
+        (POOLING, {"pooling_mode": ["mean", 3]}, "pooling_mode is "),
         (
             POOLING,
             {"pooling_mode_mean_tokens": True, "word_embedding_dimension": 31},
@@ -61,7 +55,15 @@ PROMPTS = "config_sentence_transformers.json"
         (TOKENIZER, {"truncation_side": "middle"}, "truncation_side is 'middle', expected one of right, left"),
         (TOKENIZER, {"truncation_side": ["left"]}, "truncation_side"),
         (PROMPTS, {"default_prompt_name": "q"}, "default_prompt_name is 'q', expected the name of one of the prompts"),
-        (PROMPTS, {"default_prompt_name": "q", "prompts": {"q": 3}}, "default_prompt_name"),
+        (
+            PROMPTS,
+            {"default_prompt_name": "q", "prompts": {"q": 3}},
+            "prompts is .* an object whose values are strings",
+        ),
+        (PROMPTS, {"prompts": ["q"]}, "prompts is .* an object whose values are strings"),
+        (PROMPTS, {"truncate_dim": 0}, "truncate_dim is '0', expected an integer of at least 1"),
+        (PROMPTS, {"truncate_dim": "8"}, "truncate_dim is '8', expected an integer of at least 1"),
+        (PROMPTS, {"truncate_dim": 33}, "truncate_dim is 33, expected at most 32, the width of the vectors"),
         (PROMPTS, {"default_prompt_name": ["q"], "prompts": {"q": "x"}}, "default_prompt_name"),
     ],
 )
@@ -98,7 +100,10 @@ TRANSFORMER = module("sentence_transformers.models.Transformer")
         ([3], "module 0 is not an object with a type"),
         ([module(None)], "module 0 is not an object with a type"),
         ([module("sentence_transformers.models.CLIPModel")], "modules CLIPModel are not supported"),
-        ([TRANSFORMER, module("x.Pooling", "1_Pooling"), module("x.Dense")], "Transformer, Pooling, Dense are not"),
+        ([TRANSFORMER, module("x.Pooling", "1_Pooling"), module("x.Dense")], "module 2: path is '', expected"),
+        ([TRANSFORMER, module("x.Pooling", "1_Pooling"), module("x.CNN")], "Transformer, Pooling, CNN are not"),
+        ([module("x.Pooling", "1_Pooling"), TRANSFORMER], "Pooling, Transformer are not supported"),
+        ([TRANSFORMER, module("x.Dense", "1_Dense")], "Transformer, Dense are not supported"),
         ([TRANSFORMER, module("x.Normalize")], "modules Transformer, Normalize are not supported"),
         ([TRANSFORMER, module("x.Pooling", "../elsewhere")], "path is '../elsewhere', expected a folder beside it"),
         ([TRANSFORMER, module("x.Pooling", "/etc")], "path is '/etc'"),
@@ -123,15 +128,7 @@ def test_pooling_config_that_is_not_there(folder: Path) -> None:
 
 def test_transformer_alone_is_mean_without_normalisation(folder: Path) -> None:
     write(folder / "modules.json", [TRANSFORMER])
-    assert TextSettings.read(folder, 32) == TextSettings()
-
-
-def test_prompt_that_pooling_would_leave_out(folder: Path) -> None:
-    sentence_folder(folder, pooling_mode_mean_tokens=True, include_prompt=False)
-    assert TextSettings.read(folder, 32).normalize
-    write(folder / PROMPTS, {"prompts": {"q": "query: "}, "default_prompt_name": "q"})
-    with pytest.raises(ValueError, match="include_prompt false is not supported together with a default prompt"):
-        fa.load(folder).embed(["the cat"])
+    assert VectorSettings.read(folder, 32) == VectorSettings()
 
 
 def test_no_tokenizer(folder: Path) -> None:

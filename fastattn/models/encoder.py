@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""What every encoder family shares: packing, groups of a bounded number of tokens, sentence vectors."""
+"""What every encoder family shares: packing, groups of a bounded number of tokens, heads."""
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,28 +16,13 @@ from .builder import Builder, Floats, TensorReport
 from .heads import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Dense, Head, HeadSpec
 from .inputs import Integers, PackedInputs, check_range, pack_inputs
 from .spans import Spans
+from .texts import TextMethods
 from .workspace import Workspace, WorkspacePool
 
-__all__ = ["Embedder", "Encoder", "Floats"]
+__all__ = ["Encoder", "Floats"]
 
 
-class Embedder(Protocol):
-    """What ``Encoder.embed`` needs from the text layer above the models: a ``fastattn.text.TextEmbedder``."""
-
-    def embed(
-        self,
-        texts: Iterable[str],
-        batch_size: int | None = None,
-        normalize: bool | None = None,
-        *,
-        progress: bool | None = None,
-        num_threads: int | None = None,
-    ) -> Floats:
-        """Vectors (n, H) of n texts."""
-        ...
-
-
-class Encoder(ABC):
+class Encoder(TextMethods, ABC):
     """An encoder with its weights, ready to be called. Made by ``fastattn.load``.
 
     It is safe to call one model from many threads at once: weights are never written, and each call borrows its own
@@ -92,8 +77,6 @@ class Encoder(ABC):
             )
         self.heads = {}
         self._workspaces = WorkspacePool()
-        self._embedder: Embedder | None = None
-        self._make_embedder: Callable[[Encoder], Embedder] | None = None
 
     def __repr__(self) -> str:
         head = f", {self.head.kind}" if self.head is not None else ""
@@ -384,39 +367,6 @@ class Encoder(ABC):
         result = np.zeros((batch, self.pooler.outputs), np.float32)
         result[rows] = pooled
         return result
-
-    def embed(
-        self,
-        texts: Iterable[str],
-        batch_size: int | None = None,
-        normalize: bool | None = None,
-        *,
-        progress: bool | None = None,
-        num_threads: int | None = None,
-    ) -> Floats:
-        """Sentence vectors of ``texts``, one row each, in their order; see ``fastattn.text.TextEmbedder.embed``.
-
-        Example
-        -------
-        >>> model.embed(["A sentence.", "Another one."]).shape        # doctest: +SKIP
-        (2, 384)
-        """
-        return self.embedder.embed(texts, batch_size, normalize, progress=progress, num_threads=num_threads)
-
-    @property
-    def embedder(self) -> Embedder:
-        """What turns text into vectors: made when it is first asked for, so that token ids need no tokenizer."""
-        if self._embedder is None:
-            if self._make_embedder is None:
-                raise RuntimeError(
-                    "a model from fastattn.models.load knows nothing of text; fastattn.load gives one that does"
-                )
-            self._embedder = self._make_embedder(self)
-        return self._embedder
-
-    def attach_embedder(self, make: Callable[[Encoder], Embedder]) -> None:
-        """Have ``make(model)`` called for the embedder when the first text comes."""
-        self._make_embedder, self._embedder = make, None
 
 
 def _groups(ends: Integers, max_tokens: int, max_sequences: int | None) -> Iterator[tuple[int, int]]:

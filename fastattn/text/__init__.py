@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from .embedder import TextEmbedder
+from .pipeline import TextPipeline
 from .settings import TextSettings
 from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder
 
-__all__ = ["TextEmbedder", "TextSettings", "TextTokenizer", "load"]
+__all__ = ["TextPipeline", "TextSettings", "TextTokenizer", "load"]
 
 
 def load(
@@ -62,5 +62,5 @@ def load(
     from .. import models
 
     model = models.load(path, dtype, num_threads, verify=verify)
-    model.attach_embedder(TextEmbedder)
+    model.attach_pipeline(TextPipeline)
     return model

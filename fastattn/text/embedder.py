@@ -3,36 +3,57 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import ops
-from .settings import TextSettings
-from .tokenizer import TextTokenizer
+from .batches import Progress, as_count, check_text, length_of, run_sorted, windows
+from .modules import VectorHead
+from .vectors import VectorSettings
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder, Floats
+    from .tokenizer import TextTokenizer
 
-__all__ = ["TextEmbedder"]
-
-_WINDOW = 8192  # texts whose tokens are in memory at one time
-_PROGRESS_FROM = 256  # texts below which a terminal is left alone
-_PROGRESS_SECONDS = 0.2
+__all__ = ["Embedder"]
 
 
-class TextEmbedder:
+class Embedder:
     """Sentence vectors from an encoder, as the folder it was loaded from describes them."""
 
-    def __init__(self, model: Encoder) -> None:
+    def __init__(self, model: Encoder, tokenizer: TextTokenizer) -> None:
         self._model = model
-        self.settings = TextSettings.read(model.files, model.hidden_size)
-        """What the folder says about pooling, normalisation and length."""
-        self.tokenizer = TextTokenizer(model.files, self.settings, model.max_positions)
-        """The folder's tokenizer."""
+        self._tokenizer = tokenizer
+        self.settings = VectorSettings.read(model.files, model.hidden_size)
+        """What the folder says about pooling, prompts and normalisation."""
+        self._head = VectorHead(model.files, self.settings, model.hidden_size)
+
+    def dimension(self, truncate_dim: int | None = None) -> int:
+        """Width of the vectors that ``embed`` gives with this ``truncate_dim``; ``ValueError`` where it gives none."""
+        dim, size = as_count(truncate_dim, "truncate_dim"), self._head.size
+        if dim is not None and dim > size:
+            raise ValueError(f"truncate_dim: got {dim}, expected at most {size}, the width of the model's vectors")
+        if dim is None:
+            dim = self.settings.truncate_dim
+            if dim is not None and dim > size:
+                where = self._model.files.describe("config_sentence_transformers.json")
+                raise ValueError(f"{where}: truncate_dim is {dim}, expected at most {size}, the width of the vectors")
+        return size if dim is None else dim
+
+    def _prompt(self, prompt: Any, prompt_name: Any) -> str:
+        if prompt is not None and prompt_name is not None:
+            raise ValueError("prompt_name: expected None where a prompt is given")
+        if prompt is not None:
+            return check_text(prompt, "prompt")
+        if prompt_name is None:
+            return self.settings.prompt
+        if not isinstance(prompt_name, str):
+            raise TypeError(f"prompt_name: expected a str or None, got {type(prompt_name).__name__}")
+        if prompt_name not in self.settings.prompts:
+            names = ", ".join(map(repr, self.settings.prompts)) or "none, as the model names no prompts"
+            raise ValueError(f"prompt_name: got {prompt_name!r}, expected one of {names}")
+        return self.settings.prompts[prompt_name]
 
     def embed(
         self,
@@ -40,141 +61,46 @@ class TextEmbedder:
         batch_size: int | None = None,
         normalize: bool | None = None,
         *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate_dim: int | None = None,
         progress: bool | None = None,
         num_threads: int | None = None,
     ) -> Floats:
-        """Sentence vectors of ``texts``.
-
-        Texts are sorted by length and run packed, so that nothing is spent on padding. A vector has the same bits
-        whatever it is embedded together with, and whatever ``batch_size`` and ``num_threads`` are.
-
-        Parameters
-        ----------
-        texts
-            n texts; the empty one is allowed. Texts longer than the folder's maximum length are truncated.
-        batch_size
-            Most texts that go through the model together; None leaves it to a budget of tokens.
-        normalize
-            Whether to scale vectors to length 1; None does as the folder says.
-        progress
-            Whether to count texts on stderr; None does so for many texts on a terminal.
-        num_threads
-            Threads of this call; None for what ``load`` was given.
-
-        Returns
-        -------
-        (n, hidden) float32
-            In the order of ``texts``, which may be none. A text without any token (only where the tokenizer adds no
-            special ones) is a row of zeros.
-
-        Raises
-        ------
-        TypeError
-            ``texts`` is a single string (pass a list), or one of them is no string: its index is given.
-        ValueError
-            A text holds half a surrogate pair, which is no valid Unicode; ``batch_size`` is below 1.
-        """
-        items = _check_texts(texts)
-        if batch_size is not None and (isinstance(batch_size, bool) or not hasattr(batch_size, "__index__")):
-            raise TypeError(f"batch_size: expected an int or None, got {type(batch_size).__name__}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+        """See ``Encoder.embed``."""
+        most = as_count(batch_size, "batch_size")
         if normalize is not None and not isinstance(normalize, (bool, np.bool_)):
             raise TypeError(f"normalize: expected a bool or None, got {type(normalize).__name__}")
         scaled = self.settings.normalize if normalize is None else bool(normalize)
-
-        result: Floats = np.zeros((len(items), self._model.hidden_size), np.float32)
-        with _Progress(len(items), progress) as report:
-            for start in range(0, len(items), _WINDOW):
-                window = items[start : start + _WINDOW]
-                self._embed_window(window, result[start : start + _WINDOW], batch_size, scaled, num_threads, report)
-        return result
-
-    def _embed_window(
-        self,
-        texts: list[str],
-        result: Floats,
-        batch_size: int | None,
-        normalize: bool,
-        num_threads: int | None,
-        report: _Progress,
-    ) -> None:
-        tokens = [self.tokenizer.encode(text) for text in texts]
-        lengths = np.array([len(ids) for ids, _ in tokens], np.int64)
-        order = np.argsort(-lengths, kind="stable")
-        order = order[: np.count_nonzero(lengths)]
-        if not order.size:
-            return
+        width = self.dimension(truncate_dim)
+        before = self._prompt(prompt, prompt_name)
+        skipped = 0 if self.settings.include_prompt else self._tokenizer.count_prompt(before)
         threads = self._model.num_threads if num_threads is None else num_threads
-        steps = self._model.encode_packed(
-            np.concatenate([tokens[i][0] for i in order]),
-            np.concatenate([tokens[i][1] for i in order]),
-            np.concatenate([np.arange(lengths[i]) for i in order]),
-            lengths[order],
-            max_sequences=None if batch_size is None else int(batch_size),
-            num_threads=num_threads,
-        )
-        for sequences, _, cu_seqlens, hidden in steps:
-            vectors = ops.pool(hidden, cu_seqlens, self.settings.pooling, num_threads=threads)
-            if normalize:
-                vectors = ops.l2_normalize(vectors, num_threads=threads)
-            rows = order[sequences]
-            result[rows] = vectors
-            report.advance(rows.size)
+
+        batches = windows(texts, check_text)
+        total = length_of(texts)
+        blocks: list[Floats] = []
+        with Progress(total, progress) as report:
+            for window in batches:
+                vectors: Floats = np.zeros((len(window), width), np.float32)
+                tokens = self._tokenizer.encode_many([before + text for text in window] if before else window)
+                for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads):
+                    vectors[rows] = self._head.apply(
+                        hidden, cu_seqlens, prompt_tokens=skipped, dim=width, normalize=scaled, num_threads=threads
+                    )
+                    report.advance(rows.size)
+                blocks.append(vectors)
+        if len(blocks) == 1:
+            return blocks[0]
+        return _joined(blocks, width)
 
 
-def _check_texts(texts: Any) -> list[str]:
-    if isinstance(texts, (str, bytes)):
-        raise TypeError(f"texts: got one {type(texts).__name__}; pass a list of str, as in embed([text])")
-    try:
-        items = list(texts)
-    except TypeError:
-        raise TypeError(f"texts: expected an iterable of str, got {type(texts).__name__}") from None
-    for index, text in enumerate(items):
-        if not isinstance(text, str):
-            raise TypeError(f"texts[{index}]: expected a str, got {type(text).__name__}")
-        if not text.isascii():
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"texts[{index}]: half a surrogate pair, {text[error.start]!r}, at character {error.start}: not "
-                    "valid Unicode text"
-                ) from None
-    return items
-
-
-class _Progress:
-    """A count of texts on stderr, rewritten in place a few times a second."""
-
-    def __init__(self, total: int, wanted: bool | None) -> None:
-        self._total = total
-        self._done = 0
-        self._next = time.monotonic() + _PROGRESS_SECONDS
-        self._stream = sys.stderr
-        if wanted is None:
-            wanted = total >= _PROGRESS_FROM and self._stream is not None and self._stream.isatty()
-        self._wanted = wanted and self._stream is not None
-        self._written = False
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def advance(self, count: int) -> None:
-        """``count`` more texts are done."""
-        self._done += count
-        if self._wanted and time.monotonic() >= self._next:
-            self._write()
-            self._next = time.monotonic() + _PROGRESS_SECONDS
-
-    def _write(self) -> None:
-        self._stream.write(f"\r{self._done}/{self._total} texts")
-        self._stream.flush()
-        self._written = True
-
-    def __exit__(self, *error: object) -> None:
-        if self._written or (self._wanted and self._done):
-            if error[0] is None:
-                self._write()
-            self._stream.write("\n")
-            self._stream.flush()
+def _joined(blocks: list[Floats], width: int) -> Floats:
+    """One array of all blocks, each let go as soon as it is copied."""
+    result: Floats = np.empty((sum(map(len, blocks)), width), np.float32)
+    end = len(result)
+    while blocks:
+        block = blocks.pop()
+        result[end - len(block) : end] = block
+        end -= len(block)
+    return result

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,18 @@ from .settings import TextSettings
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["TextTokenizer"]
+__all__ = ["TextTokenizer", "Tokens"]
+
+Tokens = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
+"""Token ids and token type ids of a text, (t,) each."""
 
 _NAME = "tokenizer.json"
 
 # A text is looked at for a shorter prefix only where it is far longer than its tokens can need.
 _CHARS_PER_TOKEN = 16
 _CUT_ABOVE = 32
+
+_OVERLAP = 128  # tokens that two neighbouring pieces of a long context share, as in transformers' pipeline
 
 
 class TextTokenizer:
@@ -58,7 +64,9 @@ class TextTokenizer:
             hint = ""
             if files.has("vocab.txt"):
                 hint = "; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes it"
-            raise FileNotFoundError(f"{path}: needed to embed text (token ids can be used without it){hint}")
+            raise FileNotFoundError(
+                f"{path}: needed to embed text or classify it (token ids can be used without it){hint}"
+            )
         library = _library()
         data = files.read_bytes(_NAME)
         with _named_errors(f"{path}: the tokenizers library cannot read it"):
@@ -73,51 +81,152 @@ class TextTokenizer:
             )
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length, direction=settings.truncation_side)
+        self._lock = threading.Lock()
+        self._splitter: Any = None  # the tokenizer of encode_pieces, which is used by one thread at a time
+        self._special_of_pairs = tokenizer.num_special_tokens_to_add(True)
         self._tokenizer = tokenizer
         self._settings = settings
         self._files = files
         self._path = path
 
-    def encode(self, text: str) -> tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]:
-        """Token ids and token type ids of ``text``, (t,) each. The text must be encodable as UTF-8."""
-        text = self._settings.prompt + text
-        if self._settings.lowercase:
-            text = text.lower()
-        encoding = self._encode_prefix(text)
-        if encoding is None:
-            encoding = self._run(text)
-        return np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64)
+    def encode(self, text: str | tuple[str, str]) -> Tokens:
+        """Token ids and token type ids of a text, or of a pair of texts. Texts must be encodable as UTF-8.
 
-    def _run(self, text: str) -> Any:
+        Of a pair that is too long, the longer of its texts loses tokens first, as transformers' ``truncation=True`` has
+        it.
+        """
+        if isinstance(text, str):
+            return self._tokens(self._encoding(self._prepared(text)))
+        return self._tokens(self._pair(self._prepared(text[0]), self._prepared(text[1])))
+
+    def encode_many(self, texts: Sequence[str | tuple[str, str]]) -> list[Tokens]:
+        """``encode`` of each of ``texts``, by fewer calls of the library where it may do them its way.
+
+        That way is threads of its own, which TOKENIZERS_PARALLELISM switches on or off; where the variable is not set,
+        this thread does it all, so that no more threads than asked for run and a later fork() meets none.
+        """
+        if os.environ.get("TOKENIZERS_PARALLELISM") is None or any(self._is_long(text) for text in texts):
+            return [self.encode(text) for text in texts]
+        inputs: list[Any] = []
+        for text in texts:
+            if isinstance(text, str):
+                inputs.append(self._prepared(text))
+            else:
+                self._check_pairs()
+                inputs.append((self._prepared(text[0]), self._prepared(text[1])))
+        encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # fast: without offsets
         with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
-            return self._tokenizer.encode(text)
+            encodings = encode(inputs)
+        return [self._tokens(encoding) for encoding in encodings]
+
+    def encode_offsets(self, text: str) -> tuple[Tokens, np.ndarray[Any, np.dtype[np.int64]]]:
+        """Tokens of ``text``, and (t, 2) where in it each begins and ends, in characters; (-1, -1) for special ones."""
+        encoding = self._encoding(self._prepared(text))
+        offsets = self._offsets(encoding, text)
+        offsets[np.array(encoding.special_tokens_mask, np.int64) == 1] = -1
+        return self._tokens(encoding), offsets
+
+    def encode_pieces(self, question: str, context: str) -> list[tuple[Tokens, np.ndarray[Any, np.dtype[np.int64]]]]:
+        """``question`` with each of the pieces of ``context`` that fit beside it, which overlap.
+
+        With the tokens of each: (t, 2) where in ``context``, in characters, a token begins and ends; (-1, -1) for
+        tokens that are not of the context. ``ValueError`` where the question leaves no room.
+        """
+        self._check_pairs()
+        original, question, context = context, self._prepared(question), self._prepared(context)
+        room = self.max_length - len(self._run(question, "").ids)
+        if room < 2:
+            raise ValueError(f"question: leaves no room for its context within {self.max_length} tokens")
+        with self._lock, _named_errors(f"{self._path}: the tokenizers library failed on a question and its context"):
+            if self._splitter is None:
+                self._splitter = _library().Tokenizer.from_buffer(self._files.read_bytes(_NAME))
+                self._splitter.no_padding()
+            overlap = min(_OVERLAP, room // 2)
+            self._splitter.enable_truncation(self.max_length, stride=overlap, strategy="only_second")
+            first = self._splitter.encode(question, context)
+        pieces = []
+        for encoding in [first, *first.overflowing]:
+            offsets = self._offsets(encoding, original)
+            offsets[np.array([sequence != 1 for sequence in encoding.sequence_ids], np.bool_)] = -1
+            pieces.append((self._tokens(encoding), offsets))
+        return pieces
+
+    def count_prompt(self, prompt: str) -> int:
+        """Tokens that ``prompt`` takes at the beginning of a text, special ones before it included."""
+        if not prompt:
+            return 0
+        encoding = self._encoding(self._prepared(prompt))
+        return len(encoding.ids) - (encoding.special_tokens_mask[-1:] == [1])
+
+    def _offsets(self, encoding: Any, text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Where tokens begin and end in ``text``, (t, 2), which may have been lower-cased for the tokenizer."""
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        if self._settings.lowercase and len(text.lower()) != len(text):
+            ends = np.cumsum([0, *(len(letter.lower()) for letter in text)])  # of each letter, lower-cased
+            offsets[:, 0] = np.searchsorted(ends, offsets[:, 0], side="right") - 1
+            offsets[:, 1] = np.searchsorted(ends, offsets[:, 1], side="left")
+            np.minimum(offsets, len(text), out=offsets)
+        return offsets
+
+    def _prepared(self, text: str) -> str:
+        return text.lower() if self._settings.lowercase else text
+
+    def _tokens(self, encoding: Any) -> Tokens:
+        ids = np.array(encoding.ids, np.int64)
+        return ids, np.array(encoding.type_ids, np.int64) if self._settings.token_types else np.zeros_like(ids)
+
+    def _is_long(self, text: str | tuple[str, str]) -> bool:
+        return (len(text) if isinstance(text, str) else max(map(len, text))) > _CUT_ABOVE * self.max_length
+
+    def _run(self, text: str, pair: str | None = None) -> Any:
+        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+            return self._tokenizer.encode(text, pair)
+
+    def _encoding(self, text: str) -> Any:
+        encoding = self._encode_prefix(text)
+        return self._run(text) if encoding is None else encoding
+
+    def _check_pairs(self) -> None:
+        if self.max_length < self._special_of_pairs:
+            raise ValueError(
+                f"{self._files.describe()}: texts of at most {self.max_length} tokens leave no room for the "
+                f"{self._special_of_pairs} special tokens of a pair"
+            )
+
+    def _pair(self, first: str, second: str) -> Any:
+        """Encoding of a pair. Where the second text is very long, and the first is not, a prefix of it will do."""
+        self._check_pairs()
+        if self._is_long(second) and not self._is_long(first) and not self._run(first).overflowing:
+            _, length = self._long_prefix(second)
+            second = second[:length]
+        return self._run(first, second)
 
     @cached_property
     def _boundary(self) -> re.Pattern[str] | None:
         return _boundary(self._files.read_json(_NAME))
 
     def _encode_prefix(self, text: str) -> Any:
-        """Encoding of a very long text from a prefix of it, or None where that may not be the same.
+        """Encoding of a very long text from a prefix of it, or None where that may not be the same."""
+        return self._long_prefix(text)[0] if self._is_long(text) else None
+
+    def _long_prefix(self, text: str) -> tuple[Any, int]:
+        """The truncated encoding of a very long text and the length of a prefix that has it; (None, all) without one.
 
         The tokens of a prefix that ends at a boundary between words are the first tokens of the whole text (see
         ``_boundary``). So where such a prefix has more tokens than are kept, it has all of those that are kept, and
         a book costs no more than a page.
         """
-        if len(text) <= _CUT_ABOVE * self.max_length or self._settings.truncation_side != "right":
-            return None
-        boundary = self._boundary
-        if boundary is None:
-            return None
+        boundary = self._boundary if self._settings.truncation_side == "right" else None
         length = _CHARS_PER_TOKEN * self.max_length
-        while length < len(text):
+        while boundary is not None and length < len(text):
             match = boundary.search(text, length)
             if match is None:
-                return None
+                break
             encoding = self._run(text[: match.start()])
             if encoding.overflowing:
-                return encoding
+                return encoding, match.start()
             length = 4 * match.start()
-        return None
+        return None, len(text)
 
 
 @contextmanager
@@ -135,7 +244,7 @@ def _library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise ImportError("embedding text needs the tokenizers library: pip install fastattn[text]") from error
+        raise ImportError("text needs the tokenizers library: pip install fastattn[text]") from error
     return tokenizers
 
 

@@ -90,15 +90,15 @@ typedef struct pool_case {
 
 #define LIST(...) (const int64_t[]){__VA_ARGS__}
 static const pool_case pools[] = {
-    {"1x1", 1, 1, LIST(0, 1), 0},
-    {"short texts", 15, 4, LIST(0, 1, 4, 4, 9), 0},
-    {"enough for a team", 385, 5, LIST(0, 100, 101, 150, 150, 200), 0},
-    {"gaps at both ends", 33, 2, LIST(3, 7, 9), 0},
-    {"NaN, inf, zeros", 20, 3, LIST(0, 3, 6, 9), 1},
-    {"no sequences", 8, 0, LIST(0), 0},
+    {"1x1", 1, 1, LIST(0, 1), 0, 0},
+    {"short texts", 15, 4, LIST(0, 1, 4, 4, 9), 0, 0},
+    {"enough for a team", 385, 5, LIST(0, 100, 101, 150, 150, 200), 0, 0},
+    {"gaps at both ends", 33, 2, LIST(3, 7, 9), 0, 0},
+    {"NaN, inf, zeros", 20, 3, LIST(0, 3, 6, 9), 1, 0},
+    {"no sequences", 8, 0, LIST(0), 0, 0},
     {"a prompt of 3 rows", 37, 6, LIST(0, 1, 3, 6, 10, 30, 200), 0, 3},
     {"a prompt beyond all rows", 9, 2, LIST(0, 2, 7), 0, INT64_MAX},
-    {"sequences without tokens", 8, 2, LIST(0, 0, 0), 0},
+    {"sequences without tokens", 8, 2, LIST(0, 0, 0), 0, 0},
 };
 static const char *const modes[] = {"mean", "cls", "max", "last", "mean_sqrt_len", "weighted_mean"};
 

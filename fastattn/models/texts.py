@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: MIT
+"""What encoders do with text. The work is the text layer's, which stands above the models and attaches itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .builder import Floats
+
+if TYPE_CHECKING:
+    from ..text.results import Answer, Classification, Ranked, Token
+
+__all__ = ["Pipeline", "TextMethods"]
+
+
+class Pipeline(Protocol):
+    """What does it: a ``fastattn.text.TextPipeline``, whose methods take the arguments of ``TextMethods``."""
+
+    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Floats: ...
+    def dimension(self, truncate_dim: Any = None) -> int: ...
+    def classify(self, texts: Any, **options: Any) -> list[Classification]: ...
+    def rerank(self, query: Any, docs: Any, **options: Any) -> list[Ranked]: ...
+    def tokens(self, texts: Any, **options: Any) -> list[list[Token]]: ...
+    def answer(self, question: Any, context: Any, **options: Any) -> Answer: ...
+
+
+class TextMethods:
+    """The methods of an encoder that take text.
+
+    Texts are tokenized by the model's own tokenizer, truncated to its maximum length (``max_seq_length`` of
+    sentence_bert_config.json, else ``model_max_length``, else its positions), sorted by length and run packed: nothing
+    is spent on padding. A result has the same bits whatever it is computed together with, and whatever ``batch_size``
+    and ``num_threads`` are. Common to all methods:
+
+    texts
+        A list, tuple or any iterable, which is read a window at a time; only results are kept. The empty text is
+        allowed.
+    batch_size
+        Most texts that go through the model together; None leaves it to a budget of tokens that fits the cache.
+    head
+        Name of one of ``model.heads``; None for the only one that fits.
+    num_threads
+        Threads of this call; None for what ``load`` was given.
+
+    Raises
+    ------
+    TypeError
+        ``texts`` is a single string (pass a list), or one of them is no string: its index is given.
+    ValueError
+        A text holds half a surrogate pair, which is no valid Unicode; an argument is out of range; the model has no
+        head for the task; its files are damaged or ask for something that is not supported.
+    FileNotFoundError
+        The model has no tokenizer.json.
+    ImportError
+        The ``tokenizers`` library is not installed.
+    """
+
+    _pipeline: Pipeline | None = None
+    _make_pipeline: Callable[[], Pipeline] | None = None
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """What takes the texts: made when it is first asked for, so that token ids need no tokenizer."""
+        if self._pipeline is None:
+            if self._make_pipeline is None:
+                raise RuntimeError(
+                    "a model from fastattn.models.load knows nothing of text; fastattn.load gives one that does"
+                )
+            self._pipeline = self._make_pipeline()
+        return self._pipeline
+
+    def attach_pipeline(self, make: Callable[[Any], Pipeline]) -> None:
+        """Have ``make(model)`` called for the pipeline when the first text comes."""
+        self._make_pipeline, self._pipeline = partial(make, self), None
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+        progress: bool | None = None,
+        num_threads: int | None = None,
+    ) -> Floats:
+        """Sentence vectors of ``texts``, one row each, in their order.
+
+        Pooling and what follows (Dense, LayerNorm, Normalize) are those of the folder's ``modules.json``, as
+        sentence-transformers has them; mean pooling without normalisation where it says nothing.
+
+        Parameters
+        ----------
+        texts, batch_size, num_threads
+            See the class.
+        normalize
+            Whether to scale vectors to length 1; None does as the folder says.
+        prompt, prompt_name
+            What is put before every text, or its name among the folder's ``prompts``. None for both is the folder's
+            default prompt, "" none at all. Models that were trained with prefixes, such as E5 (``"query: "``,
+            ``"passage: "``), BGE and Arctic (queries alone), may not name them in their folder: their model card does.
+        truncate_dim
+            Numbers of each vector that are kept, for models trained that way ("Matryoshka"); None does as the folder
+            says. Vectors are cut before they are scaled.
+        progress
+            Whether to count texts on stderr; None does so for many texts on a terminal.
+
+        Returns
+        -------
+        (n, dim) float32
+            A text without any token (only where the tokenizer adds no special ones) is a row of zeros, before what
+            follows pooling.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError, ImportError
+            See the class.
+
+        Example
+        -------
+        >>> model = fastattn.load("e5-small-v2")                                       # doctest: +SKIP
+        >>> model.embed(["How tall is the tower?"], prompt="query: ").shape            # doctest: +SKIP
+        (1, 384)
+        >>> model.embed(["It is 330 m tall.", "It is old."], prompt="passage: ").shape  # doctest: +SKIP
+        (2, 384)
+        """
+        return self.pipeline.embed(
+            texts, batch_size, normalize, prompt=prompt, prompt_name=prompt_name, truncate_dim=truncate_dim,
+            progress=progress, num_threads=num_threads,
+        )  # fmt: skip
+
+    def embedding_size(self, truncate_dim: int | None = None) -> int:
+        """Width of the vectors that ``embed`` gives with this ``truncate_dim``."""
+        return self.pipeline.dimension(truncate_dim)
+
+    def classify(
+        self,
+        texts: Iterable[str | tuple[str, str]],
+        *,
+        head: str | None = None,
+        top_k: int | None = None,
+        batch_size: int | None = None,
+        num_threads: int | None = None,
+    ) -> list[Classification]:
+        """Labels of texts, or of pairs of texts, by a sequence classification head.
+
+        Scores are a softmax of the logits; with config.json's ``problem_type`` multi_label_classification, or a single
+        label, a sigmoid of each; with ``regression`` the logits themselves. Labels are those of ``id2label``.
+
+        Parameters
+        ----------
+        texts
+            Texts, or pairs (a, b) as tuples or lists of two; see the class. Of a pair that is too long the longer text
+            loses tokens first.
+        top_k
+            How many labels and scores to give, the best first; None for all.
+        head, batch_size, num_threads
+            See the class.
+
+        Returns
+        -------
+        list of Classification
+            ``label``, ``score`` (the best), ``labels``, ``scores`` (best first), for each text in order.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError, ImportError
+            See the class.
+
+        Example
+        -------
+        >>> model = fastattn.load("distilbert-sst-2")                           # doctest: +SKIP
+        >>> model.classify(["A delight.", "A bore."])[0].label                  # doctest: +SKIP
+        'POSITIVE'
+        """
+        return self.pipeline.classify(texts, head=head, top_k=top_k, batch_size=batch_size, num_threads=num_threads)
+
+    def rerank(
+        self,
+        query: str,
+        docs: Iterable[str],
+        *,
+        top_k: int | None = None,
+        head: str | None = None,
+        batch_size: int | None = None,
+        num_threads: int | None = None,
+    ) -> list[Ranked]:
+        """``docs`` in the order in which they answer ``query``, by a cross-encoder: a classifier with one label.
+
+        A score is a sigmoid of the logit, or what the folder names instead (``activation_fn`` in
+        config_sentence_transformers.json or under ``sentence_transformers`` in config.json; older files:
+        ``sbert_ce_default_activation_function``).
+
+        Parameters
+        ----------
+        query
+            A text.
+        docs
+            Texts; see the class.
+        top_k
+            How many documents to give; None for all.
+        head, batch_size, num_threads
+            See the class.
+
+        Returns
+        -------
+        list of Ranked
+            (index, score) of documents, the best first; of equal scores the first document.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError, ImportError
+            See the class. A model without a classification head of one label is refused: ``embed`` and a dot product
+            rank documents by an embedding model.
+
+        Example
+        -------
+        >>> model = fastattn.load("ms-marco-MiniLM-L6-v2")                              # doctest: +SKIP
+        >>> docs = ["It is 330 m tall.", "It opened in 1889."]                          # doctest: +SKIP
+        >>> [docs[i] for i, score in model.rerank("When was it opened?", docs, top_k=1)]  # doctest: +SKIP
+        ['It opened in 1889.']
+        """
+        return self.pipeline.rerank(query, docs, top_k=top_k, head=head, batch_size=batch_size, num_threads=num_threads)
+
+    def tokens(
+        self,
+        texts: Iterable[str],
+        *,
+        head: str | None = None,
+        aggregate: bool = False,
+        vectors: bool | None = None,
+        batch_size: int | None = None,
+        num_threads: int | None = None,
+    ) -> list[list[Token]]:
+        """The tokens of each text: with labels from a token classification head, with their hidden states, or both.
+
+        Special tokens, and tokens beyond the maximum length, are left out.
+
+        Parameters
+        ----------
+        texts
+            See the class.
+        aggregate
+            Join neighbouring tokens whose labels name one entity (B-PER, I-PER), and give the entities alone: the
+            strategy "simple" of transformers' pipeline.
+        vectors
+            Whether to give hidden states; None gives them where there is no head. Not with ``aggregate``.
+        head, batch_size, num_threads
+            See the class.
+
+        Returns
+        -------
+        list of lists of Token
+            ``text``, ``start``, ``end`` (in characters), ``label``, ``score``, ``vector``; None for what there is not.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError, ImportError
+            See the class.
+
+        Example
+        -------
+        >>> model = fastattn.load("bert-base-NER")                                             # doctest: +SKIP
+        >>> [(e.text, e.label) for e in model.tokens(["Ada lives in London"], aggregate=True)[0]]  # doctest: +SKIP
+        [('Ada', 'PER'), ('London', 'LOC')]
+        """
+        return self.pipeline.tokens(
+            texts, head=head, aggregate=aggregate, vectors=vectors, batch_size=batch_size, num_threads=num_threads
+        )
+
+    def answer(
+        self,
+        question: str,
+        context: str,
+        *,
+        max_answer_tokens: int = 15,
+        head: str | None = None,
+        num_threads: int | None = None,
+    ) -> Answer:
+        """The piece of ``context`` that answers ``question``, by a question answering head.
+
+        A context that is too long is read in pieces that overlap by 128 tokens (or by half of what fits).
+
+        Parameters
+        ----------
+        question, context
+            Texts.
+        max_answer_tokens
+            Longest answer.
+        head, num_threads
+            See the class.
+
+        Returns
+        -------
+        Answer
+            ``text``, ``start``, ``end`` (in characters of the context), ``score``.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError, ImportError
+            See the class; ``ValueError`` too where the question leaves no room for the context.
+
+        Example
+        -------
+        >>> model = fastattn.load("distilbert-squad")                                       # doctest: +SKIP
+        >>> model.answer("Where does Ada live?", "Ada has lived in London for years.").text  # doctest: +SKIP
+        'London'
+        """
+        return self.pipeline.answer(
+            question, context, max_answer_tokens=max_answer_tokens, head=head, num_threads=num_threads
+        )

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""Pieces of a context that answer a question, as transformers' pipeline decodes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import ops
+from .batches import Integers, as_count, check_text, run_sorted
+from .classifier import find_head
+from .results import Answer
+
+if TYPE_CHECKING:
+    from ..models.encoder import Encoder, Floats
+    from .tokenizer import TextTokenizer
+
+__all__ = ["answer"]
+
+
+def answer(
+    model: Encoder,
+    tokenizer: TextTokenizer,
+    question: str,
+    context: str,
+    *,
+    head: str | None,
+    max_answer_tokens: int,
+    num_threads: int | None,
+) -> Answer:
+    """See ``Encoder.answer``."""
+    chosen = find_head(model, "question_answering", head)
+    assert chosen is not None
+    longest = as_count(max_answer_tokens, "max_answer_tokens")
+    if longest is None:
+        raise TypeError("max_answer_tokens: expected an int, got NoneType")
+    check_text(question, "question")
+    check_text(context, "context")
+    threads = model.num_threads if num_threads is None else num_threads
+    pieces = tokenizer.encode_pieces(question, context)
+    best = Answer("", 0, 0, 0.0)
+    found: list[Answer] = [best] * len(pieces)
+    for rows, cu_seqlens, hidden in run_sorted(model, [tokens for tokens, _ in pieces], None, num_threads):
+        logits = chosen.apply(hidden, cu_seqlens, threads)
+        for i, row in enumerate(rows):
+            span = slice(int(cu_seqlens[i]), int(cu_seqlens[i + 1]))
+            found[row] = _best(context, logits[span], pieces[row][1], longest)
+    return max(found, key=lambda candidate: candidate.score, default=best)
+
+
+def _best(context: str, logits: Floats, offsets: Integers, longest: int) -> Answer:
+    """The likeliest span of one piece. The first token, which means "no answer", shares the probability."""
+    inside = offsets[:, 0] >= 0
+    competing = inside.copy()
+    competing[0] = True
+    masked = np.where(competing, logits.T, np.float32(-np.inf))
+    probabilities = ops.softmax(np.ascontiguousarray(masked), num_threads=1)
+    starts, ends = (np.where(inside, row, np.float32(0)) for row in probabilities)
+    tokens = len(inside)
+    last = np.minimum(np.arange(tokens)[:, None] + np.arange(longest), tokens - 1)  # of each start, its possible ends
+    scores: np.ndarray[Any, np.dtype[np.float32]] = starts[:, None] * ends[last]  # one rounding: the same bits anywhere
+    at = int(scores.argmax())
+    first, end = at // scores.shape[1], int(last.reshape(-1)[at])
+    score = float(scores.reshape(-1)[at])
+    if not score > 0:
+        return Answer("", 0, 0, 0.0)
+    a, b = int(offsets[first, 0]), int(offsets[end, 1])
+    return Answer(context[a:b], a, b, score)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""What every task on texts shares: texts checked and taken in windows, sorted by length, run packed, counted."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from .tokenizer import Tokens
+
+if TYPE_CHECKING:
+    from ..models.encoder import Encoder, Floats
+
+__all__ = ["Progress", "as_count", "check_pair", "check_text", "run_sorted", "windows"]
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+T = TypeVar("T")
+
+_WINDOW = 8192  # texts whose tokens are in memory at one time
+_WINDOW_CHARACTERS = 1 << 25  # of all of them together, about
+_PROGRESS_FROM = 256  # texts below which a terminal is left alone
+_PROGRESS_SECONDS = 0.2
+
+
+def check_text(text: Any, name: str) -> str:
+    """``text`` itself; ``TypeError`` for what is no str, ``ValueError`` for what is no Unicode, both with ``name``."""
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: expected a str, got {type(text).__name__}")
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name}: half a surrogate pair, {text[error.start]!r}, at character {error.start}: not valid "
+                "Unicode text"
+            ) from None
+    return text
+
+
+def check_pair(item: Any, name: str) -> str | tuple[str, str]:
+    """A text, or a pair of texts as a tuple or list of two."""
+    if not isinstance(item, (tuple, list)):
+        if not isinstance(item, str):
+            raise TypeError(f"{name}: expected a str or a pair of them, got {type(item).__name__}")
+        return check_text(item, name)
+    if len(item) != 2:
+        raise ValueError(f"{name}: a {type(item).__name__} of {len(item)}, expected a str or a pair of them")
+    return check_text(item[0], f"{name}[0]"), check_text(item[1], f"{name}[1]")
+
+
+def windows(texts: Any, check: Callable[[Any, str], T], name: str = "texts") -> Iterator[list[T]]:
+    """``texts`` in lists of a bounded size, every text checked and named by its index.
+
+    A list or tuple is checked as a whole before the first of them comes; anything else is read as it is needed.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"{name}: got one {type(texts).__name__}; pass a list of str, as in [text]")
+    try:
+        items = iter(texts)
+    except TypeError:
+        raise TypeError(f"{name}: expected an iterable of str, got {type(texts).__name__}") from None
+    checked = (check(text, f"{name}[{index}]") for index, text in enumerate(items))
+    return _cut(list(checked) if isinstance(texts, (list, tuple)) else checked)
+
+
+def _cut(texts: Iterable[T]) -> Iterator[list[T]]:
+    window: list[T] = []
+    characters = 0
+    for text in texts:
+        window.append(text)
+        parts: Any = (text,) if isinstance(text, str) else text
+        characters += sum(map(len, parts))
+        if len(window) >= _WINDOW or characters >= _WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def as_count(value: Any, name: str) -> int | None:
+    """None, or an int of at least 1."""
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected an int or None, got {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{name}: got {value}, expected at least 1")
+    return int(value)
+
+
+def run_sorted(
+    model: Encoder, tokens: Sequence[Tokens], max_sequences: int | None, num_threads: int | None
+) -> Iterator[tuple[Integers, Integers, Floats]]:
+    """Run texts through ``model``, the longest first, packed into groups that stay in the cache.
+
+    Yields
+    ------
+    (rows, cu_seqlens, hidden)
+        Indices of texts, the ends of their tokens (n + 1,), and hidden states (T, H) that are valid until the next
+        step. Texts without tokens do not come.
+    """
+    lengths = np.fromiter((len(ids) for ids, _ in tokens), np.int64, len(tokens))
+    order = np.argsort(-lengths, kind="stable")
+    order = order[: np.count_nonzero(lengths)]
+    if not order.size:
+        return
+    ids = np.concatenate([tokens[i][0] for i in order])
+    typed = model.type_vocab_size > 1  # a model without types may come with a tokenizer that tells them
+    types = np.concatenate([tokens[i][1] for i in order]) if typed else np.zeros_like(ids)
+    sizes = lengths[order]
+    columns = np.arange(ids.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    steps = model.encode_packed(ids, types, columns, sizes, max_sequences=max_sequences, num_threads=num_threads)
+    for sequences, _, cu_seqlens, hidden in steps:
+        yield order[sequences], cu_seqlens, hidden
+
+
+class Progress:
+    """A count of texts on stderr, rewritten in place a few times a second. ``total`` is None where nobody knows."""
+
+    def __init__(self, total: int | None, wanted: bool | None) -> None:
+        self._total = total
+        self._done = 0
+        self._next = time.monotonic() + _PROGRESS_SECONDS
+        self._stream = sys.stderr
+        if wanted is None:
+            many = total is None or total >= _PROGRESS_FROM
+            wanted = many and self._stream is not None and self._stream.isatty()
+        self._wanted = wanted and self._stream is not None
+        self._written = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def advance(self, count: int) -> None:
+        """``count`` more texts are done."""
+        self._done += count
+        if self._wanted and time.monotonic() >= self._next:
+            self._write()
+            self._next = time.monotonic() + _PROGRESS_SECONDS
+
+    def _write(self) -> None:
+        total = "" if self._total is None else f"/{self._total}"
+        self._stream.write(f"\r{self._done}{total} texts")
+        self._stream.flush()
+        self._written = True
+
+    def __exit__(self, *error: object) -> None:
+        if self._written or (self._wanted and self._done):
+            if error[0] is None:
+                self._write()
+            self._stream.write("\n")
+            self._stream.flush()
+
+
+def length_of(texts: Iterable[Any]) -> int | None:
+    """How many ``texts`` there are, where that is known without reading them."""
+    try:
+        return len(texts)  # type: ignore[arg-type]
+    except TypeError:
+        return None

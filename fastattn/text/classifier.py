@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""Sequence classification on texts and pairs of texts, and reranking by a cross-encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import ops
+from .batches import Integers, as_count, check_pair, check_text, run_sorted, windows
+from .jsonkeys import OptionalJson
+from .results import Classification, Ranked
+
+if TYPE_CHECKING:
+    from ..models.encoder import Encoder, Floats
+    from ..models.heads import Head
+    from .tokenizer import TextTokenizer
+
+__all__ = ["classify", "find_head", "rerank"]
+
+_TASKS = {
+    "sequence_classification": "sequence classification",
+    "token_classification": "token classification",
+    "question_answering": "question answering",
+}
+
+# Class of torch.nn -> what CrossEncoder puts behind the logits.
+_ACTIVATIONS = {"Identity": "none", "Sigmoid": "sigmoid", "Tanh": "tanh", "ReLU": "relu"}
+
+
+def find_head(model: Encoder, kind: str, name: Any, *, required: bool = True) -> Head | None:
+    """The head ``name`` of ``model``, or its only one of this ``kind``; ``ValueError`` where there is none."""
+    if name is not None:
+        if not isinstance(name, str):
+            raise TypeError(f"head: expected a str or None, got {type(name).__name__}")
+        if name not in model.heads:
+            raise ValueError(f"head: got {name!r}, expected one of {', '.join(map(repr, model.heads)) or 'none'}")
+        if model.heads[name].kind != kind:
+            raise ValueError(f"head: {name!r} is for {model.heads[name].kind}, expected one for {kind}")
+        return model.heads[name]
+    if model.head is not None and model.head.kind == kind:
+        return model.head
+    fitting = [name for name, head in model.heads.items() if head.kind == kind]
+    if len(fitting) > 1:
+        raise ValueError(f"head: the model has {', '.join(map(repr, fitting))}; expected the name of one")
+    if not fitting and required:
+        has = ", ".join(sorted({head.kind for head in model.heads.values()})) or "none at all"
+        raise ValueError(f"{model.path}: the model has no head for {_TASKS[kind]} (heads: {has})")
+    return model.heads[fitting[0]] if fitting else None
+
+
+def _probabilities(head: Head) -> str:
+    """What stands behind the logits, as in transformers' pipeline for text classification."""
+    if head.problem_type == "regression":
+        return "none"
+    return "sigmoid" if head.problem_type == "multi_label_classification" or head.outputs == 1 else "softmax"
+
+
+def _finish(logits: Floats, how: str, num_threads: int | None) -> Floats:
+    functions: dict[str, Any] = {"softmax": ops.softmax, "sigmoid": ops.sigmoid, "tanh": ops.tanh, "relu": ops.relu}
+    return logits if how == "none" else functions[how](logits, num_threads=num_threads)
+
+
+def _scores(
+    model: Encoder,
+    tokenizer: TextTokenizer,
+    head: Head,
+    how: str,
+    items: Iterator[list[Any]],
+    batch_size: int | None,
+    num_threads: int | None,
+) -> Iterator[Floats]:
+    """Scores (n, L) of each window of texts or pairs. A text without any token has logits of zero."""
+    threads = model.num_threads if num_threads is None else num_threads
+    for window in items:
+        logits: Floats = np.zeros((len(window), head.outputs), np.float32)
+        for rows, cu_seqlens, hidden in run_sorted(model, tokenizer.encode_many(window), batch_size, num_threads):
+            logits[rows] = head.apply(hidden, cu_seqlens, threads)
+        yield _finish(logits, how, threads)
+
+
+def _best_first(scores: Floats) -> Integers:
+    """Order of each row (or of one), the highest first; of equal ones the first, and NaN last."""
+    return np.argsort(-scores, axis=-1, kind="stable")
+
+
+def classify(
+    model: Encoder,
+    tokenizer: TextTokenizer,
+    texts: Iterable[str | tuple[str, str]],
+    *,
+    head: str | None,
+    top_k: int | None,
+    batch_size: int | None,
+    num_threads: int | None,
+) -> list[Classification]:
+    """See ``Encoder.classify``."""
+    chosen = find_head(model, "sequence_classification", head)
+    assert chosen is not None
+    kept, most = as_count(top_k, "top_k"), as_count(batch_size, "batch_size")
+    labels = chosen.labels or tuple(f"LABEL_{i}" for i in range(chosen.outputs))
+    items = windows(texts, check_pair)
+    results: list[Classification] = []
+    for scores in _scores(model, tokenizer, chosen, _probabilities(chosen), items, most, num_threads):
+        order = _best_first(scores)[:, :kept]
+        for row, values in zip(order.tolist(), np.take_along_axis(scores, order, axis=1).tolist(), strict=True):
+            names = tuple([labels[i] for i in row])
+            results.append(Classification(names[0], values[0], names, tuple(values)))
+    return results
+
+
+def rerank(
+    model: Encoder,
+    tokenizer: TextTokenizer,
+    query: str,
+    docs: Iterable[str],
+    *,
+    head: str | None,
+    top_k: int | None,
+    batch_size: int | None,
+    num_threads: int | None,
+) -> list[Ranked]:
+    """See ``Encoder.rerank``."""
+    chosen = find_head(model, "sequence_classification", head)
+    assert chosen is not None
+    if chosen.outputs != 1:
+        raise ValueError(
+            f"{model.path}: the head has {chosen.outputs} labels, expected 1: a cross-encoder gives one score to a "
+            "query and a document (classify takes pairs for any head)"
+        )
+    kept, most = as_count(top_k, "top_k"), as_count(batch_size, "batch_size")
+    check_text(query, "query")
+    if isinstance(docs, (str, bytes)):
+        raise TypeError(f"docs: got one {type(docs).__name__}; pass a list of str, as in rerank(query, [text])")
+    pairs = ([(query, text) for text in window] for window in windows(docs, check_text, "docs"))
+    parts = list(_scores(model, tokenizer, chosen, _cross_encoder(model), pairs, most, num_threads))
+    if not parts:
+        return []
+    scores = np.concatenate(parts)[:, 0]
+    return [Ranked(int(i), float(scores[i])) for i in _best_first(scores)[:kept]]
+
+
+def _cross_encoder(model: Encoder) -> str:
+    """What sentence-transformers' CrossEncoder puts behind the one logit: as the folder says, else a sigmoid."""
+    places: Sequence[tuple[str, str]] = (
+        ("config_sentence_transformers.json", "activation_fn"),
+        ("config.json", "sentence_transformers"),
+        ("config.json", "sbert_ce_default_activation_function"),
+    )
+    for file, key in places:
+        config = OptionalJson(model.files, file)
+        name = config.values.get(key)
+        if isinstance(name, dict):
+            name = name.get("activation_fn")
+        if name is None:
+            continue
+        if not isinstance(name, str) or not name.startswith("torch.") or name.rpartition(".")[2] not in _ACTIVATIONS:
+            raise config.wrong(key, f"one of torch's {', '.join(_ACTIVATIONS)}")
+        return _ACTIVATIONS[name.rpartition(".")[2]]
+    return "sigmoid"

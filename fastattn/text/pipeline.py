@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""All a model can do with text: what ``Encoder.embed``, ``classify``, ``rerank``, ``tokens`` and ``answer`` call.
+
+Those methods say what the arguments and results are. The tokenizer is read with the first text; what a folder says of
+sentence vectors is read with the first of them, so that a classifier need not have any of it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .answers import answer
+from .classifier import classify, rerank
+from .embedder import Embedder
+from .settings import TextSettings
+from .tokenizer import TextTokenizer
+from .tokens import label_tokens
+
+if TYPE_CHECKING:
+    from ..models.encoder import Encoder, Floats
+    from .results import Answer, Classification, Ranked, Token
+
+__all__ = ["TextPipeline"]
+
+
+class TextPipeline:
+    """Texts through ``model``. Safe to be called from many threads at once."""
+
+    def __init__(self, model: Encoder) -> None:
+        self._model = model
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        """The model's tokenizer."""
+        model = self._model
+        return TextTokenizer(model.files, TextSettings.read(model.files), model.max_positions)
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """What makes sentence vectors."""
+        return Embedder(self._model, self.tokenizer)
+
+    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Floats:
+        return self.embedder.embed(texts, batch_size, normalize, **options)
+
+    def dimension(self, truncate_dim: Any = None) -> int:
+        return self.embedder.dimension(truncate_dim)
+
+    def classify(self, texts: Any, **options: Any) -> list[Classification]:
+        return classify(self._model, self.tokenizer, texts, **options)
+
+    def rerank(self, query: Any, docs: Any, **options: Any) -> list[Ranked]:
+        return rerank(self._model, self.tokenizer, query, docs, **options)
+
+    def tokens(self, texts: Any, **options: Any) -> list[list[Token]]:
+        return label_tokens(self._model, self.tokenizer, texts, **options)
+
+    def answer(self, question: Any, context: Any, **options: Any) -> Answer:
+        return answer(self._model, self.tokenizer, question, context, **options)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""What a folder says about the way from hidden states to a sentence vector, in the files of sentence-transformers.
+
+``modules.json`` names a chain: Transformer, Pooling, then any of Dense, LayerNorm, Normalize and Dropout, each with a
+``config.json`` (and weights) in a folder of its own. Layouts of sentence-transformers 2 to 6 are read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from ..loaders.files import ModelFiles, as_files
+from .jsonkeys import OptionalJson, is_inside, read_list
+
+__all__ = ["Module", "VectorSettings"]
+
+# In the order in which several at once are put side by side: flag of older files, name in newer ones, mode of ops.pool.
+_POOLING_MODES = (
+    ("pooling_mode_cls_token", "cls", "cls"),
+    ("pooling_mode_max_tokens", "max", "max"),
+    ("pooling_mode_mean_tokens", "mean", "mean"),
+    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens", "mean_sqrt_len"),
+    ("pooling_mode_weightedmean_tokens", "weightedmean", "weighted_mean"),
+    ("pooling_mode_lasttoken", "lasttoken", "last"),
+)
+
+_MODULES = "modules.json"
+_POOLING = "1_Pooling"  # where it is if modules.json does not say
+_PROMPTS = "config_sentence_transformers.json"
+_AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module that stands behind the pooling."""
+
+    kind: str
+    """"Dense", "LayerNorm" or "Normalize"."""
+    folder: str
+    """Where its files are."""
+
+
+@dataclass(frozen=True, slots=True)
+class VectorSettings:
+    """How a folder wants its sentence vectors made.
+
+    A folder that says nothing gets mean pooling without normalisation, as in sentence-transformers.
+    """
+
+    pooling: tuple[str, ...] = ("mean",)
+    """Modes of ``ops.pool``; the results of several stand side by side."""
+    include_prompt: bool = True
+    """Whether the tokens of a prompt take part in pooling."""
+    modules: tuple[Module, ...] = ()
+    """What follows, without a Normalize at the very end."""
+    normalize: bool = False
+    """Whether vectors are scaled to length 1 at the very end."""
+    truncate_dim: int | None = None
+    """Numbers of a vector that are kept, where the folder says so."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Name -> what is put before a text."""
+    prompt: str = ""
+    """What is put before every text if the caller names no prompt."""
+
+    @classmethod
+    def read(cls, folder: ModelFiles | str | os.PathLike[str], hidden_size: int) -> VectorSettings:
+        """Settings of ``folder`` (or of the files of a model) whose hidden states are ``hidden_size`` wide.
+
+        ``modules.json`` names the modules and their order, and each module's ``config.json`` what it does;
+        ``config_sentence_transformers.json`` has prompts, default_prompt_name and truncate_dim. Each may be missing.
+
+        Raises
+        ------
+        ValueError
+            A file is damaged, or asks for something that is not supported: the file and the key are named.
+        FileNotFoundError
+            ``modules.json`` names a pooling module whose config.json is not there.
+
+        Example
+        -------
+        >>> VectorSettings.read("all-MiniLM-L6-v2", 384).pooling        # doctest: +SKIP
+        ('mean',)
+        """
+        files = as_files(folder)
+        pooling_folder, modules = _modules(files)
+        pooling: tuple[str, ...] = ("mean",)
+        include_prompt = True
+        if pooling_folder is not None:
+            pooling, include_prompt = _pooling(files, pooling_folder, hidden_size)
+        normalize = bool(modules) and modules[-1].kind == "Normalize"
+        config = OptionalJson(files, _PROMPTS)
+        prompts = config.strings("prompts")
+        return cls(
+            pooling=pooling,
+            include_prompt=include_prompt,
+            modules=tuple(modules[:-1] if normalize else modules),
+            normalize=normalize,
+            truncate_dim=None if config.values.get("truncate_dim") is None else config.size("truncate_dim"),
+            prompts=prompts,
+            prompt=_default_prompt(config, prompts),
+        )
+
+
+def _modules(files: ModelFiles) -> tuple[str | None, list[Module]]:
+    """Folder of the pooling module (None: default pooling), and the modules behind it."""
+    if not files.has(_MODULES):
+        return (_POOLING if files.has(f"{_POOLING}/config.json") else None), []
+    path = files.describe(_MODULES)
+    modules: list[Module] = []
+    for number, module in enumerate(read_list(files.read_bytes(_MODULES, 1_000_000), path)):
+        if not isinstance(module, dict) or not isinstance(module.get("type"), str):
+            raise ValueError(f"{path}: module {number} is not an object with a type")
+        kind, where = module["type"].rpartition(".")[2], module.get("path")
+        needed = kind in ("Pooling", "Dense", "LayerNorm") or (kind == "Normalize" and where)
+        if needed and not (isinstance(where, str) and is_inside(where)):
+            raise ValueError(f"{path}: module {number}: path is {str(where)[:100]!r}, expected a folder beside it")
+        modules.append(Module(kind, str(PurePosixPath(where)) if isinstance(where, str) and where else ""))
+    kinds = [module.kind for module in modules]
+    if kinds[:1] != ["Transformer"] or (kinds[1:] and kinds[1] != "Pooling") or set(kinds[2:]) - set(_AFTER_POOLING):
+        raise ValueError(
+            f"{path}: modules {', '.join(kinds) or 'of no type'} are not supported; expected Transformer, Pooling and "
+            f"then any of {', '.join(_AFTER_POOLING)}"
+        )
+    for module in modules[2:]:
+        if module.kind == "Normalize" and module.folder:
+            _check_input(OptionalJson(files, f"{module.folder}/config.json"))
+    behind = [module for module in modules[2:] if module.kind != "Dropout"]  # which does nothing outside of training
+    return (modules[1].folder if len(modules) > 1 else None), behind
+
+
+def _check_input(config: OptionalJson) -> None:
+    """Newer files may say that a module works on something else than the sentence vector."""
+    for key in ("module_input_name", "module_output_name"):
+        config.choice(key, ("sentence_embedding",))
+
+
+def _pooling(files: ModelFiles, folder: str, hidden_size: int) -> tuple[tuple[str, ...], bool]:
+    """Modes of ``ops.pool``, and ``include_prompt``."""
+    name = f"{folder}/config.json"
+    config = OptionalJson(files, name)
+    if not files.has(name):
+        raise FileNotFoundError(f"{config.path}: modules.json names this pooling configuration, but it does not exist")
+    for key in ("word_embedding_dimension", "embedding_dimension"):
+        if config.values.get(key, hidden_size) != hidden_size:
+            raise config.wrong(key, f"the model's hidden_size, {hidden_size}")
+    include_prompt = config.flag("include_prompt", True)
+    named = config.values.get("pooling_mode")
+    if named is not None:
+        by_name = {name: mode for _, name, mode in _POOLING_MODES}
+        names = named if isinstance(named, list) else [named]
+        if not names or not all(isinstance(name, str) and name in by_name for name in names):
+            raise config.wrong("pooling_mode", f"one of {', '.join(by_name)}, or a list of them")
+        return tuple(by_name[name] for name in names), include_prompt
+    known = [flag for flag, _, _ in _POOLING_MODES]
+    for key in config.values:
+        if key.startswith("pooling_mode_") and key not in known:
+            raise ValueError(f"{config.path}: {key} is not supported; supported: {', '.join(known)}")
+    modes = tuple(mode for flag, _, mode in _POOLING_MODES if config.flag(flag))
+    if not modes:
+        raise ValueError(f"{config.path}: no pooling mode is set, expected one of {', '.join(known)}")
+    return modes, include_prompt
+
+
+def _default_prompt(config: OptionalJson, prompts: Mapping[str, str]) -> str:
+    """The prompt sentence-transformers would put before a text when the caller names none."""
+    name = config.values.get("default_prompt_name")
+    if name is None:
+        return ""
+    if not isinstance(name, str) or name not in prompts:
+        raise config.wrong("default_prompt_name", "the name of one of the prompts")
+    return prompts[name]
