@@ -42,6 +42,8 @@ STUBS = {
         "avx2": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mmovbe"],
         "avx512": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mmovbe", "-mavx512f", "-mavx512bw",
                    "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"],
+        "avx512_vnni": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mmovbe", "-mavx512f", "-mavx512bw",
+                        "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mprefer-vector-width=512"],
     },
     "aarch64": {"scalar": ["-O2"], "neon": []},
 }  # fmt: skip

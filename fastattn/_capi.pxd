@@ -133,10 +133,16 @@ cdef extern from "fastattn.h" nogil:
         FA_ACT_TANH
         FA_ACT_SIGMOID
 
-    fa_status fa_linear_packed_bytes(int64_t n, int64_t k, size_t *bytes)
-    fa_status fa_linear_pack(const fa_ctx *ctx, void *packed, const fa_view *weight)
-    fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, size_t *bytes)
-    fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const void *packed, const fa_view *bias,
+    ctypedef struct fa_linear_weights:
+        int32_t dtype
+        void *panels
+        float *scale
+        int32_t *sums
+
+    fa_status fa_linear_packed_bytes(int32_t dtype, int64_t n, int64_t k, size_t *bytes)
+    fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, const fa_view *weight)
+    fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int32_t dtype, size_t *bytes)
+    fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_linear_weights *packed, const fa_view *bias,
                         fa_activation act, void *ws, size_t ws_bytes)
 
     fa_status fa_layer_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *residual,
@@ -173,6 +179,7 @@ cdef extern from "fastattn.h" nogil:
                        const fa_view *lses, void *ws, size_t ws_bytes)
 
     fa_status fa_probe_fma(const fa_ctx *ctx, int64_t iterations, double *flops)
+    fa_status fa_probe_int8(const fa_ctx *ctx, int64_t iterations, double *ops)
     fa_status fa_probe_read(const fa_ctx *ctx, const void *data, size_t bytes, float *sink)
 
 

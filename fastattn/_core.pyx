@@ -514,6 +514,18 @@ def probe_fma(int64_t rounds, num_threads=None):
     return flops
 
 
+def probe_int8(int64_t rounds, num_threads=None):
+    """The exact int8 products of the instruction set on every thread; the number of operations done."""
+    cdef fa_ctx ctx
+    cdef double ops = 0
+    cdef fa_status status
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_probe_int8(&ctx, rounds, &ops)
+    check(status, "probe_int8")
+    return ops
+
+
 def probe_read(array, num_threads=None):
     """Reads a contiguous array once."""
     cdef fa_ctx ctx

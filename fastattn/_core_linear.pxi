@@ -12,24 +12,27 @@ def set_from_arrays(function):
     _from_arrays = function
 
 
+cdef dict _weight_dtypes = {"float32": FA_F32, "int8": FA_I8}
+
+
 cdef enum:
     MOST_PARTS = 6  # arrays of one PackedLinear
 
 
 cdef struct Packed:
     # What C needs of a PackedLinear.
-    const void *place
+    fa_linear_weights weights
     const fa_view *bias  # NULL: none
 
 
 cdef fa_status packed_space(const fa_ctx *ctx, const Packed *packed, const fa_view *out, const fa_view *x,
                             size_t *size) noexcept nogil:
-    return fa_linear_workspace(ctx, out, x, size)
+    return fa_linear_workspace(ctx, out, x, packed.weights.dtype, size)
 
 
 cdef fa_status packed_run(const fa_ctx *ctx, const Packed *packed, const fa_view *out, const fa_view *x, fa_activation act,
                           Workspace *ws) noexcept nogil:
-    return fa_linear(ctx, out, x, packed.place, packed.bias, act, ws.base, ws.size)
+    return fa_linear(ctx, out, x, &packed.weights, packed.bias, act, ws.base, ws.size)
 
 
 cdef class PackedLinear:
@@ -41,8 +44,8 @@ cdef class PackedLinear:
     Attributes:
         in_features, out_features: K and N
         nbytes: memory of all arrays
-        dtype: of the stored weights, "float32"
-        panels: read-only float32 (ceil(N / 16), K, 16), zero beyond N
+        dtype: of the stored weights, "float32" or "int8"
+        panels: read-only; float32 (ceil(N / 16), K, 16) or int8 (ceil(N / 16), ceil(K / 4), 16, 4), zero beyond N and K
         bias: read-only float32 (N,), or None
     """
 
@@ -78,7 +81,8 @@ cdef class PackedLinear:
     def arrays(self):
         """The arrays this object consists of, by name, read-only and without a copy: what from_arrays takes.
 
-        For dtype "float32" they are "panels" and, where there is one, "bias".
+        They are "panels" and, where there is one, "bias"; with dtype "int8" also "scale", float32, and "column_sums",
+        int32, both (16 * ceil(N / 16),).
 
         >>> import numpy as np, fastattn as fa
         >>> layer = fa.pack_linear(np.ones((20, 3), np.float32))
@@ -127,11 +131,11 @@ def aligned_array(shape, dtype):
     return memory[start:start + size].view(dtype).reshape(shape)
 
 
-def aligned_panels(Py_ssize_t n, Py_ssize_t k):
-    """An empty float32 array (ceil(n / 16), k, 16) whose data is 64-byte aligned."""
+def panel_bytes(str dtype, Py_ssize_t n, Py_ssize_t k):
+    """Memory of the panels; MemoryError or ValueError for sizes there cannot be."""
     cdef size_t size = 0
-    check(fa_linear_packed_bytes(n, k, &size), "weight")
-    return aligned_array(((n + 15) // 16, k, 16), _float32)
+    check(fa_linear_packed_bytes(_weight_dtypes[dtype], n, k, &size), "weight")
+    return size
 
 
 def _unpickle_packed(parts, in_features, out_features, dtype):
@@ -155,26 +159,30 @@ def packed_linear(dict arrays, Py_ssize_t k, Py_ssize_t n, str dtype):
         PyObject_GetBuffer(part, &packed.buffers[packed.count], PyBUF_STRIDES | PyBUF_FORMAT)
         packed.count += 1
         if name == "panels":
-            packed.core.place = packed.buffers[packed.count - 1].buf
+            packed.core.weights.panels = packed.buffers[packed.count - 1].buf
+        elif name == "scale":
+            packed.core.weights.scale = <float *>packed.buffers[packed.count - 1].buf
+        elif name == "column_sums":
+            packed.core.weights.sums = <int32_t *>packed.buffers[packed.count - 1].buf
         elif name == "bias":
             vector_view(&packed.bias_view, &packed.buffers[packed.count - 1])
             packed.core.bias = &packed.bias_view
     packed.in_features = k
     packed.out_features = n
     packed.dtype = dtype
+    packed.core.weights.dtype = _weight_dtypes[dtype]
     return packed
 
 
-def pack_panels(panels, weight, num_threads):
-    """Fills panels from float32 weight (N, K) with a unit last stride."""
+def fill_panels(PackedLinear packed, weight, num_threads):
+    """Packs float32 weight (N, K) with a unit last stride into the arrays of `packed`, which nobody else has seen yet."""
     cdef fa_ctx ctx
     cdef Views views = Views.__new__(Views)
     cdef fa_view *view = views.add(weight, 2, False)
-    cdef void *place = views.add(panels, 3, True).data
     cdef fa_status status
     make_ctx(&ctx, num_threads)
     with nogil:
-        status = fa_linear_pack(&ctx, place, view)
+        status = fa_linear_pack(&ctx, &packed.core.weights, view)
     check(status, "weight")
 
 

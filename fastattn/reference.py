@@ -46,8 +46,10 @@ __all__ = [
     "layer_norm",
     "linear",
     "linear_attention",
+    "linear_int8",
     "merge_attention",
     "pool",
+    "quantize_rows",
     "relative_buckets",
     "relu",
     "rms_norm",
@@ -184,6 +186,77 @@ def linear(
         if bias is not None:
             y = y + _cast(bias, dtype)
         return activate(y, activation, dtype)
+
+
+def rotate(x: Array) -> Array:
+    """The rotation of rows (..., K) before they are rounded to int8, without the last factor: every block of 128 inputs
+    by Hadamard transforms of 64 in the order of `kernels/linear_int8.h`, the rest times 8; float32 stays float32.
+    """
+    whole = x.shape[-1] // 128 * 128
+    r: Array = x[..., :whole].reshape(-1, 8, 16)
+    for step in (1, 2, 4):
+        r = r.reshape(len(r), 4 // step, 2, step, 16)
+        r = np.stack([r[:, :, 0] + r[:, :, 1], r[:, :, 0] - r[:, :, 1]], 2).reshape(len(r), 8, 16)
+    for _ in range(3):
+        r = r.reshape(len(r), 4, 16, 2)
+        r = np.stack([r[..., 0] + r[..., 1], r[..., 0] - r[..., 1]], 2).reshape(len(r), 8, 16)
+    return np.concatenate([r.reshape(*x.shape[:-1], whole), x[..., whole:] * x.dtype.type(8)], -1)
+
+
+def quantize_rows(x: ArrayLike) -> tuple[Array, Array]:
+    """Rows (M, K) as int8 and a float32 scale each, rotated; a row that holds NaN or infinity has a scale of NaN.
+
+    >>> q, scale = quantize_rows([[1.0, -2.0]])
+    >>> q.tolist(), (q * scale[:, None]).tolist()
+    ([[64, -127]], [[8.062992095947266, -16.0]])
+    """
+    with np.errstate(all="ignore"):
+        rows = np.asarray(x, np.float32)
+        top = np.abs(rotate(rows)).max(-1, initial=0)
+        factor = np.where(top <= 2.0**64, np.where((top < 2.0**-64) & (top > 0), 2.0**64, 1.0), 2.0**-64)
+        rotated = rotate(rows * factor[:, None].astype(np.float32))
+        top = np.abs(rotated).max(-1, initial=0)
+        bad = ~(top < np.inf)
+        inverse = np.where(bad | (top == 0), np.float32(0), np.float32(127) / np.where(top == 0, 1, top))
+        rounded = np.rint(rotated.astype(np.float64) * inverse[:, None].astype(np.float64))
+        q = np.where(bad[:, None], 0, rounded).astype(np.int8)
+        scale = np.where(bad, np.float32(np.nan), top / np.float32(127) / factor.astype(np.float32))
+        return q, scale.astype(np.float32)
+
+
+def linear_int8(x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None) -> Array:
+    """x @ weight.T + bias as the int8 kernels make it, bit by bit: exact integer sums, three roundings to float32.
+
+    ``x (M, K)``, ``weight (N, K)``, ``bias (N,)`` -> ``(M, N)`` float32.
+
+    >>> linear_int8([[1.0, 2.0]], [[1.0, 1.0], [0.0, -1.0]], [0.5, 0.0]).round(1).tolist()
+    [[3.5, -2.0]]
+    """
+    (qx, sx), (qw, sw) = quantize_rows(x), quantize_rows(weight)
+    with np.errstate(all="ignore"):
+        sums = (qx.astype(np.int64) @ qw.astype(np.int64).T).astype(np.float32)
+        scaled = sums * (sw / np.float32(64))
+        b = np.zeros(len(qw), np.float32) if bias is None else np.asarray(bias, np.float32)
+        # float64 holds the product exactly; rounding its sum with the bias twice is a fused multiply-add almost always
+        exact = scaled.astype(np.float64) * sx[:, None].astype(np.float64)
+        return _round_to_odd_sum(exact, b.astype(np.float64))
+
+
+def _round_to_odd_sum(a: Array, b: Array) -> Array:
+    """float32(a + b), rounded once: the sum in float64 is made odd where it is inexact, so that the second rounding of
+    it cannot go another way than the first.
+    """
+    total = np.asarray(a + b)
+    part = total - a
+    rest = (a - (total - part)) + (b - part)  # what the sum lost, exactly (Knuth 1969)
+    bits = total.copy().view(np.int64)
+    even = (bits & 1) == 0
+    toward = np.where((rest > 0) == (total > 0), 1, -1)
+    inexact = np.isfinite(rest) & (rest != 0) & even
+    bits += np.where(inexact, toward, 0)
+    result = bits.view(np.float64).astype(np.float32)
+    result[np.isnan(result)] = np.nan
+    return result
 
 
 def layer_norm(

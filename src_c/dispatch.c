@@ -1,9 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 #include "dispatch.h"
 
+#include <pthread.h>
+
 #include "cpu.h"
 
-/* avx512_vnni runs the kernels of avx512 until there are integer products, where the two will differ. */
+#if defined(FA_WITH_AVX512) && defined(FA_WITH_AVX512_VNNI)
+#define FA_HAS_VNNI 1
+static fa_kernels vnni; /* avx512's table with the integer products of its own, once make_vnni has run */
+
+static void make_vnni(void) {
+    vnni = fa_kernels_avx512;
+    vnni.int8 = fa_kernels_avx512_vnni;
+}
+#endif
+
 static const struct {
     const char *name;
     const fa_kernels *table;
@@ -14,7 +25,9 @@ static const struct {
 #endif
 #ifdef FA_WITH_AVX512
     {"avx512", &fa_kernels_avx512},
-    {"avx512_vnni", &fa_kernels_avx512},
+#endif
+#ifdef FA_HAS_VNNI
+    {"avx512_vnni", &vnni},
 #endif
 #ifdef FA_WITH_NEON
     {"neon", &fa_kernels_neon},
@@ -29,4 +42,10 @@ const char *fa_isa_name(int index) { return known(index) ? isas[index].name : ""
 
 int fa_isa_supported(int index) { return known(index) && fa_cpu_has(isas[index].name); }
 
-const fa_kernels *fa_kernels_for(int index) { return known(index) ? isas[index].table : 0; }
+const fa_kernels *fa_kernels_for(int index) {
+#ifdef FA_HAS_VNNI
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    (void)pthread_once(&once, make_vnni);
+#endif
+    return known(index) ? isas[index].table : 0;
+}

@@ -163,12 +163,23 @@ typedef enum fa_activation {
     FA_ACT_NONE = 0, FA_ACT_RELU = 1, FA_ACT_GELU = 2, FA_ACT_GELU_TANH = 3, FA_ACT_SILU = 4, FA_ACT_TANH = 5, FA_ACT_SIGMOID = 6
 } fa_activation;
 
-/* Packed weights: panels [ceil(N/16)][K][16], zero beyond N, 64-byte aligned, the same on every ISA. */
-fa_status fa_linear_packed_bytes(int64_t n, int64_t k, size_t *bytes);
-fa_status fa_linear_pack(const fa_ctx *ctx, void *packed, const fa_view *weight /* (N, K) fp32 */);
-fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, size_t *bytes);
+/* Packed weights, the same bytes on every ISA, 64-byte aligned, zero beyond N:
+ *   FA_F32   panels [ceil(N/16)][K][16]; scale and sums NULL
+ *   FA_I8    panels [ceil(N/16)][ceil(K/4)][16][4]; scale and sums [16 * ceil(N/16)], one for each output: kernels/linear_int8.h
+ * K is at most 2^17 with FA_I8. An output whose weights hold NaN or infinity has a scale of NaN, and is NaN. */
+typedef struct fa_linear_weights {
+    int32_t dtype;
+    void *panels; /* written by fa_linear_pack alone */
+    float *scale;
+    int32_t *sums;
+} fa_linear_weights;
+
+/* Bytes of the panels. */
+fa_status fa_linear_packed_bytes(int32_t dtype, int64_t n, int64_t k, size_t *bytes);
+fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, const fa_view *weight /* (N, K) fp32 */);
+fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int32_t dtype, size_t *bytes);
 /* x (M, K), out (M, N), bias (N,) or NULL. */
-fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const void *packed, const fa_view *bias,
+fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_linear_weights *packed, const fa_view *bias,
                     fa_activation act, void *ws, size_t ws_bytes);
 
 /* ---- row-wise ops: x and out are (M, H) fp32, no workspace ------------------------------------------------------- */
@@ -241,6 +252,8 @@ fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_vie
 
 /* Runs `iterations` rounds of independent FMAs on each of ctx->num_threads threads; *flops gets the operations done. */
 fa_status fa_probe_fma(const fa_ctx *ctx, int64_t iterations, double *flops);
+/* The same with the exact int8 products of the ISA, a multiplication and an addition each. */
+fa_status fa_probe_int8(const fa_ctx *ctx, int64_t iterations, double *ops);
 /* Reads `bytes` at data once with prefetch, split over the threads. */
 fa_status fa_probe_read(const fa_ctx *ctx, const void *data, size_t bytes, float *sink);
 

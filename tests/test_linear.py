@@ -57,8 +57,8 @@ def test_packed_does_not_change() -> None:
             setattr(packed, name, 1)
     with pytest.raises(TypeError, match="pack_linear"):
         fa.PackedLinear()
-    with pytest.raises(ValueError, match="'int8'.*'float32'"):
-        fa.pack_linear(normal(rng, 2, 2), dtype="int8")
+    with pytest.raises(ValueError, match="'int4'.*'float32'"):
+        fa.pack_linear(normal(rng, 2, 2), dtype="int4")
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * struct fa_kernels: what one ISA provides. Each isa/<name>.c exports exactly one symbol, const fa_kernels
- * fa_kernels_<name>, filled from the same sources; drivers in ops/ reach kernels through the table in fa_ctx alone.
+ * fa_kernels_<name>, filled from the same sources (avx512_vnni: only what differs from avx512, const fa_int8_kernels
+ * fa_kernels_avx512_vnni); drivers in ops/ reach kernels through the table in fa_ctx alone.
  * Kernels cannot fail, allocate, print or start threads.
  */
 #ifndef FA_KERNELS_H
@@ -10,6 +11,7 @@
 #include "attention.h"
 #include "convert.h"
 #include "linear.h"
+#include "linear_int8.h"
 #include "recurrent.h"
 #include "merge.h"
 #include "rope.h"
@@ -25,6 +27,7 @@ struct fa_kernels {
     fa_recurrent_kernels recurrent;
     fa_rope_kernels rope;
     fa_merge_kernels merge;
+    fa_int8_kernels int8;
 };
 
 #endif

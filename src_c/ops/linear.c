@@ -3,6 +3,7 @@
 #include "../arena.h"
 #include "../kernels/kernels.h"
 #include "../view.h"
+#include "linear_int8.h"
 #include "parallel.h"
 
 #define FA_LINEAR_PANELS 16      /* most panels of a task: 393 KB of weights stay in L2 for one chunk of inputs */
@@ -12,8 +13,10 @@
 #define FA_LINEAR_WORTH 600000.0 /* multiplications of a task that is worth handing out: 10 us */
 #define FA_LINEAR_FEWEST 6       /* panels of a task, when cut smaller than the cache asks: each copy of A serves these */
 
-fa_status fa_linear_packed_bytes(int64_t n, int64_t k, size_t *bytes) {
+fa_status fa_linear_packed_bytes(int32_t dtype, int64_t n, int64_t k, size_t *bytes) {
     if (n < 0 || k < 0) return FA_ERR_SHAPE;
+    if (dtype == FA_I8) return fa_int8_packed_bytes(n, k, bytes);
+    if (dtype != FA_F32) return FA_ERR_DTYPE;
     size_t size;
     if (n > INT64_MAX - 15 || __builtin_mul_overflow((size_t)((n + 15) / 16) * 64, (size_t)k, &size) || size > PTRDIFF_MAX)
         return FA_ERR_MEMORY;
@@ -40,14 +43,26 @@ static void fa_pack_task(void *arg, int64_t task, int worker) {
     }
 }
 
-fa_status fa_linear_pack(const fa_ctx *ctx, void *packed, const fa_view *weight) {
+/* Whether everything that the dtype has is there, and aligned. */
+static int fa_linear_is_whole(const fa_linear_weights *packed, size_t bytes) {
+    if (bytes > 0 && (!packed->panels || (uintptr_t)packed->panels % FA_ALIGN)) return 0;
+    if (packed->dtype != FA_I8) return 1;
+    return packed->scale && packed->sums && (uintptr_t)packed->scale % 4 == 0 && (uintptr_t)packed->sums % 4 == 0;
+}
+
+fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, const fa_view *weight) {
     size_t bytes;
     fa_status status = fa_check_f32(weight, 2);
-    if (status == FA_OK) status = fa_linear_packed_bytes(weight->shape[0], weight->shape[1], &bytes);
+    if (status == FA_OK) status = fa_linear_packed_bytes(packed->dtype, weight->shape[0], weight->shape[1], &bytes);
     if (status != FA_OK) return status;
+    if (weight->shape[0] == 0) return FA_OK;
+    if (!fa_linear_is_whole(packed, bytes)) return FA_ERR_WORKSPACE;
+    if (packed->dtype == FA_I8) {
+        fa_int8_pack(ctx, packed, weight);
+        return FA_OK;
+    }
     if (bytes == 0) return FA_OK;
-    if ((uintptr_t)packed % FA_ALIGN) return FA_ERR_WORKSPACE;
-    fa_pack_job job = {ctx->kernels, packed, weight->data, fa_estride(weight, 0), weight->shape[0], weight->shape[1], 1};
+    fa_pack_job job = {ctx->kernels, packed->panels, weight->data, fa_estride(weight, 0), weight->shape[0], weight->shape[1], 1};
     job.per_task = 1 + (64 << 10) / (job.k * 16);
     fa_parallel_for(ctx, ((job.n + 15) / 16 + job.per_task - 1) / job.per_task, fa_pack_task, &job);
     return FA_OK;
@@ -113,7 +128,7 @@ static void fa_linear_carve(fa_arena *arena, const fa_ctx *ctx, fa_linear_plan *
     plan->a = fa_arena_take(arena, plan->a_size * (size_t)plan->team, sizeof(float));
 }
 
-static fa_status fa_linear_prepare(const fa_ctx *ctx, const fa_view *out, const fa_view *x, fa_linear_plan *plan) {
+static fa_status fa_linear_prepare(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int32_t dtype, fa_linear_plan *plan) {
     fa_status status = fa_check_f32(x, 2);
     if (status == FA_OK) status = fa_check_f32(out, 2);
     if (status != FA_OK) return status;
@@ -122,15 +137,16 @@ static fa_status fa_linear_prepare(const fa_ctx *ctx, const fa_view *out, const 
     plan->k = x->shape[1];
     plan->n = out->shape[1];
     size_t bytes;
-    status = fa_linear_packed_bytes(plan->n, plan->k, &bytes);
-    if (status == FA_OK) fa_linear_cut(ctx, plan);
+    status = fa_linear_packed_bytes(dtype, plan->n, plan->k, &bytes);
+    if (status == FA_OK && dtype != FA_I8) fa_linear_cut(ctx, plan);
     return status;
 }
 
-fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, size_t *bytes) {
+fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int32_t dtype, size_t *bytes) {
     fa_linear_plan plan;
-    fa_status status = fa_linear_prepare(ctx, out, x, &plan);
+    fa_status status = fa_linear_prepare(ctx, out, x, dtype, &plan);
     if (status != FA_OK) return status;
+    if (dtype == FA_I8) return fa_int8_workspace(ctx, plan.m, plan.n, plan.k, bytes);
     fa_arena arena = {NULL, 0, 0};
     fa_linear_carve(&arena, ctx, &plan);
     if (arena.overflow) return FA_ERR_MEMORY;
@@ -165,23 +181,24 @@ static void fa_linear_task(void *arg, int64_t task, int worker) {
     job->kernels->linear.block(&block);
 }
 
-fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const void *packed, const fa_view *bias,
+fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_linear_weights *packed, const fa_view *bias,
                     fa_activation act, void *ws, size_t ws_bytes) {
     fa_linear_job job;
-    fa_status status = fa_linear_prepare(ctx, out, x, &job.plan);
+    fa_status status = fa_linear_prepare(ctx, out, x, packed->dtype, &job.plan);
     if (status == FA_OK && bias) status = fa_check_f32(bias, 1);
     if (status != FA_OK) return status;
     if (bias && bias->shape[0] != job.plan.n) return FA_ERR_SHAPE;
     if (act < FA_ACT_NONE || act > FA_ACT_SIGMOID) return FA_ERR_VALUE;
     if (job.plan.m == 0 || job.plan.n == 0) return FA_OK;
-    if (job.plan.k > 0 && (uintptr_t)packed % FA_ALIGN) return FA_ERR_WORKSPACE;
+    if (!fa_linear_is_whole(packed, (size_t)job.plan.k)) return FA_ERR_WORKSPACE;
+    if (packed->dtype == FA_I8) return fa_int8_linear(ctx, out, x, packed, bias, act, ws, ws_bytes);
     fa_arena arena = {ws, 0, 0};
     fa_linear_carve(&arena, ctx, &job.plan);
     if (!ws || (uintptr_t)ws % FA_ALIGN || arena.overflow || arena.used > ws_bytes) return FA_ERR_WORKSPACE;
     job.kernels = ctx->kernels;
     job.x = x->data;
     job.xs = fa_estride(x, 0);
-    job.packed = packed;
+    job.packed = packed->panels;
     job.bias = bias ? bias->data : NULL;
     job.out = out->data;
     job.os = fa_estride(out, 0);

@@ -6,7 +6,7 @@
 #define READ_PIECE (1 << 20) /* bytes of a task; fixed, as all tasks are */
 
 typedef struct fma_job {
-    const fa_ctx *ctx;
+    float (*run)(int64_t rounds, double *flops);
     int64_t rounds;
     double flops;
     volatile float sink;
@@ -15,18 +15,26 @@ typedef struct fma_job {
 static void fma_task(void *arg, int64_t task, int worker) {
     fma_job *job = arg;
     double flops;
-    float value = job->ctx->kernels->vmath.fma_rounds(job->rounds, &flops);
+    float value = job->run(job->rounds, &flops);
     (void)worker;
     if (task == 0) job->flops = flops;
     if (value == 0.0f) job->sink = value; /* never: keeps the work alive */
 }
 
-fa_status fa_probe_fma(const fa_ctx *ctx, int64_t iterations, double *flops) {
-    fma_job job = {.ctx = ctx, .rounds = iterations};
+static fa_status run_rounds(const fa_ctx *ctx, float (*run)(int64_t, double *), int64_t iterations, double *flops) {
+    fma_job job = {.run = run, .rounds = iterations};
     if (iterations < 1) return FA_ERR_VALUE;
     fa_parallel_for(ctx, ctx->num_threads, fma_task, &job);
     *flops = job.flops * ctx->num_threads;
     return FA_OK;
+}
+
+fa_status fa_probe_fma(const fa_ctx *ctx, int64_t iterations, double *flops) {
+    return run_rounds(ctx, ctx->kernels->vmath.fma_rounds, iterations, flops);
+}
+
+fa_status fa_probe_int8(const fa_ctx *ctx, int64_t iterations, double *ops) {
+    return run_rounds(ctx, ctx->kernels->int8.rounds, iterations, ops);
 }
 
 typedef struct read_job {

@@ -207,31 +207,33 @@ static void linear_statuses(void) {
     const fa_view x = f32(2, 3, 8, 0, 0), w = f32(2, 20, 8, 0, 0), bias = f32(1, 20, 0, 0, 0);
     fa_view out = f32(2, 3, 20, 0, 0), bad;
     static _Alignas(64) float packed_weights[2 * 8 * 16];
+    fa_linear_weights weights = {.dtype = FA_F32, .panels = packed_weights}, wrong;
     size_t bytes = 0, ws = 0;
     out.data = memory + 4096;
 #define BAD(view, change) (bad = (view), bad.change, &bad)
-    expect_status("sizes", fa_linear_packed_bytes(20, 8, &bytes), FA_OK);
+#define WRONG(change) (wrong = weights, wrong.change, &wrong)
+    expect_status("sizes", fa_linear_packed_bytes(FA_F32, 20, 8, &bytes), FA_OK);
     if (bytes != sizeof packed_weights) fail("packed bytes %zu", bytes);
-    expect_status("negative n", fa_linear_packed_bytes(-1, 8, &bytes), FA_ERR_SHAPE);
-    expect_status("negative k", fa_linear_packed_bytes(1, -8, &bytes), FA_ERR_SHAPE);
-    expect_status("huge n", fa_linear_packed_bytes(INT64_MAX, 1, &bytes), FA_ERR_MEMORY);
-    expect_status("huge k", fa_linear_packed_bytes(1, INT64_MAX, &bytes), FA_ERR_MEMORY);
-    expect_status("huge both", fa_linear_packed_bytes((int64_t)1 << 40, (int64_t)1 << 40, &bytes), FA_ERR_MEMORY);
+    expect_status("negative n", fa_linear_packed_bytes(FA_F32, -1, 8, &bytes), FA_ERR_SHAPE);
+    expect_status("negative k", fa_linear_packed_bytes(FA_F32, 1, -8, &bytes), FA_ERR_SHAPE);
+    expect_status("huge n", fa_linear_packed_bytes(FA_F32, INT64_MAX, 1, &bytes), FA_ERR_MEMORY);
+    expect_status("huge k", fa_linear_packed_bytes(FA_F32, 1, INT64_MAX, &bytes), FA_ERR_MEMORY);
+    expect_status("huge both", fa_linear_packed_bytes(FA_F32, (int64_t)1 << 40, (int64_t)1 << 40, &bytes), FA_ERR_MEMORY);
 
-    expect_status("pack", fa_linear_pack(&ctx, packed_weights, &w), FA_OK);
-    expect_status("pack rank", fa_linear_pack(&ctx, packed_weights, BAD(w, ndim = 1)), FA_ERR_SHAPE);
-    expect_status("pack dtype", fa_linear_pack(&ctx, packed_weights, BAD(w, dtype = FA_BF16)), FA_ERR_DTYPE);
-    expect_status("pack stride", fa_linear_pack(&ctx, packed_weights, BAD(w, stride[1] = 32)), FA_ERR_STRIDE);
-    expect_status("pack alignment", fa_linear_pack(&ctx, (char *)packed_weights + 4, &w), FA_ERR_WORKSPACE);
-    expect_status("pack without end", fa_linear_pack(&ctx, packed_weights, BAD(w, shape[0] = INT64_MAX)), FA_ERR_MEMORY);
+    expect_status("pack", fa_linear_pack(&ctx, &weights, &w), FA_OK);
+    expect_status("pack rank", fa_linear_pack(&ctx, &weights, BAD(w, ndim = 1)), FA_ERR_SHAPE);
+    expect_status("pack dtype", fa_linear_pack(&ctx, &weights, BAD(w, dtype = FA_BF16)), FA_ERR_DTYPE);
+    expect_status("pack stride", fa_linear_pack(&ctx, &weights, BAD(w, stride[1] = 32)), FA_ERR_STRIDE);
+    expect_status("pack alignment", fa_linear_pack(&ctx, WRONG(panels = packed_weights + 1), &w), FA_ERR_WORKSPACE);
+    expect_status("pack without end", fa_linear_pack(&ctx, &weights, BAD(w, shape[0] = INT64_MAX)), FA_ERR_MEMORY);
 
-    expect_status("query", fa_linear_workspace(&ctx, &out, &x, &ws), FA_OK);
-    expect_status("query rows", fa_linear_workspace(&ctx, &out, BAD(x, shape[0] = 4), &ws), FA_ERR_SHAPE);
-    expect_status("query without end", fa_linear_workspace(&ctx, &out, BAD(x, shape[1] = INT64_MAX), &ws), FA_ERR_MEMORY);
-    expect_status("query again", fa_linear_workspace(&ctx, &out, &x, &ws), FA_OK);
+    expect_status("query", fa_linear_workspace(&ctx, &out, &x, FA_F32, &ws), FA_OK);
+    expect_status("query rows", fa_linear_workspace(&ctx, &out, BAD(x, shape[0] = 4), FA_F32, &ws), FA_ERR_SHAPE);
+    expect_status("query without end", fa_linear_workspace(&ctx, &out, BAD(x, shape[1] = INT64_MAX), FA_F32, &ws), FA_ERR_MEMORY);
+    expect_status("query again", fa_linear_workspace(&ctx, &out, &x, FA_F32, &ws), FA_OK);
 
 #define LINEAR(out, x, packed, bias, act, ws, n) fa_linear(&ctx, out, x, packed, bias, act, ws, n)
-    const void *p = packed_weights;
+    const fa_linear_weights *p = &weights;
     expect_status("linear", LINEAR(&out, &x, p, &bias, FA_ACT_NONE, workspace, ws), FA_OK);
     expect_status("x dtype", LINEAR(&out, BAD(x, dtype = FA_F16), p, &bias, FA_ACT_NONE, workspace, ws), FA_ERR_DTYPE);
     expect_status("x stride", LINEAR(&out, BAD(x, stride[0] = 33), p, &bias, FA_ACT_NONE, workspace, ws), FA_ERR_STRIDE);
@@ -239,10 +241,34 @@ static void linear_statuses(void) {
     expect_status("bias length", LINEAR(&out, &x, p, BAD(bias, shape[0] = 19), FA_ACT_NONE, workspace, ws), FA_ERR_SHAPE);
     expect_status("bias stride", LINEAR(&out, &x, p, BAD(bias, stride[0] = 8), FA_ACT_NONE, workspace, ws), FA_ERR_STRIDE);
     expect_status("activation", LINEAR(&out, &x, p, &bias, (fa_activation)7, workspace, ws), FA_ERR_VALUE);
-    expect_status("packed alignment", LINEAR(&out, &x, (const char *)p + 16, &bias, FA_ACT_NONE, workspace, ws), FA_ERR_WORKSPACE);
+    expect_status("packed alignment", LINEAR(&out, &x, WRONG(panels = packed_weights + 4), &bias, FA_ACT_NONE, workspace, ws), FA_ERR_WORKSPACE);
     expect_status("no workspace", LINEAR(&out, &x, p, &bias, FA_ACT_NONE, NULL, ws), FA_ERR_WORKSPACE);
     expect_status("small workspace", LINEAR(&out, &x, p, &bias, FA_ACT_NONE, workspace, ws - 1), FA_ERR_WORKSPACE);
     expect_status("workspace alignment", LINEAR(&out, &x, p, &bias, FA_ACT_NONE, workspace + 32, ws), FA_ERR_WORKSPACE);
+
+    static _Alignas(64) int8_t panels[2 * 2 * 64];
+    static float scale[32];
+    static int32_t sums[32];
+    weights = (fa_linear_weights){FA_I8, panels, scale, sums};
+    expect_status("int8 sizes", fa_linear_packed_bytes(FA_I8, 20, 7, &bytes), FA_OK);
+    if (bytes != sizeof panels) fail("packed bytes %zu", bytes);
+    expect_status("int8 inputs", fa_linear_packed_bytes(FA_I8, 20, ((int64_t)1 << 17) + 1, &bytes), FA_ERR_SHAPE);
+    expect_status("int8 negative k", fa_linear_packed_bytes(FA_I8, 20, -1, &bytes), FA_ERR_SHAPE);
+    expect_status("int8 huge n", fa_linear_packed_bytes(FA_I8, INT64_MAX, 8, &bytes), FA_ERR_MEMORY);
+    expect_status("another dtype", fa_linear_packed_bytes(FA_I32, 20, 8, &bytes), FA_ERR_DTYPE);
+    expect_status("int8 query", fa_linear_workspace(&ctx, &out, &x, FA_I8, &ws), FA_OK);
+    expect_status("query of another dtype", fa_linear_workspace(&ctx, &out, &x, 99, &ws), FA_ERR_DTYPE);
+    expect_status("int8 pack", fa_linear_pack(&ctx, p, &w), FA_OK);
+    expect_status("pack as another dtype", fa_linear_pack(&ctx, WRONG(dtype = FA_BOOL), &w), FA_ERR_DTYPE);
+    expect_status("pack without panels", fa_linear_pack(&ctx, WRONG(panels = NULL), &w), FA_ERR_WORKSPACE);
+    expect_status("pack without scales", fa_linear_pack(&ctx, WRONG(scale = NULL), &w), FA_ERR_WORKSPACE);
+    expect_status("int8 linear", LINEAR(&out, &x, p, &bias, FA_ACT_NONE, workspace, ws), FA_OK);
+    expect_status("int8 small workspace", LINEAR(&out, &x, p, &bias, FA_ACT_NONE, workspace, ws - 1), FA_ERR_WORKSPACE);
+    expect_status("int8 without sums", LINEAR(&out, &x, WRONG(sums = NULL), &bias, FA_ACT_NONE, workspace, ws), FA_ERR_WORKSPACE);
+    expect_status("int8 scale alignment", LINEAR(&out, &x, WRONG(scale = (float *)((char *)scale + 2)), &bias, FA_ACT_NONE,
+                                                 workspace, ws), FA_ERR_WORKSPACE);
+    expect_status("int8 panels alignment", LINEAR(&out, &x, WRONG(panels = panels + 32), &bias, FA_ACT_NONE, workspace, ws),
+                  FA_ERR_WORKSPACE);
 #undef LINEAR
     case_end(0);
 }
