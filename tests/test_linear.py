@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import array
 import copy
+import gc
+import itertools
 import pickle
 import threading
 
@@ -151,3 +153,18 @@ def test_many_callers() -> None:
     assert len(results) == 60
     for result in results:
         assert_same_bits(result, expected)
+
+
+def test_weights_that_share_a_block_of_memory_are_apart() -> None:
+    """Layers of some hundred kilobytes are cut from larger blocks: aligned, disjoint, alive as long as they are used."""
+    rng = np.random.default_rng(3)
+    weights = [rng.standard_normal((200 + 16 * i, 120), dtype=np.float32) for i in range(80)]  # 12 MB: several blocks
+    layers = [fa.pack_linear(weight) for weight in weights]
+    spans = sorted((layer.panels.ctypes.data, layer.panels.nbytes) for layer in layers)
+    assert all(address % 64 == 0 for address, _ in spans)
+    assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(spans))
+    del layers[::2]
+    gc.collect()
+    x = np.eye(120, dtype=np.float32)
+    for weight, layer in zip(weights[1::2], layers, strict=True):
+        assert (fa.linear(x, layer) == weight.T).all()
