@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,8 +28,7 @@ _ACTIVATIONS = {
 _LAYER_NORM_EPS = 1e-5  # of torch.nn.LayerNorm, which sentence-transformers does not change
 
 
-@dataclass(frozen=True, slots=True)
-class _Dense:
+class _Dense(NamedTuple):
     layer: PackedLinear
     activation: str | None
     residual: PackedLinear | None
@@ -46,8 +44,7 @@ class _Dense:
         return y
 
 
-@dataclass(frozen=True, slots=True)
-class _LayerNorm:
+class _LayerNorm(NamedTuple):
     weight: Floats
     bias: Floats
 
@@ -55,7 +52,6 @@ class _LayerNorm:
         return ops.layer_norm(x, self.weight, self.bias, _LAYER_NORM_EPS, num_threads=num_threads)
 
 
-@dataclass(frozen=True, slots=True)
 class _Normalize:
     def apply(self, x: Floats, num_threads: int | None) -> Floats:
         return ops.l2_normalize(x, num_threads=num_threads)

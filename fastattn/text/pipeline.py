@@ -2,7 +2,8 @@
 """All a model can do with text: what ``Encoder.embed``, ``classify``, ``rerank``, ``tokens`` and ``answer`` call.
 
 Those methods say what the arguments and results are. The tokenizer is read with the first text; what a folder says of
-sentence vectors is read with the first of them, so that a classifier need not have any of it.
+sentence vectors is read with the first of them, so that a classifier need not have any of it; and each task's code is
+imported when it is first asked for, as most processes do one thing alone.
 """
 
 from __future__ import annotations
@@ -10,15 +11,12 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .answers import answer
-from .classifier import classify, rerank
-from .embedder import Embedder
 from .settings import TextSettings
 from .tokenizer import TextTokenizer
-from .tokens import label_tokens
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder, Floats
+    from .embedder import Embedder
     from .results import Answer, Classification, Ranked, Token
 
 __all__ = ["TextPipeline"]
@@ -39,6 +37,8 @@ class TextPipeline:
     @cached_property
     def embedder(self) -> Embedder:
         """What makes sentence vectors."""
+        from .embedder import Embedder
+
         return Embedder(self._model, self.tokenizer)
 
     def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Floats:
@@ -48,13 +48,21 @@ class TextPipeline:
         return self.embedder.dimension(truncate_dim)
 
     def classify(self, texts: Any, **options: Any) -> list[Classification]:
+        from .classifier import classify
+
         return classify(self._model, self.tokenizer, texts, **options)
 
     def rerank(self, query: Any, docs: Any, **options: Any) -> list[Ranked]:
+        from .classifier import rerank
+
         return rerank(self._model, self.tokenizer, query, docs, **options)
 
     def tokens(self, texts: Any, **options: Any) -> list[list[Token]]:
+        from .tokens import label_tokens
+
         return label_tokens(self._model, self.tokenizer, texts, **options)
 
     def answer(self, question: Any, context: Any, **options: Any) -> Answer:
+        from .answers import answer
+
         return answer(self._model, self.tokenizer, question, context, **options)

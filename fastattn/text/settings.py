@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..loaders.files import ModelFiles, as_files
 from .jsonkeys import OptionalJson
@@ -12,8 +12,7 @@ from .jsonkeys import OptionalJson
 __all__ = ["TextSettings"]
 
 
-@dataclass(frozen=True, slots=True)
-class TextSettings:
+class TextSettings(NamedTuple):
     """How a folder wants its text tokenized."""
 
     max_length: int | None = None

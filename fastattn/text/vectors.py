@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ..loaders.files import ModelFiles, as_files
 from .jsonkeys import OptionalJson, is_inside, read_list
@@ -33,8 +34,7 @@ _PROMPTS = "config_sentence_transformers.json"
 _AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
 
 
-@dataclass(frozen=True, slots=True)
-class Module:
+class Module(NamedTuple):
     """A module that stands behind the pooling."""
 
     kind: str
@@ -43,8 +43,7 @@ class Module:
     """Where its files are."""
 
 
-@dataclass(frozen=True, slots=True)
-class VectorSettings:
+class VectorSettings(NamedTuple):
     """How a folder wants its sentence vectors made.
 
     A folder that says nothing gets mean pooling without normalisation, as in sentence-transformers.
@@ -60,7 +59,7 @@ class VectorSettings:
     """Whether vectors are scaled to length 1 at the very end."""
     truncate_dim: int | None = None
     """Numbers of a vector that are kept, where the folder says so."""
-    prompts: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = MappingProxyType({})
     """Name -> what is put before a text."""
     prompt: str = ""
     """What is put before every text if the caller names no prompt."""
