@@ -131,6 +131,15 @@ def test_max_length(folder: Path, bert: Any, tokenizer: Any, expected: int) -> N
     assert words(ids) == " ".join(["[CLS]", *("a b c d " * 100).split()[: expected - 2], "[SEP]"])
 
 
+def test_older_names_of_the_settings(folder: Path) -> None:
+    write(folder / "sentence_xlm-roberta_config.json", {"max_seq_length": 9})
+    assert TextSettings.read(folder).max_length == 9
+    write(folder / "sentence_roberta_config.json", {"max_seq_length": 8})
+    assert TextSettings.read(folder).max_length == 8
+    write(folder / "sentence_bert_config.json", {})
+    assert TextSettings.read(folder).max_length is None
+
+
 def test_truncation_on_the_left(folder: Path) -> None:
     write(folder / "tokenizer_config.json", {"model_max_length": 5, "truncation_side": "left"})
     tokenizer = TextTokenizer(folder, TextSettings.read(folder), 40)

@@ -349,6 +349,13 @@ def test_answer_in_a_long_context(reader: Encoder) -> None:
     assert got.text == context[got.start : got.end] and got.score > 0
     pieces = tokenizer_of(reader).encode_pieces("the cat", context)
     assert len(pieces) > 8
+    whole = pytest.importorskip("tokenizers").Tokenizer.from_buffer((reader.path / "tokenizer.json").read_bytes())
+    whole.no_padding()
+    whole.enable_truncation(40, stride=17, strategy="only_second")
+    encoding = whole.encode("the cat", context)
+    expected = [encoding, *encoding.overflowing]
+    assert [tokens[0].tolist() for tokens, _ in pieces] == [piece.ids for piece in expected]
+    assert [tokens[1].tolist() for tokens, _ in pieces] == [piece.type_ids for piece in expected]
     covered = np.concatenate([offsets[offsets[:, 0] >= 0] for _, offsets in pieces])
     assert len(np.unique(covered[:, 0])) == 300 + context.count("cats")
     alone = max(best_span_of_piece(reader, tokens, offsets) for tokens, offsets in pieces)

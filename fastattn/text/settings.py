@@ -12,6 +12,10 @@ from .jsonkeys import OptionalJson
 __all__ = ["TextSettings"]
 
 
+# Files of sentence-transformers 1 are named after the family; all newer ones "bert".
+_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+
+
 class TextSettings(NamedTuple):
     """How a folder wants its text tokenized."""
 
@@ -28,8 +32,8 @@ class TextSettings(NamedTuple):
     def read(cls, folder: ModelFiles | str | os.PathLike[str]) -> TextSettings:
         """Settings of ``folder`` (or of the files of a model).
 
-        ``sentence_bert_config.json`` has max_seq_length and do_lower_case; ``tokenizer_config.json`` model_max_length,
-        truncation_side and model_input_names. Each may be missing.
+        ``sentence_bert_config.json`` (or its older names) has max_seq_length and do_lower_case;
+        ``tokenizer_config.json`` model_max_length, truncation_side and model_input_names. Each may be missing.
 
         Raises
         ------
@@ -42,17 +46,18 @@ class TextSettings(NamedTuple):
         256
         """
         files = as_files(folder)
-        bert = OptionalJson(files, "sentence_bert_config.json")
+        names = [f"sentence_{kind}_config.json" for kind in _KINDS]
+        bert = OptionalJson(files, next(filter(files.has, names), names[0]))
         tokenizer = OptionalJson(files, "tokenizer_config.json")
         max_length = bert.length("max_seq_length")
         if max_length is None:
             max_length = tokenizer.length("model_max_length")
-        names = tokenizer.values.get("model_input_names")
-        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        inputs = tokenizer.values.get("model_input_names")
+        if inputs is not None and not (isinstance(inputs, list) and all(isinstance(name, str) for name in inputs)):
             raise tokenizer.wrong("model_input_names", "a list of names")
         return cls(
             max_length=max_length,
             truncation_side=tokenizer.choice("truncation_side", ("right", "left")),
             lowercase=bert.flag("do_lower_case"),
-            token_types=names is None or "token_type_ids" in names,
+            token_types=inputs is None or "token_type_ids" in inputs,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -81,8 +80,6 @@ class TextTokenizer:
             )
         tokenizer.no_padding()
         tokenizer.enable_truncation(self.max_length, direction=settings.truncation_side)
-        self._lock = threading.Lock()
-        self._splitter: Any = None  # the tokenizer of encode_pieces, which is used by one thread at a time
         self._special_of_pairs = tokenizer.num_special_tokens_to_add(True)
         self._tokenizer = tokenizer
         self._settings = settings
@@ -134,22 +131,28 @@ class TextTokenizer:
         """
         self._check_pairs()
         original, question, context = context, self._prepared(question), self._prepared(context)
-        room = self.max_length - len(self._run(question, "").ids)
+        with _named_errors(f"{self._path}: the tokenizers library failed on a question and its context"):
+            first = self._splitter.encode(question, add_special_tokens=False)
+            rest = self._splitter.encode(context, add_special_tokens=False)
+        room = self.max_length - self._special_of_pairs - len(first.ids)
         if room < 2:
             raise ValueError(f"question: leaves no room for its context within {self.max_length} tokens")
-        with self._lock, _named_errors(f"{self._path}: the tokenizers library failed on a question and its context"):
-            if self._splitter is None:
-                self._splitter = _library().Tokenizer.from_buffer(self._files.read_bytes(_NAME))
-                self._splitter.no_padding()
-            overlap = min(_OVERLAP, room // 2)
-            self._splitter.enable_truncation(self.max_length, stride=overlap, strategy="only_second")
-            first = self._splitter.encode(question, context)
+        rest.truncate(room, stride=min(_OVERLAP, room // 2))
         pieces = []
-        for encoding in [first, *first.overflowing]:
+        for piece in [rest, *rest.overflowing]:
+            encoding = self._splitter.post_process(first, piece)
             offsets = self._offsets(encoding, original)
             offsets[np.array([sequence != 1 for sequence in encoding.sequence_ids], np.bool_)] = -1
             pieces.append((self._tokens(encoding), offsets))
         return pieces
+
+    @cached_property
+    def _splitter(self) -> Any:
+        """Another tokenizer, which does not truncate: one's settings must not change while threads share it."""
+        tokenizer = _library().Tokenizer.from_buffer(self._files.read_bytes(_NAME))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        return tokenizer
 
     def count_prompt(self, prompt: str) -> int:
         """Tokens that ``prompt`` takes at the beginning of a text, special ones before it included."""
