@@ -221,7 +221,8 @@ class PackedFiles(ModelFiles):
 
     def __init__(self, packed: PackedFile) -> None:
         self._packed = packed
-        self._sums = parse_json_object(packed.metadata["files_crc32"].encode("utf-8", "replace"), f"{packed.path}: files_crc32")
+        text = packed.metadata["files_crc32"].encode("utf-8", "replace")
+        self._sums = parse_json_object(text, f"{packed.path}: files_crc32")
 
     def __iter__(self) -> Iterator[str]:
         return (name.removeprefix(FILE) for name in self._packed if name.startswith(FILE))
