@@ -291,7 +291,8 @@ def test_an_interrupt_keeps_what_was_done(folder: str, tmp_path: Path, suffix: s
 def test_an_interrupt_in_the_middle_of_a_long_job_leaves_whole_lines(folder: str, tmp_path: Path) -> None:
     source = tmp_path / "texts.txt"
     source.write_text("the cat sat on the mat\n" * 300_000)
-    with start("embed", "--model", folder, "--input", str(source)) as process:
+    unbuffered = {"PYTHONUNBUFFERED": "1"}  # where a signal makes Python write a piece of what it is given
+    with start("embed", "--model", folder, "--input", str(source), env=unbuffered) as process:
         assert process.stdout is not None and process.stderr is not None
         seen = process.stdout.read(200_000)
         process.send_signal(signal.SIGINT)

@@ -19,7 +19,7 @@ from .interrupt import interrupt_ends_the_process
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = ("info", "embed", "pack", "bench")
+COMMANDS = ("info", "embed", "classify", "rerank", "pack", "bench")
 """Names of the commands and of their modules, which have ``add_parser(commands)``."""
 
 _EPILOG = """examples:

@@ -7,11 +7,10 @@ import argparse
 from typing import Any
 
 from .arguments import positive_int
-from .inputs import INPUT_NOTE, add_input_options, open_reader, wanted_columns
+from .inputs import INPUT_NOTE, add_input_options, text_source
 from .job import add_model_options, load_model, stream
-from .linefiles import Arguments
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
-from .rows import Reader, Rows, Wanted
+from .rows import Rows, Wanted
 
 __all__ = ["add_parser"]
 
@@ -55,29 +54,16 @@ def add_parser(commands: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     form = output_format(arguments, ("jsonl", "npy", "parquet"))
-    reader, wanted, characters = _source(arguments)
+    if form == "npy" and arguments.keep:
+        arguments.parser.error("--keep: a .npy file has the vectors alone; use --output FILE.jsonl or FILE.parquet")
+    reader, wanted, characters = text_source(arguments, {"--column": "text"}, ("text", "embedding"))
     try:
         with open_writer(arguments, form, reader.types) as writer:
             model = load_model(arguments, characters)
-            stream(arguments, reader, wanted, writer, _Embed(arguments, model, wanted))
+            stream(arguments, reader, wanted, _Embed(arguments, model, wanted), writer.write)
     finally:
         reader.close()
     return 0
-
-
-def _source(arguments: argparse.Namespace) -> tuple[Reader, Wanted, int | None]:
-    """The input, its columns, and how many characters it has if they are on the command line."""
-    if bool(arguments.text) + (arguments.input is not None) != 1:
-        arguments.parser.error("expected TEXT arguments, - for standard input, or --input FILE: one of them")
-    if "-" in arguments.text and len(arguments.text) > 1:
-        arguments.parser.error("- (standard input) stands alone, without other texts")
-    if arguments.text and arguments.text != ["-"]:
-        for option in ("format", "column", "delimiter", "keep"):
-            if getattr(arguments, option):
-                arguments.parser.error(f"--{option}: not with TEXT arguments")
-        return Arguments({"text": arguments.text}), Wanted(("text",)), sum(map(len, arguments.text))
-    wanted = wanted_columns(arguments, {"--column": "text"}, ("text", "embedding"))
-    return open_reader(arguments, wanted), wanted, None
 
 
 class _Embed:

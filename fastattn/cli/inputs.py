@@ -6,12 +6,20 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from .linefiles import CsvReader, JsonLinesReader, PlainLines
+from .linefiles import Arguments, CsvReader, JsonLinesReader, PlainLines
 from .rows import ON_NULL, Reader, Wanted
 
-__all__ = ["INPUT_NOTE", "add_input_options", "column_names", "input_format", "open_reader", "wanted_columns"]
+__all__ = [
+    "INPUT_NOTE",
+    "add_input_options",
+    "input_format",
+    "open_reader",
+    "refuse_options",
+    "text_source",
+    "wanted_columns",
+]
 
 INPUT_NOTE = """\
 Input: lines (UTF-8, one text each, an empty line is an empty text), JSON Lines (.jsonl, .ndjson), CSV (.csv, .tsv;
@@ -36,7 +44,11 @@ def add_input_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--format", choices=_FORMATS, help="of the input (default: by its suffix; else lines)")
     parser.add_argument("--delimiter", type=_delimiter, metavar="C", help="of CSV (default: a comma; a tab in .tsv)")
     parser.add_argument(
-        "--keep", type=column_names, default=(), metavar="A,B", help="columns of the input to carry along to the output"
+        "--keep",
+        type=_column_names,
+        default=(),
+        metavar="A,B",
+        help="columns of the input to carry along to the output",
     )
     parser.add_argument(
         "--on-null", choices=ON_NULL, default="error", help="rows without a text: fail (default), leave out, take as ''"
@@ -50,7 +62,7 @@ def _delimiter(text: str) -> str:
     return text
 
 
-def column_names(text: str) -> tuple[str, ...]:
+def _column_names(text: str) -> tuple[str, ...]:
     """Names with commas between them, each once."""
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
@@ -95,6 +107,33 @@ def wanted_columns(
         if name in taken:
             error(f"--keep: the output has a column {name!r} of its own")
     return Wanted(tuple(names[o] for o in texts), tuple(names[o] for o in lists or ()), arguments.keep)
+
+
+def text_source(
+    arguments: argparse.Namespace, columns: dict[str, str], taken: tuple[str, ...]
+) -> tuple[Reader, Wanted, int | None]:
+    """The texts of the command line, or the reader for ``-`` and --input; what it reads; the command line's characters.
+
+    Args:
+        columns, taken: see :func:`wanted_columns`.
+    """
+    if bool(arguments.text) + (arguments.input is not None) != 1:
+        arguments.parser.error("expected TEXT arguments, - for standard input, or --input FILE: one of them")
+    if "-" in arguments.text and len(arguments.text) > 1:
+        arguments.parser.error("- (standard input) stands alone, without other texts")
+    if arguments.text and arguments.text != ["-"]:
+        refuse_options(arguments, ("format", "delimiter", "keep", *columns), "TEXT arguments")
+        return Arguments({"text": arguments.text}), Wanted(("text",)), sum(map(len, arguments.text))
+    wanted = wanted_columns(arguments, columns, taken)
+    return open_reader(arguments, wanted), wanted, None
+
+
+def refuse_options(arguments: argparse.Namespace, options: Iterable[str], other: str) -> None:
+    """Leaves with a usage error where one of the options is given: it makes no sense with the `other`."""
+    for option in options:
+        name = option.removeprefix("--")
+        if getattr(arguments, name.replace("-", "_")):
+            arguments.parser.error(f"--{name}: not with {other}")
 
 
 def open_reader(arguments: argparse.Namespace, wanted: Wanted) -> Reader:

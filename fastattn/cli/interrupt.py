@@ -21,8 +21,8 @@ class Unfinished(Protocol):
         """Makes what has been written a whole; what to tell about it, if anything."""
 
 
-OUTPUTS: set[Unfinished] = set()
-"""Outputs under way: an interrupt keeps what they hold."""
+OUTPUTS: dict[Unfinished, None] = {}
+"""Outputs under way, in order: an interrupt keeps what they hold, the last one first."""
 
 UNFINISHED: set[str] = set()
 """Files that are worth nothing before they are complete: an interrupt removes them."""
@@ -84,7 +84,7 @@ def _leave(number: int) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(path)
         if OUTPUTS and WRITING.acquire(timeout=_PATIENCE):
-            for output in list(OUTPUTS):
+            for output in reversed(list(OUTPUTS)):
                 note = output.keep()
                 if note and sys.stderr is not None:
                     print(f"fastattn: {signal.Signals(number).name}: {note}", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -77,30 +78,72 @@ def stream(
     arguments: argparse.Namespace,
     reader: Reader,
     wanted: Wanted,
-    writer: Any,
     compute: Callable[[Rows], Columns],
+    write: Callable[[Columns], None],
+    what: str = "texts",
 ) -> None:
-    """Computes the rows of `reader` as they come and writes each list of them before the next is read.
+    """Computes the rows of `reader` as they come and writes some of them before it goes on.
 
-    `writer` is an open writer; `compute` turns some rows, or none, into the columns of the output.
+    Args:
+        compute: turns some rows, or none, into the columns of the output.
+        write: takes those.
+        what: is counted, in the plural.
 
     Raises:
         ValueError: a row is wrong, or the model cannot take it: it is named, the rows before it have been written.
     """
-    writer.write(compute(Rows([], {name: [] for name in wanted.names})))  # an option that is wrong fails here
+    write(compute(Rows([], {name: [] for name in wanted.names})))  # an option that is wrong fails here
     checked = Checked(reader, wanted, arguments.on_null)
-    progress = Progress("texts", reader.position, is_stdout(arguments))
+    progress = Progress(what, reader.position, is_stdout(arguments))
+    pace = _Pace((*wanted.texts, *wanted.lists))
     whole = False
     try:
         for rows in checked:
-            for part, columns in in_parts(reader, rows, compute):
-                writer.write(columns)
-                progress.add(len(part))
+            for some in pace.cut(rows):
+                for part, columns in in_parts(reader, some, compute):
+                    write(columns)
+                    progress.add(len(part))
         whole = True
     finally:
         progress.end(whole)
     if checked.skipped:
-        print(f"fastattn: {reader.name}: {checked.skipped} rows without a text left out", file=sys.stderr)
+        count = f"{checked.skipped} row{'s' * (checked.skipped != 1)}"
+        print(f"fastattn: {reader.name}: {count} without a text left out", file=sys.stderr)
+
+
+class _Pace:
+    """Cuts rows into pieces that take the model about a second, so that results come steadily and little can be lost.
+
+    The results do not depend on where rows are cut.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._characters = 1 << 15
+
+    def cut(self, rows: Rows) -> Iterator[Rows]:
+        """Pieces of `rows`; the time until the next is asked for decides how long that is."""
+        sizes = [
+            sum(each) for each in zip(*(map(_characters, rows.columns[name]) for name in self._names), strict=True)
+        ]
+        start = 0
+        while start < len(rows):
+            stop, size = start, 0
+            while stop < len(rows) and size < self._characters:
+                size += sizes[stop]
+                stop += 1
+            began = time.monotonic()
+            yield rows if stop - start == len(rows) else rows.part(start, stop)
+            seconds = time.monotonic() - began
+            if seconds > 2:
+                self._characters = max(1 << 10, self._characters // 2)
+            elif seconds < 0.7 and size >= self._characters:
+                self._characters = min(1 << 20, self._characters * 2)
+            start = stop
+
+
+def _characters(value: str | list[str]) -> int:
+    return 16 + (len(value) if isinstance(value, str) else sum(map(len, value)))
 
 
 def in_parts(reader: Reader, rows: Rows, compute: Callable[[Rows], Columns]) -> Iterator[tuple[Rows, Columns]]:

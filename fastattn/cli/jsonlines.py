@@ -72,7 +72,7 @@ class JsonLinesOutput:
     """JSON lines on standard output, each there as soon as it is known."""
 
     def __enter__(self) -> JsonLinesOutput:
-        OUTPUTS.add(self)
+        OUTPUTS[self] = None
         return self
 
     def write(self, columns: Mapping[str, Any]) -> None:
@@ -87,7 +87,7 @@ class JsonLinesOutput:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        OUTPUTS.discard(self)
+        OUTPUTS.pop(self, None)
 
 
 def _to_stdout(data: bytes) -> None:

@@ -61,7 +61,7 @@ class FileWriter(ABC):
             self.descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise type(error)(error.errno, error.strerror, path) from None
-        OUTPUTS.add(self)
+        OUTPUTS[self] = None
 
     @abstractmethod
     def write(self, columns: Mapping[str, Any]) -> None:
@@ -89,7 +89,7 @@ class FileWriter(ABC):
         return f"{self._given} is not complete; {rows} rows that were done are in {partial_name(self._given)}"
 
     def _finish(self) -> int:
-        OUTPUTS.discard(self)
+        OUTPUTS.pop(self, None)
         return self.finish()
 
     def _complete(self) -> None:

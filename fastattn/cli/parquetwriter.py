@@ -41,6 +41,7 @@ class ParquetWriter(FileWriter):
         super().__init__(path)
         self._sink = os.fdopen(self.descriptor, "wb")
         self._types = dict(types or {})
+        self._empty: Any = None
         self._tables: list[Any] = []
         self._bytes = 0
         self._waiting = 0
@@ -52,6 +53,9 @@ class ParquetWriter(FileWriter):
         arrays = {name: self._array(name, column) for name, column in columns.items()}
         table = self._arrow.table(arrays)
         with WRITING:
+            if not table.num_rows:  # its types may be guesses
+                self._empty = table
+                return
             self._tables.append(table)
             self._bytes += table.nbytes
             self._waiting += table.num_rows
@@ -78,7 +82,8 @@ class ParquetWriter(FileWriter):
     def _flush(self) -> None:
         if not self._tables:
             return
-        table = self._arrow.concat_tables(self._tables)
+        with arrow_errors(self._given):
+            table = self._arrow.concat_tables(self._tables)
         with arrow_errors(self._given):
             if self._writer is None:
                 text = [field.name for field in table.schema if self._arrow.types.is_string(field.type)]
@@ -92,6 +97,8 @@ class ParquetWriter(FileWriter):
     def finish(self) -> int:
         """Writes the last group of rows and the footer."""
         with self._sink:
+            if self._writer is None and not self._tables and self._empty is not None:
+                self._tables.append(self._empty)
             self._flush()
             if self._writer is not None:
                 with arrow_errors(self._given):

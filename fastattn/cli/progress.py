@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from .interrupt import OUTPUTS
+
 __all__ = ["Progress"]
 
 _FIRST = 1.0  # seconds; what is over by then says nothing
@@ -35,6 +37,8 @@ class Progress:
         self._width = 0
         terminal = sys.stderr is not None and sys.stderr.isatty()
         self._wanted = terminal and not (to_stdout and os.isatty(1))
+        if self._wanted:
+            OUTPUTS[self] = None
 
     def add(self, count: int) -> None:
         """So many more are done."""
@@ -45,10 +49,15 @@ class Progress:
 
     def end(self, whole: bool = True) -> None:
         """Leaves the last state, if any was shown; `whole`: everything is done."""
+        OUTPUTS.pop(self, None)
         if self._width:
             self._show(self._text(whole))
             print(file=sys.stderr, flush=True)
             self._width = 0
+
+    def keep(self) -> None:
+        """After an interrupt: what is printed next begins a line."""
+        self.end(whole=False)
 
     def _text(self, whole: bool = False) -> str:
         seconds = max(1e-9, time.monotonic() - self._start)

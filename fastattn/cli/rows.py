@@ -28,13 +28,16 @@ class Rows:
     numbers: Sequence[int]
     """Number of each row's line (or row) in the input, from 1."""
     columns: dict[str, list[Any]]
+    indices: Sequence[int] = ()
+    """Which row of the input each is, from 0, whatever its number counts; `Checked` sets them."""
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def part(self, start: int, stop: int | None = None) -> Rows:
         """The rows from `start` to before `stop`."""
-        return Rows(self.numbers[start:stop], {name: column[start:stop] for name, column in self.columns.items()})
+        columns = {name: column[start:stop] for name, column in self.columns.items()}
+        return Rows(self.numbers[start:stop], columns, self.indices[start:stop])
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +96,14 @@ class Checked:
         self.reader = reader
         self._wanted = wanted
         self._on_null = on_null
+        self._read = 0
         self.skipped = 0
         """Rows left out because of a null."""
 
     def __iter__(self) -> Iterator[Rows]:
         for rows in self.reader.rows():
+            rows.indices = range(self._read, self._read + len(rows))
+            self._read += len(rows)
             if self._good(rows):
                 self._fill(rows)
                 yield rows
@@ -115,7 +121,7 @@ class Checked:
                     rows.columns[name][index] = "" if name in self._wanted.texts else []
                 good.append(index)
             columns = {name: [column[i] for i in good] for name, column in rows.columns.items()}
-            chosen = Rows([rows.numbers[i] for i in good], columns)
+            chosen = Rows([rows.numbers[i] for i in good], columns, [rows.indices[i] for i in good])
             self._fill(chosen)
             if good:
                 yield chosen
