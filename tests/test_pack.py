@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import re
 import resource
 import shutil
@@ -26,7 +27,7 @@ from test_text import sentence_folder, write
 
 import fastattn as fa
 from fastattn.loaders import WeightFileError, open_weights
-from fastattn.loaders.packed import PackedFile
+from fastattn.loaders.packed import PackedFile, file_crc
 from fastattn.models import packing, registry
 
 DTYPES = registry._DTYPES
@@ -310,12 +311,14 @@ def test_interrupting_the_command_leaves_nothing(folder: Path, tmp_path: Path, n
 
 
 def replace_config(path: Path, **changes: Any) -> Path:
-    """Another config.json of the same length (spaces fill it) with a checksum that fits."""
+    """Another config.json of the same length (spaces fill it) with checksums that fit."""
     header, data = split(path)
     begin, end = json.loads(header)["file:config.json"]["data_offsets"]
     new = json.dumps({**json.loads(data[begin:end]), **changes}, separators=(",", ":")).encode()
     assert len(new) <= end - begin
-    return join(path, header, data[:begin] + new.ljust(end - begin) + data[end:])
+    new = new.ljust(end - begin)
+    header = header.replace(file_crc(data[begin:end]).encode(), file_crc(new).encode())
+    return join(path, header, data[:begin] + new + data[end:])
 
 
 @pytest.mark.parametrize(
@@ -381,6 +384,49 @@ def test_a_header_that_lies_about_the_model(packed: Path, edit: Any, message: st
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         fa.load(change(packed, edit))
     assert str(packed) in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_lies_about_the_model_never_crash(packed: Path, seed: int) -> None:
+    """Names, shapes, types and places exchanged among the tensors: refused, or a model that can be called."""
+    rng = random.Random(seed)
+    header, data = split(packed)
+    for _ in range(20):
+        entries = json.loads(header)
+        names = [name for name in entries if name != "__metadata__"]
+        for _ in range(rng.randrange(1, 4)):
+            one, two = rng.sample(names, 2)
+            keys = rng.choice([("dtype", "shape", "data_offsets"), ("data_offsets",), ("shape",), ("dtype",)])
+            for key in keys:
+                entries[one][key], entries[two][key] = entries[two][key], entries[one][key]
+        same_size = {}
+        for name in names:
+            same_size.setdefault(json.dumps([entries[name]["dtype"], entries[name]["shape"]]), []).append(name)
+        group = rng.choice([names for names in same_size.values() if len(names) > 1])
+        one, two = rng.sample(group, 2)
+        entries[one], entries[two] = entries[two], entries[one]
+        try:
+            model = fa.load(join(packed, entries, data))
+        except ValueError as error:
+            assert str(packed) in str(error)
+            continue
+        bits(model)
+
+
+def test_damaged_weights_never_crash(folder: Path, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    for dtype in DTYPES:
+        path = fa.pack(folder, tmp_path / "m", dtype)
+        header, data = split(path)
+        first = min(
+            e["data_offsets"][0] for n, e in json.loads(header).items() if "/" in n and not n.startswith("file:")
+        )
+        for _ in range(20):
+            changed = bytearray(data)
+            for _ in range(50):
+                changed[rng.randrange(first, len(data))] = rng.randrange(256)
+            join(path, header, bytes(changed))
+            bits(fa.load(path))
 
 
 def test_verify(packed: Path) -> None:

@@ -103,6 +103,24 @@ def test_files_inside(target: Path) -> None:
         files.read_bytes("modules.json")
 
 
+def test_a_damaged_file_inside_is_found_when_it_is_read(target: Path) -> None:
+    header, data = split(target)
+    for name, content in FILES.items():
+        for position in range(len(content)):
+            at = json.loads(header)[f"file:{name}"]["data_offsets"][0] + position
+            changed = data[:at] + bytes([data[at] ^ 2]) + data[at + 1 :]
+            target.write_bytes(struct.pack("<Q", len(header)) + header + changed)
+            with pytest.raises(
+                WeightFileError, match=re.escape(f"{target}: {name}: damaged, its checksum does not fit")
+            ):
+                PackedFile(target).files().read_json(name)
+    for sums in ("{", "[]", '{"config.json": 3}', "{}", '{"config.json": ["00000000"]}', "[" * 100_000, "\ud800"):
+        target.write_bytes(struct.pack("<Q", len(header)) + header + data)
+        change(target, lambda h, sums=sums: h["__metadata__"].update(files_crc32=sums))
+        with pytest.raises(WeightFileError, match="files_crc32|its checksum does not fit"):
+            PackedFile(target).files().read_json("config.json")
+
+
 def test_a_file_of_weights_inside(tmp_path: Path) -> None:
     numpy_io = pytest.importorskip("safetensors.numpy")
     inner = numpy_io.save({"linear.weight": np.arange(6, dtype=np.float32).reshape(2, 3)})
@@ -254,6 +272,7 @@ def change(path: Path, edit: Any) -> Path:
         (lambda h: h["__metadata__"].pop("numerics_version"), "no numerics_version"),
         (lambda h: h["__metadata__"].pop("sha256"), "no sha256"),
         (lambda h: h["__metadata__"].pop("model_type"), "no model_type"),
+        (lambda h: h["__metadata__"].pop("files_crc32"), "no files_crc32"),
         (lambda h: h["__metadata__"].update(numerics_version="4"), "numerics version 4, newer than 3 of this library"),
         (lambda h: h["__metadata__"].update(numerics_version="-4"), "numerics_version is '-4', expected a number"),
         (lambda h: h["__metadata__"].update(numerics_version="9" * 5000), "numerics_version is '9999"),

@@ -10,10 +10,12 @@ A packed file is a ``.safetensors`` file, which any program that knows the forma
   of all tensors, in the order of their data, 64 hexadecimal digits each) and what the models layer wants to keep.
 * Every tensor starts at a multiple of 64 bytes of the file, but for the tensors of bytes called ``pad:N``, which fill
   what that leaves between two others (the format allows no holes).
-* A tensor of bytes called ``file:NAME`` is a file of the model's folder, as it was: config.json, tokenizer.json.
+* A tensor of bytes called ``file:NAME`` is a file of the model's folder, as it was: config.json, tokenizer.json. Their
+  CRC-32 sums, eight hexadecimal digits each, are in ``files_crc32`` of ``__metadata__``, a JSON object by NAME.
 * Every other tensor is called ``KEY/PART``, PART without a slash: part of the object that the model asks for by KEY.
 
-The data is not read when the file is opened: ``verify`` compares the checksums, and looks for NaN and infinity.
+Opening reads no data. A small file is held against its CRC-32 when it is read; ``verify`` reads everything, compares
+the SHA-256 sums, and looks for NaN and infinity.
 Versions: a file of a newer format or of newer numerics is refused, an older one is read.
 """
 
@@ -28,7 +30,7 @@ import numpy as np
 
 from .errors import WeightFileError
 from .files import ModelFiles
-from .jsonfile import MAX_JSON_BYTES, regular_file_size
+from .jsonfile import MAX_JSON_BYTES, parse_json_object, regular_file_size
 from .safetensors import SafetensorsFile
 from .weightfile import WeightFile
 
@@ -42,6 +44,7 @@ __all__ = [
     "PackedFile",
     "PackedFiles",
     "all_finite",
+    "file_crc",
     "header_crc",
     "header_start",
     "is_packed",
@@ -59,7 +62,7 @@ _MAGIC = b'{"__metadata__":{"format":"fastattn-packed",'
 _START = _MAGIC + b'"header_crc32":"%s","format_version":"%s"'
 _NO_CRC = b"00000000"
 _CRC_AT = _START.index(b"%s")
-_REQUIRED = ("numerics_version", "fastattn_version", "dtype", "model_type", "sha256")
+_REQUIRED = ("numerics_version", "fastattn_version", "dtype", "model_type", "sha256", "files_crc32")
 _CHUNK = 1 << 22  # elements that verify looks at together
 
 
@@ -72,6 +75,11 @@ def header_crc(length: bytes, header: bytes) -> bytes:
     """Digits of the CRC-32 of a header (with any digits in their place) and its 8 bytes of length."""
     blank = header[:_CRC_AT] + _NO_CRC + header[_CRC_AT + 8 :]
     return b"%08x" % zlib.crc32(blank, zlib.crc32(length))
+
+
+def file_crc(data: bytes) -> str:
+    """Digits of the CRC-32 of a small file."""
+    return f"{zlib.crc32(data):08x}"
 
 
 def is_packed(path: Path) -> bool:
@@ -213,6 +221,8 @@ class PackedFiles(ModelFiles):
 
     def __init__(self, packed: PackedFile) -> None:
         self._packed = packed
+        text = packed.metadata["files_crc32"].encode("utf-8", "replace")
+        self._sums = parse_json_object(text, f"{packed.path}: files_crc32")
 
     def __iter__(self) -> Iterator[str]:
         return (name.removeprefix(FILE) for name in self._packed if name.startswith(FILE))
@@ -229,7 +239,12 @@ class PackedFiles(ModelFiles):
         contents = self._contents(name)
         if len(contents) > limit:
             raise WeightFileError(f"{self.describe(name)}: {len(contents)} bytes, more than the limit of {limit}")
-        return contents.tobytes()
+        data = contents.tobytes()
+        if self._sums.get(name) != file_crc(data):
+            raise WeightFileError(
+                f"{self.describe(name)}: damaged, its checksum does not fit; get the packed file again"
+            )
+        return data
 
     def describe(self, name: str = "") -> str:
         return f"{self._packed.path}: {name}" if name else str(self._packed.path)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .packed import ALIGNMENT, FILE, PAD, all_finite, header_crc, header_start, is_packed
+from .packed import ALIGNMENT, FILE, PAD, all_finite, file_crc, header_crc, header_start, is_packed
 from .weightfile import ARRAY_DTYPES
 
 __all__ = ["check_target", "dtype_name", "write_packed"]
@@ -76,7 +76,8 @@ def write_packed(
     target = Path(os.path.realpath(target))
     check_target(target)
     raw, entries, sums = _lay_out(tensors, files, dtypes or {})
-    header = _header(entries, {**metadata, "sha256": "".join(sums)})
+    file_sums = json.dumps({name: file_crc(content) for name, content in files.items()}, separators=(",", ":"))
+    header = _header(entries, {**metadata, "files_crc32": file_sums, "sha256": "".join(sums)})
     partial = f"{target}.{os.getpid()}-{os.urandom(4).hex()}.partial"
     unfinished = set() if unfinished is None else unfinished
     unfinished.add(partial)
