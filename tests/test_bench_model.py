@@ -15,7 +15,7 @@ from golden import tiny_bert
 from test_bench import QUICK, bench
 
 from fastattn import cli
-from fastattn.bench import callers, child, cold, corpus, families, model, peers, quality, random_model, smaps
+from fastattn.bench import callers, child, cold, corpus, families, model, peers, quality, random_model, smaps, stream
 from fastattn.bench.shapes import ModelCase
 
 
@@ -297,6 +297,29 @@ def test_quality(text_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "nDCG@10" in capsys.readouterr().out
 
 
+# ---- stream ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux alone tells what memory is whose")
+def test_stream_command(text_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = ["model", "--model", str(text_folder), "--stream", "20000", "--threads", "1"]
+    found = bench(*args, capsys=capsys)
+    assert found["texts"] == 20000 and found["texts_per_second"] > 100
+    assert len(found["rss_bytes"]) == 10 and found["rss_bytes"][-1] > 1 << 20
+    assert cli.main(["bench", *args]) == 0
+    assert "growth after the second tenth" in capsys.readouterr().out
+
+
+def test_a_stream_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(child.ChildError, match="nothing"):
+        stream.watch_stream(tmp_path / "nothing", 1000, 1)
+
+
+def test_generated_texts() -> None:
+    texts = [text for part in stream.generated_texts(2500) for text in part]
+    assert len(texts) == 2500 and len(set(texts)) > 2400 and {len(text.split()) for text in texts} == set(range(3, 13))
+
+
 # ---- families --------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +350,7 @@ def test_options_that_do_not_go_together(capsys: pytest.CaptureFixture[str]) -> 
         ["--calls", "5"], ["--workers", "2"], ["--sentences", "3", "--latency"], ["--latency", "--shapes", "1x16"],
         ["--cold", "--compare", "torch"], ["--families", "--model", "x"], ["--random", "bert-base", "--quality"],
         ["--random", "gpt"], ["--latency", "--cold"], ["--cpu-time", "--threads", "2"], ["--latency", "--cpu-time"],
+        ["--stream", "0"], ["--stream", "9", "--compare", "torch"],
     ):  # fmt: skip
         assert cli.main(["bench", "model", *args]) == 2, args
-    assert capsys.readouterr().err.count("error: argument") == 11
+    assert capsys.readouterr().err.count("error: argument") == 13

@@ -20,7 +20,8 @@ EXAMPLES = """  fastattn bench model --compare torch,onnxruntime,openvino,ctrans
   fastattn bench model --latency --threads 1
   fastattn bench model --cold --dtype int8 --workers 4
   fastattn bench model --quality --compare onnxruntime,ctranslate2
-  fastattn bench model --families --threads 1 --compare torch"""
+  fastattn bench model --families --threads 1 --compare torch
+  fastattn bench model --stream 1000000 --dtype int8"""
 
 _DTYPES = ("float32", "int8", "bfloat16", "float16")
 _MODES = {
@@ -40,6 +41,9 @@ def add_options(kind: argparse.ArgumentParser) -> None:
     only = kind.add_mutually_exclusive_group()
     for mode, text in _MODES.items():
         only.add_argument(f"--{mode}", action="store_true", help=text)
+    only.add_argument(
+        "--stream", type=positive_int, metavar="N", help="N texts through `fastattn embed`: memory, speed"
+    )
     kind.add_argument("--calls", type=positive_int, metavar="N", help="with --latency: calls of each library (2000)")
     kind.add_argument("--callers", type=positive_int, metavar="N", help="with --latency: Python threads at once (4)")
     kind.add_argument("--workers", type=positive_int, metavar="N", help="with --cold: processes on one file (4)")
@@ -48,7 +52,7 @@ def add_options(kind: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
     """Runs what the arguments ask for; ``cases`` are those of the grid that --shapes names."""
-    mode = next((name for name in _MODES if getattr(arguments, name)), None)
+    mode = next((name for name in (*_MODES, "stream") if getattr(arguments, name)), None)
     _check(arguments, mode)
     if arguments.list:
         return print_list([(case.name, f"lengths {', '.join(map(str, case.lengths))}") for case in cases])
@@ -72,12 +76,12 @@ def _check(arguments: argparse.Namespace, mode: str | None) -> None:
         if getattr(arguments, name) is not None and mode != owner:
             arguments.parser.error(f"argument --{name}: only with --{owner}")
     if mode is not None:
-        for name in ("check_determinism", "shapes", "list", *(("compare",) if mode == "cold" else ())):
+        for name in ("check_determinism", "shapes", "list", *(("compare",) if mode in ("cold", "stream") else ())):
             if getattr(arguments, name):
                 arguments.parser.error(f"argument --{name.replace('_', '-')}: not with --{mode}")
     if mode == "families" and (arguments.model or arguments.random):
         arguments.parser.error("argument --families: it has models of its own, without --model and --random")
-    if arguments.random and mode in ("cold", "quality"):
+    if arguments.random and mode in ("cold", "quality", "stream"):
         arguments.parser.error(f"argument --random: not with --{mode}, which needs a tokenizer")
 
 

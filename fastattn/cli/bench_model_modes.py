@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``fastattn bench model --latency | --cold | --quality | --families``: what they print."""
+"""``fastattn bench model --latency | --cold | --quality | --families | --stream``: what they print."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .arguments import model_path
 from .bench_model import dtype, model_folder, peers_of
 from .bench_output import clock, header, machine, threads
 
-__all__ = ["cold", "families", "latency", "quality"]
+__all__ = ["cold", "families", "latency", "quality", "stream"]
 
 _MIB = 2**20
 
@@ -154,6 +154,24 @@ def _quality_line(row: dict[str, Any]) -> str:
     cells = [f"{row[key]:.5f}" if key in row else "" for key in keys]
     cosines = f"{cells[0]:>16} {cells[1]:>8} {cells[2]:>13} {cells[3]:>8} {cells[4]:>7}"
     return f"{name:<22} {cosines}   {row['ndcg_10']:>7.4f} {row['mrr_10']:>7.4f} {row['recall_1']:>9.4f}"
+
+
+def stream(arguments: argparse.Namespace) -> int:
+    """Many texts through the command."""
+    from fastattn.bench.stream import watch_stream
+
+    if arguments.cpu_time:
+        arguments.parser.error("argument --cpu-time: not with --stream")
+    kind, count = dtype(arguments), arguments.stream
+    with _packed(arguments, kind) as path:
+        _begin(arguments, f"{count} generated texts through `fastattn embed`, {kind}")
+        found = watch_stream(path, count, threads(arguments))
+    if not arguments.json:
+        print(f"{found['seconds']:.1f} s, {found['texts_per_second']:.0f} texts/s")
+        rss = ", ".join(f"{size / _MIB:.0f}" for size in found["rss_bytes"])
+        print(f"resident memory while each tenth was read, MiB: {rss}")
+        print(f"growth after the second tenth: {found['growth_bytes'] / _MIB:.1f} MiB")
+    return _end(arguments, dtype=kind, **found)
 
 
 def families(arguments: argparse.Namespace) -> int:

@@ -150,8 +150,8 @@ def _convert_ctranslate2(folder: Path, target: Path, dtype: str) -> None:
     import ctranslate2  # type: ignore[import-not-found,unused-ignore]
 
     _refuse("ctranslate2", dtype, "float32", "int8")
-    quantization = "int8" if dtype == "int8" else None
-    ctranslate2.converters.TransformersConverter(str(folder)).convert(str(target), quantization=quantization, force=True)
+    converter = ctranslate2.converters.TransformersConverter(str(folder))
+    converter.convert(str(target), quantization="int8" if dtype == "int8" else None, force=True)
 
 
 def _ctranslate2(folder: Path, num_threads: int, dtype: str) -> Loaded:
