@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -136,7 +136,8 @@ class Field:
 
     def run(self, cases: Sequence[ModelCase], plan: Plan) -> Iterator[dict[str, Any]]:
         """Figures of each case, as they come."""
-        limits = Limits(self.num_threads, read=False, clock=self._clock)
+        arithmetic: Literal["fma", "int8"] = "int8" if self._dtype == "int8" else "fma"
+        limits = Limits(self.num_threads, False, self._clock, arithmetic)
         for case in cases:
             ids, mask = make_batch(case, self.vocab_size)
             hidden = self.children["fastattn"].prepare(ids, mask)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -41,21 +41,29 @@ def cold_bytes() -> int:
 class Limits:
     """Both probes as contestants of a comparison with ``num_threads`` threads.
 
-    ``fma`` repeats independent fused multiply-adds on every thread; ``read`` walks an array much larger than the last
+    ``fma`` repeats independent fused multiply-adds on every thread, or with ``arithmetic="int8"`` the exact int8
+    products of the instruction set, and is called so then; ``read`` walks an array much larger than the last
     cache, a piece at a time, with the prefetch the kernels use. ``read`` is left out where it is not asked for.
     """
 
-    def __init__(self, num_threads: int, read: bool = True, clock: Clock = time.perf_counter) -> None:
+    def __init__(
+        self,
+        num_threads: int,
+        read: bool = True,
+        clock: Clock = time.perf_counter,
+        arithmetic: Literal["fma", "int8"] = "fma",
+    ) -> None:
         self.num_threads = num_threads
         self._fma_rounds = 1 << 12
-        self.fma = Contestant("fma", timed(lambda: _core.probe_fma(self._fma_rounds, num_threads), clock), calls=1)
-        alone = timed(lambda: _core.probe_fma(self._fma_rounds, 1), clock)  # a team may wait for a busy CPU: no measure
+        probe = _core.probe_fma if arithmetic == "fma" else _core.probe_int8
+        self.fma = Contestant(arithmetic, timed(lambda: probe(self._fma_rounds, num_threads), clock), calls=1)
+        alone = timed(lambda: probe(self._fma_rounds, 1), clock)  # a team may wait for a busy CPU: no measure
         while self._fma_rounds < 1 << 40:  # clock frequencies ramp up meanwhile
             seconds = min(alone(1) for _ in range(3))
             if seconds >= _PROBE_SECONDS / 2:
                 break
             self._fma_rounds *= 2
-        self._flops = _core.probe_fma(self._fma_rounds, num_threads)
+        self._flops = probe(self._fma_rounds, num_threads)
         self.read: Contestant | None = None
         if read:
             array = np.zeros(cold_bytes() // 4, np.float32)
@@ -77,7 +85,7 @@ class Limits:
             contestant.samples.clear()
 
     def flops_per_second(self) -> list[float]:
-        """The FMA peak of each round."""
+        """The FMA peak of each round, or that of the int8 products."""
         return [self._flops / seconds for seconds in self.fma.samples]
 
     def bytes_per_second(self) -> list[float]:
@@ -85,15 +93,15 @@ class Limits:
         return [] if self.read is None else [self._piece_bytes / seconds for seconds in self.read.samples]
 
     def share(self, samples: list[float], flops: float, cold: float) -> tuple[float, str]:
-        """How much of the machine's limit calls of ``samples`` seconds reached, and which limit: "fma" or "read".
+        """How much of the machine's limit calls of ``samples`` seconds reached, and which: "fma" (or "int8") or "read".
 
         The limit is the longer of the times the arithmetic and the memory traffic need at least: ``flops`` at the FMA
         peak, ``cold`` bytes (those no cache holds) at the read bandwidth, both of the same round.
         """
         fma = [flops / rate for rate in self.flops_per_second()]
         read = [cold / rate for rate in self.bytes_per_second()] if cold and self.read else [0.0] * len(fma)
-        name = "fma" if statistics.median(fma) >= statistics.median(read) else "read"
-        least = fma if name == "fma" else read
+        name = self.fma.name if statistics.median(fma) >= statistics.median(read) else "read"
+        least = read if name == "read" else fma
         return statistics.median(floor / taken for floor, taken in zip(least, samples, strict=True)), name
 
 
