@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ def watch_stream(model: Path, count: int, num_threads: int) -> dict[str, Any]:
     """``count`` generated texts through the standard input of ``fastattn embed``, whose JSON lines are thrown away.
 
     Returns:
-        texts, seconds, texts_per_second; rss_bytes, for each tenth of the texts the most that was resident while it was
+        texts, seconds, texts_per_second, cpu_seconds (user and system, of all threads); rss_bytes, for each tenth of the texts the most that was resident while it was
         read; growth_bytes, from the second tenth (by then every buffer has been used) to the most of the later ones.
 
     Raises:
@@ -52,7 +53,7 @@ def watch_stream(model: Path, count: int, num_threads: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "fastattn", "embed", "--model", str(model), "--threads", str(num_threads), "-"]
     read = [0]
     with tempfile.TemporaryFile() as errors:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=child_environment()
         )
@@ -70,13 +71,15 @@ def watch_stream(model: Path, count: int, num_threads: int) -> dict[str, Any]:
             process.wait()
         feeder.join()
         seconds = time.perf_counter() - start
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         if process.returncode:
             errors.seek(0)
             lines = errors.read().decode("utf-8", "replace").strip().splitlines()
             raise ChildError("fastattn", lines[-1][:160] if lines else f"it ended with status {process.returncode}")
     seen = [size for size in rss[1:] if size]
     return {
-        "texts": count, "seconds": seconds, "texts_per_second": count / seconds, "rss_bytes": rss,
+        "texts": count, "seconds": seconds, "texts_per_second": count / seconds,
+        "cpu_seconds": used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime, "rss_bytes": rss,
         "growth_bytes": max(seen) - seen[0] if seen else 0,
     }  # fmt: skip
 

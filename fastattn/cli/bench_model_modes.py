@@ -167,7 +167,8 @@ def stream(arguments: argparse.Namespace) -> int:
         _begin(arguments, f"{count} generated texts through `fastattn embed`, {kind}")
         found = watch_stream(path, count, threads(arguments))
     if not arguments.json:
-        print(f"{found['seconds']:.1f} s, {found['texts_per_second']:.0f} texts/s")
+        rate = f"{found['seconds']:.1f} s, {found['texts_per_second']:.0f} texts/s"
+        print(f"{rate}, {found['cpu_seconds']:.1f} s of CPU time")
         rss = ", ".join(f"{size / _MIB:.0f}" for size in found["rss_bytes"])
         print(f"resident memory while each tenth was read, MiB: {rss}")
         print(f"growth after the second tenth: {found['growth_bytes'] / _MIB:.1f} MiB")
