@@ -156,7 +156,7 @@ def test_many_callers() -> None:
 
 
 def test_weights_that_share_a_block_of_memory_are_apart() -> None:
-    """Layers of some hundred kilobytes are cut from larger blocks: aligned, disjoint, alive as long as they are used."""
+    """Layers of some hundred kilobytes are cut from larger blocks: aligned, disjoint, alive while they are used."""
     rng = np.random.default_rng(3)
     weights = [rng.standard_normal((200 + 16 * i, 120), dtype=np.float32) for i in range(80)]  # 12 MB: several blocks
     layers = [fa.pack_linear(weight) for weight in weights]
