@@ -29,7 +29,7 @@ class Encoder(TextMethods, ABC):
     scratch memory.
     """
 
-    GROUP_TOKENS: ClassVar[int] = 1024
+    GROUP_TOKENS: ClassVar[int] = 512
     """Tokens that go through the layers together. It bounds scratch memory and keeps it in the cache; a sequence is
     never split, and the bits of a result do not depend on this number."""
 

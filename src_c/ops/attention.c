@@ -9,6 +9,7 @@
 #include "parallel.h"
 
 #define GROUP_WORK (1 << 20) /* multiply-adds a task should have at least, if its sequence has them */
+#define COPY_FROM 2                /* tiles of one sequence that are worth copying rows that collide */
 #define LONG_KEYS (2 * FA_KV_CHUNK)
 #define FAR_BYTES (2 << 20)
 #define FULL_CHUNK (640 << 10)   /* bytes of a chunk of K and V that leaves L2 no room for the rest */
@@ -88,7 +89,8 @@ static void carve(fa_arena *arena, attn_job *job) {
     }
 }
 
-/* Rows this far apart fall into few sets of an L1 cache of 64 sets of 64 bytes. */
+/* Rows this far apart fall into so few sets of an L1 cache of 64 sets of 64 bytes that those of one step push each other
+ * out (q, k and v of a model 1024 wide side by side). */
 static int rows_collide(const fa_view *view) { return view->stride[2] % 2048 == 0 && view->stride[2] != 0; }
 
 static void choose_form(attn_job *job) {
@@ -109,16 +111,19 @@ static void choose_form(attn_job *job) {
 
 /* Shapes decide the group: enough work for a task, and for long keys a few tiles that share a chunk. */
 static void choose_tasks(attn_job *job) {
-    int64_t max_keys = 0, tile_tasks = 0, split_floats = 0;
-    for (int64_t b = 0; b < job->n_seq; b++) max_keys = attn_max(max_keys, attn_keys(job, b));
+    int64_t max_keys = 0, max_rows = 0, tile_tasks = 0, split_floats = 0;
+    for (int64_t b = 0; b < job->n_seq; b++) {
+        max_keys = attn_max(max_keys, attn_keys(job, b));
+        max_rows = attn_max(max_rows, attn_queries(job, b) * job->group_heads);
+    }
     const int64_t tile_work = job->lanes * attn_min(1 << 30, attn_max(1, max_keys)) * (job->d + job->dv);
     job->group = (int)attn_min(ATTN_MAX_GROUP, attn_max(1, attn_ceil(GROUP_WORK, tile_work)));
     if (max_keys > LONG_KEYS) job->group = job->group > 4 ? job->group : 4;
     job->full_chunk = 4 * attn_min(FA_KV_CHUNK, max_keys) * (job->d + job->dv) > FULL_CHUNK;
-    const int many = job->q->shape[2] * job->group_heads >= 12 * job->lanes;
+    const int64_t tiles = attn_ceil(max_rows, job->lanes); /* of one sequence */
     if (!attn_in_order(job)) job->copy = 2;
-    else if ((rows_collide(job->k) || rows_collide(job->v)) && many) job->copy = 1;
-    if (job->copy) job->group = many ? ATTN_MAX_GROUP : attn_max(job->group, 4);
+    else if ((rows_collide(job->k) || rows_collide(job->v)) && tiles >= COPY_FROM) job->copy = 1;
+    if (job->copy) job->group = tiles >= 12 ? ATTN_MAX_GROUP : (int)attn_max(job->group, 4);
     for (int64_t b = 0; b < job->n_seq; b++) {
         if (attn_decodes(job, b)) continue;
         tile_tasks += job->kv_heads * attn_tile_tasks(job, b);
