@@ -11,7 +11,7 @@ from .inputs import INPUT_NOTE, add_input_options, refuse_options, text_source
 from .job import add_model_options, load_model, stream
 from .linefiles import Arguments
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
-from .rows import Reader, Rows, Wanted
+from .rows import Reader, Rows, Wanted, kept_types
 
 __all__ = ["add_parser"]
 
@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
     form = output_format(arguments, ("jsonl", "parquet"))
     reader, wanted, characters = _source(arguments)
     try:
-        with open_writer(arguments, form, reader.types) as writer:
+        with open_writer(arguments, form, kept_types(reader, wanted)) as writer:
             model = load_model(arguments, characters)
             stream(arguments, reader, wanted, _Classify(arguments, model, wanted), writer.write)
     finally:

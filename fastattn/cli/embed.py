@@ -10,7 +10,7 @@ from .arguments import positive_int
 from .inputs import INPUT_NOTE, add_input_options, text_source
 from .job import add_model_options, load_model, stream
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
-from .rows import Rows, Wanted
+from .rows import Rows, Wanted, kept_types
 
 __all__ = ["add_parser"]
 
@@ -58,7 +58,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("--keep: a .npy file has the vectors alone; use --output FILE.jsonl or FILE.parquet")
     reader, wanted, characters = text_source(arguments, {"--column": "text"}, ("text", "embedding"))
     try:
-        with open_writer(arguments, form, reader.types) as writer:
+        with open_writer(arguments, form, kept_types(reader, wanted)) as writer:
             model = load_model(arguments, characters)
             stream(arguments, reader, wanted, _Embed(arguments, model, wanted), writer.write)
     finally:

@@ -19,7 +19,7 @@ from .inputs import (
 )
 from .job import add_model_options, load_model, stream
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
-from .rows import Reader, Rows, Wanted
+from .rows import Reader, Rows, Wanted, kept_types
 
 __all__ = ["add_parser"]
 
@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
         characters = None if characters is None else characters + len(arguments.query)
         _check_query(arguments.query)
     try:
-        with open_writer(arguments, form, reader.types) as writer:
+        with open_writer(arguments, form, kept_types(reader, wanted)) as writer:
             model = load_model(arguments, characters)
             if arguments.query is None:
                 stream(arguments, reader, wanted, _Queries(arguments, model, wanted), writer.write, "queries")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-__all__ = ["MISSING", "ON_NULL", "Checked", "Reader", "Rows", "Wanted"]
+__all__ = ["MISSING", "ON_NULL", "Checked", "Reader", "Rows", "Wanted", "kept_types"]
 
 ON_NULL = ("error", "skip", "empty")
 """What can be done about a row without a text: fail, leave it out, take it as an empty text."""
@@ -82,6 +82,11 @@ class Reader(ABC):
     def where(self, number: int) -> str:
         """The place of a row, for messages."""
         return f"{self.name}: {self.unit} {number}"
+
+
+def kept_types(reader: Reader, wanted: Wanted) -> dict[str, Any]:
+    """The types of the columns that are carried along, where the input has types."""
+    return {name: kind for name, kind in reader.types.items() if name in wanted.keep}
 
 
 class Checked:
