@@ -385,4 +385,4 @@ def test_opening_reads_no_data(tmp_path: Path) -> None:
     packed = PackedFile(path)
     assert packed["a/x"].size == 1 << 23
     rows = smaps.read_text().split(f"{os.path.realpath(path)}\n")[1]
-    assert int(re.search(r"Rss:\s+(\d+)", rows)[1]) < 1024  # type: ignore[index]
+    assert int(re.search(r"Rss:\s+(\d+)", rows)[1]) <= 2048  # type: ignore[index]  # one huge page

@@ -9,6 +9,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 _NAMES: dict[np.dtype[Any], str] = {}
 for _name, _dtype in ARRAY_DTYPES.items():
     _NAMES.setdefault(_dtype, _name)  # bits of types NumPy does not know come later
-_PIECE = 1 << 24  # bytes written at a time: Python looks for signals in between
+_PIECE = 1 << 24  # bytes of a write: at multiples of its size in the file, so that the page cache can hold huge pages
 
 
 def dtype_name(array: np.ndarray[Any, Any]) -> str:
@@ -85,12 +86,9 @@ def write_packed(
         with _naming(target):
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
-            with _naming(target), os.fdopen(descriptor, "wb") as file:
-                file.write(header)
-                for data in raw:
-                    for start in range(0, data.size, _PIECE):
-                        file.write(data[start : start + _PIECE].data)
-                file.flush()
+            with _naming(target), os.fdopen(descriptor, "wb", buffering=0) as file:
+                for piece in _pieces([np.frombuffer(header, np.uint8), *raw]):
+                    _write_all(file, piece)
                 os.fsync(file.fileno())
             if check is not None:
                 check(Path(partial))
@@ -148,6 +146,27 @@ def _lay_out(
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         add(name, dtype, array.shape, little.reshape(-1).view(np.uint8))
     return raw, entries, sums
+
+
+def _pieces(parts: list[_Bytes]) -> Iterator[memoryview]:
+    """What ``parts`` hold one behind the other, in pieces of equal length but for the last."""
+    buffer = np.empty(_PIECE, np.uint8)
+    filled = 0
+    for part in parts:
+        start = 0
+        while start < part.size:
+            count = min(part.size - start, _PIECE - filled)
+            buffer[filled : filled + count] = part[start : start + count]
+            start, filled = start + count, filled + count
+            if filled == _PIECE:
+                yield buffer.data
+                filled = 0
+    yield buffer[:filled].data
+
+
+def _write_all(file: FileIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) or 0 :]
 
 
 def _header(entries: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, str]) -> bytes:
