@@ -440,6 +440,28 @@ def test_verify(packed: Path) -> None:
             check()
 
 
+def test_a_cold_start_brings_in_no_more_than_it_needs(packed: Path) -> None:
+    """`fastattn embed "x"` from a packed file has 0.15 s beyond NumPy, which needless imports would eat up."""
+    pytest.importorskip("tokenizers")
+    result = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "fastattn", "embed", "--model", str(packed), "x"],
+        env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0 and json.loads(result.stdout)["text"] == "x"
+    found = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines() if line.startswith("import time:")}
+    assert {"fastattn.loaders.packed", "fastattn.models.packed", "tokenizers"} <= found
+    heavy = {
+        "fastattn.bench", "fastattn.kvcache", "fastattn.models.packing", "fastattn.loaders.packwriter",
+        "fastattn.loaders.npz", "fastattn.cli.bench", "fastattn.cli.info", "fastattn.reference", "hashlib", "zipfile",
+        "csv", "pyarrow", "tempfile", "subprocess", "logging", "asyncio", "unittest", "http", "ssl",
+        "concurrent.futures", "multiprocessing", "huggingface_hub", "torch", "ml_dtypes",
+    }  # fmt: skip
+    numpys = subprocess.run(
+        [sys.executable, "-c", "import sys, numpy, tokenizers; print(*sys.modules)"], capture_output=True, text=True
+    ).stdout.split()
+    assert not heavy & found - set(numpys)
+
+
 # ---- command -------------------------------------------------------------------------------------------------------
 
 

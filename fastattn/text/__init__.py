@@ -31,11 +31,14 @@ def load(
         index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
         F16 and BF16 weights are widened. Or a packed file, as ``fastattn.pack`` writes it, with nothing beside it.
     dtype
-        Type of weights and arithmetic: ``"float32"``.
+        How the weights of linear layers are stored: ``"float32"`` or ``"int8"`` (a quarter of the memory, and faster by
+        as much as integers are; everything between the layers stays float32). A packed file has a type of its own,
+        which is taken if ``dtype`` is left out; another one is refused.
     num_threads
         Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
     verify
-        Whether to read all of a packed file and compare its checksums first; without it, only its header is checked.
+        Whether to read all of a packed file and compare its checksums first. Without it, its header is checked, and
+        configuration and tokenizer where they are read.
 
     Returns
     -------
