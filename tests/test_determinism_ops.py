@@ -138,7 +138,9 @@ def test_packing_reads_any_layout_and_keeps_a_copy() -> None:
 def test_pool(mode: str, skip: int) -> None:
     x = normal(generator("pool bytes"), 300, 50)
     cu = np.array([0, 40, 40, 41, 130, 300])
-    whole = assert_one_result(lambda num_threads: ops.pool(x, cu, mode, skip=skip, num_threads=num_threads), mode, kernels=())
+    whole = assert_one_result(
+        lambda num_threads: ops.pool(x, cu, mode, skip=skip, num_threads=num_threads), mode, kernels=()
+    )
     for i in range(5):
         part = x[cu[i] : cu[i + 1]]
         assert_same_bits(ops.pool(part, [0, len(part)], mode, skip=skip)[0], whole[i], f"sequence {i} alone")

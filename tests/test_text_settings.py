@@ -39,6 +39,7 @@ PROMPTS = "config_sentence_transformers.json"
         (POOLING, {"pooling_mode": "weighted"}, "pooling_mode is 'weighted', expected one of cls, max, mean, "),
         (POOLING, {"pooling_mode": []}, "pooling_mode is "),
         (POOLING, {"pooling_mode": ["mean", 3]}, "pooling_mode is "),
+        (POOLING, {"pooling_mode": ["mean", "cls", "mean"]}, "pooling_mode is .* a list of them without repetition"),
         (
             POOLING,
             {"pooling_mode_mean_tokens": True, "word_embedding_dimension": 31},

@@ -8,15 +8,55 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batches import Progress, as_count, check_text, length_of, run_sorted, windows
-from .modules import VectorHead
+from .. import ops
+from .batches import Integers, Progress, as_count, check_text, length_of, run_sorted, windows
 from .vectors import VectorSettings
 
 if TYPE_CHECKING:
+    from ..loaders.files import ModelFiles
     from ..models.encoder import Encoder, Floats
+    from .modules import Step
     from .tokenizer import TextTokenizer
 
 __all__ = ["Embedder"]
+
+
+class _VectorHead:
+    """From hidden states to sentence vectors: pooling and what follows it, all of it in float32."""
+
+    def __init__(self, files: ModelFiles, settings: VectorSettings, hidden_size: int) -> None:
+        self._settings = settings
+        self._pooled_size = self.size = hidden_size * len(settings.pooling)  # the latter before any truncation
+        self._steps: list[Step] = []
+        if settings.modules:
+            from .modules import read_steps
+
+            self._steps, self.size = read_steps(files, settings.modules, self.size)
+
+    def apply(
+        self,
+        hidden: Floats,
+        cu_seqlens: Integers,
+        *,
+        prompt_tokens: int,
+        dim: int,
+        normalize: bool,
+        num_threads: int | None,
+    ) -> Floats:
+        """Vectors (n, dim) of packed sequences (T, H), whose first ``prompt_tokens`` tokens are left out.
+
+        They are cut to ``dim`` before they are scaled to length 1 by ``normalize``.
+        """
+        width = hidden.shape[1]
+        x: Floats = np.empty((len(cu_seqlens) - 1, self._pooled_size), np.float32)
+        for i, mode in enumerate(self._settings.pooling):
+            part = x[:, i * width : (i + 1) * width]
+            ops.pool(hidden, cu_seqlens, mode, skip=prompt_tokens, out=part, num_threads=num_threads)
+        for step in self._steps:
+            x = step.apply(x, num_threads)
+        if dim < self.size:
+            x = np.ascontiguousarray(x[:, :dim])
+        return ops.l2_normalize(x, num_threads=num_threads) if normalize else x
 
 
 class Embedder:
@@ -27,7 +67,7 @@ class Embedder:
         self._tokenizer = tokenizer
         self.settings = VectorSettings.read(model.files, model.hidden_size)
         """What the folder says about pooling, prompts and normalisation."""
-        self._head = VectorHead(model.files, self.settings, model.hidden_size)
+        self._head = _VectorHead(model.files, self.settings, model.hidden_size)
 
     def dimension(self, truncate_dim: int | None = None) -> int:
         """Width of the vectors that ``embed`` gives with this ``truncate_dim``; ``ValueError`` where it gives none."""

@@ -12,12 +12,12 @@ from .. import ops
 from ..loaders.files import ModelFiles
 from ..weights import PackedLinear, pack_linear
 from .jsonkeys import OptionalJson
-from .vectors import Module, VectorSettings
+from .vectors import Module
 
 if TYPE_CHECKING:
     from ..loaders import WeightFile
 
-__all__ = ["VectorHead"]
+__all__ = ["Step", "read_steps"]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -57,17 +57,12 @@ class _Normalize:
         return ops.l2_normalize(x, num_threads=num_threads)
 
 
-class VectorHead:
-    """From hidden states to sentence vectors: pooling and what follows it, all of it in float32.
+Step = _Dense | _LayerNorm | _Normalize
+"""Has ``apply(x, num_threads)``: (n, inputs) float32 -> (n, outputs)."""
 
-    Parameters
-    ----------
-    files
-        The files of the model.
-    settings
-        What they say.
-    hidden_size
-        Width of hidden states.
+
+def read_steps(files: ModelFiles, modules: Sequence[Module], size: int) -> tuple[list[Step], int]:
+    """What ``modules`` do to vectors of ``size``, in their order, and the width of what the last of them gives.
 
     Raises
     ------
@@ -76,48 +71,16 @@ class VectorHead:
     ValueError
         A file is damaged; widths do not follow from each other; an activation or an option is not supported.
     """
-
-    def __init__(self, files: ModelFiles, settings: VectorSettings, hidden_size: int) -> None:
-        self._settings = settings
-        self.pooled_size = hidden_size * len(settings.pooling)
-        """Width of what pooling gives."""
-        self.size = self.pooled_size
-        """Width of a sentence vector before any truncation."""
-        self._steps: list[_Dense | _LayerNorm | _Normalize] = []
-        for module in settings.modules:
-            if module.kind == "Dense":
-                step, self.size = _read_dense(files, module, self.size)
-                self._steps.append(step)
-            elif module.kind == "LayerNorm":
-                self._steps.append(_read_layer_norm(files, module, self.size))
-            else:
-                self._steps.append(_Normalize())
-
-    def apply(
-        self,
-        hidden: Floats,
-        cu_seqlens: Any,
-        *,
-        prompt_tokens: int = 0,
-        dim: int | None = None,
-        normalize: bool = False,
-        num_threads: int | None = None,
-    ) -> Floats:
-        """Vectors (n, dim) of packed sequences (T, H), whose first ``prompt_tokens`` tokens are a prompt.
-
-        ``dim`` cuts vectors before they are scaled to length 1 by ``normalize``.
-        """
-        skip = 0 if self._settings.include_prompt else prompt_tokens
-        modes, width = self._settings.pooling, hidden.shape[1]
-        x: Floats = np.empty((len(cu_seqlens) - 1, self.pooled_size), np.float32)
-        for i, mode in enumerate(modes):
-            part = x[:, i * width : (i + 1) * width]
-            ops.pool(hidden, cu_seqlens, mode, skip=skip, out=part, num_threads=num_threads)
-        for step in self._steps:
-            x = step.apply(x, num_threads)
-        if dim is not None and dim < self.size:
-            x = np.ascontiguousarray(x[:, :dim])
-        return ops.l2_normalize(x, num_threads=num_threads) if normalize else x
+    steps: list[Step] = []
+    for module in modules:
+        if module.kind == "Dense":
+            step, size = _read_dense(files, module, size)
+            steps.append(step)
+        elif module.kind == "LayerNorm":
+            steps.append(_read_layer_norm(files, module, size))
+        else:
+            steps.append(_Normalize())
+    return steps, size
 
 
 def _read_dense(files: ModelFiles, module: Module, inputs: int) -> tuple[_Dense, int]:

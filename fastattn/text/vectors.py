@@ -150,8 +150,9 @@ def _pooling(files: ModelFiles, folder: str, hidden_size: int) -> tuple[tuple[st
     if named is not None:
         by_name = {name: mode for _, name, mode in _POOLING_MODES}
         names = named if isinstance(named, list) else [named]
-        if not names or not all(isinstance(name, str) and name in by_name for name in names):
-            raise config.wrong("pooling_mode", f"one of {', '.join(by_name)}, or a list of them")
+        known_names = all(isinstance(name, str) and name in by_name for name in names)
+        if not names or not known_names or len(set(names)) < len(names):
+            raise config.wrong("pooling_mode", f"one of {', '.join(by_name)}, or a list of them without repetition")
         return tuple(by_name[name] for name in names), include_prompt
     known = [flag for flag, _, _ in _POOLING_MODES]
     for key in config.values:
