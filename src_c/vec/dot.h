@@ -125,6 +125,7 @@ FA_INLINE v16f d_total(d_sums a, const int32_t *sums) {
 typedef struct { int32x4_t q[8]; } d_sums; /* two lanes for each output: of inputs 0 and 1, and of 2 and 3 */
 typedef int8x8_t d_group;                  /* twice the same */
 typedef struct { int8x16_t q[4]; } d_panel;
+#define FA_EACH _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++)
 FA_INLINE d_sums d_zero(void) {
     d_sums a;
     for (int i = 0; i < 8; i++) a.q[i] = vdupq_n_s32(0);
@@ -160,6 +161,7 @@ FA_INLINE v16f d_total(d_sums a, const int32_t *sums) {
     FA_EACH r.q[i] = vcvtq_f32_s32(vpaddq_s32(a.q[2 * i], a.q[2 * i + 1]));
     return r;
 }
+#undef FA_EACH
 
 #elif defined(FA_VEC_SCALAR)
 
