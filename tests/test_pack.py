@@ -95,6 +95,22 @@ def test_text_needs_nothing_beside_the_file(folder: Path, tmp_path: Path) -> Non
     assert got.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_file_for_every_instruction_set(folder: Path, tmp_path: Path, dtype: str) -> None:
+    """Packed with one, used with all of them, with the same bits; packed with another, the same file."""
+    pytest.importorskip("tokenizers")
+    first = fa.pack(folder, tmp_path / "first", dtype).read_bytes()
+    outputs = set()
+    for isa in fa.cpu_info()["isas_supported"]:
+        status, out, err = run("embed", "--model", str(tmp_path / "first"), *TEXTS, env={"FASTATTN_ISA": isa})
+        assert (status, err) == (0, "")
+        outputs.add(out)
+        target = str(tmp_path / isa)
+        assert run("pack", str(folder), target, "--dtype", dtype, env={"FASTATTN_ISA": isa})[0] == 0
+        assert Path(target).read_bytes() == first
+    assert len(outputs) == 1
+
+
 def test_which_files_go_in(folder: Path, tmp_path: Path) -> None:
     for name in ("1_Pooling/config.json", "2_Dense/config.json", "onnx/config.json", "vocab.json", "x/y/deep.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
