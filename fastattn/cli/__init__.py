@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from ..startup import is_the_command
+from .arguments import Formatter
 from .interrupt import interrupt_ends_the_process
 
 __all__ = ["COMMANDS", "main"]
@@ -99,11 +100,11 @@ def _parser(command: str | None = None) -> argparse.ArgumentParser:
         prog="fastattn",
         description="Attention and transformer inference on CPUs.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     parser.set_defaults(run=_version_or_usage, parser=parser)
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="fastattn")
     for name in (command,) if command in COMMANDS else COMMANDS:
         import_module(f"fastattn.cli.{name}").add_parser(commands)
     return parser

@@ -4,10 +4,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 
-__all__ = ["add_threads", "model_path", "positive_float", "positive_int", "sha256"]
+__all__ = ["Formatter", "add_threads", "model_path", "positive_float", "positive_int", "sha256"]
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal, without importing shutil for it, which every command would do at its start."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            width = int(os.environ.get("COLUMNS", "0")) or os.get_terminal_size(1).columns
+        except (ValueError, OSError):
+            width = 80
+        super().__init__(prog, width=max(30, width - 2))
 
 
 def positive_int(text: str) -> int:

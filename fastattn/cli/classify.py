@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .arguments import positive_int
+from .arguments import Formatter, positive_int
 from .inputs import INPUT_NOTE, add_input_options, refuse_options, text_source
 from .job import add_model_options, load_model, stream
 from .linefiles import Arguments
@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
         help="texts, or pairs of texts, to labels",
         description="Texts, or pairs of texts, to labels, by a model with a head for sequence classification.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="texts; - alone reads standard input")
     parser.add_argument("--pair", nargs=2, action="append", metavar=("A", "B"), help="a pair of texts; may come again")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .arguments import positive_int
+from .arguments import Formatter, positive_int
 from .inputs import INPUT_NOTE, add_input_options, text_source
 from .job import add_model_options, load_model, stream
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
         help="texts to sentence vectors",
         description="Texts to sentence vectors, with the model's own tokenizer, pooling and normalisation.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
     )
     parser.add_argument("text", nargs="*", metavar="TEXT", help="texts; - alone reads standard input")
     add_input_options(parser, "texts")

@@ -7,7 +7,7 @@ import argparse
 import heapq
 from typing import Any
 
-from .arguments import positive_int
+from .arguments import Formatter, positive_int
 from .inputs import (
     INPUT_NOTE,
     add_input_options,
@@ -44,7 +44,7 @@ def add_parser(commands: Any) -> None:
         help="documents in the order in which they answer a query",
         description="Documents in the order in which they answer a query, by a cross-encoder.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Formatter,
     )
     parser.add_argument("text", nargs="*", metavar="DOC", help="documents; - alone reads standard input")
     parser.add_argument("--query", metavar="TEXT", help="what the documents are to answer")

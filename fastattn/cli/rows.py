@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 __all__ = ["MISSING", "ON_NULL", "Checked", "Reader", "Rows", "Wanted", "kept_types"]
 
@@ -21,15 +20,18 @@ class _Missing:
 MISSING = _Missing()
 
 
-@dataclass(slots=True)
 class Rows:
     """Some rows, column by column."""
 
-    numbers: Sequence[int]
-    """Number of each row's line (or row) in the input, from 1."""
-    columns: dict[str, list[Any]]
-    indices: Sequence[int] = ()
-    """Which row of the input each is, from 0, whatever its number counts; `Checked` sets them."""
+    __slots__ = ("columns", "indices", "numbers")
+
+    def __init__(self, numbers: Sequence[int], columns: dict[str, list[Any]], indices: Sequence[int] = ()) -> None:
+        self.numbers = numbers
+        """Number of each row's line (or row) in the input, from 1."""
+        self.columns = columns
+        """Values by the names of columns."""
+        self.indices = indices
+        """Which row of the input each is, from 0, whatever its number counts; `Checked` sets them."""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -40,8 +42,7 @@ class Rows:
         return Rows(self.numbers[start:stop], columns, self.indices[start:stop])
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """The columns a command asks for."""
 
     texts: tuple[str, ...]
