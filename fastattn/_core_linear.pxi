@@ -12,7 +12,7 @@ def set_from_arrays(function):
     _from_arrays = function
 
 
-cdef dict _weight_dtypes = {"float32": FA_F32, "int8": FA_I8}
+cdef dict _weight_dtypes = {"float32": FA_F32, "bfloat16": FA_BF16, "float16": FA_F16, "int8": FA_I8}
 
 
 cdef enum:
@@ -44,8 +44,9 @@ cdef class PackedLinear:
     Attributes:
         in_features, out_features: K and N
         nbytes: memory of all arrays
-        dtype: of the stored weights, "float32" or "int8"
-        panels: read-only; float32 (ceil(N / 16), K, 16) or int8 (ceil(N / 16), ceil(K / 4), 16, 4), zero beyond N and K
+        dtype: of the stored weights, "float32", "bfloat16", "float16" or "int8"
+        panels: read-only, zero beyond N and K: (ceil(N / 16), K, 16) of float32, float16 or, for bfloat16, uint16; or
+            int8 (ceil(N / 16), ceil(K / 4), 16, 4)
         bias: read-only float32 (N,), or None
     """
 

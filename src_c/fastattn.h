@@ -164,8 +164,9 @@ typedef enum fa_activation {
 } fa_activation;
 
 /* Packed weights, the same bytes on every ISA, 64-byte aligned, zero beyond N:
- *   FA_F32   panels [ceil(N/16)][K][16]; scale and sums NULL
- *   FA_I8    panels [ceil(N/16)][ceil(K/4)][16][4]; scale and sums [16 * ceil(N/16)], one for each output: kernels/linear_int8.h
+ *   FA_F32, FA_F16, FA_BF16   panels [ceil(N/16)][K][16]; scale and sums NULL
+ *   FA_I8                     panels [ceil(N/16)][ceil(K/4)][16][4]; scale and sums [16 * ceil(N/16)], one for each output
+ *                             (kernels/linear_int8.h)
  * K is at most 2^17 with FA_I8. An output whose weights hold NaN or infinity has a scale of NaN, and is NaN. */
 typedef struct fa_linear_weights {
     int32_t dtype;

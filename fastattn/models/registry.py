@@ -32,7 +32,7 @@ FAMILIES = {
 }
 """``model_type`` of config.json -> module and class; modules are imported when a model of the family is loaded."""
 
-_DTYPES = ("float32", "int8")
+_DTYPES = ("float32", "bfloat16", "float16", "int8")
 
 
 def load(

@@ -10,6 +10,9 @@
  * For every output element, in every kernel and on every ISA:
  *     p = 0; p = fma(x[k], w[k], p) for the k of one chunk of FA_K_CHUNK, ascending; the chunks' sums are added in
  *     order; then the bias; then the activation.
+ *
+ * Weights may be stored as fp16 or bf16 in the same panels: w is the widened value, so the bits are those of fp32 weights
+ * of these values.
  */
 #ifndef FA_KERNELS_LINEAR_H
 #define FA_KERNELS_LINEAR_H
@@ -25,7 +28,8 @@ typedef struct fa_linear_block {
     const float *x;      /* [rows, k], row stride xs */
     ptrdiff_t xs;        /* in elements */
     int64_t rows, k;
-    const float *panels; /* [n_panels][k][16] */
+    const void *panels;  /* [n_panels][k][16] of dtype */
+    int dtype;           /* FA_F32, FA_F16 or FA_BF16 */
     int64_t n_panels;
     int far;             /* the layer's weights are more than caches hold: choose what reads memory best */
     const float *bias;   /* [n] or NULL */
@@ -35,12 +39,14 @@ typedef struct fa_linear_block {
     int act;             /* fa_activation */
     float *c;            /* scratch [rows][16 * n_panels] */
     float *a;            /* scratch [tile_rows][FA_K_CHUNK + FA_LINEAR_PAD], and [k][16] for up to FA_LINEAR_PASS rows */
+    float *wide;         /* not with FA_F32: scratch [n_panels][FA_K_CHUNK][16], a chunk of the weights widened */
+    float *part;         /* not with FA_F32: scratch [rows][16 * n_panels] */
 } fa_linear_block;
 
 typedef struct fa_linear_kernels {
     int tile_rows; /* most rows of a tile on this ISA */
-    /* rows of w ([n, k], row stride ws, n <= 16) -> one panel [k][16], zero from n on */
-    void (*pack)(float *panel, const float *w, ptrdiff_t ws, int n, int64_t k);
+    /* rows of w ([n, k], row stride ws, n <= 16) -> one panel [k][16] of dtype, zero from n on */
+    void (*pack)(void *panel, int dtype, const float *w, ptrdiff_t ws, int n, int64_t k);
     void (*block)(const fa_linear_block *block);
 } fa_linear_kernels;
 

@@ -8,6 +8,7 @@
 
 #define FA_LINEAR_PANELS 16      /* most panels of a task: 393 KB of weights stay in L2 for one chunk of inputs */
 #define FA_LINEAR_ROWS 96        /* most rows of a task */
+#define FA_LINEAR_HALF_ROWS 288  /* the same where each task widens its weights first */
 #define FA_LINEAR_FAR (8 << 20)  /* bytes of weights that hardly stay in a shared L3 */
 #define FA_LINEAR_ENOUGH 12      /* tasks that will do for any team worth having; more, smaller ones cost more reading */
 #define FA_LINEAR_WORTH 600000.0 /* multiplications of a task that is worth handing out: 10 us */
@@ -16,9 +17,10 @@
 fa_status fa_linear_packed_bytes(int32_t dtype, int64_t n, int64_t k, size_t *bytes) {
     if (n < 0 || k < 0) return FA_ERR_SHAPE;
     if (dtype == FA_I8) return fa_int8_packed_bytes(n, k, bytes);
-    if (dtype != FA_F32) return FA_ERR_DTYPE;
+    if (dtype != FA_F32 && dtype != FA_F16 && dtype != FA_BF16) return FA_ERR_DTYPE;
+    const size_t item = (size_t)fa_itemsize(dtype);
     size_t size;
-    if (n > INT64_MAX - 15 || __builtin_mul_overflow((size_t)((n + 15) / 16) * 64, (size_t)k, &size) || size > PTRDIFF_MAX)
+    if (n > INT64_MAX - 15 || __builtin_mul_overflow((size_t)((n + 15) / 16) * 16 * item, (size_t)k, &size) || size > PTRDIFF_MAX)
         return FA_ERR_MEMORY;
     *bytes = size;
     return FA_OK;
@@ -26,7 +28,8 @@ fa_status fa_linear_packed_bytes(int32_t dtype, int64_t n, int64_t k, size_t *by
 
 typedef struct fa_pack_job {
     const fa_kernels *kernels;
-    float *packed;
+    char *packed;
+    int dtype;
     const float *w;
     ptrdiff_t ws;
     int64_t n, k, per_task;
@@ -39,7 +42,8 @@ static void fa_pack_task(void *arg, int64_t task, int worker) {
     (void)worker;
     for (int64_t p = task * job->per_task; p < end; p++) {
         int n = job->n - p * 16 < 16 ? (int)(job->n - p * 16) : 16;
-        job->kernels->linear.pack(job->packed + p * job->k * 16, job->w + p * 16 * job->ws, job->ws, n, job->k);
+        char *panel = job->packed + p * job->k * 16 * fa_itemsize(job->dtype);
+        job->kernels->linear.pack(panel, job->dtype, job->w + p * 16 * job->ws, job->ws, n, job->k);
     }
 }
 
@@ -62,7 +66,7 @@ fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, con
         return FA_OK;
     }
     if (bytes == 0) return FA_OK;
-    fa_pack_job job = {ctx->kernels, packed->panels, weight->data, fa_estride(weight, 0), weight->shape[0], weight->shape[1], 1};
+    fa_pack_job job = {ctx->kernels, packed->panels, packed->dtype, weight->data, fa_estride(weight, 0), weight->shape[0], weight->shape[1], 1};
     job.per_task = 1 + (64 << 10) / (job.k * 16);
     fa_parallel_for(ctx, ((job.n + 15) / 16 + job.per_task - 1) / job.per_task, fa_pack_task, &job);
     return FA_OK;
@@ -71,11 +75,12 @@ fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, con
 /* How a product is cut: by its sizes alone, so that the bits and the workspace's layout never depend on the threads. */
 typedef struct fa_linear_plan {
     int64_t m, n, k;
+    int32_t dtype;
     int64_t row_step, rows;     /* rows of a task, number of row blocks */
     int64_t panel_step, panels; /* panels of a task, number of panel blocks */
     int team;
-    float *c, *a;               /* scratch of all workers */
-    size_t c_size, a_size;      /* floats of each worker */
+    float *c, *a, *wide;        /* scratch of all workers; wide and, behind it, part only with weights of 16 bits */
+    size_t c_size, a_size, wide_size, half_size; /* floats of each worker; half_size: of wide and part */
 } fa_linear_plan;
 
 static int64_t fa_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -100,7 +105,8 @@ static void fa_linear_cut(const fa_ctx *ctx, fa_linear_plan *plan) {
     const int64_t panels = fa_ceil_div(plan->n, 16), unit = fa_linear_unit(plan->m > 0 ? plan->m : 1);
     /* below 4 rows the time goes by the weights read */
     const double work = (double)(plan->m < 4 ? 4 : plan->m) * (double)plan->n * (double)plan->k;
-    int64_t row_pieces = fa_ceil_div(plan->m, FA_LINEAR_ROWS), panel_pieces = fa_ceil_div(panels, FA_LINEAR_PANELS);
+    const int64_t most_rows = plan->dtype == FA_F32 ? FA_LINEAR_ROWS : FA_LINEAR_HALF_ROWS;
+    int64_t row_pieces = fa_ceil_div(plan->m, most_rows), panel_pieces = fa_ceil_div(panels, FA_LINEAR_PANELS);
     plan->row_step = fa_linear_step(plan->m, row_pieces > 0 ? row_pieces : 1, FA_LINEAR_MAX_ROWS);
     plan->panel_step = fa_linear_step(panels, panel_pieces > 0 ? panel_pieces : 1, unit);
     for (;;) {
@@ -111,7 +117,7 @@ static void fa_linear_cut(const fa_ctx *ctx, fa_linear_plan *plan) {
         const int64_t fewer = fa_linear_step(panels, 2 * plan->panels, unit);
         const int splits = fewer < plan->panel_step;
         if (splits && fewer >= FA_LINEAR_PANELS / 2) plan->panel_step = fewer;
-        else if (plan->row_step >= FA_LINEAR_ROWS)
+        else if (plan->row_step >= most_rows)
             plan->row_step = fa_linear_step(plan->m, 2 * plan->rows, FA_LINEAR_MAX_ROWS);
         else if (splits && fewer >= FA_LINEAR_FEWEST) plan->panel_step = fewer;
         else break;
@@ -126,6 +132,9 @@ static void fa_linear_carve(fa_arena *arena, const fa_ctx *ctx, fa_linear_plan *
     if (plan->a_size < (size_t)plan->k * FA_LINEAR_PASS) plan->a_size = (size_t)plan->k * FA_LINEAR_PASS;
     plan->c = fa_arena_take(arena, plan->c_size * (size_t)plan->team, sizeof(float));
     plan->a = fa_arena_take(arena, plan->a_size * (size_t)plan->team, sizeof(float));
+    plan->wide_size = (size_t)(plan->panel_step * 16 * FA_K_CHUNK);
+    plan->half_size = plan->dtype == FA_F32 ? 0 : plan->wide_size + plan->c_size;
+    plan->wide = fa_arena_take(arena, plan->half_size * (size_t)plan->team, sizeof(float));
 }
 
 static fa_status fa_linear_prepare(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int32_t dtype, fa_linear_plan *plan) {
@@ -136,6 +145,7 @@ static fa_status fa_linear_prepare(const fa_ctx *ctx, const fa_view *out, const 
     plan->m = x->shape[0];
     plan->k = x->shape[1];
     plan->n = out->shape[1];
+    plan->dtype = dtype;
     size_t bytes;
     status = fa_linear_packed_bytes(dtype, plan->n, plan->k, &bytes);
     if (status == FA_OK && dtype != FA_I8) fa_linear_cut(ctx, plan);
@@ -157,7 +167,8 @@ fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_vi
 typedef struct fa_linear_job {
     fa_linear_plan plan;
     const fa_kernels *kernels;
-    const float *x, *packed, *bias;
+    const float *x, *bias;
+    const char *packed;
     float *out;
     ptrdiff_t xs, os;
     int act;
@@ -171,11 +182,14 @@ static void fa_linear_task(void *arg, int64_t task, int worker) {
     fa_linear_block block = {
         .x = job->x + row * job->xs, .xs = job->xs, .k = plan->k,
         .rows = plan->m - row < plan->row_step ? plan->m - row : plan->row_step,
-        .panels = job->packed + panel * plan->k * 16, .n_panels = left < plan->panel_step ? left : plan->panel_step,
-        .far = plan->n * plan->k > FA_LINEAR_FAR / (int64_t)sizeof(float),
+        .panels = job->packed + panel * plan->k * 16 * fa_itemsize(plan->dtype), .dtype = plan->dtype,
+        .n_panels = left < plan->panel_step ? left : plan->panel_step,
+        .far = plan->n * plan->k > FA_LINEAR_FAR / fa_itemsize(plan->dtype),
         .bias = job->bias ? job->bias + panel * 16 : NULL,
         .out = job->out + row * job->os + panel * 16, .os = job->os, .act = job->act,
         .c = plan->c + (size_t)worker * plan->c_size, .a = plan->a + (size_t)worker * plan->a_size,
+        .wide = plan->wide + (size_t)worker * plan->half_size,
+        .part = plan->wide + (size_t)worker * plan->half_size + plan->wide_size,
     };
     block.n = plan->n - panel * 16 < block.n_panels * 16 ? plan->n - panel * 16 : block.n_panels * 16;
     job->kernels->linear.block(&block);
