@@ -32,8 +32,8 @@ def pack_linear(
 ) -> PackedLinear:
     """Packs the weights of a linear layer y = x W^T + b for :func:`fastattn.linear`.
 
-    "bfloat16" and "float16" halve the memory, and the time of few rows that read weights from memory; sums are float32, and
-    results are to the bit those of float32 weights that hold the rounded values.
+    "bfloat16" and "float16" halve the memory, and the time of few rows that read weights from memory; sums are float32,
+    and results are to the bit those of float32 weights that hold the rounded values.
 
     With "int8" each output has 8-bit weights and a scale; each row that is multiplied is rounded to 8 bits with a scale
     of its own, after both have been rotated by Hadamard transforms of 64 inputs, so that a few large inputs do not set
@@ -49,8 +49,8 @@ def pack_linear(
 
     Returns:
         A PackedLinear: panels of 16 outputs, zero beyond N, the same bytes on every machine: (ceil(N / 16), K, 16), of
-        uint16 for bfloat16, or (ceil(N / 16), ceil(K / 4), 16, 4) of int8. Weight and bias are copied; the originals are
-        no longer needed.
+        uint16 for bfloat16, or (ceil(N / 16), ceil(K / 4), 16, 4) of int8. Weight and bias are copied; the originals
+        are no longer needed.
 
     Raises:
         TypeError: weight or bias is not float32

@@ -23,6 +23,7 @@ def compare(
     *,
     flops: float,
     cold: float = 0.0,
+    rivals: Callable[[str], bool] = lambda name: True,
 ) -> dict[str, Any]:
     """Figures of ours and of the peers.
 
@@ -32,10 +33,11 @@ def compare(
         plan: how long
         flops: floating-point operations of a call
         cold: bytes a call has to bring from memory because no cache can hold them
+        rivals: which of the peers, by name, may be the best
 
     Returns:
         median_s, p95_s, gflops, gbytes_per_second (None without ``cold``), share (of the machine's limit) and limit
-        ("fma" or "read"), fma_gflops, rounds, peers: by name median_s, p95_s and ratio (peer / ours), or error, and
+        ("fma", "int8" or "read"), fma_gflops, rounds, peers: by name median_s, p95_s and ratio (peer / ours), or error, and
         best: name and ratio of the fastest peer, None where none takes part.
     """
     limits.clear()
@@ -52,7 +54,8 @@ def compare(
             "p95_s": percentile(other.samples, 0.95),
             "ratio": median_ratio(other.samples, mine.samples),
         }
-    best = min(others, key=lambda other: figures[other.name]["ratio"], default=None)
+    named = [other for other in others if rivals(other.name)]
+    best = min(named, key=lambda other: figures[other.name]["ratio"], default=None)
     return {
         "median_s": median,
         "p95_s": percentile(mine.samples, 0.95),

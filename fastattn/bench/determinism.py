@@ -80,7 +80,9 @@ def check_linear(cases: Sequence[LinearCase]) -> Iterator[dict[str, Any]]:
         random = np.random.default_rng(0)
         x = random.standard_normal((case.rows, case.k), np.float32)
         packed = pack_linear(
-            random.standard_normal((case.n, case.k), np.float32), random.standard_normal(case.n, np.float32)
+            random.standard_normal((case.n, case.k), np.float32),
+            random.standard_normal(case.n, np.float32),
+            case.dtype,
         )
 
         def call(num_threads: int, x: np.ndarray = x, packed: Any = packed) -> list[np.ndarray]:

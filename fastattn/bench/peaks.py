@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The machine's limits, measured by the library's own kernels and threads: fp32 FMA peak and memory read bandwidth."""
+"""The machine's limits, measured by the library's own kernels and threads: FMA and int8 peak, memory read bandwidth."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ class Limits:
 def measure_peaks(
     num_threads: int, seconds: float = 1.0, rounds: int | None = None, clock: Clock = time.perf_counter
 ) -> dict[str, Any]:
-    """FMA peak and read bandwidth with ``num_threads`` threads: medians, and the slowest and the fastest twentieth.
+    """FMA and int8 peak and read bandwidth with so many threads: medians, and the slowest and the fastest twentieth.
 
     >>> sorted(measure_peaks(1, rounds=3))[:2]
     ['gbytes_per_second', 'gbytes_per_second_p05']
     """
-    limits = Limits(num_threads, clock=clock)
-    run_rounds(limits.contestants, Plan(rounds, seconds, most=1000))
-    flops, read = limits.flops_per_second(), limits.bytes_per_second()
+    limits, integers = Limits(num_threads, clock=clock), Limits(num_threads, False, clock, "int8")
+    run_rounds([*limits.contestants, *integers.contestants], Plan(rounds, seconds, most=1000))
+    flops, read, products = limits.flops_per_second(), limits.bytes_per_second(), integers.flops_per_second()
     return {
         "num_threads": num_threads,
         "isa": _core.current_isa(),
@@ -123,6 +123,9 @@ def measure_peaks(
         "gflops": statistics.median(flops) / 1e9,
         "gflops_p05": percentile(flops, 0.05) / 1e9,
         "gflops_p95": percentile(flops, 0.95) / 1e9,
+        "int8_gops": statistics.median(products) / 1e9,
+        "int8_gops_p05": percentile(products, 0.05) / 1e9,
+        "int8_gops_p95": percentile(products, 0.95) / 1e9,
         "gbytes_per_second": statistics.median(read) / 1e9,
         "gbytes_per_second_p05": percentile(read, 0.05) / 1e9,
         "gbytes_per_second_p95": percentile(read, 0.95) / 1e9,

@@ -31,16 +31,22 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class LinearCase:
-    """x (rows, k) through weights (n, k)."""
+    """x (rows, k) through weights (n, k), stored as ``dtype``."""
 
     k: int
     n: int
     rows: int
+    dtype: str = "float32"
 
     @property
     def name(self) -> str:
-        """ "768x3072-r8": inputs, outputs, rows."""
-        return f"{self.k}x{self.n}-r{self.rows}"
+        """ "768x3072-r8": inputs, outputs, rows; "-int8" behind it where weights are stored so."""
+        return f"{self.k}x{self.n}-r{self.rows}" + ("" if self.dtype == "float32" else f"-{self.dtype}")
+
+    @property
+    def shape_text(self) -> str:
+        """ "768->3072 x8", and how the weights are stored."""
+        return f"{self.k}->{self.n} x{self.rows}" + ("" if self.dtype == "float32" else f" {self.dtype}")
 
     @property
     def flops(self) -> int:
@@ -50,7 +56,7 @@ class LinearCase:
     @property
     def weight_bytes(self) -> int:
         """Size of the weights."""
-        return 4 * self.k * self.n
+        return {"float32": 4, "int8": 1}.get(self.dtype, 2) * self.k * self.n
 
     @property
     def cold(self) -> bool:

@@ -33,13 +33,14 @@ _EXAMPLES = {
   fastattn bench attention --memory
   fastattn bench attention --check-determinism""",
     "linear": """  fastattn bench linear --threads 1 --compare numpy,torch
-  fastattn bench linear --shapes 768x3072 --json""",
+  fastattn bench linear --shapes 768x3072 --json
+  fastattn bench linear --dtype int8,bfloat16 --compare torch,onnxruntime""",
     "linear-attention": """  fastattn bench linear-attention --threads 1 --compare torch,onnxruntime
   fastattn bench linear-attention --shapes step""",
     "model": bench_model.EXAMPLES,
 }
 _HELP = {
-    "peak": "the machine's limits: fp32 FMA peak and memory read bandwidth",
+    "peak": "the machine's limits: fp32 FMA peak, int8 peak and memory read bandwidth",
     "attention": "attention over a grid of shapes",
     "linear": "linear layers over a grid of sizes and rows",
     "linear-attention": "linear attention over prompts and single tokens",
@@ -94,6 +95,11 @@ def add_parser(commands: Any) -> None:
         )
         if name != "peak":
             _add_grid_options(kind)
+        if name == "linear":
+            kind.add_argument(
+                "--dtype", type=_weight_dtypes, default=["float32"], metavar="A,B",
+                help="how weights are stored: float32, bfloat16, float16, int8 (beside ours with float32)",
+            )  # fmt: skip
         if name == "attention":
             only = kind.add_mutually_exclusive_group()
             for mode, text in _ONLY.items():
@@ -122,6 +128,15 @@ def _peers(text: str) -> list[str]:
     return names
 
 
+def _weight_dtypes(text: str) -> list[str]:
+    known = ("float32", "bfloat16", "float16", "int8")
+    names = _names(text)
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is unknown, expected some of {','.join(known)}")
+    return names
+
+
 def _select(arguments: argparse.Namespace, cases: Sequence[Any]) -> list[Any]:
     from fastattn.bench.shapes import select
 
@@ -147,7 +162,11 @@ def _peak(arguments: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
         return 0
     print(f"{header(arguments)}, {found['rounds']} rounds")
-    for title, key, unit in (("fp32 FMA peak", "gflops", "GFLOP/s"), ("memory read", "gbytes_per_second", "GB/s")):
+    for title, key, unit in (
+        ("fp32 FMA peak", "gflops", "GFLOP/s"),
+        ("int8 peak", "int8_gops", "GOP/s"),
+        ("memory read", "gbytes_per_second", "GB/s"),
+    ):
         spread = f"p05 {found[f'{key}_p05']:.1f}, p95 {found[f'{key}_p95']:.1f}"
         print(f"{title:<14} median {found[key]:.1f} {unit} ({spread})")
     return 0
@@ -197,10 +216,13 @@ _MODES = {
 
 
 def _linear(arguments: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from fastattn.bench import shapes
 
-    cases = _select(arguments, shapes.LINEAR)
-    texts = [f"{case.k}->{case.n} x{case.rows}" for case in cases]
+    chosen = _select(arguments, shapes.LINEAR)
+    cases = [replace(case, dtype=dtype) for dtype in arguments.dtype for case in chosen]
+    texts = [case.shape_text for case in cases]
     if arguments.list:
         return print_list(zip([case.name for case in cases], texts, strict=True))
     if arguments.check_determinism:
@@ -209,7 +231,10 @@ def _linear(arguments: argparse.Namespace) -> int:
         return print_determinism(arguments, check_linear(cases))
     from fastattn.bench import linear
 
-    return _grid(arguments, linear.run, cases, texts)
+    if arguments.dtype != [linear.FLOAT32] and linear.FLOAT32 in arguments.dtype:
+        arguments.parser.error("argument --dtype: float32 stands beside the others in their table; give it alone")
+    own = [] if arguments.dtype == [linear.FLOAT32] else [linear.FLOAT32]
+    return _grid(arguments, linear.run, cases, texts, own=own)
 
 
 def _linear_attention(arguments: argparse.Namespace) -> int:
@@ -238,8 +263,11 @@ def _grid(
     cases: Sequence[Any],
     texts: Sequence[str],
     after: Callable[[], dict[str, Any]] | None = None,
+    own: Sequence[str] = (),
 ) -> int:
-    """Runs the cases beside the peers, in this process, and prints them, then what ``after`` measures."""
+    """Runs the cases beside the peers, in this process, and prints them, then what ``after`` measures; ``own``: columns
+    of ours beside those of the peers.
+    """
     from fastattn.bench.peers import open_peers
     from fastattn.bench.timing import Plan
 
@@ -249,7 +277,7 @@ def _grid(
     versions = {peer.name: peer.version for peer in peers}
     try:
         rows = run(cases, peers, count, Plan(arguments.rounds, arguments.seconds, clock=clock(arguments)))
-        print_grid(arguments, versions, list(versions), notes, cases, texts, rows, after=after)
+        print_grid(arguments, versions, [*own, *versions], notes, cases, texts, rows, after=after)
     finally:
         for peer in peers:
             peer.close()

@@ -181,8 +181,70 @@ static void rows_alone(void) {
     case_end(hash_bytes(HASH_START, all, sizeof all));
 }
 
+/* Weights of 16 bits: the bits of fp32 weights of the same values, whatever the rows, on every ISA. */
+static void halves(fa_dtype dtype) {
+    if (!case_begin("linear %s", dtype == FA_F16 ? "fp16" : "bf16")) return;
+    static const int64_t sizes[][3] = {{1, 40, 20}, {2, 130, 800}, {3, 17, 385}, {4, 96, 384}, {9, 33, 769}, {17, 300, 390},
+                                       {300, 20, 400}, {5, 40, 0}};
+    uint64_t hash = HASH_START;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const linear_case c = {"", sizes[i][0], sizes[i][1], sizes[i][2], 1, FA_ACT_GELU, 0};
+        const int64_t count = c.m * c.n, out_shape[2] = {c.m, c.n};
+        float *base = scratch(count, sizeof *base), *got = scratch(count, sizeof *got);
+        for (int isa = 0; isa < fa_isa_count(); isa++) {
+            if (!isa_selected(isa)) continue;
+            for (int index = 0; index < VARIANTS_PER_ISA; index++) {
+                const variant v = variant_of(isa, index);
+                case_variant(&v);
+                fa_ctx ctx = variant_ctx(&v);
+                linear_arrays a = make_arrays(&c, &v, i);
+                size_t bytes = 0, half_bytes = 0;
+                expect_status("packed bytes", fa_linear_packed_bytes(dtype, c.n, c.k, &half_bytes), FA_OK);
+                expect_status("packed bytes", fa_linear_packed_bytes(FA_F32, c.n, c.k, &bytes), FA_OK);
+                const fa_linear_weights half = {.dtype = dtype, .panels = guard_alloc((half_bytes + 63) / 64 * 64, v.side, "halves")};
+                const fa_linear_weights wide = {.dtype = FA_F32, .panels = guard_alloc(bytes, v.side, "floats")};
+                hostile_enter(&v);
+                fa_status status = fa_linear_pack(&ctx, &half, &a.w.view);
+                hostile_leave(&v);
+                expect_status("pack", status, FA_OK);
+                guard_seal(half.panels);
+                const int64_t items = (int64_t)bytes / 4;
+                const fa_view from = {half.panels, {1, 1, 1, items}, {items * 2, items * 2, items * 2, 2}, 4, dtype};
+                const fa_view to = {wide.panels, {1, 1, 1, items}, {items * 4, items * 4, items * 4, 4}, 4, FA_F32};
+                expect_status("widen", fa_convert(&ctx, &to, &from), FA_OK);
+                for (int use = isa == 0 && index == 0 ? 0 : 1; use < 2; use++) { /* 0: the fp32 weights, once */
+                    const fa_linear_weights *weights = use ? &half : &wide;
+                    tensor out = tensor_make("out", FA_F32, 2, out_shape, v.layout, v.side);
+                    size_t ws_bytes = 0;
+                    expect_status("query", fa_linear_workspace(&ctx, &out.view, &a.x.view, weights->dtype, &ws_bytes), FA_OK);
+                    void *ws = guard_alloc(ws_bytes, v.side, "workspace");
+                    if (v.hostile) memset(ws, 0xff, ws_bytes);
+                    hostile_enter(&v);
+                    status = fa_linear(&ctx, &out.view, &a.x.view, weights, &a.bias.view, c.act, ws, ws_bytes);
+                    hostile_leave(&v);
+                    expect_status("linear", status, FA_OK);
+                    expect_clean("workspace", guard_free(ws));
+                    tensor_gather(&out, use ? got : base);
+                    expect_clean("out", tensor_free_output(&out));
+                }
+                expect_same("out", got, base, count, sizeof *got);
+                expect_clean("halves", guard_free(half.panels));
+                expect_clean("floats", guard_free(wide.panels));
+                free_arrays(&a);
+            }
+        }
+        hash = hash_bytes(hash, base, (size_t)count * sizeof *base);
+        free(base), free(got);
+    }
+    const variant first = variant_of(0, 0);
+    case_variant(&first);
+    case_end(hash);
+}
+
 void test_linear(const options *o) {
     (void)o;
+    halves(FA_F16);
+    halves(FA_BF16);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) run_case(&cases[i], hash_bytes(HASH_START, cases[i].name, strlen(cases[i].name)));
     rows_alone();
 }

@@ -50,6 +50,8 @@ class NumPyPeer(Peer):
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
         """Weights as files keep them, transposed in the call, and transposed once beforehand."""
+        if case.dtype != "float32":
+            raise NotOffered(f"{case.dtype} weights")
         rows = [weight.T for weight in weights]
         columns = [np.ascontiguousarray(weight.T) for weight in weights]
         return [lambda i: np.matmul(x, rows[i], out=out), lambda i: np.matmul(x, columns[i], out=out)]

@@ -104,11 +104,26 @@ class OnnxRuntimePeer(Peer):
         return [lambda i: call(i).reshape(out.shape)]
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
-        """MatMul with constant weights, which the session packs; one session per set of weights."""
+        """MatMul with constant weights, which the session packs; one session per set of weights. int8: its own
+        DynamicQuantizeMatMul, a scale for each output and one for all of x.
+        """
+        if case.dtype not in ("float32", "int8"):
+            raise NotOffered(f"{case.dtype} weights")
         if len(weights) * case.weight_bytes > 1 << 30:
             raise NotOffered("its sessions copy the weights")
         node = helper.make_node("MatMul", ["x", "w"], ["out"])
         calls = []
+        if case.dtype == "int8":
+            node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s"], ["out"], domain="com.microsoft")
+            for weight in weights:
+                scale = np.abs(weight).max(1) / np.float32(127)
+                rounded = np.rint(weight / scale[:, None]).astype(np.int8)
+                constants = [
+                    numpy_helper.from_array(np.ascontiguousarray(rounded.T), "w"),
+                    numpy_helper.from_array(scale, "s"),
+                ]
+                calls.append(bound([node], [{"x": x}], [{"out": out}], self.num_threads, constants=constants))
+            return [lambda i: calls[i](0)]
         for weight in weights:
             constant = numpy_helper.from_array(np.ascontiguousarray(weight.T), "w")
             calls.append(bound([node], [{"x": x}], [{"out": out}], self.num_threads, constants=[constant]))

@@ -103,6 +103,8 @@ class OpenVinoPeer(Peer):
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
         """MatMul with constant weights, which the plugin packs; one compiled model per set of weights."""
+        if case.dtype != "float32":
+            raise NotOffered(f"{case.dtype} weights")
         requests = []
         for weight in weights:
             rows = opset13.parameter(x.shape, np.float32)

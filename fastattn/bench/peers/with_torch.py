@@ -72,11 +72,29 @@ class TorchPeer(Peer):
         ]
 
     def linear(self, case: LinearCase, x: Any, weights: Sequence[Any], out: Any) -> list[Callable[[int], Any]]:
-        """torch.nn.functional.linear, and the product with ``out=``."""
+        """torch.nn.functional.linear, and the product with ``out=``; int8 by its dynamic quantisation, bf16 and fp16
+        with x of that type, too.
+        """
+        if case.dtype != "float32":
+            return self._stored(case, x, weights)
         rows, target = torch.from_numpy(x), torch.from_numpy(out)
         matrices = [torch.from_numpy(weight) for weight in weights]
         turned = [matrix.t() for matrix in matrices]
         return [lambda i: linear(rows, matrices[i]), lambda i: torch.mm(rows, turned[i], out=target)]
+
+    def _stored(self, case: LinearCase, x: np.ndarray, weights: Sequence[Any]) -> list[Callable[[int], Any]]:
+        rows = torch.from_numpy(x)
+        if case.dtype == "int8":
+            packed = []
+            for weight in weights:
+                layer = torch.nn.Linear(case.k, case.n, bias=False)
+                layer.weight.data = torch.from_numpy(weight)
+                layer.qconfig = torch.ao.quantization.per_channel_dynamic_qconfig
+                packed.append(torch.ao.nn.quantized.dynamic.Linear.from_float(layer))
+            return [lambda i: packed[i](rows)]
+        kind = getattr(torch, case.dtype)
+        matrices = [torch.from_numpy(weight).to(kind) for weight in weights]
+        return [lambda i: linear(rows.to(kind), matrices[i]).float()]
 
 
 def _score_bytes(case: AttentionCase) -> int:
