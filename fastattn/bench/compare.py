@@ -37,8 +37,8 @@ def compare(
 
     Returns:
         median_s, p95_s, gflops, gbytes_per_second (None without ``cold``), share (of the machine's limit) and limit
-        ("fma", "int8" or "read"), fma_gflops, rounds, peers: by name median_s, p95_s and ratio (peer / ours), or error, and
-        best: name and ratio of the fastest peer, None where none takes part.
+        ("fma", "int8" or "read"), fma_gflops, rounds, peers: by name median_s, p95_s and ratio (peer / ours), or error,
+        and best: name and ratio of the fastest peer, None where none takes part.
     """
     limits.clear()
     mine = Contestant("fastattn", ours)
