@@ -158,22 +158,24 @@ def test_recognised_by_content(tmp_path: Path, name: str) -> None:
 
 
 def test_every_flipped_bit_of_the_header_is_refused(target: Path) -> None:
-    content = bytearray(target.read_bytes())
+    content = target.read_bytes()
     length = 8 + len(split(target)[0])
-    for position in range(length):
-        for bit in range(8) if position < 200 else (random.Random(position).randrange(8),):
-            content[position] ^= 1 << bit
-            target.write_bytes(content)
-            with pytest.raises(WeightFileError, match=re.escape(str(target))):
-                PackedFile(target)
-            content[position] ^= 1 << bit
+    with open(target, "r+b", buffering=0) as file:
+        for position in range(length):
+            for bit in range(8) if position < 120 else (random.Random(position).randrange(8),):
+                os.pwrite(file.fileno(), bytes([content[position] ^ 1 << bit]), position)
+                with pytest.raises(WeightFileError) as caught:
+                    PackedFile(target)
+                assert str(target) in str(caught.value)
+            os.pwrite(file.fileno(), content[position : position + 1], position)
+    assert PackedFile(target)
 
 
 def test_bytes_of_the_header_exchanged_lost_or_added(target: Path) -> None:
     content = target.read_bytes()
     length = 8 + len(split(target)[0])
     rng = random.Random(3)
-    for _ in range(300):
+    for _ in range(100):
         i, j = sorted(rng.sample(range(8, length), 2))
         changed = [
             content[:i] + content[j : j + 1] + content[i + 1 : j] + content[i : i + 1] + content[j + 1 :],
