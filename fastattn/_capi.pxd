@@ -151,6 +151,8 @@ cdef extern from "fastattn.h" nogil:
                           const fa_view *weight, float eps)
     fa_status fa_softmax(const fa_ctx *ctx, const fa_view *out, const fa_view *x)
     fa_status fa_activate(const fa_ctx *ctx, const fa_view *out, const fa_view *x, fa_activation act)
+    fa_status fa_gated(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *gate, fa_activation act)
+    fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y)
     fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids)
 
     ctypedef enum fa_pool_mode:
@@ -164,6 +166,9 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode,
                       int64_t skip)
     fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float eps)
+
+    fa_status fa_disentangled_bias(const fa_ctx *ctx, const fa_view *out, const fa_view *c2p, const fa_view *p2c,
+                                   const fa_view *q_positions, const fa_view *k_positions, const fa_view *columns, float scale)
 
     fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x)
     fa_status fa_rope(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cos, const fa_view *sin,

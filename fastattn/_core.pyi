@@ -200,6 +200,16 @@ def kv_store(
     interleaved: bool = False,
     num_threads: int | None = None,
 ) -> None: ...
+def disentangled_bias(
+    out: _F32,
+    c2p: _F32 | None,
+    p2c: _F32 | None,
+    q_positions: _I64,
+    k_positions: _I64,
+    columns: NDArray[np.int32],
+    scale: float,
+    num_threads: int | None,
+) -> None: ...
 def merge(
     outs: list[NDArray[Any]], lses: list[NDArray[Any]], out: NDArray[Any], lse: _F32, num_threads: int | None
 ) -> None: ...

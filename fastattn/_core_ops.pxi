@@ -13,7 +13,7 @@ cdef type _ndarray = _numpy.ndarray
 
 cdef enum:
     MOST_DIMS = 32  # outer dimensions walked
-    OP_LINEAR = 0, OP_LAYER_NORM, OP_RMS_NORM, OP_SOFTMAX, OP_ACTIVATE, OP_L2_NORMALIZE
+    OP_LINEAR = 0, OP_LAYER_NORM, OP_RMS_NORM, OP_SOFTMAX, OP_ACTIVATE, OP_L2_NORMALIZE, OP_GATED, OP_ADD
 
 cdef float FLOAT32_MAX = 3.4028234663852886e38
 
@@ -201,6 +201,10 @@ cdef fa_status call_once(const fa_ctx *ctx, const Call *call, fa_view *view, int
         return fa_softmax(ctx, &view[0], &view[1])
     if call.op == OP_ACTIVATE:
         return fa_activate(ctx, &view[0], &view[1], <fa_activation>call.act)
+    if call.op == OP_GATED:
+        return fa_gated(ctx, &view[0], &view[1], residual, <fa_activation>call.act)
+    if call.op == OP_ADD:
+        return fa_add(ctx, &view[0], &view[1], residual)
     return fa_l2_normalize(ctx, &view[0], &view[1], call.eps)
 
 
@@ -260,6 +264,8 @@ def run_rows(int op, x, residual, weight, bias, eps, int act, out, num_threads, 
     if type(x) is not _ndarray or type(eps) is not float:
         return NotImplemented
     if weight is None and (op == OP_LAYER_NORM or op == OP_RMS_NORM):
+        return NotImplemented
+    if residual is None and (op == OP_GATED or op == OP_ADD):
         return NotImplemented
     if fresh:
         out = _empty((<object>x).shape, _float32)

@@ -318,3 +318,53 @@ def merge(outs, lses, out, lse, num_threads):
     finally:
         PyMem_RawFree(views)
     check(status, "merge_attention")
+
+
+def disentangled_bias(out, c2p, p2c, q_positions, k_positions, columns, double scale, num_threads):
+    """Fills out (H, Sq, Sk); c2p (H, Sq, N) or None, p2c (H, Sk, N) or None, positions int64, columns int32."""
+    cdef fa_ctx ctx
+    cdef Views views = Views.__new__(Views)
+    cdef fa_view *to = take(views, out, "out", 3, 3, 1u << FA_F32, True, True)
+    cdef fa_view *q_at = take(views, q_positions, "q_positions", 1, 1, 1u << FA_I64, True, False)
+    cdef fa_view *k_at = take(views, k_positions, "k_positions", 1, 1, 1u << FA_I64, True, False)
+    cdef fa_view *table = take(views, columns, "columns", 1, 1, 1u << FA_I32, True, False)
+    cdef fa_view *c = NULL
+    cdef fa_view *p = NULL
+    cdef fa_status status
+    cdef int64_t n
+    names = ["out", "q_positions", "k_positions", "columns"]
+    if c2p is None and p2c is None:
+        raise ValueError("c2p, p2c: None, expected at least one of them")
+    if c2p is not None:
+        c = take(views, c2p, "c2p", 3, 3, 1u << FA_F32, True, False)
+        names.append("c2p")
+        if c.shape[0] != to.shape[0] or c.shape[1] != to.shape[1]:
+            raise ValueError(f"c2p: shape {c2p.shape}, expected ({to.shape[0]}, {to.shape[1]}, N) as out {out.shape} takes")
+    if p2c is not None:
+        p = take(views, p2c, "p2c", 3, 3, 1u << FA_F32, True, False)
+        names.append("p2c")
+        if p.shape[0] != to.shape[0] or p.shape[1] != to.shape[2]:
+            raise ValueError(f"p2c: shape {p2c.shape}, expected ({to.shape[0]}, {to.shape[2]}, N) as out {out.shape} takes")
+        if c != NULL and p.shape[2] != c.shape[2]:
+            raise ValueError(f"p2c: shape {p2c.shape}, expected a last dimension of {c.shape[2]} as c2p has")
+    if q_at.shape[0] != to.shape[1]:
+        raise ValueError(f"q_positions: shape {q_positions.shape}, expected ({to.shape[1]},), one for each row of out")
+    if k_at.shape[0] != to.shape[2]:
+        raise ValueError(f"k_positions: shape {k_positions.shape}, expected ({to.shape[2]},), one for each column of out")
+    if table.shape[0] % 2 == 0:
+        raise ValueError(f"columns: {table.shape[0]} numbers, expected an odd count: distances -R to R")
+    for i in range(1, len(names)):
+        separate(views, 0, i, "out", names[i], False)
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_disentangled_bias(&ctx, to, c, p, q_at, k_at, table, fa_to_float(scale))
+    if status == FA_ERR_VALUE:
+        n = (c if c != NULL else p).shape[2]
+        reach = columns.shape[0] // 2
+        least, most = min(q_positions.min(), k_positions.min()), max(q_positions.max(), k_positions.max())
+        if least < 0:
+            raise ValueError(f"q_positions, k_positions: {least}, expected at least 0")
+        if most - least > reach:
+            raise ValueError(f"columns: distances up to {reach}, expected {most - least}, the largest of the positions")
+        raise ValueError(f"columns: from {columns.min()} to {columns.max()}, expected 0 to {n - 1}, the columns of the products")
+    check(status, "disentangled_bias")

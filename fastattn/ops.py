@@ -20,12 +20,16 @@ from fastattn._core import PackedLinear
 from fastattn.arrays import as_array, as_float32, as_indices, check_out, describe
 
 __all__ = [
-    "embedding", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "relu", "rms_norm", "sigmoid", "silu",
+    "add", "embedding", "gated", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "relu", "rms_norm", "sigmoid", "silu",
     "softmax", "tanh",
 ]  # fmt: skip
 
 _LAYER_NORM, _RMS_NORM, _SOFTMAX, _ACTIVATE, _L2_NORMALIZE = 1, 2, 3, 4, 5
+_GATED, _ADD = 6, 7
 _RELU, _GELU, _GELU_TANH, _SILU, _TANH, _SIGMOID = 1, 2, 3, 4, 5, 6
+_ACTIVATIONS = {
+    None: 0, "relu": _RELU, "gelu": _GELU, "gelu_tanh": _GELU_TANH, "silu": _SILU, "tanh": _TANH, "sigmoid": _SIGMOID,
+}  # fmt: skip
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -60,9 +64,7 @@ def linear(
         return result
     if not isinstance(packed, PackedLinear):
         raise TypeError(f"packed: {describe(packed)}, expected a PackedLinear (fastattn.pack_linear makes one)")
-    if activation is not None and activation not in _core.activation_names():
-        names = ", ".join(map(repr, _core.activation_names()))
-        raise ValueError(f"activation: {activation!r}, expected None or one of {names}")
+    _check_activation(activation)
     array = _as_rows(x, "x")
     if array.shape[-1] != packed.in_features:
         raise ValueError(f"x: shape {array.shape}, expected a last dimension of {packed.in_features} as packed takes")
@@ -212,6 +214,47 @@ def sigmoid(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_ACTIVATE, _SIGMOID, x, out, num_threads)
 
 
+def gated(x: Any, gate: Any, activation: str | None = None, *, out: Any = None, num_threads: int | None = None) -> Any:
+    """activation(x) * gate, elementwise: the middle of a gated feed-forward layer (GeGLU, SwiGLU).
+
+    A product (..., 2 I) that holds both side by side goes in as two views, ``wide[..., :I]`` and ``wide[..., I:]``.
+
+    Args:
+        x: any shape of rank 1 or more
+        gate: array of x's shape
+        activation: as in :func:`linear`
+        out: array of x's shape; x and gate themselves are allowed
+        num_threads: threads of this call
+
+    Returns:
+        float32 of x's shape, or ``out``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    Source: Shazeer, "GLU variants improve transformer", 2020.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> wide = np.float32([[-1, 2, 3, 4]])
+    >>> ops.gated(wide[:, :2], wide[:, 2:], "relu")
+    array([[0., 8.]], dtype=float32)
+    """
+    _check_activation(activation)
+    return _pair(_GATED, x, "gate", gate, _ACTIVATIONS[activation], out, num_threads)
+
+
+def add(x: Any, y: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+    """x + y, elementwise, for arrays of one shape. ``out`` may be either; other arguments as in :func:`gated`.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> ops.add(np.float32([1, 2]), np.float32([3, 4]))
+    array([4., 6.], dtype=float32)
+    """
+    return _pair(_ADD, x, "y", y, 0, out, num_threads)
+
+
 def l2_normalize(x: Any, eps: float = 1e-12, *, out: Any = None, num_threads: int | None = None) -> Any:
     """x / max(|x|, eps) over the last axis, |x| the Euclidean length; a row of zeros stays zero.
 
@@ -343,16 +386,30 @@ def _elementwise(op: int, act: int, x: Any, out: Any, num_threads: int | None) -
     return _rows(op, x, None, {}, 0.0, act, out, num_threads)
 
 
+def _check_activation(activation: Any) -> None:
+    if activation is not None and activation not in _core.activation_names():
+        names = ", ".join(map(repr, _core.activation_names()))
+        raise ValueError(f"activation: {activation!r}, expected None or one of {names}")
+
+
+def _pair(op: int, x: Any, name: str, y: Any, act: int, out: Any, num_threads: int | None) -> Any:
+    result = _core.run_rows(op, x, y, None, None, 0.0, act, out, num_threads)
+    if result is not NotImplemented:
+        return result
+    return _rows(op, x, as_float32(y, name), {}, 0.0, act, out, num_threads, second=name)
+
+
 def _rows(
-    op: int, x: Any, residual: Any, vectors: dict[str, Any], eps: Any, act: int, out: Any, num_threads: int | None
-) -> Any:
+    op: int, x: Any, residual: Any, vectors: dict[str, Any], eps: Any, act: int, out: Any, num_threads: int | None,
+    second: str = "residual",
+) -> Any:  # fmt: skip
     array = _as_rows(x, "x")
     apart: dict[str, np.ndarray] = {}
     places = {"x": array}
     if residual is not None:
-        places["residual"] = as_float32(residual, "residual")
-        if places["residual"].shape != array.shape:
-            raise ValueError(f"residual: shape {places['residual'].shape}, expected {array.shape} as x has")
+        places[second] = as_float32(residual, second)
+        if places[second].shape != array.shape:
+            raise ValueError(f"{second}: shape {places[second].shape}, expected {array.shape} as x has")
     for name, vector in vectors.items():
         if vector is None and name == "bias":
             continue
@@ -365,7 +422,7 @@ def _rows(
         apart |= {name: place for name, place in places.items() if not _same_place(given, place)}
     target = _target(out, array.shape, apart)
     weight, bias = apart.get("weight"), apart.get("bias")
-    result = _core.run_rows(op, array, places.get("residual"), weight, bias, epsilon, act, target, num_threads, True)
+    result = _core.run_rows(op, array, places.get(second), weight, bias, epsilon, act, target, num_threads, True)
     return result if out is None else out
 
 

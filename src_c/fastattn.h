@@ -193,6 +193,10 @@ fa_status fa_rms_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x, c
                       const fa_view *weight, float eps);
 fa_status fa_softmax(const fa_ctx *ctx, const fa_view *out, const fa_view *x);
 fa_status fa_activate(const fa_ctx *ctx, const fa_view *out, const fa_view *x, fa_activation act);
+/* act(x) * gate, elementwise; both are (M, H). out may be x or gate. */
+fa_status fa_gated(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *gate, fa_activation act);
+/* x + y, elementwise; out may be either. */
+fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y);
 /* out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ..., left to right; ids outside a table: FA_ERR_VALUE, nothing read. */
 fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids);
 
@@ -211,6 +215,13 @@ typedef enum fa_pool_mode {
 fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cu, fa_pool_mode mode, int64_t skip);
 /* x / max(|x|, eps) by rows */
 fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float eps);
+
+/* Disentangled attention's bias by relative position: out (H, Sq, Sk) = (c2p[h][i][t] + p2c[h][j][t]) * scale with
+ * t = columns[q_positions[i] - k_positions[j] + columns' length / 2]. c2p (H, Sq, N) and p2c (H, Sk, N) fp32, either may be
+ * NULL; positions (Sq,), (Sk,) int64 of at least 0; columns int32, an odd number of them. A distance that columns does not
+ * reach, or a column outside N: FA_ERR_VALUE, nothing written. */
+fa_status fa_disentangled_bias(const fa_ctx *ctx, const fa_view *out, const fa_view *c2p, const fa_view *p2c,
+                               const fa_view *q_positions, const fa_view *k_positions, const fa_view *columns, float scale);
 
 /* ---- storage types, rotary embedding, caches ------------------------------------------------------------------------
  *

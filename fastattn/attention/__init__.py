@@ -15,8 +15,11 @@ Which keys a query sees, for Sq = 3 and Sk = 5 (1 = seen)::
 """
 
 from fastattn.attention.dense import attention
+from fastattn.attention.disentangled import disentangled_bias, distance_columns
 from fastattn.attention.packed import attention_varlen
 from fastattn.attention.result import AttentionResult
 from fastattn.attention.stored import attend_stored
 
-__all__ = ["AttentionResult", "attend_stored", "attention", "attention_varlen"]
+__all__ = [
+    "AttentionResult", "attend_stored", "attention", "attention_varlen", "disentangled_bias", "distance_columns",
+]  # fmt: skip

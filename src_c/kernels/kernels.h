@@ -14,6 +14,7 @@
 #include "linear_int8.h"
 #include "recurrent.h"
 #include "merge.h"
+#include "relative.h"
 #include "rope.h"
 #include "rows.h"
 #include "vmath.h"
@@ -28,6 +29,7 @@ struct fa_kernels {
     fa_rope_kernels rope;
     fa_merge_kernels merge;
     fa_int8_kernels int8;
+    fa_relative_kernels relative;
 };
 
 #endif

@@ -10,12 +10,12 @@ typedef struct fa_rows {
     ptrdiff_t os;
     const float *x;      /* [rows, h], row stride xs */
     ptrdiff_t xs;
-    const float *residual; /* [rows, h], row stride rs, or NULL; norms only */
+    const float *residual; /* [rows, h], row stride rs, or NULL; norms, and the second operand of gated and add */
     ptrdiff_t rs;
     const float *weight; /* [h]; norms only */
     const float *bias;   /* [h] or NULL; layer norm only */
     float eps;           /* norms and l2 */
-    int act;             /* fa_activation; activate only */
+    int act;             /* fa_activation; activate and gated only */
     int64_t rows, h;
 } fa_rows;
 
@@ -25,6 +25,8 @@ typedef struct fa_row_kernels {
     void (*softmax)(const fa_rows *job);
     void (*activate)(const fa_rows *job);
     void (*l2_normalize)(const fa_rows *job);
+    void (*gated)(const fa_rows *job); /* out = act(x) residual */
+    void (*add)(const fa_rows *job);   /* out = x + residual */
     /* out [h] = rows[0] + rows[1] + ..., left to right; n >= 1; out may be one of them */
     void (*sum)(float *out, const float *const *rows, int n, int64_t h);
     /* x [n, h] (row stride xs) -> out [h]; n >= 1. The sum is divided by n, or with `root` by sqrt(n). */

@@ -118,6 +118,34 @@ fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *
     return fa_row_run(ctx, &job);
 }
 
+static fa_status fa_pair_prepare(fa_row_job *job, const fa_view *out, const fa_view *x, const fa_view *y) {
+    fa_status status = fa_row_prepare(job, out, x);
+    if (status == FA_OK) status = fa_check_f32(y, 2);
+    if (status != FA_OK) return status;
+    if (y->shape[0] != x->shape[0] || y->shape[1] != x->shape[1]) return FA_ERR_SHAPE;
+    job->rows.residual = y->data;
+    job->rows.rs = fa_estride(y, 0);
+    return FA_OK;
+}
+
+fa_status fa_gated(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *gate, fa_activation act) {
+    fa_row_job job;
+    fa_status status = fa_pair_prepare(&job, out, x, gate);
+    if (status != FA_OK) return status;
+    if (act < FA_ACT_NONE || act > FA_ACT_SIGMOID) return FA_ERR_VALUE;
+    job.kernel = ctx->kernels->rows.gated;
+    job.rows.act = (int)act;
+    return fa_row_run(ctx, &job);
+}
+
+fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y) {
+    fa_row_job job;
+    fa_status status = fa_pair_prepare(&job, out, x, y);
+    if (status != FA_OK) return status;
+    job.kernel = ctx->kernels->rows.add;
+    return fa_row_run(ctx, &job);
+}
+
 /* ---- embedding --------------------------------------------------------------------------------------------------- */
 
 static int64_t fa_index(const fa_view *view, int64_t i) {

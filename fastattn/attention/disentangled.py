@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""Disentangled attention (DeBERTa): scores by relative position, as a bias that attention() adds.
+
+A query attends by content and by distance: q_i k_j + q_i P(i - j) + k_j R(i - j), where P and R are position keys and
+position queries, one row for each bucket of distances. Their products with all rows, (S, buckets) each, are two linear
+layers; disentangled_bias() picks from them, and adds, what a pair (i, j) needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from fastattn import _core
+from fastattn.arrays import as_array, as_float32, as_indices, as_real, check_out, describe
+
+__all__ = ["disentangled_bias", "distance_columns"]
+
+MAX_BUCKETS = 4096
+_NO_END = 1 << 40  # further than any distance
+
+
+def disentangled_bias(
+    c2p: Any, p2c: Any, q_positions: Any, k_positions: Any, columns: Any, scale: float, *, out: Any = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
+    """(c2p[h, i, t] + p2c[h, j, t]) * scale with t the column of the distance q_positions[i] - k_positions[j].
+
+    One addition, then one multiplication, in float32: the bits of an element depend on its two products alone.
+
+    Args:
+        c2p: (H, Sq, N) float32, queries times position keys; or None
+        p2c: (H, Sk, N) float32, keys times position queries; or None, but not both
+        q_positions: (Sq,) integers of at least 0
+        k_positions: (Sk,)
+        columns: (2 R + 1,) int32 from 0 to N - 1: columns[R + d] belongs to distance d, as distance_columns makes them.
+            R is at least the largest distance
+        scale: what the sums are multiplied by
+        out: (H, Sq, Sk) float32, apart from all others
+        num_threads: threads of this call
+
+    Returns:
+        (H, Sq, Sk) float32, or ``out``: a mask for attention().
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    Source: He et al., "DeBERTa: decoding-enhanced BERT with disentangled attention", 2021.
+
+    >>> import numpy as np
+    >>> from fastattn.attention import disentangled_bias
+    >>> c2p = np.float32([[[1, 2, 3], [10, 20, 30]]])
+    >>> disentangled_bias(c2p, None, [0, 1], [0, 1], np.int32([0, 1, 2]), 1.0)
+    array([[[ 2.,  1.],
+            [30., 20.]]], dtype=float32)
+    """
+    if c2p is None and p2c is None:
+        raise ValueError("c2p, p2c: None, expected at least one of them")
+    products = {name: _product(value, name) for name, value in (("c2p", c2p), ("p2c", p2c))}
+    positions = {"q_positions": as_indices(q_positions, "q_positions"), "k_positions": as_indices(k_positions, "k_positions")}
+    for name, array in positions.items():
+        if array.ndim != 1:
+            raise ValueError(f"{name}: rank {array.ndim}, expected 1")
+    table = as_array(columns, "columns")
+    if table.dtype != np.int32 or table.ndim != 1:
+        raise TypeError(f"columns: {describe(table)}, expected int32 of rank 1")
+    factor = as_real(scale, "scale")
+    heads = next(len(product) for product in products.values() if product is not None)
+    shape = (heads, len(positions["q_positions"]), len(positions["k_positions"]))
+    given = {name: array for name, array in {**products, **positions, "columns": table}.items() if array is not None}
+    target = np.empty(shape, np.float32) if out is None else check_out(out, shape, given)
+    _core.disentangled_bias(
+        target, products["c2p"], products["p2c"], *positions.values(), np.ascontiguousarray(table), factor, num_threads
+    )
+    return target if out is None else out
+
+
+def _product(value: Any, name: str) -> np.ndarray | None:
+    if value is None:
+        return None
+    array = as_float32(value, name)
+    if array.ndim != 3:
+        raise ValueError(f"{name}: shape {array.shape}, expected (heads, sequence, N)")
+    return array
+
+
+def distance_columns(reach: int, span: int, max_distance: int | None = None) -> np.ndarray:
+    """The column of each distance -reach..reach among 2 * span relative embeddings: int32 (2 * reach + 1,).
+
+    Without ``max_distance`` distance d has column d + span, within 0 and 2 * span - 1. With it the distances up to
+    span // 2 have columns of their own, and larger ones share them by their logarithm: distance d > m = span // 2 has
+    that of m + ceil(log(d / m) / log((max_distance - 1) / m) * (m - 1)).
+
+    Args:
+        reach: the largest distance
+        span: half the number of embeddings; ``position_buckets`` of a config.json, with max_distance, at most 4096
+        max_distance: ``max_relative_positions``, more than span // 2 + 1
+
+    Source: He et al., "DeBERTaV3", 2021; ``make_log_bucket_position`` of transformers, decided by exact integers.
+
+    >>> distance_columns(4, 3).tolist()
+    [0, 0, 1, 2, 3, 4, 5, 5, 5]
+    >>> distance_columns(8, 4, 9).tolist()
+    [1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7]
+    """
+    distances = np.arange(reach + 1)
+    buckets = distances
+    if max_distance is not None:
+        _check_buckets(span, max_distance)
+        middle = span // 2
+        ends = np.array(_shared_ends(span, max_distance))  # largest distances of buckets middle, middle + 1, ...
+        buckets = np.where(distances <= middle, distances, middle + np.searchsorted(ends, distances))
+    both = np.concatenate([-buckets[:0:-1], buckets])
+    return np.clip(both + span, 0, 2 * span - 1).astype(np.int32)
+
+
+def _check_buckets(span: int, max_distance: int) -> None:
+    if not 2 <= span <= MAX_BUCKETS:
+        raise ValueError(f"span: {span} buckets of distances, expected 2 to {MAX_BUCKETS}")
+    if not span // 2 + 1 < max_distance <= 1 << 24:
+        raise ValueError(
+            f"max_distance: {max_distance}, expected more than {span // 2 + 1}, the distances that have a bucket each, "
+            f"and at most {1 << 24}"
+        )
+
+
+@functools.lru_cache(maxsize=16)
+def _shared_ends(span: int, max_distance: int) -> tuple[int, ...]:
+    """The largest distance d of each k = ceil(log(d / m) / log((max_distance - 1) / m) * (m - 1)), k from 0 on, until the
+    bucket m + k is beyond the last: where d^(m - 1) m^k <= (max_distance - 1)^k m^(m - 1), which integers decide.
+    """
+    m, furthest = span // 2, max_distance - 1
+    if m == 1:  # the exponent is 0: all distances have bucket m
+        return (_NO_END,)
+    ends = [m]
+    left, right = 1, math.prod([m] * (m - 1))
+    for _ in range(span - m):
+        left, right = left * m, right * furthest
+        low, high = ends[-1], ends[-1] * furthest
+        while low < high:  # the largest d in low..high that is not beyond it
+            d = (low + high + 1) // 2
+            if math.prod([d] * (m - 1)) * left <= right:
+                low = d
+            else:
+                high = d - 1
+        ends.append(min(low, _NO_END))
+    return tuple(ends)
