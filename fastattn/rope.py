@@ -102,6 +102,9 @@ def rope_table(
             - "default"
             - "linear": factor. Frequencies are divided by it.
             - "dynamic" (NTK): factor. The base grows with seq_len beyond the original length.
+            - "ntk" (fixed, as the encoders of GTE have it): factor. The base is multiplied by it, and frequencies are
+              divided by factor ** (2 / rotary_dim); or, with mixed_b (b), frequency i is divided by
+              exp(ln(factor) * ((i + 1) / (rotary_dim / 2)) ** b).
             - "yarn": factor, original_max_position_embeddings; beta_fast (32), beta_slow (1), truncate (True),
               attention_factor or mscale and mscale_all_dim. Cosines and sines are multiplied by the attention factor.
             - "llama3": factor, low_freq_factor, high_freq_factor, original_max_position_embeddings
@@ -120,7 +123,7 @@ def rope_table(
     Raises:
         TypeError, ValueError: naming the argument or the key of scaling, what came and what was expected.
 
-    Sources: Su et al., "RoFormer", 2021; Peng et al., "YaRN", 2023; Ding et al., "LongRoPE", 2024; the formulas of
+    Sources: Su et al., "RoFormer", 2021; Su, https://kexue.fm/archives/9706, 2023 (ntk); Peng et al., "YaRN", 2023; Ding et al., "LongRoPE", 2024; the formulas of
     ROPE_INIT_FUNCTIONS of transformers.
 
     >>> import fastattn as fa

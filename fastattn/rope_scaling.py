@@ -120,6 +120,23 @@ def _dynamic(rules: _Rules) -> tuple[list[Decimal], Decimal]:
     return rules.plain(base), Decimal(1)
 
 
+def _ntk(rules: _Rules) -> tuple[list[Decimal], Decimal]:
+    factor = rules.number("factor")
+    if factor <= 1:
+        return rules.plain(), Decimal(1)
+    pairs = rules.dim // 2
+    if rules.scaling.get("mixed_b") is None:
+        shrink = (factor.ln() / pairs).exp()
+        return [f / shrink for f in rules.plain(rules.base * factor)], Decimal(1)
+    power = rules.number("mixed_b")
+
+    def raised(n: int) -> Decimal:
+        return (Decimal(n).ln() * power).exp()
+
+    step = factor.ln() / raised(pairs)
+    return [f / (step * raised(i + 1)).exp() for i, f in enumerate(rules.plain())], Decimal(1)
+
+
 def _yarn(rules: _Rules) -> tuple[list[Decimal], Decimal]:
     factor, original = rules.factor(), rules.original()
     truncate = rules.scaling.get("truncate")
@@ -197,6 +214,7 @@ ROPE_TYPES: dict[str, tuple[Callable[[_Rules], tuple[list[Decimal], Decimal]], t
     "default": (_default, ()),
     "linear": (_linear, ("factor", _ORIGINAL)),
     "dynamic": (_dynamic, ("factor", _ORIGINAL)),
+    "ntk": (_ntk, ("factor", "mixed_b", _ORIGINAL)),
     "yarn": (
         _yarn,
         ("factor", _ORIGINAL, "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),

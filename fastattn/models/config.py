@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +61,10 @@ class ConfigReader:
             raise self._wrong(key, value, f"an integer from {minimum} to {maximum}")
         return value
 
+    def size_or_zero(self, key: str, default: int) -> int:
+        """A count from 0."""
+        return 0 if self._values.get(key) == 0 and type(self._values.get(key)) is int else self.size(key, default)
+
     def positive(self, key: str, default: float | None = None) -> float:
         """A finite number above 0."""
         value = self._get(key, default)
@@ -81,6 +85,31 @@ class ConfigReader:
         if not isinstance(value, str) or value not in choices:
             raise self._wrong(key, value, f"one of {', '.join(choices)}")
         return choices[value]
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there with a value other than null."""
+        return self._values.get(key) is not None
+
+    def mapping(self, key: str) -> Mapping[str, Any] | None:
+        """The object under ``key``, None where the key is missing."""
+        value = self._values.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self._wrong(key, value, "an object")
+        return value
+
+    def words(self, key: str, choices: Collection[str]) -> tuple[str, ...] | None:
+        """The list of words under ``key``, each one of ``choices``; None where the key is missing.
+
+        A string of words with ``|`` between them, as DeBERTa's files have it, is such a list.
+        """
+        value = self._values.get(key)
+        if isinstance(value, str):
+            value = [word.strip() for word in value.lower().split("|")] if value.strip() else []
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(word, str) and word in choices for word in value):
+            raise self._wrong(key, value, f"a list of {', '.join(choices)}")
+        return tuple(value)
 
     def refuse(self, key: str, reason: str) -> None:
         """Refuse a key that is there with a value other than null, false, "" or an empty list or object."""

@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "Source", "build_checkpoint", "load", "open_source"]
 
 FAMILIES = {
+    "albert": ("fastattn.models.albert", "AlbertModel"),
     "bert": ("fastattn.models.bert", "BertModel"),
-    "roberta": ("fastattn.models.roberta", "RobertaModel"),
-    "xlm-roberta": ("fastattn.models.roberta", "RobertaModel"),
     "camembert": ("fastattn.models.roberta", "RobertaModel"),
+    "deberta-v2": ("fastattn.models.deberta_v2", "DebertaV2Model"),
     "distilbert": ("fastattn.models.distilbert", "DistilBertModel"),
     "electra": ("fastattn.models.electra", "ElectraModel"),
-    "albert": ("fastattn.models.albert", "AlbertModel"),
+    "gte": ("fastattn.models.gte", "GteModel"),
+    "modernbert": ("fastattn.models.modernbert", "ModernBertModel"),
     "mpnet": ("fastattn.models.mpnet", "MPNetModel"),
+    "new": ("fastattn.models.gte", "GteModel"),
+    "nomic_bert": ("fastattn.models.nomic_bert", "NomicBertModel"),
+    "roberta": ("fastattn.models.roberta", "RobertaModel"),
+    "xlm-roberta": ("fastattn.models.roberta", "RobertaModel"),
 }
 """``model_type`` of config.json -> module and class; modules are imported when a model of the family is loaded."""
 

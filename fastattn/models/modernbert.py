@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: MIT
+"""ModernBERT: norms in front of each part, rotary positions, GeGLU, attention that is local in most layers.
+
+    y = x + attention(norm(x));  x = y + down(gelu(a) b), [a | b] = up(norm(y));  at the end norm(x)
+
+Warner et al., 2024, https://arxiv.org/abs/2412.13663; names of tensors and keys as in transformers' ModernBertModel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .. import ops
+from ..weights import PackedLinear
+from .builder import Builder, Floats, Norm
+from .config import ConfigReader
+from .encoder import Encoder
+from .heads import Dense, HeadSpec, NormStep, classifier
+from .inputs import Integers
+from .postnorm import ACTIVATIONS, MAX_LAYERS, check_head_size
+from .rotary import Rotary, build_rotary, theta_of
+from .spans import Spans
+from .workspace import Workspace
+
+__all__ = ["ModernBertModel"]
+
+_KINDS = {"full_attention": 160000.0, "sliding_attention": 10000.0}  # and rope_theta where the file is silent
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Weights of a layer of width H, inner width I."""
+
+    kind: str
+    attention_norm: Norm | None  # the first layer stands behind the norm of the embeddings
+    qkv: PackedLinear  # H -> 3H
+    attention_out: PackedLinear  # H -> H
+    norm: Norm
+    up: PackedLinear  # H -> 2I, what goes through the activation first
+    down: PackedLinear  # I -> H
+
+
+class ModernBertModel(Encoder):
+    """A ModernBERT encoder; see ``Encoder`` for how to call it."""
+
+    architectures = {
+        "ModernBertModel": None,
+        "ModernBertForMultipleChoice": None,
+        "ModernBertForMaskedLM": "masked_lm",
+        "ModernBertForSequenceClassification": "sequence_classification",
+        "ModernBertForTokenClassification": "token_classification",
+        "ModernBertForQuestionAnswering": "question_answering",
+    }
+    ignorable = re.compile(r".*rotary_emb\..*|(head|decoder|classifier)\..*")
+    pooled_output = False
+
+    def __init__(self, builder: Builder) -> None:
+        super().__init__(builder)
+        c = builder.config
+        c.refuse("quantization_config", "quantised checkpoints are not supported")
+        self.vocab_size = c.size("vocab_size")
+        self.hidden_size = hidden = c.size("hidden_size")
+        self.max_positions = c.size("max_position_embeddings", 8192)
+        self._inner = inner = c.size("intermediate_size")
+        self._heads = heads = c.size("num_attention_heads")
+        self._activation = c.choice("hidden_activation", ACTIVATIONS, "gelu")
+        self._eps = c.positive("norm_eps", 1e-5)
+        norm_bias = c.flag("norm_bias", False)
+        half = c.size("local_attention", 128) // 2
+        self._windows = {"full_attention": None, "sliding_attention": (half, half)}
+        tie = c.flag("tie_word_embeddings", True)
+        check_head_size(c, hidden, heads)
+        kinds = _layer_kinds(c)
+        self._rotary = {kind: _rotary(c, kind, hidden // heads, self.max_positions) for kind in sorted(set(kinds))}
+        self._describe = f"{len(kinds)} layers, {hidden} wide, {heads} heads"
+
+        words = "embeddings.tok_embeddings.weight"
+        prefix = builder.prefix("model.", words)
+        words = prefix + words
+        self._table = builder.table(words, (self.vocab_size, hidden), tied="decoder.weight" if tie else None)
+        self._first_norm = builder.norm(f"{prefix}embeddings.norm", hidden, bias=norm_bias)
+        attention_bias, inner_bias = c.flag("attention_bias", False), c.flag("mlp_bias", False)
+        self._layers = []
+        for i, kind in enumerate(kinds):
+            name = f"{prefix}layers.{i}."
+            self._layers.append(_Layer(
+                kind=kind,
+                attention_norm=builder.norm(f"{name}attn_norm", hidden, bias=norm_bias) if i else None,
+                qkv=builder.linear(f"{name}attn.Wqkv", 3 * hidden, hidden, bias=attention_bias),
+                attention_out=builder.linear(f"{name}attn.Wo", hidden, hidden, bias=attention_bias),
+                norm=builder.norm(f"{name}mlp_norm", hidden, bias=norm_bias),
+                up=builder.linear(f"{name}mlp.Wi", 2 * inner, hidden, bias=inner_bias),
+                down=builder.linear(f"{name}mlp.Wo", hidden, inner, bias=inner_bias),
+            ))  # fmt: skip
+        self._final_norm = builder.norm(f"{prefix}final_norm", hidden, bias=norm_bias)
+
+        before = (
+            Dense("head.dense", hidden, hidden, c.choice("classifier_activation", ACTIVATIONS, "gelu"),
+                  bias=c.flag("classifier_bias", False)),
+            NormStep("head.norm", hidden, self._eps, bias=norm_bias),
+        )  # fmt: skip
+        rows = c.choice("classifier_pooling", {"cls": "first", "mean": "mean"}, "cls")
+        self.add_heads(
+            builder,
+            masked_lm=lambda: HeadSpec("masked_lm", "all", (
+                *before,
+                Dense("decoder", self.vocab_size, hidden, large=True, tied=words if tie else None,
+                      bias=c.flag("decoder_bias", True)),
+            )),
+            sequence_classification=lambda: classifier(
+                c, "sequence_classification", rows, before, "classifier", hidden
+            ),
+            token_classification=lambda: classifier(c, "token_classification", "all", before, "classifier", hidden),
+            question_answering=lambda: HeadSpec("question_answering", "all", (*before, Dense("classifier", 2, hidden))),
+        )  # fmt: skip
+
+    def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
+        hidden = self.hidden_size
+        return (*[(tokens, hidden)] * 3, (tokens * max(3 * hidden, 2 * self._inner),))
+
+    def _forward(
+        self,
+        ids: Integers,
+        type_ids: Integers,
+        positions: Integers,
+        spans: Spans,
+        *,
+        workspace: Workspace,
+        out: Floats | None,
+        num_threads: int | None,
+    ) -> Floats:
+        t, hidden = ids.size, self.hidden_size
+        x, y, z, wide = workspace.carve(*self._scratch_shapes(t))
+        qkv = wide[: t * 3 * hidden].reshape(t, 3 * hidden)
+        inner = wide[: t * 2 * self._inner].reshape(t, 2 * self._inner)  # qkv is done with by then
+        first, second = inner[:, : self._inner], inner[:, self._inner :]
+        q, k, v = qkv.reshape(t, 3, self._heads, hidden // self._heads).swapaxes(0, 1)  # (T, heads, D), no copies
+        context = z.reshape(t, self._heads, hidden // self._heads)
+
+        ops.embedding((self._table,), (ids,), out=y, num_threads=num_threads)
+        self._normed(self._first_norm, y, x, num_threads)
+        for layer in self._layers:
+            source = x if layer.attention_norm is None else self._normed(layer.attention_norm, x, y, num_threads)
+            ops.linear(source, layer.qkv, out=qkv, num_threads=num_threads)
+            rotary = self._rotary[layer.kind]
+            rotary.turn(q, positions, spans.cu_seqlens, num_threads)
+            rotary.turn(k, positions, spans.cu_seqlens, num_threads)
+            spans.attend(q, k, v, out=context, window=self._windows[layer.kind], num_threads=num_threads)
+            ops.linear(z, layer.attention_out, out=y, num_threads=num_threads)
+            ops.add(x, y, out=x, num_threads=num_threads)
+            ops.linear(self._normed(layer.norm, x, y, num_threads), layer.up, out=inner, num_threads=num_threads)
+            ops.gated(first, second, self._activation, out=first, num_threads=num_threads)
+            ops.linear(first, layer.down, out=z, num_threads=num_threads)
+            ops.add(x, z, out=x, num_threads=num_threads)
+        return self._normed(self._final_norm, x, y if out is None else out, num_threads)
+
+    def _normed(self, norm: Norm, x: Floats, out: Floats, num_threads: int | None) -> Floats:
+        ops.layer_norm(x, norm.weight, norm.bias, self._eps, out=out, num_threads=num_threads)
+        return out
+
+
+def _layer_kinds(c: ConfigReader) -> tuple[str, ...]:
+    """``layer_types``; in older files every ``global_attn_every_n_layers``-th layer, from the first, sees everything."""
+    layers = c.size("num_hidden_layers", maximum=MAX_LAYERS)
+    kinds = c.words("layer_types", tuple(_KINDS))
+    if kinds is None:
+        every = c.size("global_attn_every_n_layers", 3)
+        return tuple("sliding_attention" if i % every else "full_attention" for i in range(layers))
+    if len(kinds) != layers:
+        raise ValueError(f"{c.path}: layer_types has {len(kinds)} entries, expected {layers}, num_hidden_layers")
+    return kinds
+
+
+def _rotary(c: ConfigReader, kind: str, width: int, positions: int) -> Rotary:
+    parameters = c.mapping("rope_parameters")
+    if parameters is None:
+        key = "global_rope_theta" if kind == "full_attention" else "local_rope_theta"
+        base, scaling = c.positive(key, _KINDS[kind]), c.mapping("rope_scaling")
+    else:
+        own: Mapping[str, Any] | None = parameters.get(kind)
+        if own is not None and not isinstance(own, dict):
+            raise ValueError(f"{c.path}: rope_parameters has {str(own)[:100]!r} for {kind}, expected an object")
+        base, scaling = theta_of(c, f"rope_parameters of {kind}", own or {}, _KINDS[kind])
+    return build_rotary(c, width, base=base, scaling=scaling, positions=positions)
