@@ -61,9 +61,10 @@ class ConfigReader:
             raise self._wrong(key, value, f"an integer from {minimum} to {maximum}")
         return value
 
-    def size_or_zero(self, key: str, default: int) -> int:
-        """A count from 0."""
-        return 0 if self._values.get(key) == 0 and type(self._values.get(key)) is int else self.size(key, default)
+    def size_or_none(self, key: str) -> int | None:
+        """A count from 1; None where the key is missing or -1 or 0, as DeBERTa's files say that there is none."""
+        value = self._values.get(key)
+        return None if type(value) is int and value in (-1, 0) or value is None else self.size(key)
 
     def positive(self, key: str, default: float | None = None) -> float:
         """A finite number above 0."""

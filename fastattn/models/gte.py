@@ -56,7 +56,7 @@ class GteModel(Encoder):
         self.vocab_size = c.size("vocab_size")
         self.hidden_size = hidden = c.size("hidden_size")
         self.max_positions = c.size("max_position_embeddings", 8192)
-        types = c.size_or_zero("type_vocab_size", 1)
+        types = c.size("type_vocab_size", 1, minimum=0)
         self.type_vocab_size = types or 1
         layers = c.size("num_hidden_layers", maximum=MAX_LAYERS)
         heads = c.size("num_attention_heads")

@@ -63,7 +63,7 @@ class _Sizes:
             layers=c.size("n_layer", maximum=MAX_LAYERS),
             inner=c.size("n_inner", 4 * hidden),
             positions=c.size("n_positions", 2048),
-            types=c.size_or_zero("type_vocab_size", 2),
+            types=c.size("type_vocab_size", 2, minimum=0),
             activation=activation,
             gated=gated,
             eps=c.positive("layer_norm_epsilon", 1e-12),

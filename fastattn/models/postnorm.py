@@ -114,6 +114,11 @@ class PostNormStack:
         self._hidden, self._inner, self._heads = hidden, inner, heads
         self._activation, self._eps = activation, eps
 
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+        return len(self._layers)
+
     def scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
         """Shapes of the four arrays ``run`` works in: the first takes its input."""
         return (*[(tokens, self._hidden)] * 3, (tokens * max(3 * self._hidden, self._inner),))
