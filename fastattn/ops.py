@@ -20,8 +20,8 @@ from fastattn._core import PackedLinear
 from fastattn.arrays import as_array, as_float32, as_indices, check_out, describe
 
 __all__ = [
-    "add", "embedding", "gated", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "relu", "rms_norm", "sigmoid", "silu",
-    "softmax", "tanh",
+    "add", "embedding", "gated", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "relu", "rms_norm", "sigmoid",
+    "silu", "softmax", "tanh",
 ]  # fmt: skip
 
 _LAYER_NORM, _RMS_NORM, _SOFTMAX, _ACTIVATE, _L2_NORMALIZE = 1, 2, 3, 4, 5

@@ -123,8 +123,8 @@ def rope_table(
     Raises:
         TypeError, ValueError: naming the argument or the key of scaling, what came and what was expected.
 
-    Sources: Su et al., "RoFormer", 2021; Su, https://kexue.fm/archives/9706, 2023 (ntk); Peng et al., "YaRN", 2023; Ding et al., "LongRoPE", 2024; the formulas of
-    ROPE_INIT_FUNCTIONS of transformers.
+    Sources: Su et al., "RoFormer", 2021; Su, https://kexue.fm/archives/9706, 2023 (ntk); Peng et al., "YaRN", 2023;
+    Ding et al., "LongRoPE", 2024; the formulas of ROPE_INIT_FUNCTIONS of transformers.
 
     >>> import fastattn as fa
     >>> cos, sin = fa.rope_table(4096, 64, base=500000.0, scaling={"rope_type": "linear", "factor": 2.0})

@@ -60,8 +60,8 @@ def disentangled_bias(
     if c2p is None and p2c is None:
         raise ValueError("c2p, p2c: None, expected at least one of them")
     products = {name: _product(value, name) for name, value in (("c2p", c2p), ("p2c", p2c))}
-    positions = {"q_positions": as_indices(q_positions, "q_positions"), "k_positions": as_indices(k_positions, "k_positions")}
-    for name, array in positions.items():
+    q_at, k_at = as_indices(q_positions, "q_positions"), as_indices(k_positions, "k_positions")
+    for name, array in (("q_positions", q_at), ("k_positions", k_at)):
         if array.ndim != 1:
             raise ValueError(f"{name}: rank {array.ndim}, expected 1")
     table = as_array(columns, "columns")
@@ -69,11 +69,12 @@ def disentangled_bias(
         raise TypeError(f"columns: {describe(table)}, expected int32 of rank 1")
     factor = as_real(scale, "scale")
     heads = next(len(product) for product in products.values() if product is not None)
-    shape = (heads, len(positions["q_positions"]), len(positions["k_positions"]))
-    given = {name: array for name, array in {**products, **positions, "columns": table}.items() if array is not None}
+    given = {"q_positions": q_at, "k_positions": k_at, "columns": table}
+    given |= {name: product for name, product in products.items() if product is not None}
+    shape = (heads, len(q_at), len(k_at))
     target = np.empty(shape, np.float32) if out is None else check_out(out, shape, given)
     _core.disentangled_bias(
-        target, products["c2p"], products["p2c"], *positions.values(), np.ascontiguousarray(table), factor, num_threads
+        target, products["c2p"], products["p2c"], q_at, k_at, np.ascontiguousarray(table), factor, num_threads
     )
     return target if out is None else out
 
@@ -129,8 +130,8 @@ def _check_buckets(span: int, max_distance: int) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _shared_ends(span: int, max_distance: int) -> tuple[int, ...]:
-    """The largest distance d of each k = ceil(log(d / m) / log((max_distance - 1) / m) * (m - 1)), k from 0 on, until the
-    bucket m + k is beyond the last: where d^(m - 1) m^k <= (max_distance - 1)^k m^(m - 1), which integers decide.
+    """The largest distance d of each k = ceil(log(d / m) / log((max_distance - 1) / m) * (m - 1)), k from 0 on, until
+    the bucket m + k is beyond the last: where d^(m - 1) m^k <= (max_distance - 1)^k m^(m - 1), which integers decide.
     """
     m, furthest = span // 2, max_distance - 1
     if m == 1:  # the exponent is 0: all distances have bucket m

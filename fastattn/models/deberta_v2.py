@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""DeBERTa-v2 and -v3: BERT's layers with disentangled attention, in the larger models with a convolution beside the first.
+"""DeBERTa-v2 and -v3: BERT's layers with disentangled attention, in large models with a convolution beside the first.
 
 He et al., 2021, https://arxiv.org/abs/2006.03654 and https://arxiv.org/abs/2111.09543; names of tensors and keys as in
 transformers' DebertaV2Model.
@@ -85,16 +85,17 @@ class DebertaV2Model(Encoder):
         self._read_attention(builder, f"{prefix}encoder.", layers, heads)
         names = [_names(f"{prefix}encoder.layer.{i}.") for i in range(layers)]
         built = [PostNormLayer.build(builder, name, hidden, inner) for name in names]
-        options = {"hidden": hidden, "inner": inner, "heads": heads, "activation": activation, "eps": self._eps}
         # The convolution stands between the first layer and the others.
         self._convolution = _Convolution.read(builder, f"{prefix}encoder.conv", hidden, self._eps)
         first = 1 if self._convolution is not None else 0
-        self._first_stack = PostNormStack(built[:first], **options)
-        self._stack = PostNormStack(built[first:], **options)
+        self._first_stack, self._stack = (
+            PostNormStack(part, hidden=hidden, inner=inner, heads=heads, activation=activation, eps=self._eps)
+            for part in (built[:first], built[first:])
+        )
 
         pooler = Dense("pooler.dense", hidden, hidden, c.choice("pooler_hidden_act", ACTIVATIONS, "gelu"))
         self.add_heads(
-            builder, masked_lm=lambda: self._masked_lm(c, words if tie else None, decoder, activation),
+            builder, masked_lm=lambda: self._masked_lm(c, words, tie, decoder, activation),
             **label_heads(c, hidden, pooler),
         )  # fmt: skip
 
@@ -130,11 +131,15 @@ class DebertaV2Model(Encoder):
         if norm is not None:
             builder.norm(norm, hidden)
 
-    def _masked_lm(self, c: ConfigReader, tied: str | None, decoder: str, activation: str) -> HeadSpec:
-        hidden, width = self.hidden_size, self._width
+    def _masked_lm(self, c: ConfigReader, words: str, tie: bool, decoder: str, activation: str) -> HeadSpec:
+        hidden, width, tied = self.hidden_size, self._width, words if tie else None
         if c.flag("legacy", True):
-            transform, bias = "cls.predictions.transform", ("cls.predictions.bias", f"{decoder}.bias")
+            transform = "cls.predictions.transform"
+            bias: tuple[str, ...] = ("cls.predictions.bias", f"{decoder}.bias")
+            if tied is None:  # a decoder of its own has a bias of its own
+                bias = bias[::-1]
         else:  # its decoder is always the table of words
+            tied = words
             transform, decoder, width = "lm_predictions.lm_head", "lm_predictions.lm_head.decoder", hidden
             bias = ("lm_predictions.lm_head.bias",)
         return HeadSpec("masked_lm", "all", (

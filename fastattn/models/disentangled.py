@@ -3,8 +3,8 @@
 
     score(i, j) = scale (q_i k_j + q_i P(i - j) + k_j R(i - j))
 
-P (position keys) and R (position queries) are projections of the relative embeddings, which depend on the weights alone:
-they are made once, when the model is loaded, and packed as linear layers, one for each head. He et al., 2021,
+P (position keys) and R (position queries) are projections of the relative embeddings, which depend on the weights
+alone: they are made once, when the model is loaded, and packed as linear layers, one for each head. He et al., 2021,
 https://arxiv.org/abs/2006.03654.
 """
 
@@ -90,7 +90,7 @@ def position_layers(
             result[kind] = packed.arrays()["panels"]
         return result
 
-    shapes = {kind: (heads * panels, width, _LANES) for kind in kinds}
+    shapes = dict.fromkeys(kinds, (heads * panels, width, _LANES))
     return PositionLayers(builder.derive(f"{name}.positions", tensors, make, shapes=shapes), heads, width)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """GTE: BERT with rotary positions and a gated feed-forward layer (GeGLU).
 
-Zhang et al., "mGTE", 2024, https://arxiv.org/abs/2407.19669. Two spellings of one architecture: ``model_type`` "new", as
-Alibaba-NLP publishes its checkpoints (query, key and value in one tensor, "ntk" rope scaling), and "gte", as transformers
-has it.
+Zhang et al., "mGTE", 2024, https://arxiv.org/abs/2407.19669. Two spellings of one architecture: ``model_type`` "new",
+as Alibaba-NLP publishes its checkpoints (query, key and value in one tensor, "ntk" rope scaling), and "gte", as
+transformers has it.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ class ModernBertModel(Encoder):
 
 
 def _layer_kinds(c: ConfigReader) -> tuple[str, ...]:
-    """``layer_types``; in older files every ``global_attn_every_n_layers``-th layer, from the first, sees everything."""
+    """``layer_types``; in older files one layer in ``global_attn_every_n_layers``, from the first, sees everything."""
     layers = c.size("num_hidden_layers", maximum=MAX_LAYERS)
     kinds = c.words("layer_types", tuple(_KINDS))
     if kinds is None:

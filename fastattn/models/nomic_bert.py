@@ -147,6 +147,8 @@ class NomicBertModel(Encoder):
             self.add_pooler(HeadSpec("pooler", "first", (pooler,)), builder)
         transform = "cls.predictions.transform"
         biases = ("cls.predictions.bias", "cls.predictions.decoder.bias")
+        if not tie:  # a decoder of its own has a bias of its own
+            biases = biases[::-1]
         self.add_heads(
             builder,
             masked_lm=lambda: HeadSpec("masked_lm", "all", (
