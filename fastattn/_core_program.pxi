@@ -3,7 +3,8 @@
 
 cdef enum:
     MOST_SLOTS = 8
-    STEP_LINEAR = 0, STEP_LAYER_NORM, STEP_RMS_NORM, STEP_ATTENTION
+    MOST_TABLES = 4
+    STEP_LINEAR = 0, STEP_LAYER_NORM, STEP_RMS_NORM, STEP_ATTENTION, STEP_GATED, STEP_ADD, STEP_ROPE
 
 
 cdef struct Step:
@@ -13,7 +14,8 @@ cdef struct Step:
     float eps
     const Packed *packed
     fa_view weight, bias        # norms; ndim 0: none
-    int64_t at[3]               # attention: first column of q, k, v in slot x
+    int64_t at[3]               # attention: first column of q, k, v in slot x; gated: of what is activated, of the gate
+    int table                   # rope
     int64_t heads, head_size
     float scale
     int64_t window[2]           # -1: unbounded
@@ -25,6 +27,10 @@ cdef struct Rows:
     fa_view slots[MOST_SLOTS]
     const int64_t *cu
     int64_t n_seq
+    int tables
+    fa_view cos[MOST_TABLES]                    # (positions, pairs)
+    fa_view sin[MOST_TABLES]
+    fa_view at[MOST_TABLES]                     # (1, T), the rows of cos and sin
 
 
 cdef void heads_of(fa_view *view, const fa_view *slot, int64_t at, int64_t heads, int64_t size) noexcept nogil:
@@ -73,6 +79,18 @@ cdef fa_status run_step(const fa_ctx *ctx, Step *step, Rows *rows, Workspace *ws
         return fa_attention(ctx, &out, NULL, NULL, &q, &k, &v, &params, ws.base, ws.size)
     if measure:
         return FA_OK
+    if step.kind == STEP_GATED:
+        q = target[0]
+        k = target[0]
+        q.data = <char *>x.data + step.at[0] * 4
+        k.data = <char *>x.data + step.at[1] * 4
+        q.stride[0] = k.stride[0] = x.stride[0]
+        return fa_gated(ctx, target, &q, &k, <fa_activation>step.act)
+    if step.kind == STEP_ADD:
+        return fa_add(ctx, target, x, residual)
+    if step.kind == STEP_ROPE:
+        heads_of(&q, x, step.at[0], step.heads, step.head_size)
+        return fa_rope(ctx, &q, &q, &rows.cos[step.table], &rows.sin[step.table], &rows.at[step.table], step.act)
     if step.kind == STEP_LAYER_NORM:
         return fa_layer_norm(ctx, target, x, residual, &step.weight, bias, step.eps)
     return fa_rms_norm(ctx, target, x, residual, &step.weight, step.eps)
@@ -197,12 +215,43 @@ cdef class Program:
             self.keep.append(held)
             step.distance_bias = held.views[0]
 
-    def run(self, arrays, cu_seqlens, num_threads=None, int first=0, int stop=-1):
+    def gated(self, int x, columns, int out, activation=None):
+        """out = activation(a) * b, where a and b are as many columns of slot x as out has, from `columns` on."""
+        cdef Py_ssize_t a, b
+        a, b = columns
+        if x == out or not 0 <= a <= self.width(x) - self.width(out) or not 0 <= b <= self.width(x) - self.width(out):
+            raise ValueError(f"gated: columns {columns} of slot {x} to one of width {self.width(out)}")
+        act = _activations[activation]
+        cdef Step *step = self.add(STEP_GATED, x, out)
+        step.act = act
+        step.at[0] = a
+        step.at[1] = b
+
+    def plus(self, int x, int other, int out):
+        """out = x + other; out may be one of them."""
+        if self.width(x) != self.width(other) or self.width(x) != self.width(out):
+            raise ValueError(f"plus: slots {x}, {other}, {out} of different widths")
+        cdef Step *step = self.add(STEP_ADD, x, out)
+        step.residual = other
+
+    def rope(self, int x, Py_ssize_t column, Py_ssize_t heads, Py_ssize_t head_size, int table, bint interleaved=False):
+        """Turns heads * head_size columns of slot x in place by table `table` of the run."""
+        if heads < 1 or head_size < 2 or not 0 <= column <= self.width(x) - heads * head_size or not 0 <= table < MOST_TABLES:
+            raise ValueError(f"rope: {heads} heads of {head_size} from column {column} of slot {x}, table {table}")
+        cdef Step *step = self.add(STEP_ROPE, x, x)
+        step.at[0] = column
+        step.heads = heads
+        step.head_size = head_size
+        step.table = table
+        step.act = interleaved
+
+    def run(self, arrays, cu_seqlens, num_threads=None, int first=0, int stop=-1, tables=()):
         """Runs steps first to stop (-1: all).
 
         arrays: for each slot a float32 array (T, width), rows one behind the other; steps read and write them in place,
         and none of those that one step works with may overlap another.
         cu_seqlens: (n + 1,) int64 from 0 to T, ascending.
+        tables: of the rope steps: (cos, sin, rows) each, float32 (P, pairs) twice and int64 (T,) from 0 to P - 1.
 
         Raises:
             ValueError: arrays or bounds that do not fit
@@ -239,6 +288,22 @@ cdef class Program:
         for i in range(rows.n_seq):
             if rows.cu[i + 1] < rows.cu[i]:
                 raise ValueError(f"cu_seqlens: {rows.cu[i + 1]} after {rows.cu[i]}, expected ascending values")
+        rows.tables = len(tables)
+        if rows.tables > MOST_TABLES:
+            raise ValueError(f"tables: {rows.tables}, expected at most {MOST_TABLES}")
+        held = []
+        for i in range(rows.tables):
+            bounds = Views.__new__(Views)
+            held.append(bounds)
+            cos, sin, positions = tables[i]
+            rows.cos[i] = take(bounds, cos, f"tables[{i}][0]", 2, 2, 1u << FA_F32, True, False)[0]
+            rows.sin[i] = take(bounds, sin, f"tables[{i}][1]", 2, 2, 1u << FA_F32, True, False)[0]
+            rows.at[i] = take(bounds, positions, f"tables[{i}][2]", 1, 2, 1u << FA_I64, False, False)[0]
+            if rows.at[i].shape[0] != 1 or rows.at[i].shape[1] != tokens:
+                raise ValueError(f"tables[{i}][2]: shape {positions.shape}, expected ({tokens},)")
+        for i in range(first, last):
+            if self.steps[i].kind == STEP_ROPE and self.steps[i].table >= rows.tables:
+                raise ValueError(f"tables: {rows.tables}, expected at least {self.steps[i].table + 1}")
         if tokens == 0 or first == last:
             return
         make_ctx(&ctx, num_threads)

@@ -67,7 +67,7 @@ class GteModel(Encoder):
         check_head_size(c, hidden, heads)
         published = c.model_type() == "new"
         base, scaling = read_scaling(c, 10000.0 if published else 160000.0)
-        self._rotary = build_rotary(c, hidden // heads, base=base, scaling=scaling, positions=self.max_positions)
+        rotary = build_rotary(c, hidden // heads, base=base, scaling=scaling, positions=self.max_positions)
         self._describe = f"{layers} layers, {hidden} wide, {heads} heads"
 
         words = "embeddings.word_embeddings.weight"
@@ -83,6 +83,7 @@ class GteModel(Encoder):
         self._stack = PostNormStack(
             [build(builder, prefix, i, hidden, inner) for i in range(layers)],
             hidden=hidden, inner=inner, heads=heads, activation=activation, eps=self._eps, gated=True,
+            rotary=rotary,
         )  # fmt: skip
 
         pooler = Dense(f"{prefix}pooler.dense", hidden, hidden, "tanh")
@@ -121,8 +122,7 @@ class GteModel(Encoder):
         ops.embedding(self._tables, (ids, type_ids)[: len(self._tables)], out=scratch[1], num_threads=num_threads)
         norm = self._norm
         ops.layer_norm(scratch[1], norm.weight, norm.bias, self._eps, out=scratch[0], num_threads=num_threads)
-        attend = self._rotary.attention(spans, positions, num_threads)
-        return self._stack.run(scratch, spans, out=out, attend=attend, num_threads=num_threads)
+        return self._stack.run(scratch, spans, out=out, positions=positions, num_threads=num_threads)
 
 
 def _published_layer(builder: Builder, prefix: str, number: int, hidden: int, inner: int) -> PostNormLayer:

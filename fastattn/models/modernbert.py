@@ -8,12 +8,15 @@ Warner et al., 2024, https://arxiv.org/abs/2412.13663; names of tensors and keys
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from .. import ops
+from ..program import Program
 from ..weights import PackedLinear
 from .builder import Builder, Floats, Norm
 from .config import ConfigReader
@@ -27,6 +30,7 @@ from .workspace import Workspace
 
 __all__ = ["ModernBertModel"]
 
+_TABLES = ("full_attention", "sliding_attention")
 _KINDS = {"full_attention": 160000.0, "sliding_attention": 10000.0}  # and rope_theta where the file is silent
 
 
@@ -74,7 +78,7 @@ class ModernBertModel(Encoder):
         tie = c.flag("tie_word_embeddings", True)
         check_head_size(c, hidden, heads)
         kinds = _layer_kinds(c)
-        self._rotary = {kind: _rotary(c, kind, hidden // heads, self.max_positions) for kind in sorted(set(kinds))}
+        self._rotary = {kind: _rotary(c, kind, hidden // heads, self.max_positions) for kind in _TABLES}
         self._describe = f"{len(kinds)} layers, {hidden} wide, {heads} heads"
 
         words = "embeddings.tok_embeddings.weight"
@@ -119,7 +123,39 @@ class ModernBertModel(Encoder):
 
     def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
         hidden = self.hidden_size
-        return (*[(tokens, hidden)] * 3, (tokens * max(3 * hidden, 2 * self._inner),))
+        return (*[(tokens, hidden)] * 3, (tokens * max(3 * hidden, 3 * self._inner),))
+
+    @cached_property
+    def _program(self) -> tuple[Program, list[int]]:
+        """Slots x, y, z, q k v, both halves of a gate, what goes into the last layer, result; and which of the steps
+        are attention.
+        """
+        h, inner, heads, eps = self.hidden_size, self._inner, self._heads, self._eps
+        size = h // heads
+        program = Program([h, h, h, 3 * h, 2 * inner, inner, h])
+        attentions = []
+        for layer in self._layers:
+            source = 0
+            if layer.attention_norm is not None:
+                source = 1
+                program.norm(0, layer.attention_norm.weight, layer.attention_norm.bias, eps, 1)
+            program.linear(source, layer.qkv, 3)
+            number = _TABLES.index(layer.kind)
+            self._rotary[layer.kind].note(program, 3, 2 * heads, size, number)
+            attentions.append(len(program))
+            window = self._windows[layer.kind]
+            program.attention(
+                3, (0, h, 2 * h), heads, size, 2, scale=1 / math.sqrt(size), window=window or (-1, -1)
+            )
+            program.linear(2, layer.attention_out, 1)
+            program.plus(0, 1, 0)
+            program.norm(0, layer.norm.weight, layer.norm.bias, eps, 1)
+            program.linear(1, layer.up, 4)
+            program.gated(4, (0, inner), 5, self._activation)
+            program.linear(5, layer.down, 2)
+            program.plus(0, 2, 0)
+        program.norm(0, self._final_norm.weight, self._final_norm.bias, eps, 6)
+        return program, attentions
 
     def _forward(
         self,
@@ -132,34 +168,34 @@ class ModernBertModel(Encoder):
         out: Floats | None,
         num_threads: int | None,
     ) -> Floats:
-        t, hidden = ids.size, self.hidden_size
+        t, hidden, inner = ids.size, self.hidden_size, self._inner
         x, y, z, wide = workspace.carve(*self._scratch_shapes(t))
-        qkv = wide[: t * 3 * hidden].reshape(t, 3 * hidden)
-        inner = wide[: t * 2 * self._inner].reshape(t, 2 * self._inner)  # qkv is done with by then
-        first, second = inner[:, : self._inner], inner[:, self._inner :]
+        qkv = wide[: t * 3 * hidden].reshape(t, 3 * hidden)  # done with when the feed-forward layers need the place
+        halves = wide[: t * 2 * inner].reshape(t, 2 * inner)
+        gated = wide[t * 2 * inner : t * 3 * inner].reshape(t, inner)
+        ops.embedding((self._table,), (ids,), out=y, num_threads=num_threads)
+        norm = self._first_norm
+        ops.layer_norm(y, norm.weight, norm.bias, self._eps, out=x, num_threads=num_threads)
+
+        result = y if out is None else out
+        arrays = [x, y, z, qkv, halves, gated, result]
+        tables = [self._rotary[kind].rows(positions, spans.cu_seqlens) for kind in _TABLES]
+        program, attentions = self._program
+        if not spans.has_holes:
+            program.run(arrays, spans.cu_seqlens, num_threads, tables=tables)
+            return result
         q, k, v = qkv.reshape(t, 3, self._heads, hidden // self._heads).swapaxes(0, 1)  # (T, heads, D), no copies
         context = z.reshape(t, self._heads, hidden // self._heads)
-
-        ops.embedding((self._table,), (ids,), out=y, num_threads=num_threads)
-        self._normed(self._first_norm, y, x, num_threads)
-        for layer in self._layers:
-            source = x if layer.attention_norm is None else self._normed(layer.attention_norm, x, y, num_threads)
-            ops.linear(source, layer.qkv, out=qkv, num_threads=num_threads)
-            rotary = self._rotary[layer.kind]
-            rotary.turn(q, positions, spans.cu_seqlens, num_threads)
-            rotary.turn(k, positions, spans.cu_seqlens, num_threads)
-            spans.attend(q, k, v, out=context, window=self._windows[layer.kind], num_threads=num_threads)
-            ops.linear(z, layer.attention_out, out=y, num_threads=num_threads)
-            ops.add(x, y, out=x, num_threads=num_threads)
-            ops.linear(self._normed(layer.norm, x, y, num_threads), layer.up, out=inner, num_threads=num_threads)
-            ops.gated(first, second, self._activation, out=first, num_threads=num_threads)
-            ops.linear(first, layer.down, out=z, num_threads=num_threads)
-            ops.add(x, z, out=x, num_threads=num_threads)
-        return self._normed(self._final_norm, x, y if out is None else out, num_threads)
-
-    def _normed(self, norm: Norm, x: Floats, out: Floats, num_threads: int | None) -> Floats:
-        ops.layer_norm(x, norm.weight, norm.bias, self._eps, out=out, num_threads=num_threads)
-        return out
+        done = 0
+        for layer, step in zip(self._layers, attentions, strict=True):
+            window = self._windows[layer.kind]
+            if window is None:
+                continue
+            program.run(arrays, spans.cu_seqlens, num_threads, done, step, tables)
+            spans.attend(q, k, v, out=context, window=window, num_threads=num_threads)
+            done = step + 1
+        program.run(arrays, spans.cu_seqlens, num_threads, done, tables=tables)
+        return result
 
 
 def _layer_kinds(c: ConfigReader) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ class NomicBertModel(Encoder):
         self._eps = s.eps
         tie = c.flag("tie_word_embeddings", True)
         check_head_size(c, hidden, s.heads)
-        self._rotary = _rotary(c, s)
+        rotary = _rotary(c, s)
         self._describe = f"{s.layers} layers, {hidden} wide, {s.heads} heads"
 
         words, decoder = "embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
@@ -140,6 +140,7 @@ class NomicBertModel(Encoder):
         self._stack = PostNormStack(
             [build(builder, prefix, i, s) for i in range(s.layers)],
             hidden=hidden, inner=s.inner, heads=s.heads, activation=s.activation, eps=s.eps, gated=s.gated,
+            rotary=rotary,
         )  # fmt: skip
 
         pooler = Dense(f"{prefix}pooler.dense", hidden, hidden, "tanh")
@@ -183,8 +184,7 @@ class NomicBertModel(Encoder):
         ops.embedding(self._tables, (ids, type_ids)[: len(self._tables)], out=scratch[1], num_threads=num_threads)
         norm = self._norm
         ops.layer_norm(scratch[1], norm.weight, norm.bias, self._eps, out=scratch[0], num_threads=num_threads)
-        attend = self._rotary.attention(spans, positions, num_threads)
-        return self._stack.run(scratch, spans, out=out, attend=attend, num_threads=num_threads)
+        return self._stack.run(scratch, spans, out=out, positions=positions, num_threads=num_threads)
 
 
 def _rotary(c: ConfigReader, s: _Sizes) -> Rotary:
@@ -198,9 +198,12 @@ def _rotary(c: ConfigReader, s: _Sizes) -> Rotary:
     if c.has("rotary_scaling_factor"):
         factor = c.positive("rotary_scaling_factor")
         stretch = {"rope_type": "dynamic", "factor": factor, "original_max_position_embeddings": trained}
+    fraction = c.positive("rotary_emb_fraction", 1.0)
+    if fraction > 1:
+        raise ValueError(f"{c.path}: rotary_emb_fraction is {fraction}, expected at most 1")
     return build_rotary(
         c,
-        int(width * c.positive("rotary_emb_fraction", 1.0)),
+        int(width * fraction),
         base=c.positive("rotary_emb_base", 10000.0),
         scaling=stretch,
         positions=s.positions,

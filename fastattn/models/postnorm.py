@@ -9,7 +9,7 @@ Vaswani et al., 2017, https://arxiv.org/abs/1706.03762; Devlin et al., 2018, htt
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,9 +19,11 @@ from ..program import Program
 from ..weights import PackedLinear
 from .builder import Builder, Floats, Norm
 from .config import ConfigReader
+from .inputs import Integers
+from .rotary import Rotary
 from .spans import Spans
 
-__all__ = ["ACTIVATIONS", "MAX_LAYERS", "PostNormLayer", "PostNormNames", "PostNormStack", "check_head_size"]
+__all__ = ["ACTIVATIONS", "Attend", "MAX_LAYERS", "PostNormLayer", "PostNormNames", "PostNormStack", "check_head_size"]
 
 # config.json's name -> ops.linear's; gelu_new, gelu_fast and gelu_pytorch_tanh are spellings of one formula.
 ACTIVATIONS = {
@@ -50,7 +52,7 @@ class PostNormLayer:
     """H -> H"""
     attention_norm: Norm
     up: PackedLinear
-    """H -> I"""
+    """H -> I; in a gated layer H -> 2I, what is multiplied first and what goes through the activation second"""
     down: PackedLinear
     """I -> H"""
     norm: Norm
@@ -94,6 +96,10 @@ class PostNormNames:
         )  # fmt: skip
 
 
+Attend = Callable[[int, Floats, Floats, Floats, Floats], object]
+"""Number of the layer, q, k, v and out, (T, heads, D) each."""
+
+
 class PostNormStack:
     """Layers one behind the other. A layer may stand in the sequence several times (ALBERT)."""
 
@@ -107,10 +113,15 @@ class PostNormStack:
         activation: str,
         eps: float,
         relative_bias: tuple[Any, bool, int] | None = None,
+        gated: bool = False,
+        rotary: Rotary | None = None,
     ) -> None:
-        """``relative_bias``: of ``attention``, the same in all layers."""
+        """``relative_bias``: of ``attention``, the same in all layers; ``gated``: the feed-forward layers are;
+        ``rotary``: turns queries and keys.
+        """
         self._layers = tuple(layers)
         self._relative_bias = relative_bias
+        self._gated, self._rotary = gated, rotary
         self._hidden, self._inner, self._heads = hidden, inner, heads
         self._activation, self._eps = activation, eps
 
@@ -121,26 +132,35 @@ class PostNormStack:
 
     def scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
         """Shapes of the four arrays ``run`` works in: the first takes its input."""
-        return (*[(tokens, self._hidden)] * 3, (tokens * max(3 * self._hidden, self._inner),))
+        inner = (3 if self._gated else 1) * self._inner
+        return (*[(tokens, self._hidden)] * 3, (tokens * max(3 * self._hidden, inner),))
 
     @cached_property
     def _program(self) -> tuple[Program, list[int]]:
-        """Slots x, y, z, q k v, inner, result; and which of the steps are attention."""
-        h, head_size = self._hidden, self._hidden // self._heads
-        program = Program([h, h, h, 3 * h, self._inner, h])
+        """Slots x, y, z, q k v, what goes into the last layer, result, both halves of a gate; and which of the steps
+        are attention.
+        """
+        h, head_size, inner = self._hidden, self._hidden // self._heads, self._inner
+        program = Program([h, h, h, 3 * h, inner, h, *([2 * inner] if self._gated else [])])
         bias, attentions = None, []
         if self._relative_bias is not None:
             table, both, furthest = self._relative_bias
             bias = bias_by_distance(table, both, furthest, furthest)
         for number, layer in enumerate(self._layers):
             program.linear(0, layer.qkv, 3)
+            if self._rotary is not None:
+                self._rotary.note(program, 3, 2 * self._heads, head_size)
             attentions.append(len(program))
             program.attention(
                 3, (0, h, 2 * h), self._heads, head_size, 1, scale=1 / math.sqrt(head_size), distance_bias=bias
             )
             program.linear(1, layer.attention_out, 2)
             program.norm(2, layer.attention_norm.weight, layer.attention_norm.bias, self._eps, 1, residual=0)
-            program.linear(1, layer.up, 4, self._activation)
+            if self._gated:
+                program.linear(1, layer.up, 6)
+                program.gated(6, (inner, 0), 4, self._activation)
+            else:
+                program.linear(1, layer.up, 4, self._activation)
             program.linear(4, layer.down, 2)
             target = 5 if number == len(self._layers) - 1 else 0
             program.norm(2, layer.norm.weight, layer.norm.bias, self._eps, target, residual=1)
@@ -152,9 +172,15 @@ class PostNormStack:
         spans: Spans,
         *,
         out: Floats | None,
+        positions: Integers | None = None,
+        attend: Attend | None = None,
         num_threads: int | None,
     ) -> Floats:
-        """Hidden states (T, H) of the input in ``scratch[0]``: in ``out``, else in an array of ``scratch``."""
+        """Hidden states (T, H) of the input in ``scratch[0]``: in ``out``, else in an array of ``scratch``.
+
+        ``positions`` (T,): what a ``rotary`` goes by. ``attend`` takes the place of every layer's attention: it is
+        called with the number of the layer, q, k, v and out.
+        """
         x, y, z, wide = scratch
         t, h = x.shape
         qkv = wide[: t * 3 * h].reshape(t, 3 * h)
@@ -162,17 +188,26 @@ class PostNormStack:
         result = x if out is None else out
         program, attentions = self._program
         arrays = [x, y, z, qkv, inner, result]
-        if self._relative_bias is None or not spans.has_holes:
-            program.run(arrays, spans.cu_seqlens, num_threads)
+        if self._gated:
+            arrays.append(wide[t * self._inner : t * self._inner * 3].reshape(t, 2 * self._inner))
+        tables: list[tuple[Floats, Floats, Integers]] = []
+        if self._rotary is not None and positions is not None:
+            tables.append(self._rotary.rows(positions, spans.cu_seqlens))
+        by_distance = self._relative_bias is not None and spans.has_holes
+        if attend is None and not by_distance:
+            program.run(arrays, spans.cu_seqlens, num_threads, tables=tables)
             return result
         q, k, v = qkv.reshape(t, 3, self._heads, h // self._heads).swapaxes(0, 1)  # (T, heads, D) each, no copies
         context = y.reshape(t, self._heads, h // self._heads)
         done = 0
-        for step in attentions:
-            program.run(arrays, spans.cu_seqlens, num_threads, done, step)
-            spans.attend(q, k, v, out=context, relative_bias=self._relative_bias, num_threads=num_threads)
+        for number, step in enumerate(attentions):
+            program.run(arrays, spans.cu_seqlens, num_threads, done, step, tables)
+            if attend is not None:
+                attend(number, q, k, v, context)
+            else:
+                spans.attend(q, k, v, out=context, relative_bias=self._relative_bias, num_threads=num_threads)
             done = step + 1
-        program.run(arrays, spans.cu_seqlens, num_threads, done)
+        program.run(arrays, spans.cu_seqlens, num_threads, done, tables=tables)
         return result
 
 

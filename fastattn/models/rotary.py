@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from ..rope import RopeTable, rope, rope_table
+from ..program import Program
+from ..rope import RopeTable, rope_table
 from .builder import Floats
 from .config import ConfigReader
 from .inputs import Integers
-from .postnorm import Attend
-from .spans import Spans
 
 __all__ = ["Rotary", "build_rotary", "read_scaling", "theta_of"]
 
@@ -73,40 +72,33 @@ class Rotary:
         """Rows of a table that has position ``last``: few sizes, so that few tables are made."""
         return min(max(_FIRST_ROWS, 1 << last.bit_length()), max(self._positions, last + 1))
 
-    def turn(self, x: Floats, positions: Integers, cu_seqlens: Integers, num_threads: int | None) -> None:
-        """Turn x (T, heads, D), any outer strides, in place; ``positions`` (T,), ``cu_seqlens`` the sequences."""
-        if not positions.size:
-            return
-        last = int(positions.max())
+    def note(self, program: Program, slot: int, heads: int, head_size: int, table: int = 0) -> None:
+        """Write into ``program`` that the first ``heads`` heads of ``slot`` are turned."""
+        program.rope(slot, 0, heads, head_size, table, self._interleaved)
+
+    def rows(self, positions: Integers, cu_seqlens: Integers) -> tuple[Floats, Floats, Integers]:
+        """Cosines and sines, (P, R / 2) each, and the row (T,) that each token has in them.
+
+        ``positions`` (T,), ascending within each of the sequences that ``cu_seqlens`` bounds.
+        """
+        last = int(positions.max(initial=0))
         if self._trained is None or last < self._trained:
-            self._apply(x, self._table(self._rows(last), self._trained or 1), positions, num_threads)
-            return
-        for start, stop in zip(cu_seqlens[:-1].tolist(), cu_seqlens[1:].tolist(), strict=True):
-            if start == stop:
-                continue
-            last = int(positions[stop - 1])
-            length = max(last + 1, self._trained)
-            if self._kind == "longrope":  # which knows two lengths
-                length = min(length, self._trained + 1)
-            table = self._table(self._rows(last), length)
-            self._apply(x[start:stop], table, positions[start:stop], num_threads)
-
-    def attention(self, spans: Spans, positions: Integers, num_threads: int | None) -> Attend:
-        """Attention of ``spans`` after queries and keys were turned."""
-
-        def attend(_layer: int, q: Floats, k: Floats, v: Floats, out: Floats) -> None:
-            self.turn(q, positions, spans.cu_seqlens, num_threads)
-            self.turn(k, positions, spans.cu_seqlens, num_threads)
-            spans.attend(q, k, v, out=out, num_threads=num_threads)
-
-        return attend
-
-    def _apply(self, x: Floats, table: RopeTable, positions: Integers, num_threads: int | None) -> None:
-        turned = x.swapaxes(0, 1)[None]  # (1, heads, T, D), a view
-        rope(
-            turned, table.cos, table.sin, position_ids=positions[None], interleaved=self._interleaved, out=turned,
-            num_threads=num_threads,
-        )  # fmt: skip
+            return (*self._table(self._rows(last), self._trained or 1), positions)
+        # A table for each length beyond that of the training, one behind the other.
+        lengths = np.full(cu_seqlens.size - 1, self._trained)
+        full = cu_seqlens[1:] > cu_seqlens[:-1]
+        lengths[full] = np.maximum(positions[cu_seqlens[1:][full] - 1] + 1, self._trained)
+        if self._kind == "longrope":  # which knows two lengths
+            lengths = np.minimum(lengths, self._trained + 1)
+        kinds, which = np.unique(lengths, return_inverse=True)
+        rows = self._rows(last)
+        tables = [self._table(rows, int(length)) for length in kinds]
+        starts = np.repeat(which * rows, np.diff(cu_seqlens))
+        return (
+            np.concatenate([table.cos for table in tables]),
+            np.concatenate([table.sin for table in tables]),
+            positions + starts,
+        )
 
 
 def build_rotary(
