@@ -37,9 +37,11 @@ __all__ = [
     "activate",
     "attention",
     "attention_varlen",
+    "disentangled_bias",
     "embedding_sum",
     "erf",
     "exp2",
+    "gated",
     "gelu",
     "key_offset",
     "l2_normalize",
@@ -364,6 +366,36 @@ def pool(
         if cu[b] + skip < cu[b + 1]:
             out[b] = picks[mode](h[cu[b] + skip : cu[b + 1]])
     return out
+
+
+def gated(x: ArrayLike, gate: ArrayLike, activation: str | None = None, dtype: DTypeLike = np.float64) -> Array:
+    """activation(x) * gate (Shazeer 2020).
+
+    >>> gated([-1.0, 2.0], [3.0, 4.0], "relu").tolist()
+    [0.0, 8.0]
+    """
+    with np.errstate(all="ignore"):
+        return np.asarray(activate(x, activation, dtype) * _cast(gate, dtype), dtype=dtype)
+
+
+def disentangled_bias(
+    c2p: ArrayLike | None, p2c: ArrayLike | None, q_positions: ArrayLike, k_positions: ArrayLike, columns: ArrayLike,
+    scale: float, dtype: DTypeLike = np.float64,
+) -> Array:  # fmt: skip
+    """(c2p[h, i, t] + p2c[h, j, t]) * scale, t the column of the distance of positions i and j (He et al. 2021).
+
+    >>> disentangled_bias([[[1.0, 2.0, 3.0]]], None, [5], [4, 5], [0, 1, 2], 10.0).tolist()
+    [[[30.0, 20.0]]]
+    """
+    distance = np.asarray(q_positions)[:, None] - np.asarray(k_positions)[None, :]
+    t = np.asarray(columns)[distance + len(np.asarray(columns)) // 2]
+    rows, keys = np.indices(t.shape)
+    total = np.zeros((), dtype)
+    if c2p is not None:
+        total = total + _cast(c2p, dtype)[:, rows, t]
+    if p2c is not None:
+        total = total + _cast(p2c, dtype)[:, keys, t]
+    return np.asarray(total * np.asarray(scale, dtype), dtype=dtype)
 
 
 def l2_normalize(

@@ -47,6 +47,8 @@ GOOD: dict[str, Callable[..., Any]] = {
     "tanh": lambda x=X, **o: ops.tanh(x, **o),
     "sigmoid": lambda x=X, **o: ops.sigmoid(x, **o),
     "l2_normalize": lambda x=X, **o: ops.l2_normalize(x, **o),
+    "gated": lambda x=X, gate=X, activation="silu", **o: ops.gated(x, gate, activation, **o),
+    "add": lambda x=X, y=X, **o: ops.add(x, y, **o),
     "pool": lambda x=X, cu_seqlens=CU, **o: ops.pool(x, cu_seqlens, **o),
     "embedding": lambda tables=TABLES, ids=IDS, **o: ops.embedding(tables, ids, **o),
     "pack_linear": lambda weight=WEIGHTS, bias=BIAS, **o: fa.pack_linear(weight, bias, **o),
@@ -93,6 +95,12 @@ CASES: list[tuple[str, dict[str, Any], Any, list[str]]] = [
     ("layer_norm", {"bias": B.astype(np.float16)}, TypeError, ["bias", "float16"]),
     ("gelu", {"approximate": "erf"}, ValueError, ["approximate", "erf", "tanh"]),
     ("gelu", {"approximate": None}, TYPE_OR_VALUE, ["approximate"]),
+    # --- gated, add
+    *[(op, {name: thing}, error, [name, *words]) for op, name in (("gated", "gate"), ("add", "y"))
+      for thing, error, words in ((None, TypeError, ["NoneType"]), (z(2, 8), ValueError, ["(2, 8)", "(3, 8)"]),
+                                  (z(8), ValueError, ["(8,)", "(3, 8)"]), (X.astype(int), TypeError, ["int64"]),
+                                  (np.ones((3, 16), np.float32)[:, ::2], ValueError, ["stride"]))],
+    *[("gated", {"activation": name}, TYPE_OR_VALUE, ["activation"]) for name in ("swish", "GELU", "", 1, ["gelu"])],
     # --- linear
     ("linear", {"x": z(3, 9)}, ValueError, ["x", "(3, 9)", "8"]),
     ("linear", {"x": z(3, 0)}, ValueError, ["x", "(3, 0)", "8"]),

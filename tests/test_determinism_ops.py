@@ -43,6 +43,10 @@ def row_operators() -> dict[str, Rows]:
         "relu": ops.relu,
         "tanh": ops.tanh,
         "sigmoid": ops.sigmoid,
+        "gated gelu": lambda x, **o: ops.gated(x, np.broadcast_to(residual, x.shape), "gelu", **o),
+        "gated silu": lambda x, **o: ops.gated(x, x, "silu", **o),
+        "gated": lambda x, **o: ops.gated(x, np.broadcast_to(residual, x.shape), **o),
+        "add": lambda x, **o: ops.add(x, np.broadcast_to(residual, x.shape), **o),
     }
     for n, layer in packed.items():
         for act in (None, "gelu", "silu"):

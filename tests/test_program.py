@@ -100,6 +100,40 @@ def test_bounds_that_do_not_fit(cu: Any) -> None:
         program().run(arrays(), np.array(cu))
 
 
+def test_gated_sum_and_rotary_steps() -> None:
+    """The steps of pre-norm and rotary layers."""
+    size = H // HEADS
+    at = np.arange(T)
+    tables = [(*fa.rope_table(40, size, base=10.0), at), (*fa.rope_table(40, size, base=50.0), at[::-1].copy())]
+    steps = Program([H, 3 * H, H])
+    steps.linear(0, QKV, 1)
+    steps.rope(1, 0, 2 * HEADS, size, 0)
+    steps.rope(1, H, HEADS, size, 1, True)
+    steps.gated(1, (H, 2 * H), 2, "silu")
+    steps.plus(0, 2, 0)
+    slots = [floats(T, H), np.zeros((T, 3 * H), np.float32), np.zeros((T, H), np.float32)]
+    x = slots[0].copy()
+    steps.run(slots, CU, 2, tables=tables)
+
+    wide = ops.linear(x, QKV).reshape(T, 3 * HEADS, size).swapaxes(0, 1)
+    turned = fa.rope(wide[: 2 * HEADS], *tables[0][:2], position_ids=tables[0][2])
+    turned[HEADS:] = fa.rope(turned[HEADS:], *tables[1][:2], position_ids=tables[1][2], interleaved=True)
+    k, v = (a.swapaxes(0, 1).reshape(T, H) for a in (turned[HEADS:], wide[2 * HEADS :]))
+    expected = ops.add(x, ops.gated(np.ascontiguousarray(k), np.ascontiguousarray(v), "silu"))
+    assert slots[0].tobytes() == expected.tobytes()
+
+    for wrong, message in (
+        (tables[:1], "tables: 1, expected at least 2"),
+        (tables * 3, "tables: 6, expected at most 4"),
+        ([tables[0], (*tables[1][:2], np.arange(T - 1))], r"tables\[1\]\[2\]: shape \(22,\), expected \(23,\)"),
+        ([tables[0], (tables[1][0].astype(float), *tables[1][1:])], r"tables\[1\]\[0\]: dtype float64"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            steps.run(slots, CU, 1, tables=wrong)
+    with pytest.raises(ValueError):  # a position outside the table
+        steps.run(slots, CU, 1, tables=[tables[0], (*tables[1][:2], np.full(T, 40))])
+
+
 def test_steps_that_do_not_fit() -> None:
     for wrong in (
         lambda p: p.linear(0, DOWN, 1),
@@ -109,6 +143,14 @@ def test_steps_that_do_not_fit() -> None:
         lambda p: p.norm(0, WEIGHT, None, 1e-5, 1),
         lambda p: p.norm(0, WEIGHT.astype(np.float64), None, 1e-5, 0),
         lambda p: p.attention(1, (0, H, 2 * H + 1), HEADS, H // HEADS, 2, scale=1.0),
+        lambda p: p.gated(1, (0, 2 * H + 1), 2),
+        lambda p: p.gated(1, (-1, 0), 2),
+        lambda p: p.gated(2, (0, 0), 2),
+        lambda p: p.plus(0, 1, 2),
+        lambda p: p.plus(0, 4, 2),
+        lambda p: p.rope(1, 1, 3 * HEADS, H // HEADS, 0),
+        lambda p: p.rope(1, 0, HEADS, H // HEADS, 4),
+        lambda p: p.rope(1, 0, H, 1, 0),
         lambda p: p.attention(1, (0, H, 2 * H), HEADS, H, 2, scale=1.0),
         lambda p: p.attention(1, (0, H, 2 * H), HEADS, H // HEADS, 2, scale=1.0, distance_bias=BIAS[1:]),
     ):

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* layer_norm, rms_norm, softmax, activate, l2_normalize: rows of every length around the vector, in place and apart. */
+/* layer_norm, rms_norm, softmax, activate, l2_normalize, gated, add: rows of every length around the vector, in place and apart. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
 
-typedef enum row_op { LAYER_NORM, RMS_NORM, SOFTMAX, ACTIVATE, L2_NORMALIZE } row_op;
+typedef enum row_op { LAYER_NORM, RMS_NORM, SOFTMAX, ACTIVATE, L2_NORMALIZE, GATED, ADD } row_op;
 typedef enum place { APART, OUT_IS_X, OUT_IS_RESIDUAL } place;
 
 typedef enum row_fill { ROWS_BELL, ROWS_EQUAL, ROWS_HUGE, ROWS_TINY, ROWS_SHIFTED, ROWS_ZERO, ROWS_SPECIAL } row_fill;
@@ -57,6 +57,16 @@ static const row_case cases[] = {
     {"l2_normalize tiny", L2_NORMALIZE, 3, 50, 0, 0, 0, ROWS_TINY, OUT_IS_X},
     {"l2_normalize zeros", L2_NORMALIZE, 2, 20, 0, 0, 0, ROWS_ZERO, APART},
     {"l2_normalize NaN, inf", L2_NORMALIZE, 6, 50, 0, 0, 0, ROWS_SPECIAL, APART},
+    {"gated gelu 40x513", GATED, 40, 513, 1, 0, FA_ACT_GELU, ROWS_BELL, OUT_IS_X},
+    {"gated silu 3x79", GATED, 3, 79, 1, 0, FA_ACT_SILU, ROWS_BELL, OUT_IS_RESIDUAL},
+    {"gated gelu_tanh 5x64", GATED, 5, 64, 1, 0, FA_ACT_GELU_TANH, ROWS_BELL, APART},
+    {"gated 3x17", GATED, 3, 17, 1, 0, FA_ACT_NONE, ROWS_BELL, OUT_IS_X},
+    {"gated tanh NaN, inf", GATED, 6, 50, 1, 0, FA_ACT_TANH, ROWS_SPECIAL, OUT_IS_X},
+    {"add 1x1", ADD, 1, 1, 1, 0, 0, ROWS_BELL, APART},
+    {"add 60x385", ADD, 60, 385, 1, 0, 0, ROWS_BELL, OUT_IS_X},
+    {"add NaN, inf", ADD, 6, 50, 1, 0, 0, ROWS_SPECIAL, OUT_IS_RESIDUAL},
+    {"add no rows", ADD, 0, 8, 1, 0, 0, ROWS_BELL, APART},
+    {"gated no columns", GATED, 4, 0, 1, 0, 0, ROWS_BELL, APART},
     {"layer_norm no rows", LAYER_NORM, 0, 8, 1, 1, 0, ROWS_BELL, APART},
     {"softmax no columns", SOFTMAX, 4, 0, 0, 0, 0, ROWS_BELL, APART},
     {"l2_normalize no columns", L2_NORMALIZE, 4, 0, 0, 0, 0, ROWS_BELL, APART},
@@ -138,6 +148,8 @@ static void run(const row_case *c, const variant *v, place place, uint64_t seed,
     case RMS_NORM: status = fa_rms_norm(&ctx, &out->view, &a.x.view, residual, &a.weight.view, eps_of(c)); break;
     case SOFTMAX: status = fa_softmax(&ctx, &out->view, &a.x.view); break;
     case ACTIVATE: status = fa_activate(&ctx, &out->view, &a.x.view, c->act); break;
+    case GATED: status = fa_gated(&ctx, &out->view, &a.x.view, residual, c->act); break;
+    case ADD: status = fa_add(&ctx, &out->view, &a.x.view, residual); break;
     case L2_NORMALIZE: status = fa_l2_normalize(&ctx, &out->view, &a.x.view, eps_of(c)); break;
     }
     hostile_leave(v);
