@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import numpy_families, tiny_families
+from support.variants import assert_one_result
 
 import fastattn as fa
 from fastattn.models.encoder import Encoder
@@ -76,6 +77,17 @@ def test_a_row_has_the_same_bits_alone_and_in_any_batch(load: Load, case: str) -
         assert alone.tobytes() == together[row].tobytes()
     for threads in (1, 2, 3):
         assert model(*batch, num_threads=threads).last_hidden_state.tobytes() == together.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("case", tiny_families.CASES)
+def test_every_instruction_set_gives_the_same_bits(load: Load, case: str, dtype: str) -> None:
+    model, batch = fa.load(load(case, "ForMaskedLM").path, dtype=dtype), arguments(case)
+
+    def call(num_threads: int | None) -> Array:
+        return model(*batch, num_threads=num_threads).logits
+
+    assert_one_result(call, case, kernels=("tile",), slow=case.endswith("long"))
 
 
 @pytest.mark.parametrize("case", tiny_families.CASES)
