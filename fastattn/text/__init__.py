@@ -31,9 +31,10 @@ def load(
         index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
         F16 and BF16 weights are widened. Or a packed file, as ``fastattn.pack`` writes it, with nothing beside it.
     dtype
-        How the weights of linear layers are stored: ``"float32"`` or ``"int8"`` (a quarter of the memory, and faster by
-        as much as integers are; everything between the layers stays float32). A packed file has a type of its own,
-        which is taken if ``dtype`` is left out; another one is refused.
+        How the weights of linear layers are stored: ``"float32"``; ``"bfloat16"`` or ``"float16"``, half the memory and
+        float32 arithmetic; ``"int8"``, a quarter of the memory and integer products of rows quantised as they come.
+        Everything between the layers is float32. A packed file has a type of its own, which is taken if ``dtype`` is
+        left out; another one is refused.
     num_threads
         Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
     verify
