@@ -29,6 +29,8 @@ _NAME = "tokenizer.json"
 _CHARS_PER_TOKEN = 16
 _CUT_ABOVE = 32
 
+_AT_ONCE = 256  # texts whose encodings, which are many times the size of their ids, are in memory together
+
 _OVERLAP = 128  # tokens that two neighbouring pieces of a long context share, as in transformers' pipeline
 
 
@@ -102,19 +104,25 @@ class TextTokenizer:
         That way is threads of its own, which TOKENIZERS_PARALLELISM switches on or off; where the variable is not set,
         this thread does it all, so that no more threads than asked for run and a later fork() meets none.
         """
-        if os.environ.get("TOKENIZERS_PARALLELISM") is None or any(self._is_long(text) for text in texts):
-            return [self.encode(text) for text in texts]
-        inputs: list[Any] = []
-        for text in texts:
-            if isinstance(text, str):
-                inputs.append(self._prepared(text))
-            else:
-                self._check_pairs()
-                inputs.append((self._prepared(text[0]), self._prepared(text[1])))
-        encode = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # fast: without offsets
-        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
-            encodings = encode(inputs)
-        return [self._tokens(encoding) for encoding in encodings]
+        results: list[Tokens | None] = [self.encode(text) if self._is_long(text) else None for text in texts]
+        rest = [i for i, tokens in enumerate(results) if tokens is None]
+        own_way = os.environ.get("TOKENIZERS_PARALLELISM") is not None
+        one = self._tokenizer.encode
+        many = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # fast: without offsets
+        for start in range(0, len(rest), _AT_ONCE):
+            part = rest[start : start + _AT_ONCE]
+            inputs = [self._input(texts[i]) for i in part]
+            with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+                encodings = many(inputs) if own_way else [one(x) if isinstance(x, str) else one(*x) for x in inputs]
+            for i, encoding in zip(part, encodings, strict=True):
+                results[i] = self._tokens(encoding)
+        return results  # type: ignore[return-value]
+
+    def _input(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
+        if isinstance(text, str):
+            return self._prepared(text)
+        self._check_pairs()
+        return self._prepared(text[0]), self._prepared(text[1])
 
     def encode_offsets(self, text: str) -> tuple[Tokens, np.ndarray[Any, np.dtype[np.int64]]]:
         """Tokens of ``text``, and (t, 2) where in it each begins and ends, in characters; (-1, -1) for special ones."""
