@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import tiny_bert, tiny_families
+from golden import later_families, tiny_bert, tiny_families
 
 import fastattn as fa
 from fastattn.models.encoder import Encoder
@@ -27,6 +27,7 @@ CORPUS = [
 TEXTS = [*CORPUS[:5], "", " leading and  double spaces ", "emoji 😀 and e\u0301", "the " * 100]
 PAIRS = [("the cat", "sat on the mat."), ("", "a"), ("far " * 40, "东京"), ("a", "cats " * 60)]
 WORDPIECE = ("bert", "distilbert", "electra", "albert_groups", "mpnet")
+LATER = ("deberta_own", "modernbert", "nomic", "new_mixed", "gte")  # with WordPiece, too
 BYTE_LEVEL = ("roberta", "roberta_types")
 UNIGRAM = ("xlm-roberta", "camembert")
 
@@ -59,8 +60,11 @@ def unigram() -> Any:
 
 def save(folder: Path, case: str, head: str, **changes: Any) -> Path:
     """A folder of a family with a tokenizer of the kind it usually has."""
-    tiny_families.save_folder(folder, case, head, vocab_size=300, **changes)
-    if case in WORDPIECE:
+    if case in LATER:
+        later_families.save_folder(folder, case, head)
+    else:
+        tiny_families.save_folder(folder, case, head, vocab_size=300, **changes)
+    if case in (*WORDPIECE, *LATER):
         (folder / "tokenizer.json").write_text(json.dumps(tiny_bert.tokenizer()))
     else:
         (byte_level() if case in BYTE_LEVEL else unigram()).save(str(folder / "tokenizer.json"))
@@ -78,8 +82,8 @@ def run(model: Encoder, item: Any) -> Array:
     return np.asarray(model(ids[None], token_type_ids=types[None])[0][0], np.float64)
 
 
-@pytest.mark.parametrize("case", [*WORDPIECE, *BYTE_LEVEL, *UNIGRAM])
-def test_classify_and_rerank(tmp_path: Path, case: str) -> None:
+@pytest.mark.parametrize("case", [*WORDPIECE, *BYTE_LEVEL, *UNIGRAM, *LATER])
+def test_classify(tmp_path: Path, case: str) -> None:
     model = fa.load(save(tmp_path / "model", case, "ForSequenceClassification"))
     items: list[Any] = [*TEXTS, *PAIRS]
     for item, got in zip(items, model.classify(items), strict=True):
@@ -87,6 +91,10 @@ def test_classify_and_rerank(tmp_path: Path, case: str) -> None:
         assert np.abs(np.sort(expected)[::-1] - got.scores).max() < 2e-6
         assert got.label == f"label {expected.argmax()}"
         assert model.classify([item])[0] == got
+
+
+@pytest.mark.parametrize("case", [*WORDPIECE, *BYTE_LEVEL, *UNIGRAM])
+def test_rerank(tmp_path: Path, case: str) -> None:
     one = {"id2label": {"0": "score"}, "label2id": {"score": 0}}
     cross = fa.load(save(tmp_path / "cross", case, "ForSequenceClassification", **one))
     scores = np.array([1 / (1 + np.exp(-run(cross, ("a cat", text))[0])) for text in TEXTS])
@@ -95,7 +103,7 @@ def test_classify_and_rerank(tmp_path: Path, case: str) -> None:
     assert [r.score for r in ranked] == sorted((r.score for r in ranked), reverse=True)
 
 
-@pytest.mark.parametrize("case", [*WORDPIECE, *BYTE_LEVEL, *UNIGRAM])
+@pytest.mark.parametrize("case", [*WORDPIECE, *BYTE_LEVEL, *UNIGRAM, *LATER])
 def test_tokens(tmp_path: Path, case: str) -> None:
     model = fa.load(save(tmp_path / "model", case, "ForTokenClassification"))
     for text, got in zip(TEXTS, model.tokens(TEXTS, vectors=True), strict=True):
@@ -110,7 +118,7 @@ def test_tokens(tmp_path: Path, case: str) -> None:
         assert not missed or len(expected) == model.max_positions - 2  # all of it, but for what was cut
 
 
-@pytest.mark.parametrize("case", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("case", ["bert", "roberta", "xlm-roberta", *LATER])
 def test_answer(tmp_path: Path, case: str) -> None:
     model = fa.load(save(tmp_path / "model", case, "ForQuestionAnswering"))
     for context in (TEXTS[0], TEXTS[2], " ".join(CORPUS[:20])):
@@ -119,7 +127,7 @@ def test_answer(tmp_path: Path, case: str) -> None:
         assert model.answer("the cat?", context, max_answer_tokens=4, num_threads=2) == got
 
 
-@pytest.mark.parametrize("case", ["distilbert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("case", ["distilbert", "roberta", "xlm-roberta", *LATER])
 def test_vectors(tmp_path: Path, case: str) -> None:
     model = fa.load(save(tmp_path / "model", case, "Model"))
     for text, vector in zip(TEXTS, model.embed(TEXTS), strict=True):

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -409,3 +412,22 @@ def test_the_librarys_own_threads_give_the_same(folder: Path, setting: str, monk
     for these in (items, items[:-1]):
         for a, b in zip(plain, model.pipeline.tokenizer.encode_many(these), strict=False):  # type: ignore[attr-defined]
             assert a[0].tolist() == b[0].tolist() and a[1].tolist() == b[1].tolist()
+
+
+def test_no_threads_of_the_library_and_no_warning_after_a_fork(folder: Path) -> None:
+    code = (
+        "import os, sys, fastattn as fa\n"
+        f"model = fa.load({str(folder)!r}, num_threads=1)\n"
+        "def threads(): return len(os.listdir('/proc/self/task'))\n"
+        "before = threads()\n"
+        "model.embed(['the cat', 'sat on the mat'] * 2000)\n"
+        "assert threads() == before, 'more threads than asked for'\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    model.embed(['the cat'] * 500)\n"
+        "    os._exit(0)\n"
+        "sys.exit(os.waitpid(child, 0)[1])\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "TOKENIZERS_PARALLELISM"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
