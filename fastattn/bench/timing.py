@@ -21,7 +21,6 @@ __all__ = [
     "timed",
 ]
 
-_SAMPLE_SECONDS = 2e-3  # a sample repeats short calls until it takes about this long
 _MOST_CALLS = 1000
 
 
@@ -36,6 +35,8 @@ class Plan:
     seconds: float = 1.0
     least: int = 5
     most: int = 100
+    sample: float = 2e-3
+    """Seconds of a sample, about: short calls are repeated."""
     clock: Clock = time.perf_counter
     """What samples are read from. ``time.process_time`` does not count the time another process has the CPU: for one
     thread, on a machine that is busy."""
@@ -98,7 +99,7 @@ def run_rounds(contestants: Sequence[Contestant], plan: Plan, settle: float = 0.
     """
     for contestant in contestants:
         if not contestant.calls:
-            _find_calls(contestant)
+            _find_calls(contestant, plan.sample)
     start, done = time.perf_counter(), 0
     while plan.goes_on(done, time.perf_counter() - start):
         for position in range(len(contestants)):
@@ -111,11 +112,11 @@ def run_rounds(contestants: Sequence[Contestant], plan: Plan, settle: float = 0.
         done += 1
 
 
-def _find_calls(contestant: Contestant) -> None:
+def _find_calls(contestant: Contestant, sample: float) -> None:
     seconds = contestant.run(1)
     if seconds < 1.0:  # not the first call, which may set things up
         seconds = contestant.run(1)
-    contestant.calls = max(1, min(_MOST_CALLS, round(_SAMPLE_SECONDS / max(seconds, 1e-7))))
+    contestant.calls = max(1, min(_MOST_CALLS, round(sample / max(seconds, 1e-7))))
 
 
 def percentile(samples: Sequence[float], share: float) -> float:

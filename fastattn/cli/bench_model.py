@@ -121,7 +121,7 @@ def _grid(arguments: argparse.Namespace, folder: Path, cases: Sequence[Any]) -> 
     clock(arguments)
     peers, notes = peers_of(arguments)
     with model.Field(folder, peers, threads(arguments), dtype(arguments), arguments.cpu_time) as field:
-        plan = Plan(arguments.rounds, arguments.seconds, most=50)
+        plan = Plan(arguments.rounds, arguments.seconds, most=50, sample=model.SAMPLE_SECONDS)
         texts = [model.shape_text(case) for case in cases]
         named = {"model": arguments.random or str(folder), "dtype": dtype(arguments)}
         if not arguments.json:

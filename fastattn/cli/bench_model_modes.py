@@ -178,6 +178,7 @@ def stream(arguments: argparse.Namespace) -> int:
 def families(arguments: argparse.Namespace) -> int:
     """Every family's speed."""
     from fastattn.bench.families import CASES, CONFIGS, run
+    from fastattn.bench.model import SAMPLE_SECONDS
     from fastattn.bench.report import Table
     from fastattn.bench.timing import Plan
 
@@ -187,7 +188,7 @@ def families(arguments: argparse.Namespace) -> int:
     _begin(arguments, f"random weights of base size, {dtype(arguments)}", notes)
     if not arguments.json:
         print(f"\n{table.heading()}")
-    plan = Plan(arguments.rounds, arguments.seconds, most=50)
+    plan = Plan(arguments.rounds, arguments.seconds, most=50, sample=SAMPLE_SECONDS)
     rows = []
     for row in run(list(CONFIGS), peers, threads(arguments), plan, dtype(arguments), arguments.cpu_time):
         rows.append(row)
