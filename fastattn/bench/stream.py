@@ -44,8 +44,9 @@ def watch_stream(model: Path, count: int, num_threads: int) -> dict[str, Any]:
     """``count`` generated texts through the standard input of ``fastattn embed``, whose JSON lines are thrown away.
 
     Returns:
-        texts, seconds, texts_per_second, cpu_seconds (user and system, of all threads); rss_bytes, for each tenth of the
-        texts the most that was resident while it was read; growth_bytes, from the second tenth (by then every buffer has been used) to the most of the later ones.
+        texts, seconds, texts_per_second, cpu_seconds (user and system, of all threads); rss_bytes, for each tenth of
+        the texts the most that was resident while it was read; growth_bytes, from the second tenth (by then every buffer
+        has been used) to the most of the later ones.
 
     Raises:
         ChildError: the command fails, with what it says. OSError: the system has no /proc.
