@@ -162,7 +162,8 @@ def test_packed_sequences_without_a_batch(load: Load, case: str) -> None:
     assert hidden.tobytes() == np.concatenate(expected).tobytes()
 
 
-STORED = [(head, "float32") for head in tiny_families.HEADS] + [("Model", "int8"), ("ForMaskedLM", "int8")]
+STORED = [(head, "float32") for head in tiny_families.HEADS]
+STORED += [("ForMaskedLM", dtype) for dtype in ("int8", "bfloat16", "float16")]
 
 
 @pytest.mark.parametrize(("head", "dtype"), STORED)
