@@ -6,6 +6,7 @@ Run with ``pytest -m parity`` where torch and transformers are installed.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from golden import tiny_bert
 from support.text_folders import save_task_folder, write_json
+from test_text_families import CORPUS
+from test_text_families import save as save_family
 
 import fastattn as fa
 
@@ -112,3 +115,32 @@ def test_vectors_of_tokens(tmp_path: Path) -> None:
         with torch.no_grad():
             expected = theirs(**tokenizer(text, return_tensors="pt")).last_hidden_state[0, 1:-1].numpy()
         assert np.abs(np.stack([t.vector for t in got if t.vector is not None]) - expected).max() < 2e-5
+
+
+@pytest.mark.parametrize("case", ["roberta", "xlm-roberta"])
+def test_entities_of_other_tokenizers(tmp_path: Path, case: str) -> None:
+    """Byte-level BPE and Unigram, whose tokens begin with spaces."""
+    folder = save_family(tmp_path / "model", case, "ForTokenClassification")
+    labels = {"0": "O", "1": "B-A", "2": "I-A"}
+    config = json.loads((folder / "config.json").read_text())
+    write_json(
+        folder / "config.json", {**config, "id2label": labels, "label2id": {v: int(k) for k, v in labels.items()}}
+    )
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 36,
+                                                  "unk_token": "<unk>"})  # fmt: skip
+    model = fa.load(folder)
+    texts = [*CORPUS[:5], " leading and  double spaces ", "emoji 😀 and e\u0301"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder))
+    theirs = transformers.AutoModelForTokenClassification.from_pretrained(str(folder))
+    for strategy, options in (("none", {}), ("simple", {"aggregate": True})):
+        pipeline = transformers.pipeline(
+            "token-classification", model=theirs, tokenizer=tokenizer, device="cpu", aggregation_strategy=strategy,
+            ignore_labels=[] if strategy == "none" else None,
+        )  # fmt: skip
+        for text, got in zip(texts, model.tokens(texts, **options), strict=True):
+            expected = pipeline(text)
+            names = [entry.get("entity_group", entry.get("entity")) for entry in expected]
+            assert [(token.label, token.start, token.end) for token in got] == [
+                (name, entry["start"], entry["end"]) for name, entry in zip(names, expected, strict=True)
+            ]
+            assert np.allclose([token.score for token in got], [e["score"] for e in expected], atol=1e-5, rtol=0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Text in, sentence vectors out: the folder's own tokenizer, pooling and normalisation around an encoder.
+"""Text in; vectors, labels, rankings, tokens and answers out: the folder's tokenizer and settings around an encoder.
 
 Needs the ``tokenizers`` library (``pip install fastattn[text]``), which is imported when the first text comes.
 """
@@ -15,8 +15,20 @@ from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder
+    from .results import Answer, Classification, Ranked, Token
 
-__all__ = ["TextPipeline", "TextSettings", "TextTokenizer", "load"]
+__all__ = [
+    "Answer", "Classification", "Ranked", "TextPipeline", "TextSettings", "TextTokenizer", "Token", "load",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Types of results, which few processes need by name, are imported when they are asked for."""
+    if name in ("Answer", "Classification", "Ranked", "Token"):
+        from . import results
+
+        return getattr(results, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load(
