@@ -391,6 +391,13 @@ def best_span_of_piece(model: Encoder, tokens: tuple[Array, Array], offsets: Arr
         (lambda m: m.rerank("a", ["b"]), ValueError, "the head has 3 labels, expected 1: a cross-encoder"),
         (lambda m: m.tokens(["a"], aggregate=True), ValueError, "no head for token classification .heads: sequence_cl"),
         (lambda m: m.answer("a", "b"), ValueError, "no head for question answering"),
+        (lambda m: m.tokens(["a"], vectors=1), TypeError, "vectors: expected a bool or None, got int"),
+        (lambda m: m.tokens(["a"], aggregate=None), TypeError, "aggregate: expected a bool, got NoneType"),
+        (
+            lambda m: m.tokens(["a"], aggregate=True, vectors=True),
+            ValueError,
+            "vectors: expected False or None with ag",
+        ),
     ],
 )
 def test_refused_by_a_classifier(classifier: Encoder, call: Any, error: type[Exception], message: str) -> None:
@@ -437,6 +444,16 @@ def test_a_label_count_that_disagrees(tmp_path: Path) -> None:
     tiny_bert.save_safetensors(folder / "model.safetensors", arrays | head_tensors("sequence_classification", 4))
     with pytest.raises(ValueError, match=r"classifier\.(weight|bias)' has shape \[4.*config.json asks for \[3"):
         fa.load(folder)
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    folder = save_task_folder(tmp_path / "model", "question_answering")
+    arrays = {f"bert.{key}": array for key, array in tiny_bert.tensors("plain").items() if "pooler" not in key}
+    arrays |= head_tensors("question_answering", 2)
+    arrays["qa_outputs.bias"] = np.array([0, np.nan], np.float32)
+    tiny_bert.save_safetensors(folder / "model.safetensors", arrays)
+    with pytest.raises(ValueError, match="model: the scores are not numbers: the weights are damaged"):
+        fa.load(folder).answer("the cat", "sat on the mat")
 
 
 def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:

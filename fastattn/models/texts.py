@@ -111,8 +111,7 @@ class TextMethods:
         Returns
         -------
         (n, dim) float32
-            A text without any token (only where the tokenizer adds no special ones) is a row of zeros, before what
-            follows pooling.
+            A text without any token (only where the tokenizer adds no special ones) is a row of zeros.
 
         Raises
         ------
@@ -247,7 +246,7 @@ class TextMethods:
             Join neighbouring tokens whose labels name one entity (B-PER, I-PER), and give the entities alone: the
             strategy "simple" of transformers' pipeline.
         vectors
-            Whether to give hidden states; None gives them where there is no head. Not with ``aggregate``.
+            Whether to give hidden states; None gives them where there is no head. Entities have none.
         head, batch_size, num_threads
             See the class.
 

@@ -46,6 +46,8 @@ def answer(
         for i, row in enumerate(rows):
             span = slice(int(cu_seqlens[i]), int(cu_seqlens[i + 1]))
             found[row] = _best(context, logits[span], pieces[row][1], longest)
+    if any(candidate.score != candidate.score for candidate in found):
+        raise ValueError(f"{model.path}: the scores are not numbers: the weights are damaged")
     return max(found, key=lambda candidate: candidate.score, default=best)
 
 
@@ -63,7 +65,7 @@ def _best(context: str, logits: Floats, offsets: Integers, longest: int) -> Answ
     at = int(scores.argmax())
     first, end = at // scores.shape[1], int(last.reshape(-1)[at])
     score = float(scores.reshape(-1)[at])
-    if not score > 0:
+    if score == 0:
         return Answer("", 0, 0, 0.0)
     a, b = int(offsets[first, 0]), int(offsets[end, 1])
     return Answer(context[a:b], a, b, score)

@@ -34,6 +34,11 @@ def label_tokens(
     num_threads: int | None,
 ) -> list[list[Token]]:
     """See ``Encoder.tokens``."""
+    for name, value in (("aggregate", aggregate), ("vectors", vectors)):
+        if not isinstance(value, (bool, np.bool_)) and not (value is None and name == "vectors"):
+            raise TypeError(f"{name}: expected a bool{' or None' * (name == 'vectors')}, got {type(value).__name__}")
+    if aggregate and vectors:
+        raise ValueError("vectors: expected False or None with aggregate, as entities have no hidden state")
     chosen = find_head(model, "token_classification", head, required=bool(aggregate))
     most = as_count(batch_size, "batch_size")
     with_vectors = chosen is None if vectors is None else bool(vectors)
