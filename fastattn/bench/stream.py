@@ -45,7 +45,7 @@ def watch_stream(model: Path, count: int, num_threads: int) -> dict[str, Any]:
 
     Returns:
         texts, seconds, texts_per_second, cpu_seconds (user and system, of all threads); rss_bytes, for each tenth of
-        the texts the most that was resident while it was read; growth_bytes, from the second tenth (by then every buffer
+        the texts the most that was resident while it was read; growth_bytes, from the second tenth (by then each buffer
         has been used) to the most of the later ones.
 
     Raises:
