@@ -356,11 +356,10 @@ class Encoder(TextMethods, ABC):
         if self.pooler is None:
             return None
         batch, columns = packed.shape
-        rows = np.zeros(0, np.int64)
-        if columns:
-            starts = np.arange(batch) * columns if packed.where is None else packed.where[packed.columns == 0]
-            rows = starts // columns
-        first = np.ascontiguousarray(hidden_states[rows, 0]) if columns else np.zeros((0, self.hidden_size), np.float32)
+        if columns == 0:
+            return np.zeros((batch, self.pooler.outputs), np.float32)
+        rows: Any = slice(None) if packed.where is None else packed.where[packed.columns == 0] // columns
+        first = np.ascontiguousarray(hidden_states[rows, 0])
         pooled = self.pooler.apply_rows(first, self.num_threads if num_threads is None else num_threads)
         if len(pooled) == batch:
             return pooled
@@ -372,6 +371,9 @@ class Encoder(TextMethods, ABC):
 def _groups(ends: Integers, max_tokens: int, max_sequences: int | None) -> Iterator[tuple[int, int]]:
     """Cut n sequences, which end at ``ends[1:]``, into runs of at most so many tokens (or of one sequence)."""
     count, start = ends.size - 1, 0
+    if count and max_sequences is None and ends[-1] <= max_tokens:
+        yield 0, count
+        return
     while start < count:
         stop = int(np.searchsorted(ends, ends[start] + max_tokens, side="right")) - 1
         if max_sequences is not None:

@@ -67,7 +67,9 @@ def pack_inputs(
             where = np.flatnonzero(mask)
     flat_ids = ids.reshape(-1)
     flat_types = np.zeros(ids.size, np.int64) if types is None else types.reshape(-1)
-    flat_columns = np.tile(np.arange(columns), batch)
+    flat_columns = np.arange(columns)
+    if batch != 1:
+        flat_columns = np.tile(flat_columns, batch)
     lengths = np.full(batch, columns, np.int64)
     positions = position_ids(flat_ids, flat_columns, lengths)
     if where is None:
@@ -78,7 +80,7 @@ def pack_inputs(
 
 def check_range(name: str, values: Integers, limit: int, what: str) -> None:
     """``ValueError`` where one of the (attended) ``values`` is not in 0..limit-1, with the first such value."""
-    if values.size and not 0 <= values.min() <= values.max() < limit:
+    if values.size and values.view(np.uint64).max() >= limit:  # what is negative is far above it then
         wrong = values[(values < 0) | (values >= limit)]
         raise ValueError(f"{name}: got {wrong[0]}, expected 0 to {limit - 1} ({what})")
 
@@ -102,11 +104,12 @@ def _mask_array(value: Any, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[
         return array.astype(np.bool_)
     if array.dtype.kind not in "iu":
         raise TypeError(f"attention_mask: got dtype {array.dtype}, expected bool or integers 0 and 1")
-    if array.min() < 0 or array.max() > 1:
+    mask = array.astype(np.bool_)
+    if (mask != array).any():
         raise ValueError(
             f"attention_mask: holds {array.min()} to {array.max()}, expected 0 (excluded) and 1 (attended)"
         )
-    return array.astype(np.bool_)
+    return mask
 
 
 def _array(name: str, value: Any) -> np.ndarray[Any, Any]:
