@@ -199,7 +199,7 @@ class _Fake:
 
 
 def test_call_rate_counts_whole_calls() -> None:
-    rates = [callers.call_rate([lambda: time.sleep(0.01)] * count, 0.2) for count in (1, 4)]
+    rates = [callers.call_rate([lambda: time.sleep(0.01)] * count, 0.2)[0] for count in (1, 4)]
     assert 20 < rates[0] <= 100 and rates[0] < rates[1] <= 400
 
     def broken() -> None:
@@ -215,6 +215,7 @@ def test_latency_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     (row,) = found["libraries"]
     assert row["calls"] == 30 and 0 < row["p50_s"] <= row["p95_s"] <= row["p99_s"] <= row["worst_s"]
     assert row["callers"] == 2 and row["one_rate"] > 0 and row["gain"] > 0
+    assert 0 < row["one_cpu_s"] < 1 and 0 < row["many_cpu_s"] < 1
 
 
 def test_latency_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,13 +97,14 @@ class Child:
         """Elapsed seconds of each of ``count`` calls."""
         return [float(seconds) for seconds in self._ask({"latencies": count})["seconds"]]
 
-    def callers(self, count: int, seconds: float) -> float:
-        """Calls per second of ``count`` Python threads that call at once for about ``seconds``.
+    def callers(self, count: int, seconds: float) -> tuple[float, float]:
+        """Calls per second of ``count`` Python threads that call at once for about ``seconds``, and CPU time of a call.
 
         Raises:
             ChildError: a call fails.
         """
-        return float(self._ask({"callers": count, "for": seconds})["rate"])
+        answer = self._ask({"callers": count, "for": seconds})
+        return float(answer["rate"]), float(answer["cpu"])
 
     def peak_memory(self) -> int:
         """Bytes of resident memory at the most, so far."""
@@ -228,7 +229,8 @@ def _serve(loaded: Any, questions: IO[bytes], answer: Any, clock: Clock) -> None
             answer(seconds=[one(1) for _ in range(question["latencies"])])
         elif "callers" in question:
             calls = [loaded.prepare(*given) for _ in range(question["callers"])]
-            answer(rate=call_rate(calls, question["for"]))
+            rate, used = call_rate(calls, question["for"])
+            answer(rate=rate, cpu=used)
         else:
             import resource
 

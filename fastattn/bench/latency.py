@@ -30,8 +30,8 @@ def latency(
     Of each: p50_s, p95_s, p99_s and worst_s of ``calls`` calls, in batches between which the libraries take turns;
     and calls per second of one caller (``one_rate``) and of ``callers`` Python threads at once (``many_rate``), each of
     which calls with the field's number of threads, with the median of the ratios of ``rounds`` rounds (``gain``). All
-    of it in elapsed time. A peer that cannot has ``error`` instead; one whose calls cannot be made at once has
-    ``callers_error``.
+    of it in elapsed time; ``one_cpu_s`` and ``many_cpu_s`` are the CPU time of a call, for machines that are busy. A
+    peer that cannot has ``error`` instead; one whose calls cannot be made at once has ``callers_error``.
     """
     ids, mask = make_batch(SENTENCE, field.vocab_size)
     samples: dict[str, list[float]] = {}
@@ -60,16 +60,18 @@ def latency(
 
 
 def _throughput(child: Child, callers: int, rounds: int) -> dict[str, Any]:
-    one: list[float] = []
-    many: list[float] = []
+    one: list[tuple[float, float]] = []
+    many: list[tuple[float, float]] = []
     try:
         for turn in range(rounds):
             for count, rates in ((1, one), (callers, many)) if turn % 2 else ((callers, many), (1, one)):
                 rates.append(child.callers(count, _CALLER_SECONDS))
     except ChildError as error:
         return {"callers": callers, "callers_error": str(error)}
-    return {"callers": callers, "one_rate": statistics.median(one), "many_rate": statistics.median(many),
-            "gain": median_ratio(many, one), "rounds": rounds}  # fmt: skip
+    (one_rate, one_cpu), (many_rate, many_cpu) = zip(*one, strict=True), zip(*many, strict=True)
+    return {"callers": callers, "one_rate": statistics.median(one_rate), "many_rate": statistics.median(many_rate),
+            "gain": median_ratio(many_rate, one_rate), "one_cpu_s": statistics.median(one_cpu),
+            "many_cpu_s": statistics.median(many_cpu), "rounds": rounds}  # fmt: skip
 
 
 def _tried(child: Child, errors: dict[str, str], call: Callable[..., Any], *arguments: Any) -> Any:

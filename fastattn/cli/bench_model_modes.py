@@ -45,7 +45,7 @@ def latency(arguments: argparse.Namespace) -> int:
         _begin(arguments, f"model {arguments.random or folder}, {kind}: one sentence of 16 tokens, elapsed time", notes)
         if not arguments.json:
             times = " ".join(f"{title:>9}" for title in ("p50", "p95", "p99", "worst"))
-            print(f"\n{'':<12} {times}   calls/s: one caller {callers:>5} callers   gain")
+            print(f"\n{'':<12} {times}   calls/s: one caller {callers:>5} callers   gain  CPU/call")
         for row in measure(field, arguments.calls or 2000, callers, arguments.rounds or 15):
             rows.append(row)
             if not arguments.json:
@@ -59,7 +59,9 @@ def _latency_line(row: dict[str, Any]) -> str:
     times = " ".join(f"{1e3 * row[key]:>6.2f} ms" for key in ("p50_s", "p95_s", "p99_s", "worst_s"))
     if "callers_error" in row:
         return f"{row['name']:<12} {times}   {row['callers_error']}"
-    return f"{row['name']:<12} {times}   {row['one_rate']:>19.1f} {row['many_rate']:>13.1f}   {row['gain']:>4.2f}"
+    cpu = f"{1e3 * row['one_cpu_s']:.2f}, {1e3 * row['many_cpu_s']:.2f} ms"
+    rates = f"{row['one_rate']:>19.1f} {row['many_rate']:>13.1f}   {row['gain']:>4.2f}"
+    return f"{row['name']:<12} {times}   {rates}  {cpu}"
 
 
 def cold(arguments: argparse.Namespace) -> int:
