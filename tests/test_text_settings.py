@@ -132,6 +132,20 @@ def test_transformer_alone_is_mean_without_normalisation(folder: Path) -> None:
     assert VectorSettings.read(folder, 32) == VectorSettings()
 
 
+def test_a_layout_of_the_past(folder: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    folder.rename(old / "0_Transformer")
+    write(old / "modules.json", [module("sentence_transformers.models.Transformer", "0_Transformer")])
+    with pytest.raises(FileNotFoundError, match=r"modules\.json: the model is in '0_Transformer', a layout that sent"):
+        fa.load(old)
+    write(old / "modules.json", [module("sentence_transformers.models.Transformer", "elsewhere")])
+    for missing in (old, tmp_path / "nothing"):
+        with pytest.raises(FileNotFoundError) as caught:
+            fa.load(missing)
+        assert "no longer writes" not in str(caught.value)
+
+
 def test_no_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     model = fa.load(folder)

@@ -77,6 +77,27 @@ def load(
     """
     from .. import models
 
-    model = models.load(path, dtype, num_threads, verify=verify)
+    try:
+        model = models.load(path, dtype, num_threads, verify=verify)
+    except FileNotFoundError:
+        _refuse_old_layout(path)
+        raise
     model.attach_pipeline(TextPipeline)
     return model
+
+
+def _refuse_old_layout(path: str | os.PathLike[str]) -> None:
+    """Say what is wrong with a folder of sentence-transformers whose model is in a folder of its own."""
+    from ..loaders.files import FolderFiles
+    from .jsonkeys import read_list
+
+    files = FolderFiles(path)
+    if not files.has("modules.json") or files.has("config.json"):
+        return
+    modules = read_list(files.read_bytes("modules.json"), files.describe("modules.json"))
+    first = modules[0].get("path") if modules and isinstance(modules[0], dict) else None
+    if isinstance(first, str) and files.has(f"{first}/config.json"):
+        raise FileNotFoundError(
+            f"{files.describe('modules.json')}: the model is in {first!r}, a layout that sentence-transformers no "
+            "longer writes and that is not read; loading and saving it there moves it beside modules.json"
+        )
