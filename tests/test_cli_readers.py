@@ -74,6 +74,7 @@ def test_csv(tmp_path: Path, content: bytes, expected: list[Any]) -> None:
         (b"", 0, "input: empty, expected a line with the names of the columns"),
         (b"\n\n", 0, "input: empty, expected a line with the names of the columns"),
         (b"a,b\n1,2\n", 0, "input: no column 'text'; the header has 'a', 'b'"),
+        (b"n;text\n1;2\n", 0, "input: no column 'text'; the header has 'n;text'; --delimiter says what is between"),
         (b"text,text\n1,2\n", 0, "input: more than one column 'text'; the header has 'text', 'text'"),
         (b"text,b\n1,2\n3\n", 1, "input: line 3: 1 field, the header has 2"),
         (b"text,b\n1,2\n3,4,5\n6,7\n", 1, "input: line 3: 3 fields, the header has 2"),

@@ -150,11 +150,11 @@ def in_parts(reader: Reader, rows: Rows, compute: Callable[[Rows], Columns]) -> 
     """`rows` with what `compute` makes of them: at once, or, where one of them is refused, those before it first.
 
     Raises:
-        ValueError: `compute` raised it or a TypeError for one row, which is named.
+        ValueError: `compute` raised it for one row, which is named.
     """
     try:
         columns = compute(rows)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         if len(rows) == 1:
             raise ValueError(f"{reader.where(rows.numbers[0])}: {error}") from None
     else:

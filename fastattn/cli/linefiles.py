@@ -198,7 +198,8 @@ class CsvReader(_Lines):
             if header.count(name) != 1:
                 problem = "no column" if name not in header else "more than one column"
                 names = ", ".join(map(repr, header))
-                raise ValueError(f"{self.name}: {problem} {name!r}; the header has {names[:300]}")
+                hint = "; --delimiter says what is between fields" if len(header) == 1 else ""
+                raise ValueError(f"{self.name}: {problem} {name!r}; the header has {names[:300]}{hint}")
         return {name: header.index(name) for name in self._names}
 
 
