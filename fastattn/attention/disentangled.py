@@ -9,7 +9,6 @@ layers; disentangled_bias() picks from them, and adds, what a pair (i, j) needs.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from fastattn.arrays import as_array, as_float32, as_indices, as_real, check_out
 
 __all__ = ["disentangled_bias", "distance_columns"]
 
-MAX_BUCKETS = 4096
+MAX_BUCKETS = 2048
 _NO_END = 1 << 40  # further than any distance
 
 
@@ -97,7 +96,7 @@ def distance_columns(reach: int, span: int, max_distance: int | None = None) -> 
 
     Args:
         reach: the largest distance
-        span: half the number of embeddings; ``position_buckets`` of a config.json, with max_distance, at most 4096
+        span: half the number of embeddings; ``position_buckets`` of a config.json, with max_distance, at most 2048
         max_distance: ``max_relative_positions``, more than span // 2 + 1
 
     Source: He et al., "DeBERTaV3", 2021; ``make_log_bucket_position`` of transformers, decided by exact integers.
@@ -109,9 +108,10 @@ def distance_columns(reach: int, span: int, max_distance: int | None = None) -> 
     """
     distances = np.arange(reach + 1)
     buckets = distances
+    middle = span // 2
     if max_distance is not None:
         _check_buckets(span, max_distance)
-        middle = span // 2
+    if max_distance is not None and reach > middle:
         ends = np.array(_shared_ends(span, max_distance))  # largest distances of buckets middle, middle + 1, ...
         buckets = np.where(distances <= middle, distances, middle + np.searchsorted(ends, distances))
     both = np.concatenate([-buckets[:0:-1], buckets])
@@ -137,15 +137,19 @@ def _shared_ends(span: int, max_distance: int) -> tuple[int, ...]:
     if m == 1:  # the exponent is 0: all distances have bucket m
         return (_NO_END,)
     ends = [m]
-    left, right = 1, math.prod([m] * (m - 1))
+    left, right = 1, pow(m, m - 1)
     for _ in range(span - m):
         left, right = left * m, right * furthest
-        low, high = ends[-1], ends[-1] * furthest
-        while low < high:  # the largest d in low..high that is not beyond it
-            d = (low + high + 1) // 2
-            if math.prod([d] * (m - 1)) * left <= right:
-                low = d
-            else:
-                high = d - 1
+
+        def within(d: int, left: int = left, right: int = right) -> bool:
+            return pow(d, m - 1) * left <= right
+
+        low, step = ends[-1], 1  # from one end to the next it is not far: steps that double, then halves
+        while within(low + step):
+            low, step = low + step, 2 * step
+        while step > 1:
+            step //= 2
+            if within(low + step):
+                low += step
         ends.append(min(low, _NO_END))
     return tuple(ends)

@@ -28,7 +28,7 @@ from .spans import Spans
 __all__ = ["Disentangled", "PositionLayers", "position_layers"]
 
 _LANES = 16
-_ROOM = 1 << 20  # floats that the products and the bias of some heads may take together: they stay in the cache
+_ROOM = 1 << 19  # floats that the products and the bias of some heads may take together: they stay in the cache
 _LEAST_ROWS = 64
 
 

@@ -120,7 +120,7 @@ fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *
 
 static fa_status fa_pair_prepare(fa_row_job *job, const fa_view *out, const fa_view *x, const fa_view *y) {
     fa_status status = fa_row_prepare(job, out, x);
-    if (status == FA_OK) status = fa_check_f32(y, 2);
+    if (status == FA_OK) status = y ? fa_check_f32(y, 2) : FA_ERR_VALUE;
     if (status != FA_OK) return status;
     if (y->shape[0] != x->shape[0] || y->shape[1] != x->shape[1]) return FA_ERR_SHAPE;
     job->rows.residual = y->data;

@@ -291,6 +291,12 @@ static void row_statuses(void) {
     expect_status("rms_norm weight", fa_rms_norm(&ctx, &out, &x, NULL, BAD(w, dtype = FA_F16), 0), FA_ERR_DTYPE);
     expect_status("softmax", fa_softmax(&ctx, &out, BAD(x, stride[1] = 0)), FA_ERR_STRIDE);
     expect_status("activation", fa_activate(&ctx, &out, &x, (fa_activation)-1), FA_ERR_VALUE);
+    expect_status("gated", fa_gated(&ctx, &out, &x, &x, FA_ACT_SILU), FA_OK);
+    expect_status("gated activation", fa_gated(&ctx, &out, &x, &x, (fa_activation)7), FA_ERR_VALUE);
+    expect_status("gated gate", fa_gated(&ctx, &out, &x, NULL, FA_ACT_SILU), FA_ERR_VALUE);
+    expect_status("gated shape", fa_gated(&ctx, &out, &x, BAD(x, shape[0] = 1), FA_ACT_SILU), FA_ERR_SHAPE);
+    expect_status("add dtype", fa_add(&ctx, &out, &x, BAD(x, dtype = FA_F16)), FA_ERR_DTYPE);
+    expect_status("add stride", fa_add(&ctx, &out, BAD(x, stride[0] = 3), &x), FA_ERR_STRIDE);
     expect_status("l2_normalize eps", fa_l2_normalize(&ctx, &out, &x, -1), FA_ERR_VALUE);
     expect_status("l2_normalize shape", fa_l2_normalize(&ctx, &out, BAD(x, shape[0] = -3), 0), FA_ERR_SHAPE);
 
