@@ -78,8 +78,8 @@ class GteModel(Encoder):
             tables.append(builder.table(f"{prefix}embeddings.token_type_embeddings.weight", (types, hidden)))
         self._tables = tuple(tables)
         self._norm = builder.norm(f"{prefix}embeddings.LayerNorm", hidden)
-        fused = builder.has(f"{prefix}encoder.layer.0.attention.qkv_proj.weight")
-        build = _published_layer if fused else _layer
+        # Published layers have names of their own: what tells them apart is their first norm.
+        build = _published_layer if builder.has(f"{prefix}encoder.layer.0.attn_ln.weight") or published else _layer
         self._stack = PostNormStack(
             [build(builder, prefix, i, hidden, inner) for i in range(layers)],
             hidden=hidden, inner=inner, heads=heads, activation=activation, eps=self._eps, gated=True,
@@ -127,8 +127,12 @@ class GteModel(Encoder):
 
 def _published_layer(builder: Builder, prefix: str, number: int, hidden: int, inner: int) -> PostNormLayer:
     name = f"{prefix}encoder.layer.{number}."
+    if builder.config.flag("pack_qkv", True):
+        qkv = builder.linear(f"{name}attention.qkv_proj", 3 * hidden, hidden)
+    else:
+        qkv = builder.linear([f"{name}attention.{part}_proj" for part in "qkv"], hidden, hidden)
     return PostNormLayer(
-        qkv=builder.linear(f"{name}attention.qkv_proj", 3 * hidden, hidden),
+        qkv=qkv,
         attention_out=builder.linear(f"{name}attention.o_proj", hidden, hidden),
         attention_norm=builder.norm(f"{name}attn_ln", hidden),
         up=builder.linear(f"{name}mlp.up_gate_proj", 2 * inner, hidden, bias=False),

@@ -64,6 +64,7 @@ CASES: dict[str, dict[str, Any]] = {
                         "max_trained_positions": 12},
     "new": _NEW,
     "new_mixed": {**_NEW, "rope_scaling": {"type": "ntk", "factor": 4.0, "mixed_b": 0.7}, "type_vocab_size": 0},
+    "new_apart": {**_NEW, "pack_qkv": False, "rope_scaling": None, "hidden_act": "silu", "type_vocab_size": 1},
     "gte": {**_NEW, "model_type": "gte", "rope_scaling": None, "rope_parameters": {"rope_type": "default",
                                                                                  "rope_theta": 40.0}},
 }  # fmt: skip
@@ -281,7 +282,7 @@ def _gte(c: dict[str, Any], w: Weights, p: str, ids: Array, seen: Array, types: 
     for i in range(c["num_hidden_layers"]):
         n = f"{p}layers.{i}." if split else f"{p}encoder.layer.{i}."
         own = "self_attn." if split else "attention."
-        if split:
+        if split or not c.get("pack_qkv", True):
             parts = [w.linear(f"{n}{own}{part}_proj", x, hidden) for part in "qkv"]
         else:
             parts = np.split(w.linear(f"{n}{own}qkv_proj", x, 3 * hidden), 3, axis=-1)
@@ -324,7 +325,7 @@ def _outputs(c: dict[str, Any], w: Weights, p: str, x: Array, seen: Array) -> di
             "new": ("lm_head.dense", "lm_head.norm", "lm_head.decoder.bias"),
             "gte": ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder.bias"),
         }[family]  # fmt: skip
-        act = {"swiglu": "silu"}.get(c.get("activation_function", ""), "gelu")
+        act = {"swiglu": "silu"}.get(c.get("activation_function", ""), c.get("hidden_act", "gelu"))
         x = w.norm(norm, ACT[act](w.linear(dense, x, width)), eps)
         table = w.get(f"{p}embeddings.word_embeddings.weight", c["vocab_size"], width)
         return {"logits": x @ table.T + w.get(bias, c["vocab_size"])}
