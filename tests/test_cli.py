@@ -235,6 +235,7 @@ def test_a_command_imports_what_it_needs_alone() -> None:
         from fastattn.cli import main
         assert main(["embed", "--model", "/nonexistent", "a"]) == 1
         heavy = ["importlib.metadata", "asyncio", "unittest", "multiprocessing", "subprocess", "hashlib"]
+        heavy += ["csv", "shutil", "pyarrow", "fastattn.cli.bench", "fastattn.cli.parquetreader"]
         heavy += ["fastattn.bench", "fastattn.reference", "threadpoolctl", "torch"]
         print([name for name in heavy if name in sys.modules])
     """

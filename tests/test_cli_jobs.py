@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +23,7 @@ from golden import tiny_bert
 from support.compare import assert_same_bits
 from test_cli import environment, run, start
 
-from fastattn import text
+from fastattn import cli, text
 from fastattn.cli import job
 from fastattn.cli.rows import Reader, Rows, Wanted
 
@@ -98,6 +101,13 @@ def resident(pid: int) -> int:
     """Bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmRSS"))
+
+
+def test_output_into_a_text_stream(folder: str) -> None:
+    found = io.StringIO()
+    with contextlib.redirect_stdout(found):
+        assert cli.main(["embed", "--model", folder, "the cat", "é"]) == 0
+    assert [json.loads(line)["text"] for line in found.getvalue().splitlines()] == ["the cat", "é"]
 
 
 class Numbers(Reader):

@@ -92,6 +92,9 @@ class JsonLinesOutput:
 
 def _to_stdout(data: bytes) -> None:
     """All of `data`; an unbuffered stdout takes as much as fits when a signal comes."""
+    if not hasattr(sys.stdout, "buffer"):  # main() in a program that collects text
+        sys.stdout.write(data.decode())
+        return
     rest = memoryview(data)
     while rest:
         rest = rest[sys.stdout.buffer.write(rest) or 0 :]
