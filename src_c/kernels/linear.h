@@ -39,12 +39,13 @@ typedef struct fa_linear_block {
     int act;             /* fa_activation */
     float *c;            /* scratch [rows][16 * n_panels] */
     float *a;            /* scratch [tile_rows][FA_K_CHUNK + FA_LINEAR_PAD], and [k][16] for up to FA_LINEAR_PASS rows */
-    float *wide;         /* not with FA_F32: scratch [n_panels][FA_K_CHUNK][16], a chunk of the weights widened */
-    float *part;         /* not with FA_F32: scratch [rows][16 * n_panels] */
+    float *wide;         /* 16 bits, more than half_rows: scratch [n_panels][FA_K_CHUNK][16], a chunk of the weights widened */
+    float *part;         /* likewise: scratch [rows][16 * n_panels] */
 } fa_linear_block;
 
 typedef struct fa_linear_kernels {
     int tile_rows; /* most rows of a tile on this ISA */
+    int64_t half_rows; /* up to so many rows weights of 16 bits need no scratch for themselves */
     /* rows of w ([n, k], row stride ws, n <= 16) -> one panel [k][16] of dtype, zero from n on */
     void (*pack)(void *panel, int dtype, const float *w, ptrdiff_t ws, int n, int64_t k);
     void (*block)(const fa_linear_block *block);

@@ -66,7 +66,8 @@ fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, con
         return FA_OK;
     }
     if (bytes == 0) return FA_OK;
-    fa_pack_job job = {ctx->kernels, packed->panels, packed->dtype, weight->data, fa_estride(weight, 0), weight->shape[0], weight->shape[1], 1};
+    fa_pack_job job = {.kernels = ctx->kernels, .packed = packed->panels, .dtype = packed->dtype, .w = weight->data,
+                       .ws = fa_estride(weight, 0), .n = weight->shape[0], .k = weight->shape[1]};
     job.per_task = 1 + (64 << 10) / (job.k * 16);
     fa_parallel_for(ctx, ((job.n + 15) / 16 + job.per_task - 1) / job.per_task, fa_pack_task, &job);
     return FA_OK;
@@ -105,7 +106,8 @@ static void fa_linear_cut(const fa_ctx *ctx, fa_linear_plan *plan) {
     const int64_t panels = fa_ceil_div(plan->n, 16), unit = fa_linear_unit(plan->m > 0 ? plan->m : 1);
     /* below 4 rows the time goes by the weights read */
     const double work = (double)(plan->m < 4 ? 4 : plan->m) * (double)plan->n * (double)plan->k;
-    const int64_t most_rows = plan->dtype == FA_F32 ? FA_LINEAR_ROWS : FA_LINEAR_HALF_ROWS;
+    const int widened = plan->dtype != FA_F32 && ctx->kernels->linear.half_rows < FA_LINEAR_HALF_ROWS;
+    const int64_t most_rows = widened ? FA_LINEAR_HALF_ROWS : FA_LINEAR_ROWS;
     int64_t row_pieces = fa_ceil_div(plan->m, most_rows), panel_pieces = fa_ceil_div(panels, FA_LINEAR_PANELS);
     plan->row_step = fa_linear_step(plan->m, row_pieces > 0 ? row_pieces : 1, FA_LINEAR_MAX_ROWS);
     plan->panel_step = fa_linear_step(panels, panel_pieces > 0 ? panel_pieces : 1, unit);
@@ -133,7 +135,7 @@ static void fa_linear_carve(fa_arena *arena, const fa_ctx *ctx, fa_linear_plan *
     plan->c = fa_arena_take(arena, plan->c_size * (size_t)plan->team, sizeof(float));
     plan->a = fa_arena_take(arena, plan->a_size * (size_t)plan->team, sizeof(float));
     plan->wide_size = (size_t)(plan->panel_step * 16 * FA_K_CHUNK);
-    plan->half_size = plan->dtype == FA_F32 ? 0 : plan->wide_size + plan->c_size;
+    plan->half_size = plan->dtype == FA_F32 || plan->row_step <= ctx->kernels->linear.half_rows ? 0 : plan->wide_size + plan->c_size;
     plan->wide = fa_arena_take(arena, plan->half_size * (size_t)plan->team, sizeof(float));
 }
 
@@ -188,8 +190,8 @@ static void fa_linear_task(void *arg, int64_t task, int worker) {
         .bias = job->bias ? job->bias + panel * 16 : NULL,
         .out = job->out + row * job->os + panel * 16, .os = job->os, .act = job->act,
         .c = plan->c + (size_t)worker * plan->c_size, .a = plan->a + (size_t)worker * plan->a_size,
-        .wide = plan->wide + (size_t)worker * plan->half_size,
-        .part = plan->wide + (size_t)worker * plan->half_size + plan->wide_size,
+        .wide = plan->half_size ? plan->wide + (size_t)worker * plan->half_size : NULL,
+        .part = plan->half_size ? plan->wide + (size_t)worker * plan->half_size + plan->wide_size : NULL,
     };
     block.n = plan->n - panel * 16 < block.n_panels * 16 ? plan->n - panel * 16 : block.n_panels * 16;
     job->kernels->linear.block(&block);
