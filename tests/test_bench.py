@@ -269,6 +269,23 @@ def test_linear_command_beside_numpy(capsys: pytest.CaptureFixture[str]) -> None
     assert "geometric mean best rival/ours: " in out and " over 2 cases, least " in out
 
 
+def test_linear_command_with_other_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside our own float32 weights, which are no rival; int8 against the peak of its own products."""
+    shapes = "384x384-r16,384x384-r1"
+    args = ["linear", "--dtype", "int8,bfloat16", "--shapes", shapes, "--rounds", "2", "--threads", "1"]
+    found = bench(*args, capsys=capsys)
+    assert [row["name"] for row in found["cases"]] == [
+        "384x384-r1-int8", "384x384-r16-int8", "384x384-r1-bfloat16", "384x384-r16-bfloat16"
+    ]  # fmt: skip
+    assert [row["limit"] for row in found["cases"][1::2]] == ["int8", "fma"]
+    assert all(row["peers"]["float32"]["ratio"] > 0 and row["best"] is None for row in found["cases"])
+    assert cli.main(["bench", *args]) == 0
+    assert "float32/ours" in capsys.readouterr().out
+    for dtype, words in (("int4", "'int4' is unknown"), ("float32,int8", "give it alone")):
+        assert cli.main(["bench", "linear", "--dtype", dtype]) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_blas_is_not_held_back_in_a_comparison() -> None:
     pytest.importorskip("threadpoolctl")
     args = ("bench", "linear", "--shapes", "384x384-r16", "--rounds", "2", "--compare", "numpy", "--json")
