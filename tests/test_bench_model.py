@@ -355,6 +355,7 @@ def test_families_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_flops_of_every_family(family: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(families.CONFIGS[family]))
     assert 1e9 < model.model_flops(tmp_path, ModelCase("1x16", (16,))) < 5e9
+    assert len(random_model.tensor_shapes(tmp_path)) > 20
     with pytest.raises(ValueError, match="no 'num_hidden_layers'"):
         (tmp_path / "config.json").write_text("{}")
         model.model_flops(tmp_path, ModelCase("1x16", (16,)))

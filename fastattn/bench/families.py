@@ -67,7 +67,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         _BERT, "nomic_bert", "NomicBertModel", hidden_act="silu", max_position_embeddings=2048, rope_theta=1000.0
     ),
     "gte": _other(
-        _BERT, "gte", "GteModel", type_vocab_size=1, max_position_embeddings=8192, rope_theta=160000.0, pad_token_id=1
+        _BERT, "gte", "GteModel", type_vocab_size=1, max_position_embeddings=8192, rope_theta=160000.0, pad_token_id=1,
+        position_embedding_type="rope",
     ),
 }  # fmt: skip
 """Family -> config.json of its base size (vocabularies are small)."""

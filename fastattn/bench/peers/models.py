@@ -47,7 +47,11 @@ def _torch_model(folder: Path) -> Any:
     import transformers  # type: ignore[import-not-found,unused-ignore]
 
     transformers.logging.set_verbosity_error()
-    model = transformers.AutoModel.from_pretrained(folder, attn_implementation="sdpa", local_files_only=True)
+    load = transformers.AutoModel.from_pretrained
+    try:
+        model = load(folder, attn_implementation="sdpa", local_files_only=True)
+    except ValueError:  # a family with attention of its own, as DeBERTa
+        model = load(folder, attn_implementation="eager", local_files_only=True)
     return model.eval().requires_grad_(False)
 
 
