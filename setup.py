@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,7 +105,9 @@ class BuildExt(build_ext):
             name = self.compiler.object_filenames([source], output_dir=str(where))[0]
             newest = max(Path(source).stat().st_mtime, headers)
             if not (fresh and Path(name).exists() and Path(name).stat().st_mtime > newest):
+                start = time.time()
                 self.compiler.compile([source], output_dir=str(where), macros=macros, extra_postargs=flags)
+                os.utime(name, (start, start))  # a header that changes meanwhile is newer
             objects.append(name)
         where.mkdir(parents=True, exist_ok=True)
         stamp.write_text(command)

@@ -45,7 +45,7 @@ typedef struct fa_linear_block {
 
 typedef struct fa_linear_kernels {
     int tile_rows; /* most rows of a tile on this ISA */
-    int64_t half_rows; /* up to so many rows weights of 16 bits need no scratch for themselves */
+    int64_t half_rows; /* up to so many rows, weights of 16 bits need no scratch of their own */
     /* rows of w ([n, k], row stride ws, n <= 16) -> one panel [k][16] of dtype, zero from n on */
     void (*pack)(void *panel, int dtype, const float *w, ptrdiff_t ws, int n, int64_t k);
     void (*block)(const fa_linear_block *block);
