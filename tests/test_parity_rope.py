@@ -164,4 +164,5 @@ def test_rotary_embedding_of_onnx_in_three_dimensions() -> None:
 
 
 def test_every_type_is_compared() -> None:
-    assert {scaling["rope_type"] for scaling in SCALINGS.values()} == set(ROPE_TYPES)
+    """But for "ntk", which transformers does not have: test_rope_table.py holds it against its formula."""
+    assert {scaling["rope_type"] for scaling in SCALINGS.values()} == set(ROPE_TYPES) - {"ntk"}

@@ -96,6 +96,17 @@ def test_dynamic() -> None:
     assert_same_bits(by_length.cos, fa.rope_table(400, 32, scaling=without, max_position_embeddings=100).cos)
 
 
+def test_fixed_ntk() -> None:
+    """As GTE publishes it: the base times the factor, frequencies over factor^(2 / dim); or a ramp in exponents."""
+    got = np.array(frequencies(32, {"rope_type": "ntk", "factor": 8.0}).radians)
+    assert np.allclose(got, plain(32, 10000.0 * 8) / 8 ** (2 / 32), rtol=1e-13, atol=0)
+    assert math.isclose(got[-1], plain(32)[-1] / 8, rel_tol=1e-13)  # the slowest pair is interpolated in full
+    mixed = np.array(frequencies(32, {"type": "ntk", "factor": 4.0, "mixed_b": 0.7}).radians)
+    ramp = np.exp(math.log(4) / 16**0.7 * np.arange(1, 17) ** 0.7)
+    assert np.allclose(mixed, plain(32) / ramp, rtol=1e-13, atol=0)
+    assert frequencies(32, {"type": "ntk", "factor": 0.5}).radians == frequencies(32).radians
+
+
 def test_yarn() -> None:
     """Pairs that turn often keep their frequency, those that hardly turn are interpolated, a ramp lies between."""
     scaling = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 2048}
@@ -186,7 +197,7 @@ LONG = {"rope_type": "longrope", "original_max_position_embeddings": 64, "factor
         (ValueError, "base: inf", {"base": math.inf}),
         (TypeError, "base: str", {"base": "10000"}),
         (TypeError, "scaling: str, expected a dict", {"scaling": "yarn"}),
-        (ValueError, "scaling: rope_type 'ntk', expected one of 'default', 'linear'", {"scaling": {"type": "ntk"}}),
+        (ValueError, "scaling: rope_type 'su', expected one of 'default', 'linear'", {"scaling": {"type": "su"}}),
         (ValueError, "scaling: key 'fcator', expected some of", {"scaling": YARN | {"fcator": 2}}),
         (ValueError, "scaling: key 'factor', expected none", {"scaling": {"factor": 2}}),
         (ValueError, "scaling: no 'factor'", {"scaling": {"type": "linear"}}),
