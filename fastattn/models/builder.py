@@ -215,12 +215,9 @@ class CheckpointBuilder(Builder):
         self._weights = weights
         self.made: dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]] = {}
         """Key -> what was handed out: names joined by "+", a norm's name, a table's, the key of derived arrays."""
-        self.asked: dict[str, bool] = {}
-        """The answers of ``has``."""
 
     def has(self, name: str) -> bool:
-        self.asked[name] = found = stored_name(self._weights, name) is not None
-        return found
+        return stored_name(self._weights, name) is not None
 
     def _read(self, *candidates: str | None) -> Floats:
         for name in candidates:
@@ -239,9 +236,6 @@ class CheckpointBuilder(Builder):
         tied: str | None = None,
         dtype: str | None = None,
     ) -> PackedLinear:
-        made = self.made.get(derive_key(names))
-        if isinstance(made, PackedLinear):
-            return made
         known = self.made.get(derive_key(names))
         if isinstance(known, PackedLinear):  # asked for twice: a pooler below a classifier
             return known
