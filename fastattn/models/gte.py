@@ -10,34 +10,21 @@ from __future__ import annotations
 
 import re
 
-from .. import ops
-from .builder import Builder, Floats
-from .encoder import Encoder
-from .heads import Dense, HeadSpec, NormStep, classifier
-from .inputs import Integers
+from .builder import Builder
+from .heads import Dense, HeadSpec, NormStep
+from .kin import Kin, architectures, label_heads
 from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormStack, check_head_size
 from .rotary import build_rotary, read_scaling
-from .spans import Spans
-from .workspace import Workspace
 
 __all__ = ["GteModel"]
 
 
-class GteModel(Encoder):
+class GteModel(Kin):
     """A GTE encoder; see ``Encoder`` for how to call it."""
 
-    architectures = {
-        f"{family}{name}": head
-        for family in ("New", "Gte")
-        for name, head in {
-            "Model": None,
-            "ForMultipleChoice": None,
-            "ForMaskedLM": "masked_lm",
-            "ForSequenceClassification": "sequence_classification",
-            "ForTokenClassification": "token_classification",
-            "ForQuestionAnswering": "question_answering",
-        }.items()
-    }
+    position_table = False
+
+    architectures = architectures("New", "Gte")
 
     # Index and frequency buffers, and the heads of other classes.
     ignorable = re.compile(
@@ -77,6 +64,7 @@ class GteModel(Encoder):
         if types:
             tables.append(builder.table(f"{prefix}embeddings.token_type_embeddings.weight", (types, hidden)))
         self._tables = tuple(tables)
+        self._embedding_size, self._projection = hidden, None
         self._norm = builder.norm(f"{prefix}embeddings.LayerNorm", hidden)
         # Published layers have names of their own: what tells them apart is their first norm.
         build = _published_layer if builder.has(f"{prefix}encoder.layer.0.attn_ln.weight") or published else _layer
@@ -87,8 +75,7 @@ class GteModel(Encoder):
         )  # fmt: skip
 
         pooler = Dense(f"{prefix}pooler.dense", hidden, hidden, "tanh")
-        if builder.has(f"{pooler.name}.weight"):
-            self.add_pooler(HeadSpec("pooler", "first", (pooler,)), builder)
+        self.pool_by(builder, pooler)
         norm = "lm_head.norm" if builder.has("lm_head.norm.weight") else "lm_head.layer_norm"
         self.add_heads(
             builder,
@@ -97,32 +84,8 @@ class GteModel(Encoder):
                 NormStep(norm, hidden, self._eps),
                 Dense("lm_head.decoder", self.vocab_size, hidden, large=True, tied=words if tie else None),
             )),
-            sequence_classification=lambda: classifier(
-                c, "sequence_classification", "first", [pooler], "classifier", hidden
-            ),
-            token_classification=lambda: classifier(c, "token_classification", "all", [], "classifier", hidden),
-            question_answering=lambda: HeadSpec("question_answering", "all", (Dense("qa_outputs", 2, hidden),)),
+            **label_heads(c, hidden, pooler),
         )  # fmt: skip
-
-    def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
-        return self._stack.scratch_shapes(tokens)
-
-    def _forward(
-        self,
-        ids: Integers,
-        type_ids: Integers,
-        positions: Integers,
-        spans: Spans,
-        *,
-        workspace: Workspace,
-        out: Floats | None,
-        num_threads: int | None,
-    ) -> Floats:
-        scratch = workspace.carve(*self._scratch_shapes(ids.size))
-        ops.embedding(self._tables, (ids, type_ids)[: len(self._tables)], out=scratch[1], num_threads=num_threads)
-        norm = self._norm
-        ops.layer_norm(scratch[1], norm.weight, norm.bias, self._eps, out=scratch[0], num_threads=num_threads)
-        return self._stack.run(scratch, spans, out=out, positions=positions, num_threads=num_threads)
 
 
 def _published_layer(builder: Builder, prefix: str, number: int, hidden: int, inner: int) -> PostNormLayer:

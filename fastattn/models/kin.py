@@ -7,6 +7,7 @@ A family's constructor reads its keys, names its tensors and describes its heads
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,8 +33,11 @@ PROBES = ("embeddings.position_embeddings.weight", "embeddings.LayerNorm.weight"
 class Kin(Encoder):
     """An encoder of post-norm layers; the constructor of a family sets the fields below."""
 
+    position_table: ClassVar[bool] = True
+    """Whether positions have a table; else they are rotary."""
+
     _tables: tuple[Floats, ...]
-    """Embedding tables (rows, E) of token ids, token types (where a family has them) and positions."""
+    """Embedding tables (rows, E) of token ids and, where a family has them, token types and positions."""
     _norm: Norm
     """Of the sum of their rows, (E,)."""
     _projection: PackedLinear | None
@@ -84,14 +88,15 @@ class Kin(Encoder):
         scratch = workspace.carve(*self._scratch_shapes(ids.size))
         x, wide = scratch[0], scratch[-1]
         summed, normed = wide[: 2 * ids.size * self._embedding_size].reshape(2, ids.size, self._embedding_size)
-        rows = (ids, type_ids, positions) if len(self._tables) == 3 else (ids, positions)
+        places = (positions,) if self.position_table else ()
+        rows = (ids, type_ids, *places) if len(self._tables) > 1 + len(places) else (ids, *places)
         ops.embedding(self._tables, rows, out=summed, num_threads=num_threads)
         target = x if self._projection is None else normed
         norm = self._norm
         ops.layer_norm(summed, norm.weight, norm.bias, self._eps, out=target, num_threads=num_threads)
         if self._projection is not None:
             ops.linear(normed, self._projection, out=x, num_threads=num_threads)
-        return self._stack.run(scratch, spans, out=out, num_threads=num_threads)
+        return self._stack.run(scratch, spans, out=out, positions=positions, num_threads=num_threads)
 
 
 def architectures(*families: str, **others: str | None) -> dict[str, str | None]:

@@ -12,16 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .. import ops
-from .builder import Builder, Floats
+from .builder import Builder
 from .config import ConfigReader
-from .encoder import Encoder
-from .heads import Dense, HeadSpec, NormStep, classifier
-from .inputs import Integers
+from .heads import Dense, HeadSpec, NormStep
+from .kin import Kin, architectures, label_heads
 from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormStack, check_head_size
 from .rotary import Rotary, build_rotary, read_scaling
-from .spans import Spans
-from .workspace import Workspace
 
 __all__ = ["NomicBertModel"]
 
@@ -94,18 +90,12 @@ class _Sizes:
         )
 
 
-class NomicBertModel(Encoder):
+class NomicBertModel(Kin):
     """A NomicBERT encoder; see ``Encoder`` for how to call it."""
 
-    architectures = {
-        "NomicBertModel": None,
-        "NomicBertForPreTraining": None,
-        "NomicBertForMultipleChoice": None,
-        "NomicBertForMaskedLM": "masked_lm",
-        "NomicBertForSequenceClassification": "sequence_classification",
-        "NomicBertForTokenClassification": "token_classification",
-        "NomicBertForQuestionAnswering": "question_answering",
-    }
+    position_table = False
+
+    architectures = architectures("NomicBert", NomicBertForPreTraining=None)
 
     # Index and frequency buffers, and the heads of other classes.
     ignorable = re.compile(
@@ -134,6 +124,7 @@ class NomicBertModel(Encoder):
         if s.types:
             tables.append(builder.table(f"{prefix}embeddings.token_type_embeddings.weight", (s.types, hidden)))
         self._tables = tuple(tables)
+        self._embedding_size, self._projection = hidden, None
         published = builder.has(f"{prefix}encoder.layers.0.attn.Wqkv.weight")
         self._norm = builder.norm(f"{prefix}emb_ln" if published else f"{prefix}embeddings.LayerNorm", hidden)
         build = _published_layer if published else _layer
@@ -144,8 +135,7 @@ class NomicBertModel(Encoder):
         )  # fmt: skip
 
         pooler = Dense(f"{prefix}pooler.dense", hidden, hidden, "tanh")
-        if builder.has(f"{pooler.name}.weight"):
-            self.add_pooler(HeadSpec("pooler", "first", (pooler,)), builder)
+        self.pool_by(builder, pooler)
         transform = "cls.predictions.transform"
         biases = ("cls.predictions.bias", "cls.predictions.decoder.bias")
         if not tie:  # a decoder of its own has a bias of its own
@@ -159,32 +149,8 @@ class NomicBertModel(Encoder):
                       bias=biases if any(builder.has(name) for name in biases) else False,
                       tied=words if tie else None),
             )),
-            sequence_classification=lambda: classifier(
-                c, "sequence_classification", "first", [pooler], "classifier", hidden
-            ),
-            token_classification=lambda: classifier(c, "token_classification", "all", [], "classifier", hidden),
-            question_answering=lambda: HeadSpec("question_answering", "all", (Dense("qa_outputs", 2, hidden),)),
+            **label_heads(c, hidden, pooler),
         )  # fmt: skip
-
-    def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
-        return self._stack.scratch_shapes(tokens)
-
-    def _forward(
-        self,
-        ids: Integers,
-        type_ids: Integers,
-        positions: Integers,
-        spans: Spans,
-        *,
-        workspace: Workspace,
-        out: Floats | None,
-        num_threads: int | None,
-    ) -> Floats:
-        scratch = workspace.carve(*self._scratch_shapes(ids.size))
-        ops.embedding(self._tables, (ids, type_ids)[: len(self._tables)], out=scratch[1], num_threads=num_threads)
-        norm = self._norm
-        ops.layer_norm(scratch[1], norm.weight, norm.bias, self._eps, out=scratch[0], num_threads=num_threads)
-        return self._stack.run(scratch, spans, out=out, positions=positions, num_threads=num_threads)
 
 
 def _rotary(c: ConfigReader, s: _Sizes) -> Rotary:
