@@ -5,38 +5,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .builder import Floats
 
 if TYPE_CHECKING:
-    from ..text.results import Answer, Classification, Ranked, Token
+    from ..text.results import Answer, Classification, Ranked, Results, Token, Vectors
 
-__all__ = ["Pipeline", "TextMethods"]
+__all__ = ["OnLong", "Pipeline", "Precision", "TextMethods"]
+
+OnLong = Literal["truncate", "error"]
+Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 
 
 class Pipeline(Protocol):
     """What does it: a ``fastattn.text.TextPipeline``, whose methods take the arguments of ``TextMethods``."""
 
-    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Floats: ...
+    max_seq_length: int
+
+    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Vectors: ...
+    def embed_tokens(self, texts: Any, **options: Any) -> Results[Floats]: ...
     def dimension(self, truncate_dim: Any = None) -> int: ...
-    def classify(self, texts: Any, **options: Any) -> list[Classification]: ...
-    def rerank(self, query: Any, docs: Any, **options: Any) -> list[Ranked]: ...
-    def tokens(self, texts: Any, **options: Any) -> list[list[Token]]: ...
+    def classify(self, texts: Any, **options: Any) -> Results[Classification]: ...
+    def rerank(self, query: Any, docs: Any, **options: Any) -> Results[Ranked]: ...
+    def tokens(self, texts: Any, **options: Any) -> Results[list[Token]]: ...
     def answer(self, question: Any, context: Any, **options: Any) -> Answer: ...
+    def warm(self) -> None: ...
 
 
 class TextMethods:
     """The methods of an encoder that take text.
 
-    Texts are tokenized by the model's own tokenizer, truncated to its maximum length (``max_seq_length`` of
-    sentence_bert_config.json, else ``model_max_length``, else its positions), sorted by length and run packed: nothing
-    is spent on padding. A result has the same bits whatever it is computed together with, and whatever ``batch_size``
-    and ``num_threads`` are. Common to all methods:
+    Texts are tokenized by the model's own tokenizer, truncated to ``max_seq_length``, sorted by length and run packed:
+    nothing is spent on padding. A result has the same bits whatever it is computed together with, and whatever
+    ``batch_size`` and ``num_threads`` are. A text costs what the tokens that are kept of it cost, however long it is.
+    Results say under ``truncated`` how many texts were cut, and a ``TruncationWarning`` does so once for each call.
+    Common to all methods:
 
     texts
         A list, tuple or any iterable, which is read a window at a time; only results are kept. The empty text is
         allowed.
+    max_length
+        Most tokens of a text or pair in this call, special ones included; None for ``max_seq_length``.
+    on_long
+        What becomes of longer ones: ``"truncate"`` cuts them, ``"error"`` refuses them.
     batch_size
         Most texts that go through the model together; None leaves it to a budget of tokens that fits the cache.
     head
@@ -51,6 +63,10 @@ class TextMethods:
     ValueError
         A text holds half a surrogate pair, which is no valid Unicode; an argument is out of range; the model has no
         head for the task; its files are damaged or ask for something that is not supported.
+    fastattn.TextTooLong
+        A ValueError: ``on_long`` is "error" and a text has more tokens; or more than 100,000 characters of a text come
+        without any place at which the tokenizer splits for certain (with WordPiece, splitting expressions and words at
+        white space there are such places in every text), so that it would have to be tokenized as a whole.
     FileNotFoundError
         The model has no tokenizer.json.
     ImportError
@@ -84,9 +100,13 @@ class TextMethods:
         prompt: str | None = None,
         prompt_name: str | None = None,
         truncate_dim: int | None = None,
+        precision: Precision = "float32",
+        ranges: Any = None,
+        max_length: int | None = None,
+        on_long: OnLong = "truncate",
         progress: bool | None = None,
         num_threads: int | None = None,
-    ) -> Floats:
+    ) -> Vectors:
         """Sentence vectors of ``texts``, one row each, in their order.
 
         Pooling and what follows (Dense, LayerNorm, Normalize) are those of the folder's ``modules.json``, as
@@ -94,7 +114,7 @@ class TextMethods:
 
         Parameters
         ----------
-        texts, batch_size, num_threads
+        texts, batch_size, max_length, on_long, num_threads
             See the class.
         normalize
             Whether to scale vectors to length 1; None does as the folder says.
@@ -105,13 +125,21 @@ class TextMethods:
         truncate_dim
             Numbers of each vector that are kept, for models trained that way ("Matryoshka"); None does as the folder
             says. Vectors are cut before they are scaled.
+        precision
+            What a vector is stored as: ``"float32"``; ``"int8"`` or ``"uint8"``, each number between its minimum and
+            its maximum in 255 steps; ``"binary"`` or ``"ubinary"``, a bit for each number, set where it is above 0, in
+            bytes of eight. The same as ``quantize_embeddings`` of sentence-transformers for the same ranges.
+        ranges
+            (2, dim) minima and maxima of each number, as found in a sample of vectors; for the int8 forms, which need
+            them: they are never taken from the texts of a call, whose vectors would then depend on each other.
         progress
             Whether to count texts on stderr; None does so for many texts on a terminal.
 
         Returns
         -------
-        (n, dim) float32
-            A text without any token (only where the tokenizer adds no special ones) is a row of zeros.
+        (n, dim) float32, int8 or uint8; (n, dim / 8), rounded up, for bits
+            A text without any token (only where the tokenizer adds no special ones) is a row of zeros. ``truncated`` is
+            the number of texts that were cut.
 
         Raises
         ------
@@ -128,8 +156,84 @@ class TextMethods:
         """
         return self.pipeline.embed(
             texts, batch_size, normalize, prompt=prompt, prompt_name=prompt_name, truncate_dim=truncate_dim,
-            progress=progress, num_threads=num_threads,
+            precision=precision, ranges=ranges, max_length=max_length, on_long=on_long, progress=progress,
+            num_threads=num_threads,
         )  # fmt: skip
+
+    def embed_tokens(
+        self,
+        texts: Iterable[str],
+        *,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        max_length: int | None = None,
+        on_long: OnLong = "truncate",
+        batch_size: int | None = None,
+        num_threads: int | None = None,
+    ) -> Results[Floats]:
+        """A vector for each token of each text, for late interaction (ColBERT).
+
+        Hidden states go through the Dense, LayerNorm and Normalize modules of the folder, each token by itself; pooling
+        is left out.
+
+        Parameters
+        ----------
+        texts, max_length, on_long, batch_size, num_threads
+            See the class.
+        normalize
+            Whether to scale each vector to length 1; None does as the folder says.
+        prompt, prompt_name
+            As in ``embed``. Its tokens have vectors too.
+
+        Returns
+        -------
+        list of (t, dim) float32
+            Of each text: a row for each of its tokens, special ones included.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError, ImportError
+            See the class.
+
+        Example
+        -------
+        >>> model = fastattn.load("answerai-colbert-small-v1")                            # doctest: +SKIP
+        >>> [len(matrix) for matrix in model.embed_tokens(["A cat.", "A cat sat there."])]  # doctest: +SKIP
+        [5, 7]
+        """
+        return self.pipeline.embed_tokens(
+            texts, normalize=normalize, prompt=prompt, prompt_name=prompt_name, max_length=max_length, on_long=on_long,
+            batch_size=batch_size, num_threads=num_threads,
+        )  # fmt: skip
+
+    @property
+    def max_seq_length(self) -> int:
+        """Most tokens of a text, special ones included: ``max_seq_length`` of the folder's sentence_bert_config.json,
+        else the tokenizer's ``model_max_length``, else the model's positions. It can be set, up to these.
+
+        Example
+        -------
+        >>> model = fastattn.load("all-MiniLM-L6-v2")                           # doctest: +SKIP
+        >>> model.max_seq_length                                                # doctest: +SKIP
+        256
+        >>> model.max_seq_length = 512                                          # doctest: +SKIP
+        """
+        return self.pipeline.max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int) -> None:
+        self.pipeline.max_seq_length = length
+
+    def warm(self) -> None:
+        """Make what the first call would have to: the tokenizer, and one pass through the weights.
+
+        Raises
+        ------
+        FileNotFoundError, ImportError, ValueError
+            The model cannot take text; see the class.
+        """
+        self.pipeline.warm()
 
     def embedding_size(self, truncate_dim: int | None = None) -> int:
         """Width of the vectors that ``embed`` gives with this ``truncate_dim``."""
@@ -141,9 +245,14 @@ class TextMethods:
         *,
         head: str | None = None,
         top_k: int | None = None,
+        activation: Literal["softmax", "sigmoid", "none"] | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        max_length: int | None = None,
+        on_long: OnLong = "truncate",
         batch_size: int | None = None,
         num_threads: int | None = None,
-    ) -> list[Classification]:
+    ) -> Results[Classification]:
         """Labels of texts, or of pairs of texts, by a sequence classification head.
 
         Scores are a softmax of the logits; with config.json's ``problem_type`` multi_label_classification, or a single
@@ -156,7 +265,11 @@ class TextMethods:
             loses tokens first.
         top_k
             How many labels and scores to give, the best first; None for all.
-        head, batch_size, num_threads
+        activation
+            What makes scores of logits, in place of the above; ``"none"`` leaves them as they are.
+        prompt, prompt_name
+            What is put before every text, or before the first of a pair; as in ``embed``.
+        head, max_length, on_long, batch_size, num_threads
             See the class.
 
         Returns
@@ -175,7 +288,10 @@ class TextMethods:
         >>> model.classify(["A delight.", "A bore."])[0].label                  # doctest: +SKIP
         'POSITIVE'
         """
-        return self.pipeline.classify(texts, head=head, top_k=top_k, batch_size=batch_size, num_threads=num_threads)
+        return self.pipeline.classify(
+            texts, head=head, top_k=top_k, activation=activation, prompt=prompt, prompt_name=prompt_name,
+            max_length=max_length, on_long=on_long, batch_size=batch_size, num_threads=num_threads,
+        )  # fmt: skip
 
     def rerank(
         self,
@@ -184,9 +300,14 @@ class TextMethods:
         *,
         top_k: int | None = None,
         head: str | None = None,
+        activation: Literal["sigmoid", "none"] | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        max_length: int | None = None,
+        on_long: OnLong = "truncate",
         batch_size: int | None = None,
         num_threads: int | None = None,
-    ) -> list[Ranked]:
+    ) -> Results[Ranked]:
         """``docs`` in the order in which they answer ``query``, by a cross-encoder: a classifier with one label.
 
         A score is a sigmoid of the logit, or what the folder names instead (``activation_fn`` in
@@ -201,7 +322,12 @@ class TextMethods:
             Texts; see the class.
         top_k
             How many documents to give; None for all.
-        head, batch_size, num_threads
+        activation
+            What makes a score of the logit, in place of the above; ``"none"`` leaves it as it is.
+        prompt, prompt_name
+            What is put before the query, or its name among the folder's ``prompts``. None for both is the folder's
+            default prompt, as sentence-transformers 5.4 and later have it.
+        head, max_length, on_long, batch_size, num_threads
             See the class.
 
         Returns
@@ -222,7 +348,10 @@ class TextMethods:
         >>> [docs[i] for i, score in model.rerank("When was it opened?", docs, top_k=1)]  # doctest: +SKIP
         ['It opened in 1889.']
         """
-        return self.pipeline.rerank(query, docs, top_k=top_k, head=head, batch_size=batch_size, num_threads=num_threads)
+        return self.pipeline.rerank(
+            query, docs, top_k=top_k, head=head, activation=activation, prompt=prompt, prompt_name=prompt_name,
+            max_length=max_length, on_long=on_long, batch_size=batch_size, num_threads=num_threads,
+        )  # fmt: skip
 
     def tokens(
         self,
@@ -231,9 +360,11 @@ class TextMethods:
         head: str | None = None,
         aggregate: bool = False,
         vectors: bool | None = None,
+        max_length: int | None = None,
+        on_long: OnLong = "truncate",
         batch_size: int | None = None,
         num_threads: int | None = None,
-    ) -> list[list[Token]]:
+    ) -> Results[list[Token]]:
         """The tokens of each text: with labels from a token classification head, with their hidden states, or both.
 
         Special tokens, and tokens beyond the maximum length, are left out.
@@ -247,7 +378,7 @@ class TextMethods:
             strategy "simple" of transformers' pipeline.
         vectors
             Whether to give hidden states; None gives them where there is no head. Entities have none.
-        head, batch_size, num_threads
+        head, max_length, on_long, batch_size, num_threads
             See the class.
 
         Returns
@@ -267,8 +398,9 @@ class TextMethods:
         [('Ada', 'PER'), ('London', 'LOC')]
         """
         return self.pipeline.tokens(
-            texts, head=head, aggregate=aggregate, vectors=vectors, batch_size=batch_size, num_threads=num_threads
-        )
+            texts, head=head, aggregate=aggregate, vectors=vectors, max_length=max_length, on_long=on_long,
+            batch_size=batch_size, num_threads=num_threads,
+        )  # fmt: skip
 
     def answer(
         self,
@@ -276,12 +408,14 @@ class TextMethods:
         context: str,
         *,
         max_answer_tokens: int = 15,
+        max_length: int | None = None,
         head: str | None = None,
         num_threads: int | None = None,
     ) -> Answer:
         """The piece of ``context`` that answers ``question``, by a question answering head.
 
-        A context that is too long is read in pieces that overlap by 128 tokens (or by half of what fits).
+        All of the context is read: where it is too long, in windows that overlap by 128 tokens (or by half of what
+        fits), one after the other, in bounded memory.
 
         Parameters
         ----------
@@ -289,8 +423,8 @@ class TextMethods:
             Texts.
         max_answer_tokens
             Longest answer.
-        head, num_threads
-            See the class.
+        max_length, head, num_threads
+            See the class; ``max_length`` is that of a window with the question.
 
         Returns
         -------
@@ -309,5 +443,6 @@ class TextMethods:
         'London'
         """
         return self.pipeline.answer(
-            question, context, max_answer_tokens=max_answer_tokens, head=head, num_threads=num_threads
-        )
+            question, context, max_answer_tokens=max_answer_tokens, max_length=max_length, head=head,
+            num_threads=num_threads,
+        )  # fmt: skip

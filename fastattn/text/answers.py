@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["answer"]
 
+_TOGETHER = 64  # windows of a long context whose tokens are in memory together
+
 
 def answer(
     model: Encoder,
@@ -27,6 +30,7 @@ def answer(
     *,
     head: str | None,
     max_answer_tokens: int,
+    max_length: int | None,
     num_threads: int | None,
 ) -> Answer:
     """See ``Encoder.answer``."""
@@ -38,17 +42,19 @@ def answer(
     check_text(question, "question")
     check_text(context, "context")
     threads = model.num_threads if num_threads is None else num_threads
-    pieces = tokenizer.encode_pieces(question, context)
     best = Answer("", 0, 0, 0.0)
-    found: list[Answer] = [best] * len(pieces)
-    for rows, cu_seqlens, hidden in run_sorted(model, [tokens for tokens, _ in pieces], None, num_threads):
-        logits = chosen.apply(hidden, cu_seqlens, threads)
-        for i, row in enumerate(rows):
-            span = slice(int(cu_seqlens[i]), int(cu_seqlens[i + 1]))
-            found[row] = _best(context, logits[span], pieces[row][1], longest)
-    if any(candidate.score != candidate.score for candidate in found):
-        raise ValueError(f"{model.path}: the scores are not numbers: the weights are damaged")
-    return max(found, key=lambda candidate: candidate.score, default=best)
+    windows = tokenizer.encode_windows(question, context, max_length)
+    while some := list(islice(windows, _TOGETHER)):
+        found: list[Answer] = [best] * len(some)
+        for rows, cu_seqlens, hidden in run_sorted(model, [tokens for tokens, _ in some], None, num_threads):
+            logits = chosen.apply(hidden, cu_seqlens, threads)
+            for i, row in enumerate(rows):
+                span = slice(int(cu_seqlens[i]), int(cu_seqlens[i + 1]))
+                found[row] = _best(context, logits[span], some[row][1], longest)
+        if any(candidate.score != candidate.score for candidate in found):
+            raise ValueError(f"{model.path}: the scores are not numbers: the weights are damaged")
+        best = max(best, *found, key=lambda candidate: candidate.score)  # the first of equal ones
+    return best
 
 
 def _best(context: str, logits: Floats, offsets: Integers, longest: int) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 _WINDOW = 8192  # texts whose tokens are in memory at one time
 _WINDOW_CHARACTERS = 1 << 25  # of all of them together, about
+_PART = 1 << 20  # characters of a long text that are looked at together
+_TEXT_COLUMNS = ("text", "texts", "sentence", "sentences", "content", "body", "document", "passage")
 _PROGRESS_FROM = 256  # texts below which a terminal is left alone
 _PROGRESS_SECONDS = 0.2
 
@@ -29,23 +31,50 @@ _PROGRESS_SECONDS = 0.2
 def check_text(text: Any, name: str) -> str:
     """``text`` itself; ``TypeError`` for what is no str, ``ValueError`` for what is no Unicode, both with ``name``."""
     if not isinstance(text, str):
-        raise TypeError(f"{name}: expected a str, got {type(text).__name__}")
+        raise TypeError(f"{name}: expected a str, got {type(text).__name__}{_column_hint(text, name)}")
     if not text.isascii():
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{name}: half a surrogate pair, {text[error.start]!r}, at character {error.start}: not valid "
-                "Unicode text"
-            ) from None
+        for start in range(0, len(text), _PART):  # a book is not encoded at once: memory, and other threads
+            try:
+                (text[start : start + _PART] if len(text) > _PART else text).encode("utf-8")
+            except UnicodeEncodeError as error:
+                at = start + error.start
+                raise ValueError(
+                    f"{name}: half a surrogate pair, {text[at]!r}, at character {at}: not valid Unicode text"
+                ) from None
     return text
+
+
+def _column_hint(data: Any, name: str) -> str:
+    """What was probably meant by a table, or a row of one, in place of texts: its column of texts."""
+    columns = getattr(data, "column_names", None)  # of datasets and Arrow tables
+    if columns is None:
+        columns = list(data) if isinstance(data, Mapping) else getattr(data, "columns", None)
+    if columns is None or not hasattr(data, "__getitem__"):
+        return ""
+    columns = list(columns)[:1000]
+    named = [column for column in columns if isinstance(column, str)]
+    likely = [column for usual in _TEXT_COLUMNS for column in named if column.lower() == usual]
+    likely += [column for column in columns if _holds_text(data, column)]
+    if not likely:
+        return f" with columns {', '.join(map(repr, columns[:5])) or 'of no name'}; pass one that holds texts"
+    return f"; its column {likely[0]!r} was probably meant, as in {name}[{likely[0]!r}]"
+
+
+def _holds_text(data: Any, column: Any) -> bool:
+    """Whether the first entry of a column is a text."""
+    try:
+        values = data[column]
+        return isinstance(values, str) or isinstance(next(iter(values), None), str)
+    except (TypeError, KeyError, IndexError, ValueError):
+        return False
 
 
 def check_pair(item: Any, name: str) -> str | tuple[str, str]:
     """A text, or a pair of texts as a tuple or list of two."""
     if not isinstance(item, (tuple, list)):
         if not isinstance(item, str):
-            raise TypeError(f"{name}: expected a str or a pair of them, got {type(item).__name__}")
+            hint = _column_hint(item, name)
+            raise TypeError(f"{name}: expected a str or a pair of them, got {type(item).__name__}{hint}")
         return check_text(item, name)
     if len(item) != 2:
         raise ValueError(f"{name}: a {type(item).__name__} of {len(item)}, expected a str or a pair of them")
@@ -59,6 +88,8 @@ def windows(texts: Any, check: Callable[[Any, str], T], name: str = "texts") -> 
     """
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"{name}: got one {type(texts).__name__}; pass a list of str, as in [text]")
+    if hint := _column_hint(texts, name):
+        raise TypeError(f"{name}: expected an iterable of str, got {type(texts).__name__}{hint}")
     try:
         items = iter(texts)
     except TypeError:

@@ -11,12 +11,14 @@ import numpy as np
 from .. import ops
 from .batches import Integers, as_count, check_pair, check_text, run_sorted, windows
 from .jsonkeys import OptionalJson
-from .results import Classification, Ranked
+from .prompts import choose_prompt
+from .results import Classification, Ranked, Results
+from .sidefiles import StConfig
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder, Floats
     from ..models.heads import Head
-    from .tokenizer import TextTokenizer
+    from .tokenizer import Limit, TextTokenizer
 
 __all__ = ["classify", "find_head", "rerank"]
 
@@ -63,12 +65,29 @@ def _finish(logits: Floats, how: str, num_threads: int | None) -> Floats:
     return logits if how == "none" else functions[how](logits, num_threads=num_threads)
 
 
+def _asked(activation: Any, default: str, choices: Sequence[str]) -> str:
+    """What is to stand behind the logits: ``activation`` of a call, where it says something."""
+    if activation is None:
+        return default
+    if activation not in choices:
+        kind = ValueError if isinstance(activation, str) else TypeError
+        raise kind(f"activation: got {activation!r}, expected None or one of {', '.join(choices)}")
+    return str(activation)
+
+
+def _default_prompt(model: Encoder, prompt: Any, prompt_name: Any) -> str:
+    """What stands before a text, or the first of a pair: as CrossEncoder of sentence-transformers has it."""
+    config = StConfig.read(model.files)
+    return choose_prompt(prompt, prompt_name, config.prompts, config.prompt)
+
+
 def _scores(
     model: Encoder,
     tokenizer: TextTokenizer,
     head: Head,
     how: str,
     items: Iterator[list[Any]],
+    limit: Limit,
     batch_size: int | None,
     num_threads: int | None,
 ) -> Iterator[Floats]:
@@ -76,7 +95,8 @@ def _scores(
     threads = model.num_threads if num_threads is None else num_threads
     for window in items:
         logits: Floats = np.zeros((len(window), head.outputs), np.float32)
-        for rows, cu_seqlens, hidden in run_sorted(model, tokenizer.encode_many(window), batch_size, num_threads):
+        tokens = tokenizer.encode_many(window, limit)
+        for rows, cu_seqlens, hidden in run_sorted(model, tokens, batch_size, num_threads):
             logits[rows] = head.apply(hidden, cu_seqlens, threads)
         yield _finish(logits, how, threads)
 
@@ -93,22 +113,37 @@ def classify(
     *,
     head: str | None,
     top_k: int | None,
+    activation: str | None,
+    prompt: str | None,
+    prompt_name: str | None,
+    max_length: int | None,
+    on_long: str,
     batch_size: int | None,
     num_threads: int | None,
-) -> list[Classification]:
+) -> Results[Classification]:
     """See ``Encoder.classify``."""
     chosen = find_head(model, "sequence_classification", head)
     assert chosen is not None
     kept, most = as_count(top_k, "top_k"), as_count(batch_size, "batch_size")
     labels = chosen.labels or tuple(f"LABEL_{i}" for i in range(chosen.outputs))
+    how = _asked(activation, _probabilities(chosen), ("softmax", "sigmoid", "none"))
+    before = _default_prompt(model, prompt, prompt_name)
+    limit = tokenizer.limit(max_length, on_long)
     items = windows(texts, check_pair)
+    if before:
+        items = ([_behind(before, item) for item in window] for window in items)
     results: list[Classification] = []
-    for scores in _scores(model, tokenizer, chosen, _probabilities(chosen), items, most, num_threads):
+    for scores in _scores(model, tokenizer, chosen, how, items, limit, most, num_threads):
         order = _best_first(scores)[:, :kept]
         for row, values in zip(order.tolist(), np.take_along_axis(scores, order, axis=1).tolist(), strict=True):
             names = tuple([labels[i] for i in row])
             results.append(Classification(names[0], values[0], names, tuple(values)))
-    return results
+    limit.warn()
+    return Results(results, limit.cut)
+
+
+def _behind(prompt: str, item: str | tuple[str, str]) -> str | tuple[str, str]:
+    return prompt + item if isinstance(item, str) else (prompt + item[0], item[1])
 
 
 def rerank(
@@ -119,9 +154,14 @@ def rerank(
     *,
     head: str | None,
     top_k: int | None,
+    activation: str | None,
+    prompt: str | None,
+    prompt_name: str | None,
+    max_length: int | None,
+    on_long: str,
     batch_size: int | None,
     num_threads: int | None,
-) -> list[Ranked]:
+) -> Results[Ranked]:
     """See ``Encoder.rerank``."""
     chosen = find_head(model, "sequence_classification", head)
     assert chosen is not None
@@ -131,15 +171,19 @@ def rerank(
             "query and a document (classify takes pairs for any head)"
         )
     kept, most = as_count(top_k, "top_k"), as_count(batch_size, "batch_size")
-    check_text(query, "query")
+    how = _asked(activation, _cross_encoder(model), ("sigmoid", "none"))
+    asked = _default_prompt(model, prompt, prompt_name) + check_text(query, "query")
     if isinstance(docs, (str, bytes)):
         raise TypeError(f"docs: got one {type(docs).__name__}; pass a list of str, as in rerank(query, [text])")
-    pairs = ([(query, text) for text in window] for window in windows(docs, check_text, "docs"))
-    parts = list(_scores(model, tokenizer, chosen, _cross_encoder(model), pairs, most, num_threads))
+    limit = tokenizer.limit(max_length, on_long, "docs")
+    tokenizer.check_cost(asked, "query")
+    pairs = ([(asked, text) for text in window] for window in windows(docs, check_text, "docs"))
+    parts = list(_scores(model, tokenizer, chosen, how, pairs, limit, most, num_threads))
+    limit.warn()
     if not parts:
-        return []
+        return Results()
     scores = np.concatenate(parts)[:, 0]
-    return [Ranked(int(i), float(scores[i])) for i in _best_first(scores)[:kept]]
+    return Results([Ranked(int(i), float(scores[i])) for i in _best_first(scores)[:kept]], limit.cut)
 
 
 def _cross_encoder(model: Encoder) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 
 from .. import ops
 from .batches import Integers, Progress, as_count, check_text, length_of, run_sorted, windows
+from .prompts import choose_prompt
+from .results import Results, Vectors
 from .vectors import VectorSettings
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class _VectorHead:
             from .modules import read_steps
 
             self._steps, self.size = read_steps(files, settings.modules, self.size)
+        self._width = hidden_size
 
     def apply(
         self,
@@ -58,6 +61,23 @@ class _VectorHead:
             x = np.ascontiguousarray(x[:, :dim])
         return ops.l2_normalize(x, num_threads=num_threads) if normalize else x
 
+    @property
+    def token_size(self) -> int:
+        """Width of the vectors of ``apply_tokens``."""
+        if self._steps and self._pooled_size != self._width:
+            raise ValueError(
+                "embed_tokens: the folder's modules take vectors of several pooling modes side by side, which a token "
+                "has none of"
+            )
+        return self.size if self._steps else self._width
+
+    def apply_tokens(self, hidden: Floats, *, normalize: bool, num_threads: int | None) -> Floats:
+        """Vectors (T, dim) of tokens (T, H), each through what stands behind the pooling."""
+        x = hidden
+        for step in self._steps:
+            x = step.apply(x, num_threads)
+        return ops.l2_normalize(x, num_threads=num_threads) if normalize else x
+
 
 class Embedder:
     """Sentence vectors from an encoder, as the folder it was loaded from describes them."""
@@ -81,20 +101,6 @@ class Embedder:
                 raise ValueError(f"{where}: truncate_dim is {dim}, expected at most {size}, the width of the vectors")
         return size if dim is None else dim
 
-    def _prompt(self, prompt: Any, prompt_name: Any) -> str:
-        if prompt is not None and prompt_name is not None:
-            raise ValueError("prompt_name: expected None where a prompt is given")
-        if prompt is not None:
-            return check_text(prompt, "prompt")
-        if prompt_name is None:
-            return self.settings.prompt
-        if not isinstance(prompt_name, str):
-            raise TypeError(f"prompt_name: expected a str or None, got {type(prompt_name).__name__}")
-        if prompt_name not in self.settings.prompts:
-            names = ", ".join(map(repr, self.settings.prompts)) or "none, as the model names no prompts"
-            raise ValueError(f"prompt_name: got {prompt_name!r}, expected one of {names}")
-        return self.settings.prompts[prompt_name]
-
     def embed(
         self,
         texts: Iterable[str],
@@ -104,35 +110,72 @@ class Embedder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         truncate_dim: int | None = None,
+        precision: str = "float32",
+        ranges: Any = None,
+        max_length: int | None = None,
+        on_long: str = "truncate",
         progress: bool | None = None,
         num_threads: int | None = None,
-    ) -> Floats:
+    ) -> Vectors:
         """See ``Encoder.embed``."""
         most = as_count(batch_size, "batch_size")
-        if normalize is not None and not isinstance(normalize, (bool, np.bool_)):
-            raise TypeError(f"normalize: expected a bool or None, got {type(normalize).__name__}")
-        scaled = self.settings.normalize if normalize is None else bool(normalize)
+        scaled = self._scaled(normalize)
         width = self.dimension(truncate_dim)
-        before = self._prompt(prompt, prompt_name)
+        before = choose_prompt(prompt, prompt_name, self.settings.prompts, self.settings.prompt)
         skipped = 0 if self.settings.include_prompt else self._tokenizer.count_prompt(before)
         threads = self._model.num_threads if num_threads is None else num_threads
 
+        limit = self._tokenizer.limit(max_length, on_long)
         batches = windows(texts, check_text)
         total = length_of(texts)
         blocks: list[Floats] = []
         with Progress(total, progress) as report:
             for window in batches:
                 vectors: Floats = np.zeros((len(window), width), np.float32)
-                tokens = self._tokenizer.encode_many([before + text for text in window] if before else window)
+                tokens = self._tokenizer.encode_many([before + text for text in window] if before else window, limit)
                 for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads):
                     vectors[rows] = self._head.apply(
                         hidden, cu_seqlens, prompt_tokens=skipped, dim=width, normalize=scaled, num_threads=threads
                     )
                     report.advance(rows.size)
                 blocks.append(vectors)
-        if len(blocks) == 1:
-            return blocks[0]
-        return _joined(blocks, width)
+        limit.warn()
+        return Vectors.of(blocks[0] if len(blocks) == 1 else _joined(blocks, width), limit.cut)
+
+    def embed_tokens(
+        self,
+        texts: Iterable[str],
+        *,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        max_length: int | None = None,
+        on_long: str = "truncate",
+        batch_size: int | None = None,
+        num_threads: int | None = None,
+    ) -> Results[Floats]:
+        """See ``Encoder.embed_tokens``."""
+        most = as_count(batch_size, "batch_size")
+        scaled = self._scaled(normalize)
+        before = choose_prompt(prompt, prompt_name, self.settings.prompts, self.settings.prompt)
+        threads = self._model.num_threads if num_threads is None else num_threads
+        limit = self._tokenizer.limit(max_length, on_long)
+        results: list[Floats] = []
+        for window in windows(texts, check_text):
+            found: list[Floats] = [np.empty((0, self._head.token_size), np.float32)] * len(window)
+            tokens = self._tokenizer.encode_many([before + text for text in window] if before else window, limit)
+            for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads):
+                x = self._head.apply_tokens(hidden, normalize=scaled, num_threads=threads)
+                for i, row in enumerate(rows):
+                    found[row] = x[cu_seqlens[i] : cu_seqlens[i + 1]].copy()
+            results += found
+        limit.warn()
+        return Results(results, limit.cut)
+
+    def _scaled(self, normalize: Any) -> bool:
+        if normalize is not None and not isinstance(normalize, (bool, np.bool_)):
+            raise TypeError(f"normalize: expected a bool or None, got {type(normalize).__name__}")
+        return self.settings.normalize if normalize is None else bool(normalize)
 
 
 def _joined(blocks: list[Floats], width: int) -> Floats:

@@ -9,6 +9,7 @@ imported when it is first asked for, as most processes do one thing alone.
 from __future__ import annotations
 
 from functools import cached_property
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from .settings import TextSettings
@@ -17,7 +18,7 @@ from .tokenizer import TextTokenizer
 if TYPE_CHECKING:
     from ..models.encoder import Encoder, Floats
     from .embedder import Embedder
-    from .results import Answer, Classification, Ranked, Token
+    from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = ["TextPipeline"]
 
@@ -27,37 +28,84 @@ class TextPipeline:
 
     def __init__(self, model: Encoder) -> None:
         self._model = model
+        self._lock = RLock()  # many threads may bring the first text: what it takes is made once
+        self._tokenizer: TextTokenizer | None = None
+        self._embedder: Embedder | None = None
+        self._max_length: int | None = None
 
     @cached_property
+    def _settings(self) -> TextSettings:
+        return TextSettings.read(self._model.files)
+
+    @property
     def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer."""
-        model = self._model
-        return TextTokenizer(model.files, TextSettings.read(model.files), model.max_positions)
+        if self._tokenizer is None:
+            with self._lock:
+                if self._tokenizer is None:
+                    made = TextTokenizer(self._model.files, self._settings, self._model.max_positions)
+                    if self._max_length is not None:
+                        made.max_length = made.check_length(self._max_length, "max_seq_length")
+                    self._tokenizer = made
+        return self._tokenizer
 
-    @cached_property
+    @property
     def embedder(self) -> Embedder:
         """What makes sentence vectors."""
-        from .embedder import Embedder
+        if self._embedder is None:
+            tokenizer = self.tokenizer
+            with self._lock:
+                if self._embedder is None:
+                    from .embedder import Embedder
 
-        return Embedder(self._model, self.tokenizer)
+                    self._embedder = Embedder(self._model, tokenizer)
+        return self._embedder
 
-    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Floats:
+    @property
+    def max_seq_length(self) -> int:
+        """Most tokens of a text."""
+        if self._tokenizer is not None:
+            return self._tokenizer.max_length
+        most = self._model.max_positions
+        return self._max_length or min(self._settings.max_length or most, most)
+
+    @max_seq_length.setter
+    def max_seq_length(self, length: int) -> None:
+        if isinstance(length, bool) or not hasattr(length, "__index__"):
+            raise TypeError(f"max_seq_length: expected an int, got {type(length).__name__}")
+        most = self._model.max_positions
+        if not 1 <= length <= most:
+            raise ValueError(f"max_seq_length: got {length}, expected 1 to {most}, the model's positions")
+        with self._lock:
+            if self._tokenizer is not None:
+                self._tokenizer.max_length = self._tokenizer.check_length(int(length), "max_seq_length")
+            self._max_length = int(length)
+
+    def warm(self) -> None:
+        ids, types = self.tokenizer.encode("")
+        if ids.size:
+            self._model(ids[None], token_type_ids=types[None] if self._model.type_vocab_size > 1 else None)
+
+    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Vectors:
         return self.embedder.embed(texts, batch_size, normalize, **options)
+
+    def embed_tokens(self, texts: Any, **options: Any) -> Results[Floats]:
+        return self.embedder.embed_tokens(texts, **options)
 
     def dimension(self, truncate_dim: Any = None) -> int:
         return self.embedder.dimension(truncate_dim)
 
-    def classify(self, texts: Any, **options: Any) -> list[Classification]:
+    def classify(self, texts: Any, **options: Any) -> Results[Classification]:
         from .classifier import classify
 
         return classify(self._model, self.tokenizer, texts, **options)
 
-    def rerank(self, query: Any, docs: Any, **options: Any) -> list[Ranked]:
+    def rerank(self, query: Any, docs: Any, **options: Any) -> Results[Ranked]:
         from .classifier import rerank
 
         return rerank(self._model, self.tokenizer, query, docs, **options)
 
-    def tokens(self, texts: Any, **options: Any) -> list[list[Token]]:
+    def tokens(self, texts: Any, **options: Any) -> Results[list[Token]]:
         from .tokens import label_tokens
 
         return label_tokens(self._model, self.tokenizer, texts, **options)

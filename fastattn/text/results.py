@@ -3,13 +3,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
 
 if TYPE_CHECKING:
     from ..models.encoder import Floats
 
-__all__ = ["Answer", "Classification", "Ranked", "Token"]
+__all__ = ["Answer", "Classification", "Ranked", "Results", "Token", "Vectors"]
+
+T = TypeVar("T")
+
+
+class Results(list[T]):
+    """A list of results, which also says how many texts were too long."""
+
+    truncated: int
+    """Texts, or pairs of texts, that were cut to the model's maximum length."""
+
+    def __init__(self, results: Iterable[T] = (), truncated: int = 0) -> None:
+        super().__init__(results)
+        self.truncated = truncated
+
+
+class Vectors(np.ndarray[Any, Any]):
+    """An array of vectors, which also says how many texts were too long. What is made of it are plain arrays."""
+
+    truncated: int = 0
+    """Texts that were cut to the model's maximum length."""
+
+    @classmethod
+    def of(cls, vectors: np.ndarray[Any, Any], truncated: int) -> Vectors:
+        """``vectors`` themselves, without a copy."""
+        result = vectors.view(cls)
+        result.truncated = truncated
+        return result
+
+    def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
+        plain = np.asarray(array)
+        return plain[()] if plain.ndim == 0 else plain
+
+    def __reduce__(self) -> Any:
+        return np.asarray(self).__reduce__()
 
 
 class Classification(NamedTuple):

@@ -1,37 +1,119 @@
 # SPDX-License-Identifier: MIT
-"""The folder's tokenizer.json through the ``tokenizers`` library, with truncation as the folder's settings say."""
+"""The folder's tokenizer.json through the ``tokenizers`` library: ids of texts and pairs, cut to what a model takes.
+
+The library makes tokens; where they are cut, and the special ones around them, are decided here, so that a text costs
+what its first (or last) tokens cost, and a pair what its two texts cost.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..loaders.files import ModelFiles, as_files
+from .cutting import Cutter, Piece, TextTooLong
 from .settings import TextSettings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["TextTokenizer", "Tokens"]
+__all__ = ["Limit", "TextTokenizer", "TextTooLong", "Tokens", "TruncationWarning"]
 
 Tokens = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
 """Token ids and token type ids of a text, (t,) each."""
 
+Offsets = np.ndarray[Any, np.dtype[np.int64]]
+
 _NAME = "tokenizer.json"
 
-# A text is looked at for a shorter prefix only where it is far longer than its tokens can need.
-_CHARS_PER_TOKEN = 16
-_CUT_ABOVE = 32
+_CHARS_PER_TOKEN = 6  # of the first piece of a text: most texts that are cut need no second one
+_LEAST_AT_FIRST, _MOST_AT_FIRST = 256, 8192
+_SLOW = 1 << 15  # characters of a piece above which the library is called so that it lets other threads run
+_COMPARED = 1 << 16  # tokens up to which two texts that are both too long are told apart by length
 
 _AT_ONCE = 256  # texts whose encodings, which are many times the size of their ids, are in memory together
 
-_OVERLAP = 128  # tokens that two neighbouring pieces of a long context share, as in transformers' pipeline
+_OVERLAP = 128  # tokens that two neighbouring windows of a long context share, as in transformers' pipeline
+
+_PACKAGE = str(Path(__file__).parent.parent) + os.sep
+
+
+class TruncationWarning(UserWarning):
+    """Texts were longer than the model takes, and were cut."""
+
+
+class Limit:
+    """How long the texts of one job may be, and how many of them were longer."""
+
+    def __init__(self, tokens: int, refuse: bool, what: str = "texts") -> None:
+        self.tokens = tokens
+        """Most tokens of a text or pair, special ones included."""
+        self.cut = 0
+        """Texts that were longer."""
+        self.seen = 0
+        """Texts that came, which is the index of the next."""
+        self._refuse, self._what = refuse, what
+
+    def name(self, index: int) -> str:
+        """What messages call the text that is ``index`` behind the last one that was counted."""
+        return f"{self._what}[{self.seen + index}]"
+
+    def count(self, index: int) -> None:
+        """The text ``index`` behind the last counted one is too long: counted, or refused."""
+        if self._refuse:
+            raise TextTooLong(f"{self.name(index)}: more than {self.tokens} tokens, and on_long is 'error'")
+        self.cut += 1
+
+    def warn(self) -> None:
+        """One warning for all that was cut, at the line outside of this package that asked for the job."""
+        if not self.cut:
+            return
+        level, frame = 1, sys._getframe()
+        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+            level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+        were = "was" if self.cut == 1 else "were"
+        warnings.warn(
+            f"{self.cut} of {self.seen} {self._what} had more than {self.tokens} tokens and {were} cut "
+            "(max_length= and model.max_seq_length set the limit, on_long='error' refuses)",
+            TruncationWarning,
+            stacklevel=level,
+        )
+
+
+class _Frame(NamedTuple):
+    """What stands around the tokens of a text, or of a pair: special ids, with their types, and places for texts."""
+
+    parts: tuple[tuple[int, list[int], list[int]], ...]
+    """(-1, ids, type ids), or (number of the text, [], [its type])."""
+    special: int
+    """How many special tokens there are."""
+
+    def build(self, *texts: list[int]) -> tuple[list[int], list[int]]:
+        """Ids and type ids of the whole."""
+        ids: list[int] = []
+        types: list[int] = []
+        for text, own, kinds in self.parts:
+            ids += own if text < 0 else texts[text]
+            types += kinds if text < 0 else kinds * len(texts[text])
+        return ids, types
+
+    def build_offsets(self, text: int, offsets: Sequence[tuple[int, int]], *lengths: int) -> Offsets:
+        """``offsets`` of the tokens of one text, and (-1, -1) for all others: (t, 2)."""
+        parts = [
+            offsets if number == text else [(-1, -1)] * (len(own) if number < 0 else lengths[number])
+            for number, own, _ in self.parts
+        ]
+        return np.array([pair for part in parts for pair in part], np.int64).reshape(-1, 2)
 
 
 class TextTokenizer:
@@ -72,172 +154,364 @@ class TextTokenizer:
         data = files.read_bytes(_NAME)
         with _named_errors(f"{path}: the tokenizers library cannot read it"):
             tokenizer: Tokenizer = library.Tokenizer.from_buffer(data)
+        self.max_positions = max_positions
         self.max_length = min(settings.max_length or max_positions, max_positions)
-        """Most tokens of a text."""
-        special = tokenizer.num_special_tokens_to_add(False)
-        if self.max_length < special:
-            raise ValueError(
-                f"{files.describe()}: texts of at most {self.max_length} tokens leave no room for {special} special "
-                "tokens"
-            )
+        """Most tokens of a text, where a call says nothing else."""
         tokenizer.no_padding()
-        tokenizer.enable_truncation(self.max_length, direction=settings.truncation_side)
-        self._special_of_pairs = tokenizer.num_special_tokens_to_add(True)
+        tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self._settings = settings
-        self._files = files
+        self._where = files.describe()
         self._path = path
+        self._lock = RLock()
+        self.check_length(self.max_length, self._where)
 
-    def encode(self, text: str | tuple[str, str]) -> Tokens:
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            kept = ("max_positions", "max_length", "_tokenizer", "_settings", "_where", "_path")
+            return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = RLock()
+
+    def check_length(self, length: int, name: str) -> int:
+        """``length`` itself where it is one that texts can be cut to; ``ValueError`` with ``name`` otherwise."""
+        special = self._single.special
+        if length < special:
+            raise ValueError(f"{name}: texts of at most {length} tokens leave no room for {special} special tokens")
+        if length > self.max_positions:
+            raise ValueError(f"{name}: got {length}, expected at most {self.max_positions}, the model's positions")
+        return length
+
+    def limit(self, max_length: int | None = None, on_long: Any = "truncate", what: str = "texts") -> Limit:
+        """The limit of one job, with the arguments of ``embed`` and its like."""
+        if on_long not in ("truncate", "error"):
+            kind = ValueError if isinstance(on_long, str) else TypeError
+            raise kind(f"on_long: got {on_long!r}, expected 'truncate' or 'error'")
+        length = self.max_length
+        if max_length is not None:
+            if isinstance(max_length, (bool, np.bool_)) or not hasattr(max_length, "__index__"):
+                raise TypeError(f"max_length: expected an int or None, got {type(max_length).__name__}")
+            length = self.check_length(int(max_length), "max_length")
+        return Limit(length, on_long == "error", what)
+
+    def encode(self, text: str | tuple[str, str], max_length: int | None = None) -> Tokens:
         """Token ids and token type ids of a text, or of a pair of texts. Texts must be encodable as UTF-8.
 
         Of a pair that is too long, the longer of its texts loses tokens first, as transformers' ``truncation=True`` has
-        it.
+        it. Raises ``TextTooLong`` where a text cannot be cut and is too long to be taken as a whole.
         """
-        if isinstance(text, str):
-            return self._tokens(self._encoding(self._prepared(text)))
-        return self._tokens(self._pair(self._prepared(text[0]), self._prepared(text[1])))
+        return self.encode_many([text], self.limit(max_length))[0]
 
-    def encode_many(self, texts: Sequence[str | tuple[str, str]]) -> list[Tokens]:
+    def encode_many(self, texts: Sequence[str | tuple[str, str]], limit: Limit | None = None) -> list[Tokens]:
         """``encode`` of each of ``texts``, by fewer calls of the library where it may do them its way.
 
         That way is threads of its own, which TOKENIZERS_PARALLELISM switches on or off; where the variable is not set,
-        this thread does it all, so that no more threads than asked for run and a later fork() meets none.
+        this thread does it all, so that no more threads than asked for run and a later fork() meets none. ``limit``
+        counts the texts, and those that were cut.
         """
-        results: list[Tokens | None] = [self.encode(text) if self._is_long(text) else None for text in texts]
-        rest = [i for i, tokens in enumerate(results) if tokens is None]
+        limit = self.limit() if limit is None else limit
+        results: list[Tokens] = []
+        known: tuple[str, list[int], bool] | None = None  # the first text of the last pair: a query comes many times
+        for start in range(0, len(texts), _AT_ONCE):
+            part = texts[start : start + _AT_ONCE]
+            short = self._short(part, limit)
+            for i, text in enumerate(part):
+                index = start + i
+                if isinstance(text, str):
+                    frame = self._single
+                    room = limit.tokens - frame.special
+                    ids, cut = short[text] if text in short else self._first_tokens(text, room, limit, index)
+                    if len(ids) > room:
+                        ids, cut = self._kept(ids, room), True
+                    made = frame.build(ids)
+                else:
+                    frame = self._pair_frame(limit.tokens)
+                    room = limit.tokens - frame.special
+                    if known is None or known[0] != text[0]:
+                        known = (text[0], *self._first_tokens(text[0], room, limit, index))
+                    second = short[text[1]] if text[1] in short else self._first_tokens(text[1], room, limit, index)
+                    first_ids, second_ids, cut = self._fit(text, known[1:], second, room, limit, index)
+                    made = frame.build(first_ids, second_ids)
+                if cut:
+                    limit.count(index)
+                ids_array = np.array(made[0], np.int64)
+                typed = self._settings.token_types
+                results.append((ids_array, np.array(made[1], np.int64) if typed else np.zeros_like(ids_array)))
+        limit.seen += len(texts)
+        return results
+
+    def _short(self, texts: Sequence[str | tuple[str, str]], limit: Limit) -> dict[str, tuple[list[int], bool]]:
+        """Ids of texts, and of second texts of pairs, that are encoded as a whole: without special ones, not cut."""
         own_way = os.environ.get("TOKENIZERS_PARALLELISM") is not None
+        longest = self._first_size(limit.tokens)
+        whole = dict.fromkeys(
+            text for text in (item if isinstance(item, str) else item[1] for item in texts) if len(text) <= longest
+        )
+        prepared = [self._prepared(text) for text in whole]
         one = self._tokenizer.encode
-        many = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # fast: without offsets
-        for start in range(0, len(rest), _AT_ONCE):
-            part = rest[start : start + _AT_ONCE]
-            inputs = [self._input(texts[i]) for i in part]
-            with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
-                encodings = many(inputs) if own_way else [one(x) if isinstance(x, str) else one(*x) for x in inputs]
-            for i, encoding in zip(part, encodings, strict=True):
-                results[i] = self._tokens(encoding)
-        return results  # type: ignore[return-value]
+        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+            if own_way:
+                many = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # without offsets
+                encodings = many(prepared, add_special_tokens=False)
+            else:
+                encodings = [one(text, add_special_tokens=False) for text in prepared]
+            return {text: (encoding.ids, False) for text, encoding in zip(whole, encodings, strict=True)}
 
-    def _input(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
-        if isinstance(text, str):
-            return self._prepared(text)
-        self._check_pairs()
-        return self._prepared(text[0]), self._prepared(text[1])
+    @staticmethod
+    def _first_size(tokens: int) -> int:
+        """Characters that are encoded together at first, for so many tokens."""
+        return min(_MOST_AT_FIRST, max(_LEAST_AT_FIRST, _CHARS_PER_TOKEN * tokens))
 
-    def encode_offsets(self, text: str) -> tuple[Tokens, np.ndarray[Any, np.dtype[np.int64]]]:
-        """Tokens of ``text``, and (t, 2) where in it each begins and ends, in characters; (-1, -1) for special ones."""
-        encoding = self._encoding(self._prepared(text))
-        offsets = self._offsets(encoding, text)
-        offsets[np.array(encoding.special_tokens_mask, np.int64) == 1] = -1
-        return self._tokens(encoding), offsets
+    def _first_tokens(
+        self, text: str, room: int, limit: Limit, index: int, name: str | None = None
+    ) -> tuple[list[int], bool]:
+        """The ``room`` ids of ``text`` that are kept, and whether there are more: then they are ``room + 1``."""
+        ids: list[int] = []
+        with self._naming(name or limit.name(index)):
+            for piece in self._pieces(text, room, backward=self._from_end):
+                more = self._piece_ids(piece)
+                ids = more + ids if self._from_end else ids + more
+                if len(ids) > room:
+                    return self._kept(ids, room + 1), True
+        return ids, False
 
-    def encode_pieces(self, question: str, context: str) -> list[tuple[Tokens, np.ndarray[Any, np.dtype[np.int64]]]]:
-        """``question`` with each of the pieces of ``context`` that fit beside it, which overlap.
+    def _kept(self, ids: list[int], count: int) -> list[int]:
+        return ids[len(ids) - count :] if self._from_end else ids[:count]
+
+    def _fit(
+        self, pair: tuple[str, str], first: tuple[list[int], bool], second: tuple[list[int], bool], room: int,
+        limit: Limit, index: int,
+    ) -> tuple[list[int], list[int], bool]:  # fmt: skip
+        """Ids of two texts that fit into ``room`` together, and whether tokens were lost.
+
+        The longer text loses tokens until both are of one length, then both do; of an odd number the longer one keeps
+        one more (of equal ones the second), as in the tokenizers library.
+        """
+        a, b = len(first[0]), len(second[0])
+        if a + b <= room and not first[1] and not second[1]:
+            return first[0], second[0], False
+        half = room // 2
+        if min(a, b) <= half:
+            sizes = (a, room - a) if a <= b else (room - b, b)
+        elif room % 2 and self._is_longer(pair, first, second, limit, index):
+            sizes = (half + 1, half)
+        else:
+            sizes = (half, room - half)
+        return self._kept(first[0], sizes[0]), self._kept(second[0], sizes[1]), True
+
+    def _is_longer(
+        self, pair: tuple[str, str], first: tuple[list[int], bool], second: tuple[list[int], bool], limit: Limit,
+        index: int,
+    ) -> bool:  # fmt: skip
+        """Whether the first text has more tokens than the second. Of two that are endless, characters decide."""
+        counts, ends = [0, 0], [False, False]
+        flows: list[Iterator[Piece]] = []
+        for i, (text, (ids, more)) in enumerate(zip(pair, (first, second), strict=True)):
+            flows.append(self._pieces(text, 1 << 10, backward=False))
+            counts[i], ends[i] = (0, False) if more else (len(ids), True)
+        with self._naming(limit.name(index)):
+            while not all(ends):
+                if ends[1] and counts[0] > counts[1] or ends[0] and counts[1] >= counts[0]:
+                    break
+                if not any(ends) and min(counts) >= _COMPARED:
+                    return len(pair[0]) > len(pair[1])
+                behind = int(ends[0] or not ends[1] and counts[1] < counts[0])
+                piece = next(flows[behind], None)
+                ends[behind] = piece is None
+                counts[behind] += 0 if piece is None else len(self._piece_ids(piece))
+        return counts[0] > counts[1]
+
+    def encode_offsets(self, text: str, limit: Limit | None = None, index: int = 0) -> tuple[Tokens, Offsets]:
+        """Tokens of ``text``, and (t, 2) where in it each begins and ends, in characters; (-1, -1) for special ones.
+
+        ``limit`` counts the text where it is cut; ``index`` is its place behind the last one that was counted.
+        """
+        limit = self.limit() if limit is None else limit
+        frame = self._single
+        room = limit.tokens - frame.special
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        with self._naming(limit.name(index)):
+            for piece in self._pieces(text, room, backward=self._from_end):
+                more, places = self._encode_places(piece)
+                ids = more + ids if self._from_end else ids + more
+                offsets = places + offsets if self._from_end else offsets + places
+                if len(ids) > room:
+                    limit.count(index)
+                    ids = self._kept(ids, room)
+                    offsets = offsets[-len(ids) or len(offsets) :] if self._from_end else offsets[: len(ids)]
+                    break
+        return self._tokens(*frame.build(ids)), frame.build_offsets(0, offsets)
+
+    def encode_windows(
+        self, question: str, context: str, max_length: int | None = None
+    ) -> Iterator[tuple[Tokens, Offsets]]:
+        """``question`` with each of the windows of ``context`` that fit beside it, which overlap.
 
         With the tokens of each: (t, 2) where in ``context``, in characters, a token begins and ends; (-1, -1) for
-        tokens that are not of the context. ``ValueError`` where the question leaves no room.
+        tokens that are not of the context. They are made as they are asked for. ``ValueError`` where the question
+        leaves no room.
         """
-        self._check_pairs()
-        original, question, context = context, self._prepared(question), self._prepared(context)
-        with _named_errors(f"{self._path}: the tokenizers library failed on a question and its context"):
-            first = self._splitter.encode(question, add_special_tokens=False)
-            rest = self._splitter.encode(context, add_special_tokens=False)
-        room = self.max_length - self._special_of_pairs - len(first.ids)
-        if room < 2:
-            raise ValueError(f"question: leaves no room for its context within {self.max_length} tokens")
-        rest.truncate(room, stride=min(_OVERLAP, room // 2))
-        pieces = []
-        for piece in [rest, *rest.overflowing]:
-            encoding = self._splitter.post_process(first, piece)
-            offsets = self._offsets(encoding, original)
-            offsets[np.array([sequence != 1 for sequence in encoding.sequence_ids], np.bool_)] = -1
-            pieces.append((self._tokens(encoding), offsets))
-        return pieces
+        length = self.limit(max_length).tokens
+        frame = self._pair_frame(length)
+        asked, cut = self._first_tokens(question, length, Limit(length, False), 0, "question")
+        room = length - frame.special - len(asked)
+        if room < 2 or cut:
+            raise ValueError(f"question: leaves no room for its context within {length} tokens")
+        step = room - min(_OVERLAP, room // 2)
+        ids: list[int] = []
+        offsets: list[tuple[int, int]] = []
+        begun = False
+        with self._naming("context"):
+            for piece in self._pieces(context, 1 << 10, backward=False):
+                more, places = self._encode_places(piece)
+                ids += more
+                offsets += places
+                while len(ids) > room:
+                    begun = True
+                    yield self._window(frame, asked, ids[:room], offsets[:room])
+                    del ids[:step], offsets[:step]
+        # What is left is more than the windows before have seen, or all there is.
+        if not begun or len(ids) > room - step:
+            yield self._window(frame, asked, ids, offsets)
 
-    @cached_property
-    def _splitter(self) -> Any:
-        """Another tokenizer, which does not truncate: one's settings must not change while threads share it."""
-        tokenizer = _library().Tokenizer.from_buffer(self._files.read_bytes(_NAME))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        return tokenizer
+    def _window(
+        self, frame: _Frame, question: list[int], ids: list[int], offsets: list[tuple[int, int]]
+    ) -> tuple[Tokens, Offsets]:
+        return self._tokens(*frame.build(question, ids)), frame.build_offsets(1, offsets, len(question), len(ids))
+
+    def check_cost(self, text: str, name: str) -> None:
+        """``TextTooLong`` with ``name`` for a text that cannot be cut and is too long to be taken as a whole."""
+        self._first_tokens(text, self.max_length, Limit(self.max_length, False), 0, name)
 
     def count_prompt(self, prompt: str) -> int:
         """Tokens that ``prompt`` takes at the beginning of a text, special ones before it included."""
         if not prompt:
             return 0
-        encoding = self._encoding(self._prepared(prompt))
-        return len(encoding.ids) - (encoding.special_tokens_mask[-1:] == [1])
+        ids, _ = self._first_tokens(prompt, self.max_length, Limit(self.max_length, False), 0, "prompt")
+        before = 0
+        for text, own, _ in self._single.parts:
+            if text >= 0:
+                break
+            before += len(own)
+        return before + len(ids)
 
-    def _offsets(self, encoding: Any, text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Where tokens begin and end in ``text``, (t, 2), which may have been lower-cased for the tokenizer."""
+    @property
+    def _from_end(self) -> bool:
+        """Whether a text that is too long loses tokens at its beginning."""
+        return self._settings.truncation_side == "left"
+
+    def _pieces(self, text: str, tokens: int, *, backward: bool) -> Iterator[Piece]:
+        """``text`` in pieces, the first of which is likely to have so many tokens."""
+        size = self._first_size(tokens)
+        if len(text) <= size:
+            return iter((Piece(text, 0),))
+        return (self._cutter.backward if backward else self._cutter.forward)(text, size)
+
+    def _encode(self, text: str) -> Any:
+        """What the library makes of a piece, without special tokens."""
+        text = self._prepared(text)
+        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+            if len(text) <= _SLOW:
+                return self._tokenizer.encode(text, add_special_tokens=False)
+            return self._tokenizer.encode_batch([text], add_special_tokens=False)[0]
+
+    def _piece_ids(self, piece: Piece) -> list[int]:
+        """Ids of a piece."""
+        if not piece.start:
+            return self._encode(piece.text).ids  # type: ignore[no-any-return]
+        return self._encode(self._cutter.lead + piece.text).ids[self._cutter.lead_tokens :]  # type: ignore[no-any-return]
+
+    def _encode_places(self, piece: Piece) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a piece, and where in the whole text their characters are."""
+        encoding = self._encode(self._cutter.lead + piece.text if piece.start else piece.text)
         offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        if self._settings.lowercase and len(text.lower()) != len(text):
-            ends = np.cumsum([0, *(len(letter.lower()) for letter in text)])  # of each letter, lower-cased
+        ids: list[int] = encoding.ids
+        if piece.start:
+            ids, offsets = ids[self._cutter.lead_tokens :], offsets[self._cutter.lead_tokens :] - len(self._cutter.lead)
+        if self._settings.lowercase and len(piece.text.lower()) != len(piece.text):
+            ends = np.cumsum([0, *(len(letter.lower()) for letter in piece.text)])  # of each letter, lower-cased
             offsets[:, 0] = np.searchsorted(ends, offsets[:, 0], side="right") - 1
             offsets[:, 1] = np.searchsorted(ends, offsets[:, 1], side="left")
-            np.minimum(offsets, len(text), out=offsets)
-        return offsets
+            np.minimum(offsets, len(piece.text), out=offsets)
+        if piece.gap:
+            offsets[offsets >= piece.gap_at] += piece.gap
+        offsets += piece.start
+        return ids, [(a, b) for a, b in offsets.tolist()]
+
+    @cached_property
+    def _cutter(self) -> Cutter:
+        return Cutter(self._tokenizer, at_spaces=self._settings.lowercase)
+
+    @cached_property
+    def _single(self) -> _Frame:
+        return self._frame(1)
+
+    @cached_property
+    def _pair(self) -> _Frame:
+        return self._frame(2)
+
+    @cached_property
+    def _sample(self) -> tuple[str, int]:
+        """A text of some tokens, and how many they are."""
+        size = min(self._tokenizer.get_vocab_size(), 4096)
+        for text in ("a", "the", ".", *filter(None, map(self._tokenizer.id_to_token, range(size)))):
+            with contextlib.suppress(ValueError):
+                if count := len(self._encode(text)):
+                    return text, count
+        raise ValueError(f"{self._path}: no text has tokens")
+
+    def _frame(self, count: int) -> _Frame:
+        """What the tokenizer puts around ``count`` texts, read off an example."""
+        sample, tokens = self._sample
+        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+            whole = self._tokenizer.encode(*[sample] * count)
+        parts: list[tuple[int, list[int], list[int]]] = []
+        found = [0] * count
+        for token, kind, text in zip(whole.ids, whole.type_ids, whole.sequence_ids, strict=True):
+            number = -1 if text is None else int(text)
+            if number >= 0:
+                found[number] += 1
+            if parts and parts[-1][0] == number:
+                if number < 0:
+                    parts[-1][1].append(token)
+                    parts[-1][2].append(kind)
+            else:
+                parts.append((number, [token], [kind]) if number < 0 else (number, [], [kind]))
+        orders = [number for number, _, _ in parts if number >= 0]
+        if found != [tokens] * count or sorted(orders) != list(range(count)):
+            raise ValueError(
+                f"{self._path}: its post-processor does more than to put special tokens around texts, which alone is "
+                "supported"
+            )
+        return _Frame(tuple(parts), sum(len(ids) for _, ids, _ in parts))
+
+    def _pair_frame(self, length: int) -> _Frame:
+        frame = self._pair
+        if length < frame.special:
+            raise ValueError(
+                f"{self._where}: texts of at most {length} tokens leave no room for the {frame.special} special tokens "
+                "of a pair"
+            )
+        return frame
 
     def _prepared(self, text: str) -> str:
         return text.lower() if self._settings.lowercase else text
 
-    def _tokens(self, encoding: Any) -> Tokens:
-        ids = np.array(encoding.ids, np.int64)
-        return ids, np.array(encoding.type_ids, np.int64) if self._settings.token_types else np.zeros_like(ids)
+    def _tokens(self, ids: list[int], types: list[int]) -> Tokens:
+        array = np.array(ids, np.int64)
+        return array, np.array(types, np.int64) if self._settings.token_types else np.zeros_like(array)
 
-    def _is_long(self, text: str | tuple[str, str]) -> bool:
-        return (len(text) if isinstance(text, str) else max(map(len, text))) > _CUT_ABOVE * self.max_length
-
-    def _run(self, text: str, pair: str | None = None) -> Any:
-        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
-            return self._tokenizer.encode(text, pair)
-
-    def _encoding(self, text: str) -> Any:
-        encoding = self._encode_prefix(text)
-        return self._run(text) if encoding is None else encoding
-
-    def _check_pairs(self) -> None:
-        if self.max_length < self._special_of_pairs:
-            raise ValueError(
-                f"{self._files.describe()}: texts of at most {self.max_length} tokens leave no room for the "
-                f"{self._special_of_pairs} special tokens of a pair"
-            )
-
-    def _pair(self, first: str, second: str) -> Any:
-        """Encoding of a pair. Where the second text is very long, and the first is not, a prefix of it will do."""
-        self._check_pairs()
-        if self._is_long(second) and not self._is_long(first) and not self._run(first).overflowing:
-            _, length = self._long_prefix(second)
-            second = second[:length]
-        return self._run(first, second)
-
-    @cached_property
-    def _boundary(self) -> re.Pattern[str] | None:
-        return _boundary(self._files.read_json(_NAME))
-
-    def _encode_prefix(self, text: str) -> Any:
-        """Encoding of a very long text from a prefix of it, or None where that may not be the same."""
-        return self._long_prefix(text)[0] if self._is_long(text) else None
-
-    def _long_prefix(self, text: str) -> tuple[Any, int]:
-        """The truncated encoding of a very long text and the length of a prefix that has it; (None, all) without one.
-
-        The tokens of a prefix that ends at a boundary between words are the first tokens of the whole text (see
-        ``_boundary``). So where such a prefix has more tokens than are kept, it has all of those that are kept, and
-        a book costs no more than a page.
-        """
-        boundary = self._boundary if self._settings.truncation_side == "right" else None
-        length = _CHARS_PER_TOKEN * self.max_length
-        while boundary is not None and length < len(text):
-            match = boundary.search(text, length)
-            if match is None:
-                break
-            encoding = self._run(text[: match.start()])
-            if encoding.overflowing:
-                return encoding, match.start()
-            length = 4 * match.start()
-        return None, len(text)
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """The text that is too long has a name."""
+        try:
+            yield
+        except TextTooLong as error:
+            text = str(error)
+            raise TextTooLong(text if text.startswith(name) else f"{name}: {text}") from None
 
 
 @contextmanager
@@ -257,23 +531,3 @@ def _library() -> Any:
     except ImportError as error:
         raise ImportError("text needs the tokenizers library: pip install fastattn[text]") from error
     return tokenizers
-
-
-def _boundary(description: dict[str, Any]) -> re.Pattern[str] | None:
-    """Where a text may be cut so that the tokens before are the same with and without what follows; None: nowhere.
-
-    It holds for the pipeline of BERT alone, whose every stage is local: the normaliser works on single characters (and
-    on combining marks, which never reach across white space), words end at white space and around CJK ideographs
-    (which it surrounds by spaces), and WordPiece works within words. Added tokens must not hold a boundary themselves.
-    """
-    stages = [description.get(key) for key in ("normalizer", "pre_tokenizer", "model")]
-    kinds = [stage.get("type") if isinstance(stage, dict) else None for stage in stages]
-    if kinds != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:
-        return None
-    cjk = "\u4e00-\u9fff" if stages[0].get("handle_chinese_chars") is True else ""  # type: ignore[union-attr]
-    boundary = re.compile(f"[ \t\r\n{cjk}]")
-    added = description.get("added_tokens")
-    for token in added if isinstance(added, list) else []:
-        if not isinstance(token, dict) or boundary.search(str(token.get("content", " "))):
-            return None
-    return boundary

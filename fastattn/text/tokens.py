@@ -11,7 +11,7 @@ import numpy as np
 from .. import ops
 from .batches import Integers, as_count, check_text, run_sorted, windows
 from .classifier import find_head
-from .results import Token
+from .results import Results, Token
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder, Floats
@@ -30,9 +30,11 @@ def label_tokens(
     head: str | None,
     aggregate: bool,
     vectors: bool | None,
+    max_length: int | None,
+    on_long: str,
     batch_size: int | None,
     num_threads: int | None,
-) -> list[list[Token]]:
+) -> Results[list[Token]]:
     """See ``Encoder.tokens``."""
     for name, value in (("aggregate", aggregate), ("vectors", vectors)):
         if not isinstance(value, (bool, np.bool_)) and not (value is None and name == "vectors"):
@@ -46,9 +48,11 @@ def label_tokens(
     labels: tuple[str, ...] = ()
     if chosen is not None:
         labels = chosen.labels or tuple(f"LABEL_{i}" for i in range(chosen.outputs))
+    limit = tokenizer.limit(max_length, on_long)
     results: list[list[Token]] = []
     for window in windows(texts, check_text):
-        encoded = [tokenizer.encode_offsets(text) for text in window]
+        encoded = [tokenizer.encode_offsets(text, limit, index) for index, text in enumerate(window)]
+        limit.seen += len(window)
         found: list[list[Token]] = [[] for _ in window]
         for rows, cu_seqlens, hidden in run_sorted(model, [tokens for tokens, _ in encoded], most, num_threads):
             scores = None
@@ -65,7 +69,8 @@ def label_tokens(
                     aggregate,
                 )
         results += found
-    return results
+    limit.warn()
+    return Results(results, limit.cut)
 
 
 def _tokens_of(

@@ -1,0 +1,10 @@
+from typing import NamedTuple
+
+
+class StConfig(NamedTuple):
+    prompts: dict
+    prompt: str
+
+    @classmethod
+    def read(cls, files):
+        return cls({}, "")
