@@ -191,7 +191,7 @@ def test_a_run_without_a_place_to_cut(name: str, letter: str) -> None:
                 assert sum(len(piece.text) + piece.gap for piece in direction(text, 100)) == len(text)
 
 
-@pytest.mark.parametrize("word", ["x", "é", "Я", "한", "カ", "xй9"])
+@pytest.mark.parametrize("word", ["x", "é", "Я", "한", "カ", "xй9", "e\u0301", "a\u0327\u0301"])
 @pytest.mark.parametrize("rest", ["", " the cat", "é the cat", "\u0301.", "😀 a", ".", "東"])
 def test_words_longer_than_wordpiece_looks_at(word: str, rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are one unknown token, however long; the pieces say where what was left out was."""

@@ -32,6 +32,7 @@ _IDEOGRAPHS = ("\u4e00", "\u9fff")  # as BertNormalizer surrounds them by spaces
 # Letters and digits of scripts that every version of Unicode in use knows; what no normaliser drops.
 _PLAIN = "0-9A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u03b1-\u03c9\u0410-\u044f\u05d0-\u05ea\u0621-\u063a"
 _PLAIN += "\u0905-\u0939\u0e01-\u0e2e\u3042-\u3093\u30a2-\u30f3\uac00-\ud7a3"
+_MARKS = "\u0300-\u036f"  # which belong to the letter before them, and which normalisers may drop
 _PLAIN_OR_IDEOGRAPH = _PLAIN + "\u4e00-\u9fa5"
 
 # Behind such a letter, digit or ideograph, a match of any of the expressions below ends in front of these. The
@@ -106,7 +107,7 @@ class Cutter:
         added = "".join(token.content for token in tokenizer.get_added_tokens_decoder().values())
         # White space alone is no word, unless it is one that was added: whole pieces of it need not be looked at.
         self._blank = self._word is not None and not any(letter.isspace() for letter in added)
-        self._same_word = re.compile(f"[{_PLAIN}]+") if self._word is not None else None
+        self._same_word = re.compile(f"[{_PLAIN}{_MARKS}]+") if self._word is not None else None
         self.lead, self.lead_tokens = self._find_lead(tokenizer)
 
     def _find_lead(self, tokenizer: Tokenizer) -> tuple[str, int]:
@@ -206,8 +207,9 @@ class Cutter:
         """
         stop = start + MAX_RUN
         if self._word is not None and self._same_word is not None and self._boundary is not None:
-            tail = stop - self._word - 1
-            if self._same_word.fullmatch(text, tail, stop):
+            tail = max(start, stop - 4 * (self._word + 1))
+            letters = len(re.sub(f"[{_MARKS}]", "", text[tail:stop]))
+            if letters > self._word and self._same_word.fullmatch(text, tail, stop):
                 end = stop
                 while match := self._same_word.match(text, end, min(len(text), end + (1 << 16))):
                     end = match.end()
