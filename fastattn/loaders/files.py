@@ -63,7 +63,7 @@ class ModelFiles(ABC):
         """
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The file ``name`` as one JSON object; see ``parse_json_object`` for what is refused."""
+        """The file ``name`` as one JSON object; see ``jsonfile.parse_json`` for what is refused."""
         return parse_json_object(self.read_bytes(name), self.describe(name))
 
 
