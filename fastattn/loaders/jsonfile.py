@@ -95,11 +95,11 @@ class _Parse:
         if self._beyond is not None:  # inner objects end first: this is the one that it lies in, or in a list of it
             for key, value in pairs:
                 if _has(value, self._beyond):
-                    raise WeightFileError(f"{self._source}: {key}: a number {self._beyond.fault}")
+                    raise WeightFileError(f"{self._source}: {key} is a number {self._beyond.fault}")
         return result
 
     def finish(self) -> None:
-        """Refuse what lies in no object."""
+        """Refuse a number that lies in no object."""
         if self._beyond is not None:
             raise WeightFileError(f"{self._source}: a number {self._beyond.fault}")
 
