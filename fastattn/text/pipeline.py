@@ -32,7 +32,10 @@ class TextPipeline:
     def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer."""
         model = self._model
-        return TextTokenizer(model.files, TextSettings.read(model.files), model.max_positions)
+        settings = TextSettings.read(model.files)
+        if settings.max_length is None:
+            settings = settings._replace(max_length=model.text_positions)
+        return TextTokenizer(model.files, settings, model.max_positions)
 
     @cached_property
     def embedder(self) -> Embedder:
