@@ -342,6 +342,18 @@ def test_refused_by_rope_table(call: Callable[[], Any], message: str) -> None:
         call()
 
 
+@pytest.mark.parametrize("value", [HUGE, -HUGE, 10**5000], ids=["long", "negative", "longer"])
+def test_huge_integers_for_real_arguments(value: int) -> None:
+    x, q = np.ones((2, 4), np.float32), np.ones((1, 2, 4), np.float32)
+    for call in (lambda: fa.layer_norm(x, x[0], None, value), lambda: fa.rms_norm(x, x[0], value)):
+        with pytest.raises(ValueError, match="^eps: an integer of [0-9]+ bits, expected a finite number"):
+            call()
+    with pytest.raises(ValueError, match="^scale: an integer of [0-9]+ bits, expected a finite float32"):
+        fa.attention(q, q, q, scale=value)
+    with pytest.raises(ValueError, match="^softcap: an integer of [0-9]+ bits"):
+        fa.attention(q, q, q, softcap=value)
+
+
 def test_the_largest_rope_table_takes_moments() -> None:
     start = time.monotonic()
     mixed = {"rope_type": "ntk", "factor": 1e30, "mixed_b": 1000}
