@@ -115,6 +115,8 @@ def as_real(value: Any, name: str) -> float:
     """A real number that float32 can hold."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: {describe(value)}, expected a real number")
+    if isinstance(value, int) and abs(value) > _FLOAT32_MAX:  # not by float(), which it need not fit
+        raise ValueError(f"{name}: an integer of {value.bit_length()} bits, expected a finite float32")
     number = float(value)
     if not abs(number) <= _FLOAT32_MAX:
         raise ValueError(f"{name}: {value}, expected a finite float32")

@@ -447,6 +447,8 @@ def _same_place(a: np.ndarray, b: np.ndarray) -> bool:
 def _check_eps(eps: Any) -> float:
     if isinstance(eps, (bool, np.bool_)) or not isinstance(eps, (int, float, np.integer, np.floating)):
         raise TypeError(f"eps: {describe(eps)}, expected a real number")
+    if isinstance(eps, int) and abs(eps) > _FLOAT32_MAX:  # not by float(), which it need not fit
+        raise ValueError(f"eps: an integer of {eps.bit_length()} bits, expected a finite number of at least 0")
     number = float(eps)
     if not (0.0 <= number <= _FLOAT32_MAX) or math.isnan(number):
         raise ValueError(f"eps: {eps}, expected a finite number of at least 0")

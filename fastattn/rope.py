@@ -94,7 +94,8 @@ def rope_table(
 
     Args:
         positions: the number of positions, for 0, 1, ..., or an array of any integers, of any shape
-        rotary_dim: R, even: dims that are rotated (head_dim times partial_rotary_factor of a config.json)
+        rotary_dim: R, even, at most 8192: dims that are rotated (head_dim times partial_rotary_factor of a
+            config.json)
         base: rope_theta
         scaling: ``rope_scaling`` or ``rope_parameters`` of a config.json, or None. The key "rope_type" ("type" in older
             files) is one of
@@ -104,7 +105,7 @@ def rope_table(
             - "dynamic" (NTK): factor. The base grows with seq_len beyond the original length.
             - "ntk" (fixed, as the encoders of GTE have it): factor. The base is multiplied by it, and frequencies are
               divided by factor ** (2 / rotary_dim); or, with mixed_b (b), frequency i is divided by
-              exp(ln(factor) * ((i + 1) / (rotary_dim / 2)) ** b).
+              exp(ln(factor) * ((i + 1) / (rotary_dim / 2)) ** b), b at most 1000.
             - "yarn": factor, original_max_position_embeddings; beta_fast (32), beta_slow (1), truncate (True),
               attention_factor or mscale and mscale_all_dim. Cosines and sines are multiplied by the attention factor.
             - "llama3": factor, low_freq_factor, high_freq_factor, original_max_position_embeddings
@@ -112,6 +113,7 @@ def rope_table(
               attention_factor
 
             "rope_theta" in it takes the place of base; "partial_rotary_factor" is passed over: rotary_dim says it.
+            Numbers are from 1e-30 to 1e30 in size.
         max_position_embeddings: of the config.json; stands in for a missing original_max_position_embeddings, and for
             yarn and longrope without a factor gives it: max_position_embeddings / original_max_position_embeddings
         seq_len: the length that "dynamic" and "longrope" go by; the largest position + 1 if None

@@ -20,6 +20,11 @@ _TWO_PI = Decimal("6.28318530717958647692528676655900576839433879875021164194988
 _DIGITS = 60
 _PIECE_BITS = 26
 
+# Bounds of what a scaling may say, far beyond any model: within them nothing overflows, and nothing takes long.
+_LARGEST, _SMALLEST = 1e30, 1e-30
+_MOST_DIMS = 1 << 13
+_MOST_MIXED = 1000.0
+
 
 class RopeFrequencies(NamedTuple):
     """One entry for each pair of dims."""
@@ -38,13 +43,15 @@ class _Rules(NamedTuple):
     longest: int | None  # max_position_embeddings
     length: int
 
-    def number(self, key: str, default: float | None = None, *, above: float | None = 0.0) -> Decimal:
+    def number(
+        self, key: str, default: float | None = None, *, above: float | None = 0.0, most: float = _LARGEST
+    ) -> Decimal:
         value = self.scaling.get(key)
         if value is None:
             if default is None:
                 raise ValueError(f"scaling: no {key!r}, expected it with rope_type {_rope_type(self.scaling)!r}")
             value = default
-        return _decimal(value, f"scaling[{key!r}]", above=above)
+        return _decimal(value, f"scaling[{key!r}]", above=above, most=most)
 
     def original(self) -> Decimal:
         key = "original_max_position_embeddings"
@@ -75,28 +82,35 @@ def rope_frequencies(
     if not isinstance(scaling, Mapping):
         raise TypeError(f"scaling: {type(scaling).__name__}, expected a dict as rope_scaling of a config.json, or None")
     kind = _rope_type(scaling)
-    if kind not in ROPE_TYPES:
-        raise ValueError(f"scaling: rope_type {kind!r}, expected one of {', '.join(map(repr, ROPE_TYPES))}")
+    if not isinstance(kind, str) or kind not in ROPE_TYPES:
+        raise ValueError(f"scaling: rope_type {_short(kind)}, expected one of {', '.join(map(repr, ROPE_TYPES))}")
+    if rotary_dim > _MOST_DIMS:
+        raise ValueError(f"rotary_dim: {rotary_dim}, expected at most {_MOST_DIMS}")
     compute, keys = ROPE_TYPES[kind]
     for key in scaling:
         if key not in _COMMON_KEYS and key not in keys:
             raise ValueError(
-                f"scaling: key {key!r}, expected some of {', '.join(map(repr, keys))} with rope_type {kind!r}"
+                f"scaling: key {_short(key)}, expected some of {', '.join(map(repr, keys))} with rope_type {kind!r}"
                 if keys
-                else f"scaling: key {key!r}, expected none with rope_type {kind!r}"
+                else f"scaling: key {_short(key)}, expected none with rope_type {kind!r}"
             )
     with localcontext(Context(prec=_DIGITS)):
         theta = _decimal(base, "base", above=1.0)
         if scaling.get("rope_theta") is not None:
             own = _decimal(scaling["rope_theta"], "scaling['rope_theta']", above=1.0)
             if theta not in (own, 10000):
-                raise ValueError(f"base: {base}, expected {scaling['rope_theta']} as rope_theta of scaling says")
+                said = _short(scaling["rope_theta"])
+                raise ValueError(f"base: {_short(base)}, expected {said} as rope_theta of scaling says")
             theta = own
         longest = None
         if max_position_embeddings is not None:
             longest = whole_number(max_position_embeddings, "max_position_embeddings", least=1)
-        radians, factor = compute(_Rules(rotary_dim, theta, scaling, longest, length))
-        return RopeFrequencies([float(f) for f in radians], [_turns(f) for f in radians], float(factor))
+        try:
+            radians, factor = compute(_Rules(rotary_dim, theta, scaling, longest, length))
+            return RopeFrequencies([float(f) for f in radians], [_turns(f) for f in radians], float(factor))
+        except ArithmeticError as error:
+            said = ", ".join(f"{key}={_short(value)}" for key, value in scaling.items())
+            raise ValueError(f"scaling: {said} with base {base} give no frequencies ({error})") from None
 
 
 # ---- the types ------------------------------------------------------------------------------------------------------
@@ -128,7 +142,7 @@ def _ntk(rules: _Rules) -> tuple[list[Decimal], Decimal]:
     if rules.scaling.get("mixed_b") is None:
         shrink = (factor.ln() / pairs).exp()
         return [f / shrink for f in rules.plain(rules.base * factor)], Decimal(1)
-    power = rules.number("mixed_b")
+    power = rules.number("mixed_b", most=_MOST_MIXED)
 
     def raised(n: int) -> Decimal:
         return (Decimal(n).ln() * power).exp()
@@ -177,7 +191,7 @@ def _llama3(rules: _Rules) -> tuple[list[Decimal], Decimal]:
     factor, original = rules.number("factor"), rules.original()
     low, high = rules.number("low_freq_factor"), rules.number("high_freq_factor")
     if not low < high:
-        raise ValueError(f"scaling['high_freq_factor']: {high}, expected more than low_freq_factor, {low}")
+        raise ValueError(f"scaling['high_freq_factor']: {high:g}, expected more than low_freq_factor, {low:g}")
     frequencies = []
     for f in rules.plain():
         rotations = original * f / _TWO_PI
@@ -240,21 +254,34 @@ def whole_number(value: Any, name: str, *, least: int) -> int:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: {type(value).__name__}, expected an integer")
     if value < least:
-        raise ValueError(f"{name}: {value}, expected at least {least}")
+        raise ValueError(f"{name}: {_short(value)}, expected at least {least}")
     if value > 1 << 53:
-        raise ValueError(f"{name}: {value}, expected at most 2**53")
+        raise ValueError(f"{name}: {_short(value)}, expected at most 2**53")
     return int(value)
 
 
-def _decimal(value: Any, name: str, *, above: float | None = 0.0) -> Decimal:
+def _decimal(value: Any, name: str, *, above: float | None = 0.0, most: float = _LARGEST) -> Decimal:
     """A finite real number above a bound, exactly as it came."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: {type(value).__name__}, expected a number")
-    number = float(value)
-    if not math.isfinite(number) or abs(number) > 1e30 or (above is not None and not number > above):
+    if isinstance(value, (np.integer, np.floating)):
+        value = value.item() if isinstance(value, np.integer) else float(value)
+    size = abs(value)  # compared as it came: an integer need not fit a double
+    if not size <= most or (size != 0 and size < _SMALLEST) or (above is not None and not value > above):
         bound = "" if above is None else f" above {above:g}"
-        raise ValueError(f"{name}: {value}, expected a finite number{bound}, at most 1e30")
-    return Decimal(number)
+        raise ValueError(
+            f"{name}: {_short(value)}, expected a finite number{bound}, at most {most:g} and at least {_SMALLEST:g} "
+            "in size"
+        )
+    return Decimal(float(value))
+
+
+def _short(value: Any) -> str:
+    """`repr(value)`, cut to what a message can carry."""
+    if isinstance(value, int) and abs(value) >= 10**40:  # Python does not print the largest
+        return f"{'-' if value < 0 else ''}an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _turns(radians: Decimal) -> tuple[float, float, float, float]:

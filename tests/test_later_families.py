@@ -74,8 +74,9 @@ def test_padding_changes_no_bits(load: Load, case: str) -> None:
     assert not model([[3, 4]], [[0, 0]]).last_hidden_state.any()
     assert model(np.zeros((2, 0), int)).last_hidden_state.shape == (2, 0, model.hidden_size)
     assert model([[3]]).last_hidden_state.shape == (1, 1, model.hidden_size)
-    with pytest.raises(ValueError, match="41 columns, but the model has 40 positions"):
-        model(np.zeros((1, 41), int))
+    if case == "deberta_own":  # the one with a table of positions
+        with pytest.raises(ValueError, match="41 columns, but the model has 40 positions"):
+            model(np.zeros((1, 41), int))
 
 
 @pytest.mark.parametrize(("case", "head"), MODELS)

@@ -115,7 +115,7 @@ def test_tokens(tmp_path: Path, case: str) -> None:
         assert starts == sorted(starts)
         covered = {i for token in got for i in range(token.start, token.end)}
         missed = [letter for i, letter in enumerate(text) if i not in covered and not letter.isspace()]
-        assert not missed or len(expected) == model.max_positions - 2  # all of it, but for what was cut
+        assert not missed or len(expected) == model.text_positions - 2  # all of it, but for what was cut
 
 
 @pytest.mark.parametrize("case", ["bert", "roberta", "xlm-roberta", *LATER])

@@ -144,7 +144,9 @@ def _shared_ends(span: int, max_distance: int) -> tuple[int, ...]:
         def within(d: int, left: int = left, right: int = right) -> bool:
             return pow(d, m - 1) * left <= right
 
-        low, step = ends[-1], 1  # from one end to the next it is not far: steps that double, then halves
+        # The ends grow by nearly one factor: from a guess a little short, by steps that double, then halves.
+        guess = ends[-1] * ends[-1] // ends[-2] - 4 if len(ends) > 1 else m
+        low, step = guess if guess > ends[-1] and within(guess) else ends[-1], 1
         while within(low + step):
             low, step = low + step, 2 * step
         while step > 1:

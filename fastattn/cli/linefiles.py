@@ -99,7 +99,7 @@ class JsonLinesReader(_Lines):
         """Values as JSON has them; MISSING where an object has not the key."""
         import json
 
-        decode = json.JSONDecoder(parse_constant=_no_constant).decode
+        decode = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
         for first, lines in self._lines:
             numbers: list[int] = []
             found: list[dict[str, Any]] = []
@@ -129,6 +129,13 @@ class JsonLinesReader(_Lines):
 
 def _no_constant(text: str) -> None:
     raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"{text[:40]} is beyond what a double can hold")
+    return value
 
 
 class CsvReader(_Lines):

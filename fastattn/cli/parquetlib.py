@@ -29,7 +29,7 @@ def arrow_errors(name: str) -> Iterator[None]:
     arrow, _ = pyarrow_parquet()
     try:
         yield
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, OverflowError) as error:  # a Python integer of more than 64 bits
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         text = " ".join(str(error).split())

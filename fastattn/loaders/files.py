@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -63,7 +64,7 @@ class ModelFiles(ABC):
         """
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """The file ``name`` as one JSON object; see ``parse_json_object`` for what is refused."""
+        """The file ``name`` as one JSON object; see ``jsonfile.parse_json`` for what is refused."""
         return parse_json_object(self.read_bytes(name), self.describe(name))
 
 
@@ -74,7 +75,12 @@ class FolderFiles(ModelFiles):
         self._folder = Path(folder)
 
     def has(self, name: str) -> bool:
-        return (self._folder / name).exists()
+        try:
+            return (self._folder / name).exists()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # a name out of a file
+                return False
+            raise
 
     def read_bytes(self, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
         path = self._folder / name

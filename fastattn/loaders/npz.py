@@ -28,8 +28,11 @@ from .weightfile import ARRAY_DTYPES, TensorInfo, WeightFile, check_shape
 
 __all__ = ["NpzFile"]
 
-# What zipfile and zlib raise for damaged archives (OSError: a seek to where no file can be).
-_ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+# What zipfile and zlib raise for damaged archives (OSError, OverflowError: a seek to where no file can be).
+_ZIP_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError,
+    ArithmeticError,
+)  # fmt: skip
 
 # What ast.literal_eval raises for text that is no literal.
 _NO_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
@@ -159,8 +162,8 @@ def _read_header(file: IO[bytes], member_bytes: int, where: str) -> _Npy:
         raise WeightFileError(f"{where}: descr {str(descr)[:100]!r} is not a plain number type of at most 64 bits")
     if type(fortran_order) is not bool:
         raise WeightFileError(f"{where}: fortran_order is not a bool")
-    if not isinstance(shape, tuple) or not all(type(n) is int for n in shape):
-        raise WeightFileError(f"{where}: shape is not a tuple of integers")
+    if not isinstance(shape, tuple) or not all(type(n) is int and -1 << 63 <= n < 1 << 63 for n in shape):
+        raise WeightFileError(f"{where}: shape is not a tuple of integers that fit 64 bits")
     name = _NAMES[descr[1:]]
     try:
         nbytes = check_shape(shape, ARRAY_DTYPES[name].itemsize)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ __all__ = ["ConfigReader"]
 T = TypeVar("T")
 
 _MAX_SIZE = 2**31 - 1
+_MAX_REAL = 1e30  # far above any model's, and far below what float32 can hold
 _MAX_LABELS = 1_000_000
 _PROBLEM_TYPES = {
     "regression": "regression",
@@ -45,7 +45,7 @@ class ConfigReader:
 
     def _get(self, key: str, default: Any) -> Any:
         value = self._values.get(key)
-        if value is None:  # JSON's null says no more than leaving the key out
+        if value is None:  # null: as if the key were missing, but for the keys of ``null`` and for flags
             if default is None:
                 raise ValueError(f"{self.path}: key {key!r} is missing")
             return default
@@ -69,16 +69,20 @@ class ConfigReader:
     def positive(self, key: str, default: float | None = None) -> float:
         """A finite number above 0."""
         value = self._get(key, default)
-        if type(value) not in (int, float) or not (0 < value < math.inf):
-            raise self._wrong(key, value, "a finite number above 0")
+        if type(value) not in (int, float) or not 0 < value <= _MAX_REAL:
+            raise self._wrong(key, value, f"a finite number above 0, at most {_MAX_REAL:g}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
-        """true or false."""
-        value = self._get(key, default)
-        if type(value) is not bool:
+        """true or false; null is false, as Python takes it, whatever the default of a missing key."""
+        value = self._values.get(key, default)
+        if value is not None and type(value) is not bool:
             raise self._wrong(key, value, "true or false")
-        return value
+        return bool(value)
+
+    def null(self, key: str) -> bool:
+        """Whether the key is there with null, where that says something else than a missing key."""
+        return key in self._values and self._values[key] is None
 
     def choice(self, key: str, choices: Mapping[str, T], default: str | None = None) -> T:
         """What ``choices`` has for the string under ``key``."""

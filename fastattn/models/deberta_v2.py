@@ -18,7 +18,7 @@ from .config import ConfigReader
 from .disentangled import Disentangled, PositionLayers, position_layers
 from .encoder import Encoder
 from .heads import Dense, HeadSpec, NormStep
-from .inputs import Integers
+from .inputs import NO_LIMIT, Integers
 from .kin import architectures, label_heads
 from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormNames, PostNormStack, check_head_size
 from .spans import Spans
@@ -52,7 +52,7 @@ class DebertaV2Model(Encoder):
             c.refuse(key, reason)
         self.vocab_size = c.size("vocab_size")
         self.hidden_size = hidden = c.size("hidden_size")
-        self.max_positions = c.size("max_position_embeddings", 512)
+        self._rows = c.size("max_position_embeddings", 512)  # of a table, and the furthest relative position
         types = c.size("type_vocab_size", 0, minimum=0)
         self.type_vocab_size = types or 1
         layers = c.size("num_hidden_layers", maximum=MAX_LAYERS)
@@ -70,11 +70,13 @@ class DebertaV2Model(Encoder):
         words = "embeddings.word_embeddings.weight"
         prefix = builder.prefix("deberta.", words, "embeddings.LayerNorm.weight")
         words, decoder = prefix + words, "cls.predictions.decoder"
+        # Without a table of positions nothing ends: all distances beyond the furthest share its embedding.
         self._absolute = c.flag("position_biased_input", True)
+        self.max_positions = self._rows if self._absolute else NO_LIMIT
         tables = [builder.table(words, (self.vocab_size, self._width), tied=f"{decoder}.weight" if tie else None)]
         if self._absolute:  # in the order in which transformers adds them
             name = f"{prefix}embeddings.position_embeddings.weight"
-            tables.append(builder.table(name, (self.max_positions, self._width)))
+            tables.append(builder.table(name, (self._rows, self._width)))
         if types:
             tables.append(builder.table(f"{prefix}embeddings.token_type_embeddings.weight", (types, self._width)))
         self._types, self._tables = bool(types), tuple(tables)
@@ -103,7 +105,7 @@ class DebertaV2Model(Encoder):
         c, hidden = builder.config, self.hidden_size
         kinds = c.words("pos_att_type", _KINDS) or ()
         kinds = tuple(kind for kind in _KINDS if kind in kinds)
-        furthest = c.size_or_none("max_relative_positions") or self.max_positions
+        furthest = c.size_or_none("max_relative_positions") or self._rows
         buckets = c.size_or_none("position_buckets")
         relative = c.flag("relative_attention", False)
         span = buckets or furthest
@@ -218,8 +220,8 @@ class _Convolution:
     def read(cls, builder: Builder, name: str, hidden: int, eps: float) -> _Convolution | None:
         """For constructors; None where the model has none."""
         c = builder.config
-        size = c.size("conv_kernel_size", 0, minimum=0)
-        if not size:
+        size = c.size_or_none("conv_kernel_size")
+        if size is None:
             return None
         if size % 2 == 0 or size > 63:
             raise ValueError(f"{c.path}: conv_kernel_size is {size}, expected an odd number below 64")

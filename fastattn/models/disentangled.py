@@ -30,6 +30,7 @@ __all__ = ["Disentangled", "PositionLayers", "position_layers"]
 _LANES = 16
 _ROOM = 1 << 19  # floats that the products and the bias of some heads may take together: they stay in the cache
 _LEAST_ROWS = 64
+_KEPT_REACH = 1024  # longer tables of distances are made anew: they cost nothing beside their sequence, kept they would
 
 
 class PositionLayers:
@@ -113,9 +114,12 @@ class Disentangled:
         self._span, self._max_distance = span, max_distance
         self.scale = 1 / math.sqrt(width * terms)
         """Of the sum of products; ``terms`` counts content, c2p and p2c, whether or not a model uses them."""
-        self._reach = lru_cache(maxsize=256)(self._find_reach)
+        self._kept = lru_cache(maxsize=256)(self._find_reach)
         if max_distance is not None:
             distance_columns(0, span, max_distance)  # refuses sizes that fit no model
+
+    def _reach(self, reach: int) -> _Reach:
+        return self._kept(reach) if reach <= _KEPT_REACH else self._find_reach(reach)
 
     def _find_reach(self, reach: int) -> _Reach:
         columns = distance_columns(reach, self._span, self._max_distance)

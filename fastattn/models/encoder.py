@@ -55,7 +55,9 @@ class Encoder(TextMethods, ABC):
     type_vocab_size: int = 1
     """Token type ids are 0 to ``type_vocab_size - 1``."""
     max_positions: int
-    """The longest sequence."""
+    """The longest sequence that can be run: the rows of the table of positions, ``inputs.NO_LIMIT`` without one."""
+    trained_positions: int | None = None
+    """The length a model without such a table is for, where its file says one."""
     pooler: Head | None = None
     """What makes ``pooler_output`` of the first token."""
     head: Head | None = None
@@ -132,6 +134,11 @@ class Encoder(TextMethods, ABC):
         if name in self.heads:
             raise ValueError(f"name: there is a head {name!r} already")
         self.heads[name] = other.head
+
+    @property
+    def text_positions(self) -> int:
+        """Most tokens of a text where neither the caller nor the files of the tokenizer say how many."""
+        return self.max_positions if self.trained_positions is None else self.trained_positions
 
     @abstractmethod
     def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
@@ -233,7 +240,8 @@ class Encoder(TextMethods, ABC):
         ----------
         input_ids
             (B, S) integers from 0 to ``vocab_size - 1``: an array, anything NumPy takes for one, or lists of equal
-            length. S is at most ``max_positions``.
+            length. S is at most ``max_positions``, which is beyond ``max_position_embeddings`` where the positions of
+            the family have no table.
         attention_mask
             (B, S) of bool, or of the integers 0 and 1; 1 where a token is attended. Any pattern is allowed, with holes
             too. Excluded positions are not computed, and their ids may be anything (but families that count positions

@@ -12,6 +12,7 @@ import re
 
 from .builder import Builder
 from .heads import Dense, HeadSpec, NormStep
+from .inputs import NO_LIMIT
 from .kin import Kin, architectures, label_heads
 from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormStack, check_head_size
 from .rotary import build_rotary, read_scaling
@@ -42,7 +43,7 @@ class GteModel(Kin):
         c.refuse("quantization_config", "quantised checkpoints are not supported")
         self.vocab_size = c.size("vocab_size")
         self.hidden_size = hidden = c.size("hidden_size")
-        self.max_positions = c.size("max_position_embeddings", 8192)
+        self.max_positions, self.trained_positions = NO_LIMIT, c.size("max_position_embeddings", 8192)
         types = c.size("type_vocab_size", 1, minimum=0)
         self.type_vocab_size = types or 1
         layers = c.size("num_hidden_layers", maximum=MAX_LAYERS)
@@ -54,7 +55,7 @@ class GteModel(Kin):
         check_head_size(c, hidden, heads)
         published = c.model_type() == "new"
         base, scaling = read_scaling(c, 10000.0 if published else 160000.0)
-        rotary = build_rotary(c, hidden // heads, base=base, scaling=scaling, positions=self.max_positions)
+        rotary = build_rotary(c, hidden // heads, base=base, scaling=scaling, positions=self.trained_positions)
         self._describe = f"{layers} layers, {hidden} wide, {heads} heads"
 
         words = "embeddings.word_embeddings.weight"

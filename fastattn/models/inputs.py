@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PackedInputs", "check_range", "pack_inputs"]
+__all__ = ["NO_LIMIT", "PackedInputs", "check_range", "pack_inputs"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+NO_LIMIT = 2**31 - 1
+"""``max_positions`` of models without a table of positions: longer than any sequence that memory holds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,6 +114,11 @@ def architectures(*families: str, **others: str | None) -> dict[str, str | None]
 
 def refuse_other_models(c: ConfigReader, family: str) -> None:
     """``ValueError`` for keys of config.json that ask for another model than the plain encoder of ``family``."""
+    if c.null("position_embedding_type") and family not in ("DistilBERT", "MPNet"):  # which have no such key
+        raise ValueError(
+            f"{c.path}: position_embedding_type is null, which leaves positions out in transformers before 5 and not "
+            "since; write 'absolute' if the model has them"
+        )
     c.choice("position_embedding_type", {"absolute": None}, "absolute")
     c.refuse("is_decoder", f"{family} as a decoder is not supported")
     c.refuse("add_cross_attention", "cross-attention is not supported")

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from .. import ops
 from ..program import Program
@@ -22,7 +20,7 @@ from .builder import Builder, Floats, Norm
 from .config import ConfigReader
 from .encoder import Encoder
 from .heads import Dense, HeadSpec, NormStep, classifier
-from .inputs import Integers
+from .inputs import NO_LIMIT, Integers
 from .postnorm import ACTIVATIONS, MAX_LAYERS, check_head_size
 from .rotary import Rotary, build_rotary, theta_of
 from .spans import Spans
@@ -31,7 +29,7 @@ from .workspace import Workspace
 __all__ = ["ModernBertModel"]
 
 _TABLES = ("full_attention", "sliding_attention")
-_KINDS = {"full_attention": 160000.0, "sliding_attention": 10000.0}  # and rope_theta where the file is silent
+_KINDS = {"full_attention": 160000.0, "sliding_attention": 10000.0}  # and rope_theta where the keys are missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ class ModernBertModel(Encoder):
         c.refuse("quantization_config", "quantised checkpoints are not supported")
         self.vocab_size = c.size("vocab_size")
         self.hidden_size = hidden = c.size("hidden_size")
-        self.max_positions = c.size("max_position_embeddings", 8192)
+        self.max_positions, self.trained_positions = NO_LIMIT, c.size("max_position_embeddings", 8192)
         self._inner = inner = c.size("intermediate_size")
         self._heads = heads = c.size("num_attention_heads")
         self._activation = c.choice("hidden_activation", ACTIVATIONS, "gelu")
@@ -78,7 +76,7 @@ class ModernBertModel(Encoder):
         tie = c.flag("tie_word_embeddings", True)
         check_head_size(c, hidden, heads)
         kinds = _layer_kinds(c)
-        self._rotary = {kind: _rotary(c, kind, hidden // heads, self.max_positions) for kind in _TABLES}
+        self._rotary = {kind: _rotary(c, kind, hidden // heads, self.trained_positions) for kind in _TABLES}
         self._describe = f"{len(kinds)} layers, {hidden} wide, {heads} heads"
 
         words = "embeddings.tok_embeddings.weight"
@@ -211,13 +209,17 @@ def _layer_kinds(c: ConfigReader) -> tuple[str, ...]:
 
 
 def _rotary(c: ConfigReader, kind: str, width: int, positions: int) -> Rotary:
-    parameters = c.mapping("rope_parameters")
-    if parameters is None:
-        key = "global_rope_theta" if kind == "full_attention" else "local_rope_theta"
-        base, scaling = c.positive(key, _KINDS[kind]), c.mapping("rope_scaling")
-    else:
-        own: Mapping[str, Any] | None = parameters.get(kind)
-        if own is not None and not isinstance(own, dict):
-            raise ValueError(f"{c.path}: rope_parameters has {str(own)[:100]!r} for {kind}, expected an object")
-        base, scaling = theta_of(c, f"rope_parameters of {kind}", own or {}, _KINDS[kind])
+    """Of the layers of a kind. ``rope_parameters`` has an entry for each kind; what it does not say is in the keys of
+    files of before transformers 5. There null in place of local_rope_theta is the base of the other layers, and not,
+    as where the key is missing, a default of its own.
+    """
+    base = c.positive("global_rope_theta", _KINDS["full_attention"])
+    if kind == "sliding_attention" and not c.null("local_rope_theta"):
+        base = c.positive("local_rope_theta", _KINDS[kind])
+    parameters = c.mapping("rope_parameters") or {}
+    own = parameters.get(kind)
+    if own is not None and not isinstance(own, dict):
+        raise ValueError(f"{c.path}: rope_parameters has {str(own)[:100]!r} for {kind}, expected an object")
+    own = {**(own or {}), **(c.mapping("rope_scaling") or {})}
+    base, scaling = theta_of(c, f"rope_parameters of {kind}", own, base)
     return build_rotary(c, width, base=base, scaling=scaling, positions=positions)

@@ -15,6 +15,7 @@ from typing import Any
 from .builder import Builder
 from .config import ConfigReader
 from .heads import Dense, HeadSpec, NormStep
+from .inputs import NO_LIMIT
 from .kin import Kin, architectures, label_heads
 from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormStack, check_head_size
 from .rotary import Rotary, build_rotary, read_scaling
@@ -109,7 +110,7 @@ class NomicBertModel(Kin):
         s = _Sizes.published(c) if c.has("n_embd") else _Sizes.plain(c)
         self.vocab_size = c.size("vocab_size")
         self.hidden_size = hidden = s.hidden
-        self.max_positions = s.positions
+        self.max_positions, self.trained_positions = NO_LIMIT, s.positions
         self.type_vocab_size = s.types or 1
         self._eps = s.eps
         tie = c.flag("tie_word_embeddings", True)

@@ -7,13 +7,13 @@ A family's constructor cannot tell where its weights come from: a ``PackedBuilde
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..loaders.errors import WeightFileError
+from ..loaders.jsonfile import parse_json
 from ..loaders.packed import PackedFile
 from ..weights import PackedLinear
 from .builder import Builder, Floats, Norm, TensorReport, derive_key, stored_name
@@ -116,12 +116,13 @@ class PackedBuilder(Builder):
 
 
 def _names(packed: PackedFile, key: str) -> tuple[str, ...]:
+    where = f"{packed.path}: __metadata__: {key}"
     try:
-        names = json.loads(packed.metadata.get(key, ""))
-    except (ValueError, RecursionError):
+        names = parse_json(packed.metadata.get(key, "").encode("utf-8", "replace"), where)
+    except WeightFileError:
         names = None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise WeightFileError(f"{packed.path}: __metadata__: {key} is not a list of names")
+        raise WeightFileError(f"{where} is not a list of names")
     return tuple(names)
 
 

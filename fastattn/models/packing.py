@@ -14,7 +14,7 @@ import numpy as np
 from ..cpu import build_info
 from ..loaders.errors import WeightFileError
 from ..loaders.files import FolderFiles
-from ..loaders.jsonfile import MAX_JSON_BYTES
+from ..loaders.jsonfile import MAX_JSON_BYTES, parse_json
 from ..loaders.packed import FILE_IN_FOLDER, PackedFile
 from ..loaders.packwriter import check_target, write_packed
 from ..weights import PackedLinear
@@ -170,8 +170,8 @@ def _module_folders(files: FolderFiles) -> list[str]:
     found = {"1_Pooling"}
     if files.has(_MODULES):
         try:
-            modules = json.loads(files.read_bytes(_MODULES, _SMALL).decode("utf-8"))
-        except (ValueError, RecursionError):
+            modules = parse_json(files.read_bytes(_MODULES, _SMALL), files.describe(_MODULES))
+        except WeightFileError:
             modules = []  # whoever embeds text with it is told what is wrong
         for module in modules if isinstance(modules, list) else []:
             where = module.get("path") if isinstance(module, dict) else None

@@ -45,6 +45,8 @@ class RobertaModel(Kin):
         check_head_size(c, hidden, heads)
         # Rows 0 to pad_token_id of the table of positions are none of a token's.
         rows = c.size("max_position_embeddings", minimum=2)
+        if c.null("pad_token_id"):
+            raise ValueError(f"{c.path}: pad_token_id is null, but RoBERTa's positions are counted from it")
         self._padding = c.size("pad_token_id", 1, maximum=rows - 2, minimum=0)
         self.max_positions = rows - 1 - self._padding
         self._describe = f"{layers} layers, {hidden} wide, {heads} heads"

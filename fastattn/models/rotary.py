@@ -18,6 +18,7 @@ from .inputs import Integers
 __all__ = ["Rotary", "build_rotary", "read_scaling", "theta_of"]
 
 _FIRST_ROWS = 512
+_MAX_THETA = 1e30
 _BY_LENGTH = ("dynamic", "longrope")  # types whose frequencies depend on the length of the sequence
 
 
@@ -33,7 +34,7 @@ class Rotary:
     scaling
         As ``fastattn.rope_table`` takes it.
     positions
-        Positions are 0 to ``positions - 1``.
+        The model's ``max_position_embeddings``, which some types of ``scaling`` go by. It is no limit.
     interleaved
         Pairs are neighbours, as in GPT-J.
     trained
@@ -55,7 +56,6 @@ class Rotary:
             "scaling": scaling,
             "max_position_embeddings": trained or positions,
         }
-        self._positions = positions
         self._interleaved = interleaved
         self._table = lru_cache(maxsize=16)(self._make)
         self._make(1, 1)  # what cannot be made is said now
@@ -70,7 +70,7 @@ class Rotary:
 
     def _rows(self, last: int) -> int:
         """Rows of a table that has position ``last``: few sizes, so that few tables are made."""
-        return min(max(_FIRST_ROWS, 1 << last.bit_length()), max(self._positions, last + 1))
+        return max(_FIRST_ROWS, 1 << last.bit_length())
 
     def note(self, program: Program, slot: int, heads: int, head_size: int, table: int = 0) -> None:
         """Write into ``program`` that the first ``heads`` heads of ``slot`` are turned."""
@@ -119,13 +119,15 @@ def build_rotary(
 
 
 def read_scaling(config: ConfigReader, base: float) -> tuple[float, Mapping[str, Any] | None]:
-    """(base, scaling) as ``rope_parameters``, or ``rope_theta`` and ``rope_scaling``, of a config.json say; ``base``
-    where they are silent.
+    """(base, scaling) as ``rope_scaling``, else ``rope_parameters``, of a config.json says; where that has no
+    "rope_theta", the base is under a key of its own, and ``base`` where all are silent.
     """
-    parameters = config.mapping("rope_parameters")
-    if parameters is None:
-        return config.positive("rope_theta", base), config.mapping("rope_scaling")
-    return theta_of(config, "rope_parameters", parameters, base)
+    base = config.positive("rope_theta", base)
+    for key in ("rope_scaling", "rope_parameters"):
+        parameters = config.mapping(key)
+        if parameters:
+            return theta_of(config, key, parameters, base)
+    return base, None
 
 
 def theta_of(
@@ -136,6 +138,9 @@ def theta_of(
     theta = rest.pop("rope_theta", None)
     if theta is None:
         return base, rest
-    if type(theta) not in (int, float) or not 1 < theta < np.inf:
-        raise ValueError(f"{config.path}: {key} has rope_theta {str(theta)[:100]!r}, expected a finite number above 1")
+    if type(theta) not in (int, float) or not 1 < theta <= _MAX_THETA:
+        raise ValueError(
+            f"{config.path}: {key} has rope_theta {str(theta)[:100]!r}, expected a finite number above 1, at most "
+            f"{_MAX_THETA:g}"
+        )
     return float(theta), rest

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import PurePosixPath
 from typing import Any
 
 from ..loaders.files import ModelFiles
+from ..loaders.jsonfile import parse_json
 
 __all__ = ["OptionalJson", "is_inside", "read_list"]
 
@@ -73,10 +73,7 @@ class OptionalJson:
 
 def read_list(data: bytes, path: str) -> list[Any]:
     """The JSON list in ``data``, which is what ``path`` holds."""
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error})") from None
+    value = parse_json(data, path)
     if not isinstance(value, list):
         raise ValueError(f"{path}: expected a list of modules, got {type(value).__name__}")
     return value

@@ -35,7 +35,8 @@ class TextPipeline:
 
     @cached_property
     def _settings(self) -> TextSettings:
-        return TextSettings.read(self._model.files)
+        settings = TextSettings.read(self._model.files)
+        return settings if settings.max_length else settings._replace(max_length=self._model.text_positions)
 
     @property
     def tokenizer(self) -> TextTokenizer:
