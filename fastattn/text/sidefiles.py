@@ -20,7 +20,7 @@ from .jsonkeys import OptionalJson, shown
 __all__ = [
     "CONFIG_ST", "DENSE", "DROPOUT", "Key", "LAYER_NORM", "MODEL_KWARGS", "MODULE", "NORMALIZE", "POOLING",
     "PROCESSING", "PROCESSING_TEXT", "SENTENCE_BERT", "SPECIAL_TOKENS_MAP", "TOKENIZER_CONFIG", "TOKENIZER_KWARGS",
-    "check_keys", "object_at", "sentence_bert", "side_notes",
+    "check_keys", "object_at", "sentence_bert",
 ]  # fmt: skip
 
 
@@ -110,6 +110,7 @@ TOKENIZER_KWARGS = _table(
     _HUB,
     subfolder=_refused("the tokenizer would be in a folder of its own", ""),
     tokenizer_type=_refused("another class of tokenizer would be taken"),
+    tokenizer_class=_refused("another class of tokenizer would be taken"),
     tokenizer_file=_refused("another file would be taken for tokenizer.json", "tokenizer.json"),
     vocab_file=_refused("another vocabulary would be taken"),
     merges_file=_refused("other merges would be taken"),
@@ -152,8 +153,8 @@ TOKENIZER_CONFIG = _table(
     "clean_up_tokenization_spaces clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output "
     "use_default_system_prompt chat_template response_template response_schema chat_control_tokens padding "
     "padding_side pad_to_multiple_of pad_token_type_id max_length truncation truncation_strategy stride "
-    "add_bos_token add_eos_token name_or_path backend is_local local_files_only files_loaded processor_class verbose device_map "
-    "slow_tokenizer_class special_tokens_map_file tokenizer_file vocab_file merges_file added_tokens_file "
+    "add_bos_token add_eos_token name_or_path backend is_local local_files_only files_loaded processor_class verbose "
+    "device_map slow_tokenizer_class special_tokens_map_file tokenizer_file vocab_file merges_file added_tokens_file "
     "transformers_version unk_id use_fast _commit_hash",
     auto_map=_refused("the tokenizer's class is code of the folder, which is not run"),
     init_inputs=_refused("it holds arguments of the tokenizer's class", []),
@@ -182,10 +183,9 @@ def check_keys(
         entry = table.get(key)
         if entry is None:
             if closed:
-                raise ValueError(
-                    f"{path}: {within}{shown(key)[1:-1]} is not supported; supported: "
-                    + ", ".join(name for name, known in table.items() if known.fate != "refused")
-                )
+                obeyed = [name for name, known in table.items() if known.fate == "obeyed"]
+                names = obeyed or [name for name, known in table.items() if known.fate == "no effect"]
+                raise ValueError(f"{path}: {within}{shown(key)[1:-1]} is not supported; supported: {', '.join(names)}")
         elif entry.fate == "refused" and value is not None and not _is_one_of(value, entry.harmless):
             raise ValueError(f"{path}: {within}{key} is {shown(value)}, which is not supported: {entry.why}")
 
@@ -221,24 +221,3 @@ def sentence_bert(files: ModelFiles) -> OptionalJson:
     config = OptionalJson(files, next(filter(files.has, _SENTENCE_BERT), _SENTENCE_BERT[0]))
     check_keys(config.values, SENTENCE_BERT, config.path, closed=True)
     return config
-
-
-def side_notes(files: ModelFiles) -> list[str]:
-    """One line for each key of the open files that is not known, and so not obeyed.
-
-    Example
-    -------
-    >>> side_notes(model.files)                                     # doctest: +SKIP
-    ["tokenizer_config.json: 'my_option' is not known, and not obeyed"]
-    """
-    notes = []
-    for name, table in (("tokenizer_config.json", TOKENIZER_CONFIG), ("special_tokens_map.json", SPECIAL_TOKENS_MAP)):
-        try:
-            values = files.read_json(name) if files.has(name) else {}
-        except (OSError, ValueError) as error:  # not before a text comes is the file needed
-            notes.append(str(error))
-            continue
-        for key, value in values.items():
-            if key not in table and not (key.endswith("_token") and isinstance(value, (str, dict))):
-                notes.append(f"{name}: {shown(key)} is not known, and not obeyed")
-    return notes

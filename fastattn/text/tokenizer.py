@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..loaders.files import ModelFiles, as_files
+from .reconcile import reconcile
 from .settings import TextSettings
+from .stages import state_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -72,6 +74,7 @@ class TextTokenizer:
         data = files.read_bytes(_NAME)
         with _named_errors(f"{path}: the tokenizers library cannot read it"):
             tokenizer: Tokenizer = library.Tokenizer.from_buffer(data)
+        tokenizer = reconcile(tokenizer, files)
         self.max_length = min(settings.max_length or max_positions, max_positions)
         """Most tokens of a text."""
         special = tokenizer.num_special_tokens_to_add(False)
@@ -95,8 +98,8 @@ class TextTokenizer:
         it.
         """
         if isinstance(text, str):
-            return self._tokens(self._encoding(self._prepared(text)))
-        return self._tokens(self._pair(self._prepared(text[0]), self._prepared(text[1])))
+            return self._tokens(self._encoding(text))
+        return self._tokens(self._pair(text[0], text[1]))
 
     def encode_many(self, texts: Sequence[str | tuple[str, str]]) -> list[Tokens]:
         """``encode`` of each of ``texts``, by fewer calls of the library where it may do them its way.
@@ -120,14 +123,14 @@ class TextTokenizer:
 
     def _input(self, text: str | tuple[str, str]) -> str | tuple[str, str]:
         if isinstance(text, str):
-            return self._prepared(text)
+            return text
         self._check_pairs()
-        return self._prepared(text[0]), self._prepared(text[1])
+        return text[0], text[1]
 
     def encode_offsets(self, text: str) -> tuple[Tokens, np.ndarray[Any, np.dtype[np.int64]]]:
         """Tokens of ``text``, and (t, 2) where in it each begins and ends, in characters; (-1, -1) for special ones."""
-        encoding = self._encoding(self._prepared(text))
-        offsets = self._offsets(encoding, text)
+        encoding = self._encoding(text)
+        offsets = self._offsets(encoding)
         offsets[np.array(encoding.special_tokens_mask, np.int64) == 1] = -1
         return self._tokens(encoding), offsets
 
@@ -138,7 +141,6 @@ class TextTokenizer:
         tokens that are not of the context. ``ValueError`` where the question leaves no room.
         """
         self._check_pairs()
-        original, question, context = context, self._prepared(question), self._prepared(context)
         with _named_errors(f"{self._path}: the tokenizers library failed on a question and its context"):
             first = self._splitter.encode(question, add_special_tokens=False)
             rest = self._splitter.encode(context, add_special_tokens=False)
@@ -149,7 +151,7 @@ class TextTokenizer:
         pieces = []
         for piece in [rest, *rest.overflowing]:
             encoding = self._splitter.post_process(first, piece)
-            offsets = self._offsets(encoding, original)
+            offsets = self._offsets(encoding)
             offsets[np.array([sequence != 1 for sequence in encoding.sequence_ids], np.bool_)] = -1
             pieces.append((self._tokens(encoding), offsets))
         return pieces
@@ -157,7 +159,7 @@ class TextTokenizer:
     @cached_property
     def _splitter(self) -> Any:
         """Another tokenizer, which does not truncate: one's settings must not change while threads share it."""
-        tokenizer = _library().Tokenizer.from_buffer(self._files.read_bytes(_NAME))
+        tokenizer = reconcile(_library().Tokenizer.from_buffer(self._files.read_bytes(_NAME)), self._files)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         return tokenizer
@@ -166,21 +168,12 @@ class TextTokenizer:
         """Tokens that ``prompt`` takes at the beginning of a text, special ones before it included."""
         if not prompt:
             return 0
-        encoding = self._encoding(self._prepared(prompt))
+        encoding = self._encoding(prompt)
         return len(encoding.ids) - (encoding.special_tokens_mask[-1:] == [1])
 
-    def _offsets(self, encoding: Any, text: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Where tokens begin and end in ``text``, (t, 2), which may have been lower-cased for the tokenizer."""
-        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        if self._settings.lowercase and len(text.lower()) != len(text):
-            ends = np.cumsum([0, *(len(letter.lower()) for letter in text)])  # of each letter, lower-cased
-            offsets[:, 0] = np.searchsorted(ends, offsets[:, 0], side="right") - 1
-            offsets[:, 1] = np.searchsorted(ends, offsets[:, 1], side="left")
-            np.minimum(offsets, len(text), out=offsets)
-        return offsets
-
-    def _prepared(self, text: str) -> str:
-        return text.lower() if self._settings.lowercase else text
+    def _offsets(self, encoding: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Where tokens begin and end in their text, (t, 2)."""
+        return np.array(encoding.offsets, np.int64).reshape(-1, 2)
 
     def _tokens(self, encoding: Any) -> Tokens:
         ids = np.array(encoding.ids, np.int64)
@@ -214,7 +207,13 @@ class TextTokenizer:
 
     @cached_property
     def _boundary(self) -> re.Pattern[str] | None:
-        return _boundary(self._files.read_json(_NAME))
+        tokenizer = self._tokenizer
+        added = tokenizer.get_added_tokens_decoder().values()
+        return _boundary({
+            "normalizer": state_of(tokenizer.normalizer), "pre_tokenizer": state_of(tokenizer.pre_tokenizer),
+            "model": {"type": type(tokenizer.model).__name__},
+            "added_tokens": [{"content": token.content} for token in added],
+        })  # fmt: skip
 
     def _encode_prefix(self, text: str) -> Any:
         """Encoding of a very long text from a prefix of it, or None where that may not be the same."""

@@ -7,7 +7,7 @@ from ..loaders.files import ModelFiles
 from .jsonkeys import OptionalJson, shown
 from .sidefiles import SPECIAL_TOKENS_MAP, TOKENIZER_CONFIG, TOKENIZER_KWARGS, check_keys, object_at
 
-__all__ = ["TokenizerConfig"]
+__all__ = ["AS_IT_IS", "KNOWN_CLASSES", "TokenizerConfig", "is_text"]
 
 # model_type of config.json -> the class transformers takes where no file names one.
 _CLASS_OF_MODEL = {
@@ -16,6 +16,11 @@ _CLASS_OF_MODEL = {
     "mpnet": "MPNetTokenizer", "nomic_bert": "BertTokenizer", "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }  # fmt: skip
+
+KNOWN_CLASSES = frozenset((*_CLASS_OF_MODEL.values(), "GPT2Tokenizer"))
+"""Classes that make something of their own of tokenizer.json; see ``reconcile``."""
+AS_IT_IS = frozenset(("PreTrainedTokenizer", "TokenizersBackend", "PythonBackend"))
+"""Classes that take tokenizer.json as it is."""
 
 # Classes that tell a model nothing of token types unless model_input_names does.
 _UNTYPED = (
@@ -46,9 +51,9 @@ class TokenizerConfig(OptionalJson):
         arguments = _arguments(sentence)
         self._arguments = arguments.values
         self._put_above(arguments)
-        self.class_name, self.named = self._class(files)
-        """The tokenizer's class without "Fast", and whether a file names it; "" for none that changes tokenizer.json.
-        """
+        self.class_name, self.class_place = self._class(files)
+        """The tokenizer's class without "Fast" ("" where there is none), and where it is named, as messages call it;
+        "" where it is not, and the class is that of the model."""
 
     def _put_above(self, other: OptionalJson) -> None:
         given = {key: value for key, value in other.values.items() if value is not None}
@@ -62,41 +67,44 @@ class TokenizerConfig(OptionalJson):
     def where(self, key: str) -> str:
         return self._places.get(key) or super().where(key)
 
-    def _class(self, files: ModelFiles) -> tuple[str, bool]:
+    def _class(self, files: ModelFiles) -> tuple[str, str]:
         model = OptionalJson(files, "config.json")
-        name = self.values.get("tokenizer_class")
-        if name is not None and not isinstance(name, str):
-            raise self.wrong("tokenizer_class", "the name of a class")
-        if not name:
-            name = model.values.get("tokenizer_class")
         model_type = model.values.get("model_type")
         if model_type == "modernbert":  # whose class is wrong in so many folders that transformers never minds it
-            return "", False
-        if isinstance(name, str) and name:
-            return name.removesuffix("Fast"), True
-        return _CLASS_OF_MODEL.get(model_type, "") if isinstance(model_type, str) else "", False
+            return "", ""
+        for config in (self, model):
+            name = config.values.get("tokenizer_class")
+            if name is not None and not isinstance(name, str):
+                raise config.wrong("tokenizer_class", "the name of a class")
+            if name:
+                return name.removesuffix("Fast"), config.where("tokenizer_class")
+        return _CLASS_OF_MODEL.get(model_type, "") if isinstance(model_type, str) else "", ""
 
     def token_types(self) -> bool:
         """Whether the model is told which of two texts a token is from."""
         inputs = self.values.get("model_input_names")
         if inputs is None:
-            return not (self.named and self.class_name in _UNTYPED)
+            return not (self.class_place and self.class_name in _UNTYPED)
         if not (isinstance(inputs, list) and all(isinstance(name, str) for name in inputs)):
             raise self.wrong("model_input_names", "a list of names")
         return "token_type_ids" in inputs
 
+    def given(self, key: str) -> bool:
+        """Whether ``key`` has a value."""
+        return self.values.get(key) is not None
+
     def token(self, key: str) -> str | None:
-        """The text of the special token ``key``, which may be described at length; None where it is missing."""
+        """The text of the special token ``key``, which may be described at length; None where it has none."""
         value = self.values.get(key)
         content = value.get("content") if isinstance(value, dict) else value
-        if value is None:
+        if value is None or content == "":
             return None
-        if not isinstance(content, str) or not content or not _is_text(content):
+        if not isinstance(content, str) or not is_text(content):
             raise self.wrong(key, "a token: its text, or an object with its content")
         return content
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether it is valid Unicode: JSON escapes can spell half a surrogate pair."""
     return value.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in value)
 
