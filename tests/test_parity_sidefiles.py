@@ -19,7 +19,7 @@ from support.text_folders import save_task_folder, write_json
 
 pytest.importorskip("tokenizers")
 
-from support.small_tokenizers import GOOGLE, byte_level, save_tokenizer, unigram, word_piece
+from support.small_tokenizers import GOOGLE, byte_level, mpnet, save_tokenizer, unigram, word_piece
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 import fastattn as fa
@@ -85,6 +85,15 @@ def test_bytes(tmp_path: Path, name: str, file: bool, given: Any) -> None:
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"} if name == "GPT2Tokenizer" else {}
     config = {"tokenizer_class": name, **special, **given}
     save_tokenizer(tmp_path, byte_level(file), "roberta", tokenizer_config=config)
+    assert_same_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("file", [{}, {"lowercase": True, "handle_chinese_chars": False}])
+@pytest.mark.parametrize(
+    "given", [{}, {"do_lower_case": False}, {"tokenize_chinese_chars": False}, {"sep_token": "the"}]
+)
+def test_mpnet(tmp_path: Path, file: Any, given: Any) -> None:
+    save_tokenizer(tmp_path, mpnet(**file), "mpnet", tokenizer_config={"tokenizer_class": "MPNetTokenizer", **given})
     assert_same_tokens(tmp_path)
 
 

@@ -13,7 +13,7 @@ from support.text_folders import write_json
 pytest.importorskip("tokenizers")
 
 from golden import tiny_bert
-from support.small_tokenizers import GOOGLE, byte_level, save_tokenizer, unigram, word_piece
+from support.small_tokenizers import GOOGLE, byte_level, mpnet, save_tokenizer, unigram, word_piece
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
 import fastattn as fa
@@ -326,6 +326,12 @@ def test_class_tokens(
     one, pair = (reconciled(tmp_path).encode(*texts).tokens for texts in (("a",), ("a", "a")))
     assert (one[0], one[-1]) == (pair[0], pair[-1]) == (first, last)
     assert pair.count(last) == (3 if name in ("RobertaTokenizer", "XLMRobertaTokenizer") else 2)
+
+
+def test_mpnet_has_the_last_token_twice_between_texts(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "MPNetTokenizer", "do_lower_case": True, "sep_token": "<mask>"}
+    save_tokenizer(tmp_path, mpnet(), "mpnet", tokenizer_config=config)
+    assert reconciled(tmp_path).encode("THE", "berlin").tokens == ["<s>", "the", "<mask>", "<mask>", "berlin", "<mask>"]
 
 
 def test_a_bert_file_of_the_library_that_has_no_template(tmp_path: Path) -> None:

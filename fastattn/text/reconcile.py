@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..loaders.files import ModelFiles
-from . import stages
+from . import piecestages, wordstages
 from .addedtokens import add_tokens
 from .sidefiles import sentence_bert
-from .stages import Wanted
+from .stages import Wanted, lowercase_first
 from .tokenizerconfig import TokenizerConfig
 
 if TYPE_CHECKING:
@@ -49,16 +49,16 @@ _GPT2 = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
 _NOT_USED = ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")
 
 _CLASSES = {
-    "AlbertTokenizer": _Class("Unigram", stages.albert, _ALBERT),
-    "BertTokenizer": _Class("WordPiece", stages.bert, _BERT),
-    "CamembertTokenizer": _Class("Unigram", stages.xlm_roberta, _FAIRSEQ, _NOT_USED),
-    "DebertaV2Tokenizer": _Class("Unigram", stages.deberta_v2, _DEBERTA),
-    "DistilBertTokenizer": _Class("WordPiece", stages.bert, _BERT),
-    "ElectraTokenizer": _Class("WordPiece", stages.bert, _BERT),
-    "GPT2Tokenizer": _Class("BPE", stages.gpt2, _GPT2),
-    "MPNetTokenizer": _Class("WordPiece", stages.mpnet, {**_FAIRSEQ, "unk_token": "[UNK]"}),
-    "RobertaTokenizer": _Class("BPE", stages.roberta, _FAIRSEQ),
-    "XLMRobertaTokenizer": _Class("Unigram", stages.xlm_roberta, _FAIRSEQ),
+    "AlbertTokenizer": _Class("Unigram", piecestages.albert, _ALBERT),
+    "BertTokenizer": _Class("WordPiece", wordstages.bert, _BERT),
+    "CamembertTokenizer": _Class("Unigram", piecestages.xlm_roberta, _FAIRSEQ, _NOT_USED),
+    "DebertaV2Tokenizer": _Class("Unigram", piecestages.deberta_v2, _DEBERTA),
+    "DistilBertTokenizer": _Class("WordPiece", wordstages.bert, _BERT),
+    "ElectraTokenizer": _Class("WordPiece", wordstages.bert, _BERT),
+    "GPT2Tokenizer": _Class("BPE", wordstages.gpt2, _GPT2),
+    "MPNetTokenizer": _Class("WordPiece", wordstages.mpnet, {**_FAIRSEQ, "unk_token": "[UNK]"}),
+    "RobertaTokenizer": _Class("BPE", wordstages.roberta, _FAIRSEQ),
+    "XLMRobertaTokenizer": _Class("Unigram", piecestages.xlm_roberta, _FAIRSEQ),
 }
 
 
@@ -97,7 +97,7 @@ def reconcile(tokenizer: Tokenizer, files: ModelFiles) -> Tokenizer:
         if config.flag("split_special_tokens"):
             tokenizer.encode_special_tokens = True
         if sentence.flag("do_lower_case"):
-            stages.lowercase_first(tokenizer)
+            lowercase_first(tokenizer)
     return tokenizer
 
 

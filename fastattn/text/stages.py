@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The stages that transformers' classes of tokenizers have, put into a tokenizer that was read from tokenizer.json."""
+"""What the stages of a tokenizer are, and what the files beside tokenizer.json want of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 __all__ = [
-    "Wanted", "albert", "bert", "deberta_v2", "gpt2", "lowercase_first", "mpnet", "roberta", "state_of", "xlm_roberta",
+    "State", "Wanted", "ends_of", "id_of", "lowercase_first", "parts_of", "sequence_of", "set_ends", "state_of",
 ]  # fmt: skip
 
 State = dict[str, Any]
-
-_SPACE = "▁"  # the mark of SentencePiece for white space
+"""A stage as tokenizer.json would have it."""
 
 
 class Wanted:
@@ -74,14 +73,14 @@ def state_of(stage: Any) -> State | None:
     return state
 
 
-def _parts(state: State | None) -> list[State]:
+def parts_of(state: State | None) -> list[State]:
     """The stages of a sequence, sequences in it spread out; one alone is a sequence of one."""
     if state is None:
         return []
     if state.get("type") != "Sequence":
         return [state]
     inner: list[State] = state["normalizers"] if "normalizers" in state else state["pretokenizers"]
-    return [part for stage in inner for part in _parts(stage)]
+    return [part for stage in inner for part in parts_of(stage)]
 
 
 def _normalizer(state: State) -> Any:
@@ -103,7 +102,7 @@ def _normalizer(state: State) -> Any:
     return getattr(normalizers, state["type"])(**options)
 
 
-def _sequence(states: list[State]) -> Any:
+def sequence_of(states: list[State]) -> Any:
     from tokenizers import normalizers
 
     if len(states) == 1:
@@ -111,234 +110,12 @@ def _sequence(states: list[State]) -> Any:
     return normalizers.Sequence([_normalizer(state) for state in states]) if states else None
 
 
-# ---- WordPiece -----------------------------------------------------------------------------------------------------
-
-_BERT_OPTIONS = {"do_lower_case": "lowercase", "strip_accents": "strip_accents",
-                 "tokenize_chinese_chars": "handle_chinese_chars"}  # fmt: skip
-
-
-def bert(wanted: Wanted) -> None:
-    """BertTokenizer, DistilBertTokenizer, ElectraTokenizer."""
-    _word_piece(wanted, doubled=False)
-
-
-def mpnet(wanted: Wanted) -> None:
-    """MPNetTokenizer."""
-    _word_piece(wanted, doubled=True)
-
-
-def _word_piece(wanted: Wanted, *, doubled: bool) -> None:
-    from tokenizers import normalizers
-
-    tokenizer, model = wanted.tokenizer, wanted.tokenizer.model
-    state = state_of(tokenizer.normalizer)
-    if state is None or state.get("type") != "BertNormalizer":
-        for key in wanted.given(*_BERT_OPTIONS):
-            if wanted.config.flag(key) or _does(state, key):
-                wanted.refuse(key, "BertNormalizer")
-        wanted.check(False, "normalizer", state)
-    else:
-        wanted.check(state["clean_text"] is True, "normalizer", state)
-        options = {
-            "lowercase": wanted.option("do_lower_case", True),
-            "handle_chinese_chars": wanted.option("tokenize_chinese_chars", True),
-        }
-        new = {**state, **{key: value for key, value in options.items() if value is not None}}
-        if wanted.named or "strip_accents" in wanted.config.values:  # null is a value: as lower-casing
-            new["strip_accents"] = wanted.config.flag("strip_accents") if wanted.given("strip_accents") else None
-        if new != state:
-            new.pop("type")
-            wanted.set_normalizer(normalizers.BertNormalizer(**new))
-    pre_tokenizer = state_of(tokenizer.pre_tokenizer)
-    wanted.check(pre_tokenizer == {"type": "BertPreTokenizer"}, "pre_tokenizer", pre_tokenizer)
-    if wanted.named:
-        limits = {"continuing_subword_prefix": model.continuing_subword_prefix,
-                  "max_input_chars_per_word": model.max_input_chars_per_word}  # fmt: skip
-        wanted.check(tuple(limits.values()) == ("##", 100), "model", limits)
-    unknown = wanted.token("unk_token")
-    if unknown is not None and unknown != model.unk_token:
-        _id_of(wanted, "unk_token", unknown)
-        model.unk_token = unknown
-    _post_processor(wanted, ("cls_token", "sep_token"), doubled=doubled)
-
-
-def _does(state: State | None, key: str) -> bool:
-    """Whether a normaliser that is no BertNormalizer does what ``key`` may switch off."""
-    kinds = {"do_lower_case": ("Lowercase", "BertNormalizer"), "strip_accents": ("StripAccents", "BertNormalizer"),
-             "tokenize_chinese_chars": ("BertNormalizer",)}  # fmt: skip
-    return any(part.get("type") in kinds[key] for part in _parts(state))
-
-
-# ---- byte-level BPE ------------------------------------------------------------------------------------------------
-
-
-def roberta(wanted: Wanted) -> None:
-    """RobertaTokenizer."""
-    from tokenizers import processors
-
-    prefix = _byte_level(wanted)
-    _post_processor(wanted, ("cls_token", "sep_token"), doubled=True)
-    trim = wanted.option("trim_offsets", True)
-    state = state_of(wanted.tokenizer.post_processor)
-    if state is None or (state.get("type") != "RobertaProcessing" and not wanted.named):
-        if wanted.given("trim_offsets"):
-            wanted.refuse("trim_offsets", "RobertaProcessing")
-        return
-    flags = {"trim_offsets": trim, "add_prefix_space": prefix}
-    new = {key: bool(state.get(key) if value is None else value) for key, value in flags.items()}
-    if any(state.get(key) is not value for key, value in new.items()):
-        first, last = _ends(state)[:2]  # type: ignore[index]
-        wanted.tokenizer.post_processor = processors.RobertaProcessing(last, first, **new)
-
-
-def gpt2(wanted: Wanted) -> None:
-    """GPT2Tokenizer, which leaves what stands around a text to tokenizer.json."""
-    _byte_level(wanted)
-
-
-def _byte_level(wanted: Wanted) -> bool | None:
-    """Obeys add_prefix_space, and returns it."""
-    from tokenizers import pre_tokenizers
-
-    tokenizer = wanted.tokenizer
-    normalizer = state_of(tokenizer.normalizer)
-    wanted.check(normalizer is None, "normalizer", normalizer)
-    state = state_of(tokenizer.pre_tokenizer)
-    prefix = wanted.option("add_prefix_space", False)
-    simple = state is not None and state.get("type") == "ByteLevel"
-    if not simple and wanted.given("add_prefix_space"):
-        there = [part["add_prefix_space"] for part in _parts(state) if part.get("type") == "ByteLevel"]
-        if there[:1] != [prefix]:
-            wanted.refuse("add_prefix_space", "pre_tokenizer of ByteLevel alone")
-    wanted.check(simple and state["use_regex"] is True, "pre_tokenizer", state)  # type: ignore[index]
-    if simple and prefix is not None and state["add_prefix_space"] != prefix:  # type: ignore[index]
-        new = {**state, "add_prefix_space": prefix}  # type: ignore[dict-item]
-        new.pop("type")
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(**new)
-    return prefix
-
-
-# ---- SentencePiece -------------------------------------------------------------------------------------------------
-
-_BLANKS = ({"Regex": " {2,}"}, {"Regex": r"\s{2,}|[\n\r\t]"})  # what runs of white space are replaced by their like
-
-
-def xlm_roberta(wanted: Wanted) -> None:
-    """XLMRobertaTokenizer, CamembertTokenizer."""
-    tokenizer = wanted.tokenizer
-    if type(tokenizer.normalizer).__name__ != "Precompiled":  # which is long, and as it should be
-        state = state_of(tokenizer.normalizer)
-        parts = _parts(state)
-        if wanted.check(all(_is(part, "Precompiled", "Strip") for part in parts), "normalizer", state) and wanted.named:
-            kept = [part for part in parts if part["type"] == "Precompiled"]
-            if kept != parts:
-                wanted.set_normalizer(_sequence(kept))
-    _metaspace(wanted, split_white_space=True, otherwise="never")
-    _post_processor(wanted, ("bos_token", "eos_token"), doubled=True)
-
-
-def albert(wanted: Wanted) -> None:
-    """AlbertTokenizer."""
-    lower, keep = wanted.option("do_lower_case", True), wanted.option("keep_accents", False)
-    state = state_of(wanted.tokenizer.normalizer)
-    parts = _parts(state)
-    quotes = [{"type": "Replace", "pattern": {"String": mark}, "content": '"'} for mark in ("``", "''")]
-    usual = ("NFKD", "StripAccents", "Lowercase", "Precompiled", "Strip")
-    if wanted.check(all(_is(part, *usual) or part in quotes for part in parts), "normalizer", state):
-        kinds = [part["type"] for part in parts]
-        lower = "Lowercase" in kinds if lower is None else lower
-        keep = "StripAccents" not in kinds if keep is None else keep
-        new = [
-            *(quotes if wanted.named else [part for part in parts if part in quotes]),
-            *([] if keep else [{"type": "NFKD"}, {"type": "StripAccents"}]),
-            *([{"type": "Lowercase"}] if lower else []),
-            *(part for part in parts if part["type"] == "Precompiled"),
-        ]
-        if new != [part for part in parts if part in quotes or part["type"] in usual[:-1]]:
-            wanted.set_normalizer(_sequence(new))
-    else:
-        for key, kind, does in (("do_lower_case", "Lowercase", lower), ("keep_accents", "StripAccents", not keep)):
-            if wanted.given(key) and does != any(part.get("type") == kind for part in parts):
-                wanted.refuse(key, f"{kind} stage in its place")
-    _metaspace(wanted, split_white_space=True, otherwise="never")
-    _post_processor(wanted, ("cls_token", "sep_token"), doubled=False)
-
-
-def deberta_v2(wanted: Wanted) -> None:
-    """DebertaV2Tokenizer.
-
-    Files that transformers 4 wrote have the character map of SentencePiece, which 5 does without: it is kept, as the
-    models were trained with it.
-    """
-    lower = wanted.option("do_lower_case", False)
-    state = state_of(wanted.tokenizer.normalizer)
-    parts = _parts(state)
-    if wanted.check(all(_is(part, "Lowercase", "NFC", "Precompiled", "Strip") for part in parts), "normalizer", state):
-        rest = [part for part in parts if part["type"] != "Lowercase"]
-        lower = len(rest) < len(parts) if lower is None else lower
-        if wanted.named and not any(part["type"] == "Precompiled" for part in rest):
-            blanks = {"type": "Replace", "pattern": _BLANKS[1], "content": " "}
-            rest = [blanks, {"type": "NFC"}, {"type": "Strip", "strip_left": False, "strip_right": True}]
-        new = [*([{"type": "Lowercase"}] if lower else []), *rest]
-        if new != parts:
-            wanted.set_normalizer(_sequence(new))
-    elif wanted.given("do_lower_case") and lower != any(part.get("type") == "Lowercase" for part in parts):
-        wanted.refuse("do_lower_case", "Lowercase stage in its place")
-    _metaspace(wanted, split_white_space=False, otherwise="first")
-    _post_processor(wanted, ("cls_token", "sep_token"), doubled=False)
-
-
-def _is(part: State, *kinds: str) -> bool:
-    """Whether ``part`` is of one of ``kinds``, or one that makes white space single."""
-    return part.get("type") in kinds or (part.get("type") == "Replace" and part.get("pattern") in _BLANKS)
-
-
-def _metaspace(wanted: Wanted, *, split_white_space: bool, otherwise: str) -> None:
-    """Obeys add_prefix_space and split_by_punct; ``otherwise`` is what stands for the former where it is false."""
-    from tokenizers import pre_tokenizers
-
-    tokenizer = wanted.tokenizer
-    state = state_of(tokenizer.pre_tokenizer)
-    parts = _parts(state)
-    kinds = [part.get("type") for part in parts]
-    first = kinds[:1] if kinds[:1] == [("WhitespaceSplit" if split_white_space else "Punctuation")] else []
-    prefix = wanted.option("add_prefix_space", True)
-    punctuation = None if split_white_space else wanted.option("split_by_punct", False)
-    good = kinds == [*first, "Metaspace"] and parts[-1].get("replacement") == _SPACE
-    if not wanted.check(good, "pre_tokenizer", state):
-        scheme = next((part.get("prepend_scheme") for part in parts if part.get("type") == "Metaspace"), None)
-        if wanted.given("add_prefix_space") and scheme != ("always" if prefix else otherwise):
-            wanted.refuse("add_prefix_space", "Metaspace in its place")
-        if not split_white_space and wanted.given("split_by_punct") and punctuation != ("Punctuation" in kinds):
-            wanted.refuse("split_by_punct", "place for Punctuation")
-        return
-    meta = dict(parts[-1])
-    if prefix is not None:
-        meta["prepend_scheme"] = "always" if prefix else otherwise
-    if wanted.named:
-        meta["split"] = True
-    ahead = parts[:-1]
-    if split_white_space and wanted.named:
-        ahead = [{"type": "WhitespaceSplit"}]
-    elif punctuation is not None:
-        ahead = [{"type": "Punctuation", "behavior": "Isolated"}] if punctuation else []
-    if [*ahead, meta] == parts:
-        return
-    meta.pop("type")
-    stages: list[Any] = [
-        pre_tokenizers.WhitespaceSplit() if part["type"] == "WhitespaceSplit" else
-        pre_tokenizers.Punctuation(behavior=part["behavior"].lower())
-        for part in ahead
-    ]  # fmt: skip
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*stages, pre_tokenizers.Metaspace(**meta)])
-
-
 def lowercase_first(tokenizer: Tokenizer) -> None:
     """What sentence-transformers makes of its do_lower_case: a stage before all others, where there is none."""
     from tokenizers import normalizers
 
     state = state_of(tokenizer.normalizer)
-    if not any(part.get("type") == "Lowercase" for part in _parts(state)):
+    if not any(part.get("type") == "Lowercase" for part in parts_of(state)):
         rest = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
         tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
 
@@ -348,19 +125,19 @@ def lowercase_first(tokenizer: Tokenizer) -> None:
 End = tuple[str, int]
 
 
-def _post_processor(wanted: Wanted, roles: tuple[str, str], *, doubled: bool) -> None:
+def set_ends(wanted: Wanted, roles: tuple[str, str], *, doubled: bool) -> None:
     """Put the tokens of ``roles`` before and behind a text; ``doubled``: the latter twice between two texts."""
     from tokenizers import processors
 
     tokenizer = wanted.tokenizer
     state = state_of(tokenizer.post_processor)
-    ends = _ends(state)
+    ends = ends_of(state)
     if ends is None or ends[2] is not doubled:
         wanted.check(False, "post_processor", state)
         return
     names = [wanted.token(role) or end[0] for role, end in zip(roles, ends[:2], strict=True)]
     new = [
-        end if name == end[0] else (name, _id_of(wanted, role, name))
+        end if name == end[0] else (name, id_of(wanted, role, name))
         for role, name, end in zip(roles, names, ends[:2], strict=True)
     ]
     if tuple(new) == ends[:2]:
@@ -383,7 +160,7 @@ def _special(token: str, kind: int = 0) -> str:
     return f"{token}:{kind}"
 
 
-def _id_of(wanted: Wanted, key: str, token: str) -> int:
+def id_of(wanted: Wanted, key: str, token: str) -> int:
     """The id of a special token, which must be in the vocabulary or among the added tokens."""
     number = wanted.tokenizer.token_to_id(token)
     if number is None:
@@ -392,7 +169,7 @@ def _id_of(wanted: Wanted, key: str, token: str) -> int:
     return int(number)
 
 
-def _ends(state: State | None) -> tuple[End, End, bool] | None:
+def ends_of(state: State | None) -> tuple[End, End, bool] | None:
     """The tokens before and behind a text, and whether the latter stands twice between two; None for another shape."""
     if state is None:
         return None

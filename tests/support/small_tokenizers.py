@@ -27,6 +27,18 @@ def word_piece(normalizer: Any = None, pre_tokenizer: Any = None, **bert: Any) -
     return result
 
 
+def mpnet(**bert: Any) -> Tokenizer:
+    """As MPNet has it."""
+    words = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *WORDS[5:]]
+    result = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    result.normalizer = normalizers.BertNormalizer(**{"lowercase": False, **bert})
+    result.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    result.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return result
+
+
 def byte_level(add_prefix_space: bool = False, normalizer: Any = None) -> Tokenizer:
     """As RoBERTa has it."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
