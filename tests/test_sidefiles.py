@@ -217,7 +217,7 @@ def test_refused(folder: Path, name: str, value: Any, key: str) -> None:
         for row in CLOSED
         for key, entry in row[0].items()
         if entry.fate == "refused"
-        for value in (None, *entry.harmless)
+        for value in entry.harmless
     ],
 )
 def test_refused_keys_may_ask_for_nothing(folder: Path, row: Any, key: str, harmless: Any) -> None:
@@ -373,6 +373,16 @@ def test_limits_and_tasks(tmp_path: Path, bert: Any, tokenizer: Any, expected: A
     ids = model.pipeline.tokenizer.encode(long)[0].tolist()  # type: ignore[attr-defined]
     assert len(ids) == min(expected, model.max_positions)
     assert np.array_equal(model.embed([long]), model.embed([" ".join(long.split()[: len(ids) - 2])]))
+
+
+def test_a_null_that_means_something(folder: Path) -> None:
+    for name, value, key in (
+        (BERT, {"processing_kwargs": {"text": {"truncation": None}}}, "processing_kwargs.text.truncation"),
+        (BERT, {"processing_kwargs": {"common": {"add_special_tokens": None}}}, "add_special_tokens"),
+        (PLACES["Pooling"], {**PLAIN[PLACES["Pooling"]], "include_prompt": None}, "include_prompt"),
+    ):
+        got = outcome(folder, name, value)
+        assert isinstance(got, str) and f"{key} is 'None'" in got
 
 
 def test_pooling_that_says_its_width_alone_is_a_mean(folder: Path) -> None:

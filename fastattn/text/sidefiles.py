@@ -31,8 +31,8 @@ class Key(NamedTuple):
     """"obeyed"; "no effect": nothing here depends on it; "refused": it would change results."""
     why: str = ""
     """Of a refused key: what it asks for."""
-    harmless: tuple[Any, ...] = ()
-    """Values of a refused key that ask for nothing. null is always one of them."""
+    harmless: tuple[Any, ...] = (None,)
+    """Values of a refused key that ask for nothing."""
 
 
 _YES = Key("obeyed")
@@ -43,8 +43,8 @@ def _table(obeyed: str = "", no_effect: str = "", **refused: Key) -> dict[str, K
     return {**dict.fromkeys(obeyed.split(), _YES), **dict.fromkeys(no_effect.split(), _NONE), **refused}
 
 
-def _refused(why: str, *harmless: Any) -> Key:
-    return Key("refused", why, harmless)
+def _refused(why: str, *harmless: Any, null: bool = True) -> Key:
+    return Key("refused", why, (*((None,) if null else ()), *harmless))
 
 
 # ---- files of sentence-transformers: closed ------------------------------------------------------------------------
@@ -79,8 +79,11 @@ PROCESSING_TEXT = _table(
     "max_length return_token_type_ids",
     "padding padding_side pad_to_multiple_of return_tensors return_length return_offsets_mapping "
     "return_special_tokens_mask verbose stride logits_to_keep",
-    truncation=_refused("texts are cut at the maximum length, of pairs the longer text first", True, "longest_first"),
-    add_special_tokens=_refused("texts would get no special tokens", True),
+    # null is passed on to the tokenizer, which takes it for false here
+    truncation=_refused(
+        "texts are cut at the maximum length, of pairs the longer text first", True, "longest_first", null=False
+    ),
+    add_special_tokens=_refused("texts would get no special tokens", True, null=False),
     return_attention_mask=_refused("the model would attend to padding", True),
     return_overflowing_tokens=_refused("one text would have several rows", False),
     is_split_into_words=_refused("texts would have to be lists of words", False),
@@ -186,7 +189,7 @@ def check_keys(
                 obeyed = [name for name, known in table.items() if known.fate == "obeyed"]
                 names = obeyed or [name for name, known in table.items() if known.fate == "no effect"]
                 raise ValueError(f"{path}: {within}{shown(key)[1:-1]} is not supported; supported: {', '.join(names)}")
-        elif entry.fate == "refused" and value is not None and not _is_one_of(value, entry.harmless):
+        elif entry.fate == "refused" and not _is_one_of(value, entry.harmless):
             raise ValueError(f"{path}: {within}{key} is {shown(value)}, which is not supported: {entry.why}")
 
 

@@ -35,6 +35,8 @@ class Wanted:
         """What is given, else of a named class its default, else None: as in tokenizer.json."""
         if self.config.given(key):
             return self.config.flag(key)
+        if key in self.config.values:  # some classes take null for false, others fail on it
+            raise self.config.wrong(key, "true or false")
         return default if self.named else None
 
     def token(self, key: str) -> str | None:

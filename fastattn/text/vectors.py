@@ -132,6 +132,8 @@ def _pooling(files: ModelFiles, folder: str, hidden_size: int) -> tuple[tuple[st
     for key in ("word_embedding_dimension", "embedding_dimension"):
         if config.values.get(key, hidden_size) != hidden_size:
             raise config.wrong(key, f"the model's hidden_size, {hidden_size}")
+    if "include_prompt" in config.values and config.values["include_prompt"] is None:
+        raise config.wrong("include_prompt", "true or false")  # which sentence-transformers takes for false
     include_prompt = config.flag("include_prompt", True)
     named = config.values.get("pooling_mode")
     if named is not None:
