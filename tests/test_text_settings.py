@@ -90,7 +90,8 @@ def module(kind: Any, path: Any = "") -> dict[str, Any]:
     return {"idx": 0, "name": "0", "path": path, "type": kind}
 
 
-TRANSFORMER = module("sentence_transformers.models.Transformer")
+ST = "sentence_transformers.models."
+TRANSFORMER = module(ST + "Transformer")
 
 
 @pytest.mark.parametrize(
@@ -101,17 +102,17 @@ TRANSFORMER = module("sentence_transformers.models.Transformer")
         ([3], "module 0 is not an object with a type"),
         ([module(None)], "module 0 is not an object with a type"),
         ([module("sentence_transformers.models.CLIPModel")], "modules CLIPModel are not supported"),
-        ([TRANSFORMER, module("x.Pooling", "1_Pooling"), module("x.Dense")], "module 2: path is '', expected"),
-        ([TRANSFORMER, module("x.Pooling", "1_Pooling"), module("x.CNN")], "Transformer, Pooling, CNN are not"),
-        ([module("x.Pooling", "1_Pooling"), TRANSFORMER], "Pooling, Transformer are not supported"),
-        ([TRANSFORMER, module("x.Dense", "1_Dense")], "Transformer, Dense are not supported"),
-        ([TRANSFORMER, module("x.Normalize")], "modules Transformer, Normalize are not supported"),
-        ([TRANSFORMER, module("x.Pooling", "../elsewhere")], "path is '../elsewhere', expected a folder beside it"),
-        ([TRANSFORMER, module("x.Pooling", "/etc")], "path is '/etc'"),
-        ([TRANSFORMER, module("x.Pooling", "a/../../b")], "path is"),
-        ([TRANSFORMER, module("x.Pooling", "C:\\x")], "path is"),
-        ([TRANSFORMER, module("x.Pooling", "")], "path is ''"),
-        ([TRANSFORMER, module("x.Pooling", 3)], "path is '3'"),
+        ([TRANSFORMER, module(ST + "Pooling", "1_Pooling"), module(ST + "Dense")], "module 2: path is '', expected"),
+        ([TRANSFORMER, module(ST + "Pooling", "1_Pooling"), module(ST + "CNN")], "Transformer, Pooling, CNN are not"),
+        ([module(ST + "Pooling", "1_Pooling"), TRANSFORMER], "Pooling, Transformer are not supported"),
+        ([TRANSFORMER, module(ST + "Dense", "1_Dense")], "Transformer, Dense are not supported"),
+        ([TRANSFORMER, module(ST + "Normalize")], "modules Transformer, Normalize are not supported"),
+        ([TRANSFORMER, module(ST + "Pooling", "../elsewhere")], "path is '../elsewhere', expected a folder beside it"),
+        ([TRANSFORMER, module(ST + "Pooling", "/etc")], "path is '/etc'"),
+        ([TRANSFORMER, module(ST + "Pooling", "a/../../b")], "path is"),
+        ([TRANSFORMER, module(ST + "Pooling", "C:\\x")], "path is"),
+        ([TRANSFORMER, module(ST + "Pooling", "")], "path is ''"),
+        ([TRANSFORMER, module(ST + "Pooling", 3)], "path is '3'"),
     ],
 )
 def test_modules(folder: Path, modules: Any, message: str) -> None:
@@ -122,7 +123,7 @@ def test_modules(folder: Path, modules: Any, message: str) -> None:
 
 
 def test_pooling_config_that_is_not_there(folder: Path) -> None:
-    write(folder / "modules.json", [TRANSFORMER, module("x.Pooling", "1_Pooling")])
+    write(folder / "modules.json", [TRANSFORMER, module(ST + "Pooling", "1_Pooling")])
     with pytest.raises(FileNotFoundError, match="modules.json names this pooling configuration"):
         fa.load(folder).embed(["the cat"])
 

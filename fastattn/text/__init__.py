@@ -87,13 +87,16 @@ def load(
 
 
 def _refuse_old_layout(path: str | os.PathLike[str]) -> None:
-    """Say what is wrong with a folder of sentence-transformers whose model is in a folder of its own."""
+    """Say what is wrong with a folder of sentence-transformers that is no transformer, or has it in a folder of its
+    own."""
     from ..loaders.files import FolderFiles
+    from .chain import refuse_other_models
     from .jsonkeys import read_list
 
     files = FolderFiles(path)
     if not files.has("modules.json") or files.has("config.json"):
         return
+    refuse_other_models(files)
     modules = read_list(files.read_bytes("modules.json"), files.describe("modules.json"))
     first = modules[0].get("path") if modules and isinstance(modules[0], dict) else None
     if isinstance(first, str) and files.has(f"{first}/config.json"):

@@ -10,10 +10,8 @@ import numpy as np
 
 from .. import ops
 from .batches import Integers, as_count, check_pair, check_text, run_sorted, windows
-from .jsonkeys import OptionalJson
-from .prompts import choose_prompt
 from .results import Classification, Ranked, Results
-from .sidefiles import StConfig
+from .stconfig import StConfig
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder, Floats
@@ -27,9 +25,6 @@ _TASKS = {
     "token_classification": "token classification",
     "question_answering": "question answering",
 }
-
-# Class of torch.nn -> what CrossEncoder puts behind the logits.
-_ACTIVATIONS = {"Identity": "none", "Sigmoid": "sigmoid", "Tanh": "tanh", "ReLU": "relu"}
 
 
 def find_head(model: Encoder, kind: str, name: Any, *, required: bool = True) -> Head | None:
@@ -73,12 +68,6 @@ def _asked(activation: Any, default: str, choices: Sequence[str]) -> str:
         kind = ValueError if isinstance(activation, str) else TypeError
         raise kind(f"activation: got {activation!r}, expected None or one of {', '.join(choices)}")
     return str(activation)
-
-
-def _default_prompt(model: Encoder, prompt: Any, prompt_name: Any) -> str:
-    """What stands before a text, or the first of a pair: as CrossEncoder of sentence-transformers has it."""
-    config = StConfig.read(model.files)
-    return choose_prompt(prompt, prompt_name, config.prompts, config.prompt)
 
 
 def _scores(
@@ -127,7 +116,8 @@ def classify(
     kept, most = as_count(top_k, "top_k"), as_count(batch_size, "batch_size")
     labels = chosen.labels or tuple(f"LABEL_{i}" for i in range(chosen.outputs))
     how = _asked(activation, _probabilities(chosen), ("softmax", "sigmoid", "none"))
-    before = _default_prompt(model, prompt, prompt_name)
+    config = StConfig.read(model.files).for_pairs(model.files)
+    before = check_text(config.prompt(prompt, prompt_name), "prompt")
     limit = tokenizer.limit(max_length, on_long)
     items = windows(texts, check_pair)
     if before:
@@ -171,8 +161,9 @@ def rerank(
             "query and a document (classify takes pairs for any head)"
         )
     kept, most = as_count(top_k, "top_k"), as_count(batch_size, "batch_size")
-    how = _asked(activation, _cross_encoder(model), ("sigmoid", "none"))
-    asked = _default_prompt(model, prompt, prompt_name) + check_text(query, "query")
+    config = StConfig.read(model.files).for_pairs(model.files)
+    how = _asked(activation, config.activation or "sigmoid", ("sigmoid", "none"))
+    asked = check_text(config.prompt(prompt, prompt_name), "prompt") + check_text(query, "query")
     if isinstance(docs, (str, bytes)):
         raise TypeError(f"docs: got one {type(docs).__name__}; pass a list of str, as in rerank(query, [text])")
     limit = tokenizer.limit(max_length, on_long, "docs")
@@ -184,23 +175,3 @@ def rerank(
         return Results()
     scores = np.concatenate(parts)[:, 0]
     return Results([Ranked(int(i), float(scores[i])) for i in _best_first(scores)[:kept]], limit.cut)
-
-
-def _cross_encoder(model: Encoder) -> str:
-    """What sentence-transformers' CrossEncoder puts behind the one logit: as the folder says, else a sigmoid."""
-    places: Sequence[tuple[str, str]] = (
-        ("config_sentence_transformers.json", "activation_fn"),
-        ("config.json", "sentence_transformers"),
-        ("config.json", "sbert_ce_default_activation_function"),
-    )
-    for file, key in places:
-        config = OptionalJson(model.files, file)
-        name = config.values.get(key)
-        if isinstance(name, dict):
-            name = name.get("activation_fn")
-        if name is None:
-            continue
-        if not isinstance(name, str) or not name.startswith("torch.") or name.rpartition(".")[2] not in _ACTIVATIONS:
-            raise config.wrong(key, f"one of torch's {', '.join(_ACTIVATIONS)}")
-        return _ACTIVATIONS[name.rpartition(".")[2]]
-    return "sigmoid"

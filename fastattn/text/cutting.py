@@ -97,12 +97,10 @@ class Cutter:
     ----------
     tokenizer
         Of the ``tokenizers`` library, with all its settings made.
-    at_spaces
-        Whether to cut at white space alone, since something else looks at the text first.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, at_spaces: bool = False) -> None:
-        self._boundary = _boundary(tokenizer, at_spaces)
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._boundary = _boundary(tokenizer)
         self._word = _longest_word(tokenizer) if self._boundary is not None else None
         added = "".join(token.content for token in tokenizer.get_added_tokens_decoder().values())
         # White space alone is no word, unless it is one that was added: whole pieces of it need not be looked at.
@@ -264,7 +262,7 @@ def _longest_word(tokenizer: Tokenizer) -> int | None:
     return int(limit)  # type: ignore[arg-type]
 
 
-def _boundary(tokenizer: Tokenizer, at_spaces: bool) -> re.Pattern[str] | None:
+def _boundary(tokenizer: Tokenizer) -> re.Pattern[str] | None:
     changes = _stages(tokenizer.normalizer, "normalizers")
     splits = _stages(tokenizer.pre_tokenizer, "pretokenizers")
     if changes is None or not splits:
@@ -283,10 +281,10 @@ def _boundary(tokenizer: Tokenizer, at_spaces: bool) -> re.Pattern[str] | None:
             inside.update(form[1:])
     alternatives = []
     for behind, letters in places.items():
-        kept = [x for x in dict.fromkeys(letters) if x not in inside and (x.isspace() or not at_spaces)]
+        kept = [x for x in dict.fromkeys(letters) if x not in inside]
         if kept:
             alternatives.append(f"{behind}[{''.join(map(re.escape, kept))}]")
-    if _ideographs(splits, changes) and not at_spaces:
+    if _ideographs(splits, changes):
         low, high = _IDEOGRAPHS
         not_these = "".join(sorted(letter for letter in inside if low <= letter <= high))
         alternatives.append((f"(?![{not_these}])" if not_these else "") + f"[{low}-{high}]")

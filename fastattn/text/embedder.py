@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import ops
 from .batches import Integers, Progress, as_count, check_text, length_of, run_sorted, windows
-from .prompts import choose_prompt
 from .results import Results, Vectors
+from .stconfig import StConfig
 from .vectors import VectorSettings
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Embedder:
         most = as_count(batch_size, "batch_size")
         scaled = self._scaled(normalize)
         width = self.dimension(truncate_dim)
-        before = choose_prompt(prompt, prompt_name, self.settings.prompts, self.settings.prompt)
+        before = self._prompt(prompt, prompt_name)
         skipped = 0 if self.settings.include_prompt else self._tokenizer.count_prompt(before)
         threads = self._model.num_threads if num_threads is None else num_threads
 
@@ -157,7 +157,7 @@ class Embedder:
         """See ``Encoder.embed_tokens``."""
         most = as_count(batch_size, "batch_size")
         scaled = self._scaled(normalize)
-        before = choose_prompt(prompt, prompt_name, self.settings.prompts, self.settings.prompt)
+        before = self._prompt(prompt, prompt_name)
         threads = self._model.num_threads if num_threads is None else num_threads
         limit = self._tokenizer.limit(max_length, on_long)
         results: list[Floats] = []
@@ -171,6 +171,10 @@ class Embedder:
             results += found
         limit.warn()
         return Results(results, limit.cut)
+
+    def _prompt(self, prompt: Any, prompt_name: Any) -> str:
+        config = StConfig(prompts=self.settings.prompts, default_prompt=self.settings.prompt)
+        return check_text(config.prompt(prompt, prompt_name), "prompt")
 
     def _scaled(self, normalize: Any) -> bool:
         if normalize is not None and not isinstance(normalize, (bool, np.bool_)):

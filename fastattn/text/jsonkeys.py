@@ -9,9 +9,17 @@ from typing import Any
 from ..loaders.files import ModelFiles
 from ..loaders.jsonfile import parse_json
 
-__all__ = ["OptionalJson", "is_inside", "read_list"]
+__all__ = ["OptionalJson", "is_inside", "read_list", "shown"]
 
 _NO_LIMIT = 1_000_000_000  # tokenizers without a limit say 1e30
+
+
+def shown(value: Any) -> str:
+    """``value`` as messages show it: no longer than a line, however large or deep it is."""
+    try:
+        return repr(str(value)[:100])
+    except RecursionError:
+        return f"a deeply nested {type(value).__name__}"
 
 
 class OptionalJson:
@@ -20,10 +28,23 @@ class OptionalJson:
     def __init__(self, files: ModelFiles, name: str) -> None:
         self.path = files.describe(name)
         self.values: dict[str, Any] = files.read_json(name) if files.has(name) else {}
+        self.within = ""
+        """What stands before a key in messages, where this is an object inside the file."""
+
+    @classmethod
+    def of(cls, values: dict[str, Any], path: str, within: str = "") -> OptionalJson:
+        """An object that has been read already, from ``path``."""
+        result = OptionalJson.__new__(OptionalJson)
+        result.path, result.values, result.within = path, values, within
+        return result
 
     def wrong(self, key: str, expected: str) -> ValueError:
         """The error that says what ``key`` should have been."""
-        return ValueError(f"{self.path}: {key} is {str(self.values[key])[:100]!r}, expected {expected}")
+        return ValueError(f"{self.where(key)} is {shown(self.values.get(key))}, expected {expected}")
+
+    def where(self, key: str) -> str:
+        """File and key, as messages call them."""
+        return f"{self.path}: {self.within}{key}"
 
     def length(self, key: str) -> int | None:
         """A count of at least 1; None where it is missing or so large that it means no limit."""

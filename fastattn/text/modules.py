@@ -11,8 +11,11 @@ import numpy as np
 from .. import ops
 from ..loaders.files import ModelFiles
 from ..weights import PackedLinear, pack_linear
+from .chain import Module
 from .jsonkeys import OptionalJson
-from .vectors import Module
+from .sidefiles import DENSE, LAYER_NORM, Key, check_keys
+from .stconfig import torch_class
+from .vectors import check_input
 
 if TYPE_CHECKING:
     from ..loaders import WeightFile
@@ -84,14 +87,13 @@ def read_steps(files: ModelFiles, modules: Sequence[Module], size: int) -> tuple
 
 
 def _read_dense(files: ModelFiles, module: Module, inputs: int) -> tuple[_Dense, int]:
-    config = _config(files, module)
-    for key in ("module_input_name", "module_output_name"):
-        config.choice(key, ("sentence_embedding",))
+    config = _config(files, module, DENSE)
+    check_input(config)
     outputs, has_bias = config.size("out_features"), config.flag("bias", True)
     if config.size("in_features") != inputs:
         raise config.wrong("in_features", f"{inputs}, the width of what comes before")
-    name = config.values.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if not isinstance(name, str) or not name.startswith("torch.") or name.rpartition(".")[2] not in _ACTIVATIONS:
+    activation = torch_class(config.values.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if activation not in _ACTIVATIONS:
         names = ", ".join(_ACTIVATIONS)
         raise config.wrong("activation_function", f"one of torch's {names}")
     shapes: dict[str, tuple[int, ...]] = {"linear.weight": (outputs, inputs)}
@@ -104,7 +106,7 @@ def _read_dense(files: ModelFiles, module: Module, inputs: int) -> tuple[_Dense,
     projection = arrays.get("residual.weight")
     step = _Dense(
         pack_linear(arrays["linear.weight"], arrays.get("linear.bias")),
-        _ACTIVATIONS[name.rpartition(".")[2]],
+        _ACTIVATIONS[activation],
         None if projection is None else pack_linear(projection),
         residual and projection is None,
     )
@@ -112,20 +114,22 @@ def _read_dense(files: ModelFiles, module: Module, inputs: int) -> tuple[_Dense,
 
 
 def _read_layer_norm(files: ModelFiles, module: Module, inputs: int) -> _LayerNorm:
-    config = _config(files, module)
+    config = _config(files, module, LAYER_NORM)
     if config.size("dimension") != inputs:
         raise config.wrong("dimension", f"{inputs}, the width of what comes before")
     arrays = _weights(files, module, {"norm.weight": (inputs,), "norm.bias": (inputs,)})
     return _LayerNorm(arrays["norm.weight"], arrays["norm.bias"])
 
 
-def _config(files: ModelFiles, module: Module) -> OptionalJson:
+def _config(files: ModelFiles, module: Module, table: Mapping[str, Key]) -> OptionalJson:
     name = f"{module.folder}/config.json"
     if not files.has(name):
         raise FileNotFoundError(
             f"{files.describe(name)}: modules.json names this {module.kind} module, but it does not exist"
         )
-    return OptionalJson(files, name)
+    config = OptionalJson(files, name)
+    check_keys(config.values, table, config.path, closed=True)
+    return config
 
 
 def _weights(files: ModelFiles, module: Module, shapes: Mapping[str, Sequence[int]]) -> dict[str, Floats]:

@@ -7,13 +7,14 @@ import os
 from typing import NamedTuple
 
 from ..loaders.files import ModelFiles, as_files
-from .jsonkeys import OptionalJson
+from .jsonkeys import OptionalJson, shown
+from .sidefiles import MODEL_KWARGS, PROCESSING, PROCESSING_TEXT, check_keys, object_at, sentence_bert
+from .tokenizerconfig import TokenizerConfig
 
 __all__ = ["TextSettings"]
 
-
-# Files of sentence-transformers 1 are named after the family; all newer ones "bert".
-_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_TASKS = ("feature-extraction", "sequence-classification", "fill-mask", "text-generation", "any-to-any", "retrieval")
+_MODALITIES = ("text", "image", "audio", "video")
 
 
 class TextSettings(NamedTuple):
@@ -24,7 +25,7 @@ class TextSettings(NamedTuple):
     truncation_side: str = "right"
     """Where a text that is too long loses tokens."""
     lowercase: bool = False
-    """Whether text is lower-cased before the tokenizer sees it."""
+    """Whether sentence-transformers has the tokenizer lower-case text; ``reconcile`` sees to it."""
     token_types: bool = True
     """Whether the model is told which of two texts a token is from, where the tokenizer says so."""
 
@@ -32,8 +33,9 @@ class TextSettings(NamedTuple):
     def read(cls, folder: ModelFiles | str | os.PathLike[str]) -> TextSettings:
         """Settings of ``folder`` (or of the files of a model).
 
-        ``sentence_bert_config.json`` (or its older names) has max_seq_length and do_lower_case;
-        ``tokenizer_config.json`` model_max_length, truncation_side and model_input_names. Each may be missing.
+        ``sentence_bert_config.json`` (or its older names) has max_seq_length, do_lower_case and arguments of the
+        tokenizer; ``tokenizer_config.json`` model_max_length, truncation_side and model_input_names. Each may be
+        missing. Of several limits, ``processing_kwargs`` of the former comes first, then its max_seq_length.
 
         Raises
         ------
@@ -46,18 +48,72 @@ class TextSettings(NamedTuple):
         256
         """
         files = as_files(folder)
-        names = [f"sentence_{kind}_config.json" for kind in _KINDS]
-        bert = OptionalJson(files, next(filter(files.has, names), names[0]))
-        tokenizer = OptionalJson(files, "tokenizer_config.json")
-        max_length = bert.length("max_seq_length")
-        if max_length is None:
-            max_length = tokenizer.length("model_max_length")
-        inputs = tokenizer.values.get("model_input_names")
-        if inputs is not None and not (isinstance(inputs, list) and all(isinstance(name, str) for name in inputs)):
-            raise tokenizer.wrong("model_input_names", "a list of names")
+        sentence = sentence_bert(files)
+        tokenizer = TokenizerConfig(files, sentence)
+        _check_model_arguments(files, sentence)
+        _check_task(sentence)
+        call = _call_arguments(sentence)
         return cls(
-            max_length=max_length,
+            max_length=call.length("max_length") or _limit(sentence, tokenizer),
             truncation_side=tokenizer.choice("truncation_side", ("right", "left")),
-            lowercase=bert.flag("do_lower_case"),
-            token_types=inputs is None or "token_type_ids" in inputs,
+            lowercase=sentence.flag("do_lower_case"),
+            token_types=call.flag("return_token_type_ids", tokenizer.token_types()),
         )
+
+
+def _limit(sentence: OptionalJson, tokenizer: TokenizerConfig) -> int | None:
+    """The longest text without what calls of the tokenizer are given."""
+    limit = sentence.length("max_seq_length")
+    key = "model_max_length" if tokenizer.values.get("model_max_length") is not None else "max_len"
+    of_tokenizer = tokenizer.length(key)
+    if limit is None:
+        return of_tokenizer
+    if tokenizer.is_argument(key) and of_tokenizer != limit:
+        # versions of sentence-transformers up to 5.3 take the one, later ones the other
+        raise ValueError(
+            f"{tokenizer.where(key)} is {shown(tokenizer.values[key])}, expected max_seq_length, which is {limit}"
+        )
+    return limit
+
+
+def _call_arguments(sentence: OptionalJson) -> OptionalJson:
+    """What ``processing_kwargs`` gives to each call of the tokenizer; of its two objects "common" wins."""
+    kwargs = object_at(sentence, "processing_kwargs", PROCESSING)
+    parts = [object_at(kwargs, key, PROCESSING_TEXT) for key in ("text", "common")]
+    values = {key: value for part in parts for key, value in part.values.items()}
+    within = parts[1].within if parts[1].values else parts[0].within
+    return OptionalJson.of(values, sentence.path, within)
+
+
+def _check_task(sentence: OptionalJson) -> None:
+    """Check what does not depend on what is done with texts; see ``stconfig.check_task`` for the rest."""
+    if sentence.values.get("transformer_task") is not None:
+        sentence.choice("transformer_task", _TASKS)
+    name = sentence.values.get("module_output_name")
+    if name is not None and not isinstance(name, str):
+        raise sentence.wrong("module_output_name", "the name of an output")
+    ways = object_at(sentence, "modality_config")
+    if ways.values and "text" not in ways.values:
+        raise sentence.wrong("modality_config", "an object with a key 'text'")
+    for key in ways.values:
+        if key == "message":
+            raise ValueError(f"{ways.where(key)} is not supported: texts would go through a chat template")
+        if not all(part in _MODALITIES for part in key.split("+")):
+            raise ValueError(f"{sentence.path}: {ways.within}{shown(key)[1:-1]} is not supported; supported: text")
+    for key in object_at(ways, "text").values:
+        if key not in ("method", "method_output_name", "format"):
+            raise ValueError(
+                f"{sentence.path}: {ways.within}text.{shown(key)[1:-1]} is not supported; supported: method, "
+                "method_output_name"
+            )
+
+
+def _check_model_arguments(files: ModelFiles, sentence: OptionalJson) -> None:
+    """Refuse arguments of the model and its configuration that would make another model of it."""
+    for key in ("model_args", "model_kwargs"):
+        object_at(sentence, key, MODEL_KWARGS)
+    model = OptionalJson(files, "config.json").values
+    for key in ("config_args", "config_kwargs"):
+        config = object_at(sentence, key)
+        rest = {name: value for name, value in config.values.items() if name not in model or model[name] != value}
+        check_keys(rest, MODEL_KWARGS, config.path, closed=True, within=config.within)

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..loaders.files import ModelFiles, as_files
 from .cutting import Cutter, Piece, TextTooLong
+from .reconcile import reconcile
 from .settings import TextSettings
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class TextTokenizer:
         data = files.read_bytes(_NAME)
         with _named_errors(f"{path}: the tokenizers library cannot read it"):
             tokenizer: Tokenizer = library.Tokenizer.from_buffer(data)
+        tokenizer = reconcile(tokenizer, files)
         self.max_positions = max_positions
         self.max_length = min(settings.max_length or max_positions, max_positions)
         """Most tokens of a text, where a call says nothing else."""
@@ -249,15 +251,15 @@ class TextTokenizer:
         whole = dict.fromkeys(
             text for text in (item if isinstance(item, str) else item[1] for item in texts) if len(text) <= longest
         )
-        prepared = [self._prepared(text) for text in whole]
+        several = list(whole)
         one = self._tokenizer.encode
         with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
             if own_way:
                 many = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # without offsets
-                encodings = many(prepared, add_special_tokens=False)
+                encodings = many(several, add_special_tokens=False)
             else:
-                encodings = [one(text, add_special_tokens=False) for text in prepared]
-            return {text: (encoding.ids, False) for text, encoding in zip(whole, encodings, strict=True)}
+                encodings = [one(text, add_special_tokens=False) for text in several]
+            return {text: (encoding.ids, False) for text, encoding in zip(several, encodings, strict=True)}
 
     @staticmethod
     def _first_size(tokens: int) -> int:
@@ -412,7 +414,6 @@ class TextTokenizer:
 
     def _encode(self, text: str) -> Any:
         """What the library makes of a piece, without special tokens."""
-        text = self._prepared(text)
         with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
             if len(text) <= _SLOW:
                 return self._tokenizer.encode(text, add_special_tokens=False)
@@ -431,11 +432,6 @@ class TextTokenizer:
         ids: list[int] = encoding.ids
         if piece.start:
             ids, offsets = ids[self._cutter.lead_tokens :], offsets[self._cutter.lead_tokens :] - len(self._cutter.lead)
-        if self._settings.lowercase and len(piece.text.lower()) != len(piece.text):
-            ends = np.cumsum([0, *(len(letter.lower()) for letter in piece.text)])  # of each letter, lower-cased
-            offsets[:, 0] = np.searchsorted(ends, offsets[:, 0], side="right") - 1
-            offsets[:, 1] = np.searchsorted(ends, offsets[:, 1], side="left")
-            np.minimum(offsets, len(piece.text), out=offsets)
         if piece.gap:
             offsets[offsets >= piece.gap_at] += piece.gap
         offsets += piece.start
@@ -443,7 +439,7 @@ class TextTokenizer:
 
     @cached_property
     def _cutter(self) -> Cutter:
-        return Cutter(self._tokenizer, at_spaces=self._settings.lowercase)
+        return Cutter(self._tokenizer)
 
     @cached_property
     def _single(self) -> _Frame:
@@ -496,9 +492,6 @@ class TextTokenizer:
                 "of a pair"
             )
         return frame
-
-    def _prepared(self, text: str) -> str:
-        return text.lower() if self._settings.lowercase else text
 
     def _tokens(self, ids: list[int], types: list[int]) -> Tokens:
         array = np.array(ids, np.int64)

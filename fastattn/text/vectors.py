@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import NamedTuple
 
 from ..loaders.files import ModelFiles, as_files
-from .jsonkeys import OptionalJson, is_inside, read_list
+from .chain import MODULES_JSON, Module, read_chain
+from .jsonkeys import OptionalJson
+from .sidefiles import DROPOUT, NORMALIZE, POOLING, check_keys, sentence_bert
+from .stconfig import StConfig, check_task
 
-__all__ = ["Module", "VectorSettings"]
+__all__ = ["Module", "VectorSettings", "check_input"]
 
 # In the order in which several at once are put side by side: flag of older files, name in newer ones, mode of ops.pool.
 _POOLING_MODES = (
@@ -28,19 +30,8 @@ _POOLING_MODES = (
     ("pooling_mode_lasttoken", "lasttoken", "last"),
 )
 
-_MODULES = "modules.json"
 _POOLING = "1_Pooling"  # where it is if modules.json does not say
-_PROMPTS = "config_sentence_transformers.json"
 _AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
-
-
-class Module(NamedTuple):
-    """A module that stands behind the pooling."""
-
-    kind: str
-    """"Dense", "LayerNorm" or "Normalize"."""
-    folder: str
-    """Where its files are."""
 
 
 class VectorSettings(NamedTuple):
@@ -84,53 +75,48 @@ class VectorSettings(NamedTuple):
         ('mean',)
         """
         files = as_files(folder)
-        pooling_folder, modules = _modules(files)
+        config = StConfig.read(files).for_vectors(files)
+        pooling_folder: str | None = None
+        modules: list[Module] = []
+        if config.model_type != "CrossEncoder":  # whose modules are for scores: its vectors are means
+            check_task(sentence_bert(files), "feature-extraction", "last_hidden_state", "token_embeddings")
+            pooling_folder, modules = _modules(files)
         pooling: tuple[str, ...] = ("mean",)
         include_prompt = True
         if pooling_folder is not None:
             pooling, include_prompt = _pooling(files, pooling_folder, hidden_size)
         normalize = bool(modules) and modules[-1].kind == "Normalize"
-        config = OptionalJson(files, _PROMPTS)
-        prompts = config.strings("prompts")
         return cls(
             pooling=pooling,
             include_prompt=include_prompt,
             modules=tuple(modules[:-1] if normalize else modules),
             normalize=normalize,
-            truncate_dim=None if config.values.get("truncate_dim") is None else config.size("truncate_dim"),
-            prompts=prompts,
-            prompt=_default_prompt(config, prompts),
+            truncate_dim=config.truncate_dim,
+            prompts=config.prompts,
+            prompt=config.default_prompt,
         )
 
 
 def _modules(files: ModelFiles) -> tuple[str | None, list[Module]]:
     """Folder of the pooling module (None: default pooling), and the modules behind it."""
-    if not files.has(_MODULES):
+    if not files.has(MODULES_JSON):
         return (_POOLING if files.has(f"{_POOLING}/config.json") else None), []
-    path = files.describe(_MODULES)
-    modules: list[Module] = []
-    for number, module in enumerate(read_list(files.read_bytes(_MODULES, 1_000_000), path)):
-        if not isinstance(module, dict) or not isinstance(module.get("type"), str):
-            raise ValueError(f"{path}: module {number} is not an object with a type")
-        kind, where = module["type"].rpartition(".")[2], module.get("path")
-        needed = kind in ("Pooling", "Dense", "LayerNorm") or (kind == "Normalize" and where)
-        if needed and not (isinstance(where, str) and is_inside(where)):
-            raise ValueError(f"{path}: module {number}: path is {str(where)[:100]!r}, expected a folder beside it")
-        modules.append(Module(kind, str(PurePosixPath(where)) if isinstance(where, str) and where else ""))
-    kinds = [module.kind for module in modules]
-    if kinds[:1] != ["Transformer"] or (kinds[1:] and kinds[1] != "Pooling") or set(kinds[2:]) - set(_AFTER_POOLING):
-        raise ValueError(
-            f"{path}: modules {', '.join(kinds) or 'of no type'} are not supported; expected Transformer, Pooling and "
-            f"then any of {', '.join(_AFTER_POOLING)}"
-        )
+    modules = read_chain(files, _AFTER_POOLING)
     for module in modules[2:]:
-        if module.kind == "Normalize" and module.folder:
-            _check_input(OptionalJson(files, f"{module.folder}/config.json"))
+        name = f"{module.folder}/config.json"
+        if module.kind in _SIMPLE and module.folder and files.has(name):
+            config = OptionalJson(files, name)
+            check_keys(config.values, _SIMPLE[module.kind], config.path, closed=True)
+            check_input(config)
     behind = [module for module in modules[2:] if module.kind != "Dropout"]  # which does nothing outside of training
     return (modules[1].folder if len(modules) > 1 else None), behind
 
 
-def _check_input(config: OptionalJson) -> None:
+# Modules that need no file of their own, as all they may say changes nothing.
+_SIMPLE = {"Normalize": NORMALIZE, "Dropout": DROPOUT}
+
+
+def check_input(config: OptionalJson) -> None:
     """Newer files may say that a module works on something else than the sentence vector."""
     for key in ("module_input_name", "module_output_name"):
         config.choice(key, ("sentence_embedding",))
@@ -142,9 +128,12 @@ def _pooling(files: ModelFiles, folder: str, hidden_size: int) -> tuple[tuple[st
     config = OptionalJson(files, name)
     if not files.has(name):
         raise FileNotFoundError(f"{config.path}: modules.json names this pooling configuration, but it does not exist")
+    check_keys(config.values, POOLING, config.path, closed=True)
     for key in ("word_embedding_dimension", "embedding_dimension"):
         if config.values.get(key, hidden_size) != hidden_size:
             raise config.wrong(key, f"the model's hidden_size, {hidden_size}")
+    if "include_prompt" in config.values and config.values["include_prompt"] is None:
+        raise config.wrong("include_prompt", "true or false")  # which sentence-transformers takes for false
     include_prompt = config.flag("include_prompt", True)
     named = config.values.get("pooling_mode")
     if named is not None:
@@ -155,20 +144,9 @@ def _pooling(files: ModelFiles, folder: str, hidden_size: int) -> tuple[tuple[st
             raise config.wrong("pooling_mode", f"one of {', '.join(by_name)}, or a list of them without repetition")
         return tuple(by_name[name] for name in names), include_prompt
     known = [flag for flag, _, _ in _POOLING_MODES]
-    for key in config.values:
-        if key.startswith("pooling_mode_") and key not in known:
-            raise ValueError(f"{config.path}: {key} is not supported; supported: {', '.join(known)}")
+    if config.values and not any(flag in config.values for flag in known):
+        return ("mean",), include_prompt  # as in all versions of sentence-transformers
     modes = tuple(mode for flag, _, mode in _POOLING_MODES if config.flag(flag))
     if not modes:
         raise ValueError(f"{config.path}: no pooling mode is set, expected one of {', '.join(known)}")
     return modes, include_prompt
-
-
-def _default_prompt(config: OptionalJson, prompts: Mapping[str, str]) -> str:
-    """The prompt sentence-transformers would put before a text when the caller names none."""
-    name = config.values.get("default_prompt_name")
-    if name is None:
-        return ""
-    if not isinstance(name, str) or name not in prompts:
-        raise config.wrong("default_prompt_name", "the name of one of the prompts")
-    return prompts[name]
