@@ -32,7 +32,14 @@ def __getattr__(name: str) -> Any:
 
 
 def load(
-    path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int | None = None, *, verify: bool = False
+    path: str | os.PathLike[str],
+    dtype: Any = None,
+    num_threads: int | None = None,
+    *,
+    head: str | None = None,
+    activations: str | None = None,
+    strict: bool = True,
+    verify: bool = False,
 ) -> Encoder:
     """Load the model at ``path``.
 
@@ -45,10 +52,24 @@ def load(
     dtype
         How the weights of linear layers are stored: ``"float32"``; ``"bfloat16"`` or ``"float16"``, half the memory and
         float32 arithmetic; ``"int8"``, a quarter of the memory and integer products of rows quantised as they come.
-        Everything between the layers is float32. A packed file has a type of its own, which is taken if ``dtype`` is
-        left out; another one is refused.
+        Everything between the layers is float32. None is ``"float32"`` for a checkpoint. A packed file has a type of
+        its own, which None takes; another one is refused.
     num_threads
         Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
+    head
+        The head on top of the encoder: ``"sequence_classification"``, ``"token_classification"``,
+        ``"question_answering"``, ``"masked_lm"``, ``"next_sentence"`` (BERT's), or ``"none"`` for the encoder alone; a
+        class of transformers stands for its head. None is the head whose tensors are in the file, whatever
+        ``architectures`` in config.json says; it decides where there are several. Tensors of pre-training (a masked
+        language model's) count only where ``architectures`` does not name the encoder. Where the tensors fit sequence
+        and token classification, labels like B-PER are of tokens, and all others of sequences. A packed file has the
+        head it was packed with.
+    activations
+        How the inputs of block-quantised weights are rounded: ``"int16"`` or ``"int8"``. No model that is read has such
+        weights: anything but None is refused.
+    strict
+        Whether a tensor that the architecture does not know is an error; else it is left out, and ``model.notes`` names
+        it.
     verify
         Whether to read all of a packed file and compare its checksums first. Without it, its header is checked, and
         configuration and tokenizer where they are read.
@@ -65,7 +86,8 @@ def load(
         No such path, no ``config.json``, no weights.
     ValueError
         The architecture is not supported; the configuration lacks a key or has a value that is not supported; a tensor
-        is missing, unknown, or of another shape or dtype; a file is damaged. Files, keys and tensors are named.
+        is missing, unknown, or of another shape or dtype; a file is damaged; the head that is asked for is not there,
+        or there are several and nothing says which is meant. Files, keys and tensors are named.
     TypeError
         An argument is of the wrong type.
 
@@ -78,7 +100,7 @@ def load(
     from .. import models
 
     try:
-        model = models.load(path, dtype, num_threads, verify=verify)
+        model = models.load(path, dtype, num_threads, head=head, activations=activations, strict=strict, verify=verify)
     except FileNotFoundError:
         _refuse_old_layout(path)
         raise
