@@ -65,7 +65,9 @@ def parse_json_object(data: bytes, source: str) -> dict[str, Any]:
     except RecursionError:
         raise WeightFileError(f"{source}: JSON is nested too deeply") from None
     except ValueError as error:
-        raise WeightFileError(f"{source}: not valid JSON ({error})") from None
+        from .hints import foreign_content
+
+        raise WeightFileError(f"{source}: not valid JSON ({foreign_content(data) or error})") from None
     if not isinstance(value, dict):
         raise WeightFileError(f"{source}: expected a JSON object, got {type(value).__name__}")
     return value

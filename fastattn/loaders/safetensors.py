@@ -44,12 +44,14 @@ class SafetensorsFile(WeightFile):
         mapping = _map(path) if contents is None else contents
         size = len(mapping)
         if size < 8:
-            raise WeightFileError(f"{path}: {size} bytes, too short for the 8-byte header length")
+            raise _foreign(path, bytes(mapping[:8]), f"{size} bytes, too short for the 8-byte header length")
         (header_bytes,) = struct.unpack_from("<Q", mapping)
         if header_bytes > MAX_JSON_BYTES:
-            raise WeightFileError(f"{path}: header length {header_bytes} is above the limit of {MAX_JSON_BYTES}")
+            fault = f"header length {header_bytes} is above the limit of {MAX_JSON_BYTES}"
+            raise _foreign(path, bytes(mapping[:512]), fault)
         if header_bytes > size - 8:
-            raise WeightFileError(f"{path}: header length {header_bytes} reaches beyond the file of {size} bytes")
+            fault = f"header length {header_bytes} reaches beyond the file of {size} bytes"
+            raise _foreign(path, bytes(mapping[:512]), fault)
         text = bytes(mapping[8 : 8 + header_bytes])
         self._check_header_text(path, text)
         header = parse_json_object(text, f"{path}: header")
@@ -80,11 +82,19 @@ class SafetensorsFile(WeightFile):
         return array
 
 
+def _foreign(path: Path, start: bytes, fault: str) -> WeightFileError:
+    """The error for a file that begins with ``start`` and is no safetensors file: with what it is, where that shows."""
+    from .hints import foreign_content
+
+    content = foreign_content(start)
+    return WeightFileError(f"{path}: {fault}{f': {content}' if content else ''}")
+
+
 def _map(path: Path) -> mmap.mmap:
     size = regular_file_size(path)
-    if size < 8:
-        raise WeightFileError(f"{path}: {size} bytes, too short for the 8-byte header length")
     with open(path, "rb") as file:
+        if size < 8:
+            raise _foreign(path, file.read(8), f"{size} bytes, too short for the 8-byte header length")
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # of the size the file has by now
 
 

@@ -159,7 +159,10 @@ class ConfigReader:
             for name in self.architectures():
                 if name.startswith("Bert"):
                     return "bert"
-        value = self._get("model_type", None)
+            raise ValueError(
+                f"{self.path}: key 'model_type' is missing: it says which architecture the weights are of, and belongs "
+                'into the file ("model_type": "bert")'
+            )
         if not isinstance(value, str):
             raise self._wrong("model_type", value, "a string")
         return value

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cpu import numerics_version
 from ..loaders import WeightFile, open_weights
+from ..loaders.adapters import refuse_adapters
+from ..loaders.errors import WeightFileError
 from ..loaders.files import FolderFiles, ModelFiles
+from ..loaders.hubcache import download_command, find_model, snapshot_name
 from ..loaders.packed import PackedFile
 from .builder import CheckpointBuilder, Plan, check_tensors
 from .choice import head_name
@@ -109,21 +112,28 @@ def open_source(
     if not isinstance(strict, bool):
         raise TypeError(f"strict: expected a bool, got {type(strict).__name__}")
 
-    target = Path(path)
-    weights = open_weights(target)
+    target = find_model(path)
+    weights = _open(target)
     folder = target if target.is_dir() else target.parent
     files: ModelFiles = FolderFiles(folder)
     if isinstance(weights, PackedFile):
         weights.check_numerics(numerics_version())
         name = _packed_dtype(weights, name)
         files = weights.files()
+    else:
+        refuse_adapters(files)
     if not files.has("config.json"):
+        _refuse_static(weights, str(folder))
         where = files.describe("config.json")
-        raise FileNotFoundError(f"{where}: a model needs its config.json beside the weights of {target}")
+        raise FileNotFoundError(
+            f"{where}: a model needs its config.json beside the weights of {target}{_complete(target)}"
+        )
     config = ConfigReader.read(files)
 
     model_type = config.model_type()
     if model_type not in FAMILIES:
+        if model_type == "model2vec":
+            raise ValueError(_static(str(config.path)))
         raise ValueError(
             f"{config.path}: model_type {model_type[:100]!r} is not supported; supported: {', '.join(FAMILIES)}"
         )
@@ -137,6 +147,41 @@ def open_source(
         )
     family = getattr(import_module(module), class_name)
     return Source(weights, files, folder, config, family, name or "float32", threads, wanted, strict)
+
+
+def _open(target: Path) -> WeightFile:
+    """The weights of ``target``; where there are none, the error says what else is there."""
+    try:
+        return open_weights(target)
+    except FileNotFoundError as error:
+        if target.is_dir():
+            refuse_adapters(FolderFiles(target))
+        hint = _complete(target)
+        if not hint:
+            raise
+        raise FileNotFoundError(f"{error}{hint}") from None
+    except WeightFileError:
+        if target.is_dir():
+            refuse_adapters(FolderFiles(target))
+        raise
+
+
+def _complete(target: Path) -> str:
+    """What to do about a snapshot of the hub's cache that lacks files; nothing for any other folder."""
+    name = snapshot_name(target)
+    return "" if name is None else f"; this snapshot is not complete: {download_command(*name)} fetches the rest"
+
+
+def _static(where: str) -> str:
+    from ..loaders.hints import static_embedding_message
+
+    return static_embedding_message(where)
+
+
+def _refuse_static(weights: WeightFile, where: str) -> None:
+    """``ValueError`` where all that is stored is a table of vectors (and their weights)."""
+    if weights and set(weights) <= {"embedding.weight", "embeddings", "weights", "mapping"}:
+        raise ValueError(_static(where))
 
 
 def _dtype_name(dtype: Any) -> str | None:

@@ -48,7 +48,9 @@ def load(
     path
         A folder as the Hugging Face hub lays it out (``config.json``, ``model.safetensors`` or shards with their
         index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
-        F16 and BF16 weights are widened. Or a packed file, as ``fastattn.pack`` writes it, with nothing beside it.
+        F16 and BF16 weights are widened. Or a packed file, as ``fastattn.pack`` writes it, with nothing beside it. Or,
+        where there is no such path, the name of a model in the local Hugging Face cache: ``ORG/NAME``, ``NAME`` for
+        those of sentence-transformers, and ``@REVISION`` behind it. Nothing is downloaded.
     dtype
         How the weights of linear layers are stored: ``"float32"``; ``"bfloat16"`` or ``"float16"``, half the memory and
         float32 arithmetic; ``"int8"``, a quarter of the memory and integer products of rows quantised as they come.
@@ -98,11 +100,13 @@ def load(
     (1, 4, 384)
     """
     from .. import models
+    from ..loaders.hubcache import find_model
 
+    where = find_model(path) if isinstance(path, (str, os.PathLike)) else path
     try:
-        model = models.load(path, dtype, num_threads, head=head, activations=activations, strict=strict, verify=verify)
+        model = models.load(where, dtype, num_threads, head=head, activations=activations, strict=strict, verify=verify)
     except FileNotFoundError:
-        _refuse_old_layout(path)
+        _refuse_old_layout(where)
         raise
     model.attach_pipeline(TextPipeline)
     return model

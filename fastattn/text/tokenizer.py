@@ -62,11 +62,11 @@ class TextTokenizer:
         files = as_files(folder)
         path = files.describe(_NAME)
         if not files.has(_NAME):
-            hint = ""
-            if files.has("vocab.txt"):
-                hint = "; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes it"
+            from ..loaders.hints import missing_tokenizer_hint
+
             raise FileNotFoundError(
-                f"{path}: needed to embed text or classify it (token ids can be used without it){hint}"
+                f"{path}: needed to embed text or classify it (token ids can be used without it); "
+                f"{missing_tokenizer_hint(files)}"
             )
         library = _library()
         data = files.read_bytes(_NAME)
