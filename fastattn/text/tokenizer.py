@@ -88,6 +88,9 @@ class TextTokenizer:
         self._files = files
         self._path = path
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TextTokenizer, (self._files, self._settings, self.max_length)
+
     def encode(self, text: str | tuple[str, str]) -> Tokens:
         """Token ids and token type ids of a text, or of a pair of texts. Texts must be encodable as UTF-8.
 
