@@ -201,7 +201,6 @@ def test_heads_that_are_not_there(tmp_path: Path) -> None:
 
 # ---- labels --------------------------------------------------------------------------------------------------------
 
-L = "LABEL_"
 LABELS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"id2label": {"0": 1, "1": 2.5, "2": None}}, ("1", "2.5", "None")),
     ({"id2label": {"0": True, "1": False, "2": "x"}}, ("True", "False", "x")),
@@ -215,6 +214,7 @@ LABELS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"id2label": {"2": "c", "0": "a", "1": "b"}, "num_labels": "many"}, ("a", "b", "c")),
     ({"id2label": {"0": "a", "1": "a", "2": "a"}, "label2id": {"a": 0}}, ("a", "a", "a")),
     ({"label2id": {"x": 2, "y": 0, "z": 1}}, ("y", "z", "x")),
+    ({"id2label": {"0": "a", "1": "b"}, "num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2")),
     ({"num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2")),
     ({"num_labels": 3, "id2label": None, "label2id": ["?"]}, ("LABEL_0", "LABEL_1", "LABEL_2")),
 ]
@@ -224,8 +224,11 @@ LABELS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 @pytest.mark.parametrize(("config", "labels"), LABELS)
 def test_labels(tmp_path: Path, config: dict[str, Any], labels: tuple[str, ...], named: bool) -> None:
     folder = task(tmp_path, architectures=["BertForSequenceClassification"] if named else ..., **config)
-    head = fa.load(folder).head
+    model = fa.load(folder)
+    head = model.head
     assert head is not None and head.labels == labels and head.outputs == 3
+    conflict = {"id2label", "num_labels"} <= {key for key, value in config.items() if value}
+    assert any("but id2label has" in note for note in model.notes) is conflict
     packed = fa.load(fa.pack(folder, tmp_path / "m", "float32")).head
     assert packed is not None and packed.labels == labels
 

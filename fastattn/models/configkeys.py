@@ -98,6 +98,9 @@ def note_keys(config: ConfigReader) -> list[str]:
         notes.append(f"{config.path}: unknown key{'s' * (len(unknown) > 1)} {_names(unknown)}{more}")
     if config.has("auto_map") and family not in _OWN_CODE:
         notes.append(f"{config.path}: auto_map names Python code of the folder's own, which is not run")
+    named, count = config.value("id2label"), config.value("num_labels")
+    if isinstance(named, dict) and count is not None and count != len(named):
+        notes.append(f"{config.path}: num_labels is {short(count)}, but id2label has {len(named)} labels")
     problem = config.value("problem_type")
     if problem is not None and problem not in PROBLEM_TYPES:
         notes.append(f"{config.path}: problem_type is {short(problem)}, none of {', '.join(PROBLEM_TYPES)}")

@@ -23,7 +23,8 @@ def read_labels(
     ``id2label`` names them, else ``label2id`` turned round; of ``num_labels`` alone they are LABEL_0 and on, and where
     the file is silent there are two of them, as in transformers. Labels need not be strings: they are what ``str``
     makes of them. Their numbers may have gaps or begin at 1: outputs without a name are LABEL_i, and names of outputs
-    that are not there are left out.
+    that are not there are left out. Where ``id2label`` and ``num_labels`` differ, the one that fits ``rows`` counts
+    (transformers 4 goes by the former, 5 by the latter).
 
     Parameters
     ----------
@@ -39,6 +40,8 @@ def read_labels(
     if named is not None:
         count = len(named)
         dense = named.keys() == set(range(count))
+        if rows is not None and rows != count and config.value("num_labels") == rows:
+            return tuple(f"LABEL_{i}" for i in range(rows))
         if rows is not None and rows != count and (dense or max(named) >= rows):
             key = "id2label" if config.has("id2label") else "label2id"
             raise _differ(config, key, f"of {count} labels", layer, (rows, count, inputs))
