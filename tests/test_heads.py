@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from golden import later_families, tiny_bert, tiny_families
 from test_bert_loading import change_config, change_tensors
+from test_cli import run
 
 import fastattn as fa
 from fastattn.loaders.errors import WeightFileError
@@ -28,7 +29,7 @@ KINDS = {
     "ForTokenClassification": "token_classification",
     "ForQuestionAnswering": "question_answering",
 }
-EARLY = [case for case in tiny_families.CASES if case == tiny_families.CASES[case]["model_type"]]
+EARLY = ["bert", "roberta", "distilbert", "electra", "albert", "mpnet"]
 LATER = ["deberta", "modernbert", "nomic", "new", "gte"]
 MODELS = [(case, suffix) for case in (*EARLY, *LATER) for suffix in KINDS]
 # None of these is a class of any family, or says which head is meant.
@@ -197,6 +198,34 @@ def test_heads_that_are_not_there(tmp_path: Path) -> None:
     assert fa.load(tmp_path / "three").head is None  # start and end are two
     with pytest.raises(ValueError, match="lacks tensor 'qa_outputs.weight'"):
         fa.load(tmp_path / "three", head="question_answering")
+
+
+def test_hostile_lists(tmp_path: Path) -> None:
+    """Neither slow nor long, whatever they hold."""
+    folder = task(tmp_path, id2label=WORDS)
+    expected = outputs(fa.load(folder))
+    for value in (["ForA" * 10**6 + "!"], ["x" * 10**6] * 9, ["\0", "\ud83d\ude00", "For"] * 10**5, [[[["x"]]]] * 10**5,
+                  ["BertModel"] * 10**5):  # fmt: skip
+        model = fa.load(change_config(folder, architectures=value, id2label=WORDS))
+        assert outputs(model) == expected and sum(map(len, model.notes)) < 2000
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    folder = str(task(tmp_path / "model", id2label=TAGS, architectures=..., problem_type="regression"))
+    change_tensors(Path(folder), **{**EXTRA, "classifier__weight": np.ones((3, 32), np.float32),
+                                    "classifier__bias": np.ones(3, np.float32)})  # fmt: skip
+    target = str(tmp_path / "m")
+    status, _, err = run("pack", folder, target, "--head", "token_classification")
+    assert status == 1 and "no use for tensor 'extra'" in err and "Traceback" not in err
+    assert run("pack", folder, target, "--head", "ForTokenClassification", "--no-strict")[0] == 0
+    assert fa.load(target).head_name == "token_classification"
+    status, _, err = run("pack", folder, target, "--head", "mood", "--no-strict")
+    assert status == 1 and "head: got 'mood', expected one of sequence_classification, " in err
+    status, _, err = run("pack", "--verify", target, "--head", "none")
+    assert status == 2 and "--head: nothing is packed without DST" in err
+
+
+EXTRA = {"extra": np.zeros(2, np.float32)}
 
 
 # ---- labels --------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ _SUFFIXES = {
     "ForPreTraining": "none",
 }
 _TASKS = {"text_classification": _SEQUENCE, "fill_mask": "masked_lm"}  # of transformers' pipelines, where they differ
+_LONGEST = 200  # letters of a name that is looked at
 _CLASS = re.compile(r"\w*?(For[A-Z]\w*)")
 
 
@@ -60,6 +61,8 @@ def head_name(value: Any) -> str | None:
 
 def _of_class(name: str) -> str | None:
     """The head of a class of transformers, whatever family it is of; "none" of an encoder, None of any other name."""
+    if len(name) > _LONGEST:
+        return None
     match = _CLASS.fullmatch(name)
     if match is not None:
         return _SUFFIXES.get(match[1])
@@ -109,7 +112,8 @@ def choose_head(
             return Choice(kind, True, ())
     notes = []
     encoder = "none" in named
-    said = f"{builder.config.path}: architectures is {list(names)!r:.200}" if names else ""
+    shown = ", ".join(name[:_LONGEST] for name in names[:5])
+    said = f"{builder.config.path}: architectures is {shown[:_LONGEST]!r}" if names else ""
     tasks = [kind for kind in complete if kind in _OF_TASKS]
     if any(name.endswith("ForMultipleChoice") for name in names):
         return Choice(None, False, (f"{said}: the head of multiple choice is left out",) if tasks else ())
