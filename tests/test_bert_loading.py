@@ -143,10 +143,12 @@ def test_labels(folder: Path) -> None:
     assert fa.load(change_config(folder, num_labels=3, **head)).head.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     named = {"1": "no", "0": "yes", "2": "perhaps"}
     assert fa.load(change_config(folder, id2label=named, **head)).head.labels == ("yes", "no", "perhaps")
-    for key, wrong in (("num_labels", 4), ("id2label", {"0": "a", "2": "b", "3": "c"}), ("id2label", ["a"]),
-                       ("id2label", {"0": 1}), ("problem_type", "guessing"), ("num_labels", 0)):  # fmt: skip
+    for key, wrong in (("num_labels", 4), ("num_labels", 0), ("num_labels", "3"), ("id2label", ["a"]), ("id2label", {}),
+                       ("id2label", {"0": "a"}), ("id2label", {"0": "a", "00": "b", "1": "c"}),
+                       ("id2label", {"a": "a", "b": "b", "c": "c"}), ("id2label", {**named, "9": "d"}),
+                       ("label2id", {"a": 0, "b": 1})):  # fmt: skip
         with pytest.raises(ValueError, match=rf"config\.json: {key} is "):
-            fa.load(change_config(folder, **{"num_labels": 3, "id2label": named, **head, key: wrong}))
+            fa.load(change_config(folder, **{**head, key: wrong}))
 
 
 def test_several_heads_on_one_backbone(tmp_path: Path) -> None:
@@ -249,9 +251,6 @@ def test_wrong_values(folder: Path, key: str, value: Any) -> None:
         ({"model_type": 3}, "model_type is '3', expected a string"),
         ({"model_type": ..., "architectures": ...}, "key 'model_type' is missing"),
         ({"model_type": ..., "architectures": ["GPT2Model"]}, "key 'model_type' is missing"),
-        ({"architectures": ["JinaBertForMaskedLM"]}, "'JinaBertForMaskedLM' is not supported; supported: BertModel, "),
-        ({"architectures": "BertModel"}, "architectures is 'BertModel', expected a list"),
-        ({"architectures": [1]}, "architectures is "),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key', expected .*absolute"),
         ({"hidden_act": "mish"}, "hidden_act is 'mish', expected one of gelu, gelu_new"),
         ({"num_attention_heads": 5}, "hidden_size 32 is not a multiple of num_attention_heads 5"),
@@ -341,12 +340,12 @@ def test_tensors_nobody_uses_are_refused(folder: Path, name: str) -> None:
 # ---- arguments of load ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float32", np.float32, np.dtype("float32")])
+@pytest.mark.parametrize("dtype", [None, "float32", np.float32, np.dtype("float32")])
 def test_dtype(folder: Path, dtype: Any) -> None:
     assert fa.load(folder, dtype=dtype).hidden_size == 32
 
 
-@pytest.mark.parametrize("dtype", ["int4", np.float64, "f4", None, 3])
+@pytest.mark.parametrize("dtype", ["int4", np.float64, "f4", 3, b"int8", ["int8"]])
 def test_other_dtypes(folder: Path, dtype: Any) -> None:
     with pytest.raises(ValueError, match="dtype: got .*, expected one of float32"):
         fa.load(folder, dtype=dtype)

@@ -236,20 +236,24 @@ def test_a_head_that_nobody_asks_for(tmp_path: Path, load: Load, case: str) -> N
     arrays = tiny_families.tensors(case, "ForMaskedLM")
     below = tiny_families.prefix(tiny_families.CASES[case]["model_type"])
     arrays[f"{below}embeddings.position_ids"] = np.arange(40)[None]
-    for architectures in ([tiny_families.class_name(case, "Model")], ...):
-        config = tiny_families.config(case, architectures=architectures)
-        out = fa.load(save(tmp_path, config, arrays))(*arguments(case))
+    for suffix in ("Model", "ForPreTraining"):
+        config = tiny_families.config(case, architectures=[tiny_families.class_name(case, suffix)])
+        model = fa.load(save(tmp_path, config, arrays))
+        out = model(*arguments(case))
         assert out.last_hidden_state.tobytes() == expected
         assert getattr(out, "pooler_output", None) is None
+        assert model.head is None and any("not used" in note for note in model.notes)
 
 
 @pytest.mark.parametrize("case", PLAIN)
-def test_architectures_that_are_refused(tmp_path: Path, case: str) -> None:
+def test_classes_that_are_none_of_the_family(tmp_path: Path, load: Load, case: str) -> None:
+    """Without any tensor of a head it is the encoder, as it is for transformers' AutoModel."""
+    expected = load(case)(*arguments(case)).last_hidden_state.tobytes()
     arrays = tiny_families.tensors(case)
-    for head in ("ForCausalLM", "LMHeadModel"):
+    for head in ("ForCausalLM", "LMHeadModel", "Reranker"):
         name = tiny_families.class_name(case, head)
-        with pytest.raises(ValueError, match=f"config.json: architecture '{name}' is not supported; supported: "):
-            fa.load(save(tmp_path, tiny_families.config(case, architectures=[name]), arrays))
+        model = fa.load(save(tmp_path, tiny_families.config(case, architectures=[name]), arrays))
+        assert model.head is None and model(*arguments(case)).last_hidden_state.tobytes() == expected
 
 
 REFUSED = [
@@ -275,7 +279,6 @@ REFUSED = [
     ("distilbert", {"dim": ...}, "key 'dim' is missing"),
     ("distilbert", {"activation": "mish"}, "activation is 'mish', expected one of gelu"),
     ("xlm-roberta", {"num_attention_heads": 3}, "hidden_size 20 is not a multiple of num_attention_heads 3"),
-    ("bert", {"model_type": "roberta"}, "architecture 'BertModel' is not supported; supported: RobertaModel"),
 ]  # fmt: skip
 
 

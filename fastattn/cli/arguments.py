@@ -56,10 +56,13 @@ def model_path(given: str | None) -> Path:
     """The model a command uses: the one it is given, else all-MiniLM-L6-v2 where its package is installed.
 
     Raises:
-        FileNotFoundError: neither; the message says how to get one.
+        FileNotFoundError: neither, or no such path nor a model of that name in the Hugging Face cache; the message says
+            how to get one.
     """
     if given is not None:
-        return Path(given)
+        from fastattn.loaders.hubcache import find_model
+
+        return find_model(given)
     from fastattn.loaders import default_model_path
 
     path = default_model_path()

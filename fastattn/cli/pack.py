@@ -42,6 +42,15 @@ def add_parser(commands: Any) -> None:
         "--dtype", metavar="TYPE", help="weights of linear layers: int8 (the default), bfloat16, float16, float32"
     )
     parser.add_argument(
+        "--head",
+        metavar="NAME",
+        help="the head to pack where the files do not say it: sequence_classification, token_classification, "
+        "question_answering, masked_lm, next_sentence, none",
+    )
+    parser.add_argument(
+        "--no-strict", dest="strict", action="store_false", help="leave tensors out that the architecture does not know"
+    )
+    parser.add_argument(
         "--verify", action="store_true", help="read the packed file and compare the checksums of all it holds"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -54,11 +63,16 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("expected DST, the packed file to write (or --verify, to check the packed file SRC)")
     if arguments.target is None and arguments.dtype is not None:
         arguments.parser.error("--dtype: nothing is packed without DST")
+    if arguments.target is None and arguments.head is not None:
+        arguments.parser.error("--head: nothing is packed without DST")
     path = arguments.source
     if arguments.target is not None:
         from fastattn.models.packing import pack_noting
 
-        path = pack_noting(UNFINISHED, path, arguments.target, arguments.dtype or "int8", arguments.threads)
+        path = pack_noting(
+            UNFINISHED, path, arguments.target, arguments.dtype or "int8", arguments.threads, head=arguments.head,
+            strict=arguments.strict,
+        )  # fmt: skip
     from fastattn.loaders import open_weights
     from fastattn.loaders.packed import PackedFile
 

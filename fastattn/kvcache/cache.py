@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -362,6 +362,18 @@ class KVCache:
             new._guard = Guard(shared_reads=True)
             new._layers = [each.copy(new) for each in self._layers]
             return new
+
+    __copy__ = fork
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> KVCache:
+        memo[id(self)] = new = self.fork()
+        return new
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a KVCache is the memory of running sequences and is not pickled: run their tokens again where they are "
+            "needed (within a process fork() copies it)"
+        )
 
     def reorder(self, rows: Any) -> None:
         """Row i becomes a copy of row rows[i], as beam search asks for; there may be more rows or fewer than before.

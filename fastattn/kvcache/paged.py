@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -125,6 +125,12 @@ class PagedKVCache:
         self._next_id = 0
         self._plan: _Plan | None = None  # of the last append, gone when any sequence has changed since
         self._guard = Guard(shared_reads=False)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a PagedKVCache is the memory of running sequences and is neither copied nor pickled: run their tokens "
+            "again where they are needed (within one cache fork(seq_id) copies a sequence)"
+        )
 
     def __repr__(self) -> str:
         return (

@@ -71,11 +71,24 @@ def open_weights(path: str | os.PathLike[str]) -> WeightFile:
         from .npz import NpzFile
 
         return NpzFile(target)
-    from .folder import is_pickled, pickled_message
+    from .hints import PICKLED_SUFFIXES, foreign_content, pickled_message, unreadable_format
 
-    if is_pickled(target):
+    if target.suffix in PICKLED_SUFFIXES:
         raise WeightFileError(pickled_message(target))
-    raise WeightFileError(f"{target}: unknown kind of file; expected a folder, .safetensors, .npz or a packed file")
+    with target.open("rb") as file:
+        what = unreadable_format(target.suffix) or foreign_content(file.read(512))
+    known = f": {what}" if what else ""
+    raise WeightFileError(
+        f"{target}: unknown kind of file{known}; expected a folder, .safetensors, .npz or a packed file"
+    )
+
+
+def reopen(path: str, fingerprint: str) -> WeightFile:
+    """The weights at ``path``, for whoever unpickles them; ``ValueError`` if they are others than those pickled."""
+    weights = open_weights(path)
+    if weights.fingerprint() != fingerprint:
+        raise ValueError(f"{path}: this is not the file that was pickled; pickle it again")
+    return weights
 
 
 def default_model_path() -> Path | None:

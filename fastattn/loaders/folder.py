@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ from .packed import FILE_IN_FOLDER, PackedFile
 from .safetensors import SafetensorsFile
 from .weightfile import TensorInfo, WeightFile
 
-__all__ = ["ShardedSafetensors", "is_pickled", "open_folder", "pickled_message"]
+__all__ = ["ShardedSafetensors", "open_folder"]
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 class ShardedSafetensors(WeightFile):
@@ -58,6 +58,10 @@ class ShardedSafetensors(WeightFile):
             metadata.update(shard.metadata)
         super().__init__(index_path.parent, infos, metadata)
 
+    def _sample(self) -> int:
+        text = "".join(shard.fingerprint() for shard in self._shards.values())
+        return zlib.crc32(text.encode("ascii"))
+
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         return self._shard_of[name][name]
 
@@ -76,20 +80,6 @@ def _check_shard_name(name: str, file_name: Any, index_path: Path) -> None:
         )
 
 
-def is_pickled(path: Path) -> bool:
-    """Whether the name of ``path`` says that it holds pickled weights."""
-    return path.suffix in _PICKLED_SUFFIXES
-
-
-def pickled_message(path: Path) -> str:
-    """What to tell a user whose weights at ``path`` are pickled."""
-    return (
-        f"{path}: pickled weights can run any code when they are loaded, so they are not read. Convert them once, "
-        "in an environment with transformers: AutoModel.from_pretrained(folder).save_pretrained(new_folder, "
-        "safe_serialization=True) writes model.safetensors; copy the tokenizer files beside it"
-    )
-
-
 def open_folder(folder: Path) -> WeightFile:
     """Open the weights in ``folder``: ``model.safetensors``, else the shards of ``model.safetensors.index.json``, else
     the packed file ``model.fastattn``.
@@ -99,7 +89,8 @@ def open_folder(folder: Path) -> WeightFile:
     FileNotFoundError
         There are no weights in the folder.
     WeightFileError
-        There are only pickled ones (the message names the conversion), or the files are damaged.
+        There are only weights that are not read: pickled ones, other formats (the message says what helps); or the
+        files are damaged.
     """
     if (folder / _SINGLE).exists():
         return SafetensorsFile(folder / _SINGLE)
@@ -108,10 +99,13 @@ def open_folder(folder: Path) -> WeightFile:
     if (folder / FILE_IN_FOLDER).exists():
         return PackedFile(folder / FILE_IN_FOLDER)
     names = sorted(entry.name for entry in folder.iterdir())
-    for name in names:
-        # training_args.bin and its like lie beside weights too: only names that say "weights" get the advice
-        if is_pickled(Path(name)) and name.startswith(("pytorch_model", "model", "consolidated")):
-            raise WeightFileError(pickled_message(folder / name))
+    from .hints import no_weights_message
+
+    instead = no_weights_message(folder, names)
+    if instead is not None:
+        raise WeightFileError(instead)
     found = [name for name in names if name.endswith((".safetensors", ".npz"))]
     hint = f"; to open {found[0]}, give its own path" if found else ""
+    if not found and "router_config.json" in names:
+        hint = ": it is a Router of sentence-transformers, which sends texts through models in folders of its own"
     raise FileNotFoundError(f"{folder}: found neither {_SINGLE} nor {_INDEX} in this folder{hint}")

@@ -151,7 +151,9 @@ def parse_json(data: bytes, source: str) -> Any:
     except RecursionError:
         raise WeightFileError(f"{source}: JSON is nested too deeply") from None
     except ValueError as error:
-        raise WeightFileError(f"{source}: not valid JSON ({error})") from None
+        from .hints import foreign_content
+
+        raise WeightFileError(f"{source}: not valid JSON ({foreign_content(data) or error})") from None
     if _too_deep(value, data):
         raise WeightFileError(f"{source}: JSON is nested too deeply: more than {MAX_DEPTH} objects and lists")
     return value

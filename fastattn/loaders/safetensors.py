@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .weightfile import ARRAY_DTYPES, TensorInfo, WeightFile, check_shape
 
 __all__ = ["SafetensorsFile"]
 
+_SAMPLES, _SAMPLE_BYTES = 64, 256  # of a fingerprint
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
 
 
@@ -44,12 +46,14 @@ class SafetensorsFile(WeightFile):
         mapping = _map(path) if contents is None else contents
         size = len(mapping)
         if size < 8:
-            raise WeightFileError(f"{path}: {size} bytes, too short for the 8-byte header length")
+            raise _foreign(path, bytes(mapping[:8]), f"{size} bytes, too short for the 8-byte header length")
         (header_bytes,) = struct.unpack_from("<Q", mapping)
         if header_bytes > MAX_JSON_BYTES:
-            raise WeightFileError(f"{path}: header length {header_bytes} is above the limit of {MAX_JSON_BYTES}")
+            fault = f"header length {header_bytes} is above the limit of {MAX_JSON_BYTES}"
+            raise _foreign(path, bytes(mapping[:512]), fault)
         if header_bytes > size - 8:
-            raise WeightFileError(f"{path}: header length {header_bytes} reaches beyond the file of {size} bytes")
+            fault = f"header length {header_bytes} reaches beyond the file of {size} bytes"
+            raise _foreign(path, bytes(mapping[:512]), fault)
         text = bytes(mapping[8 : 8 + header_bytes])
         self._check_header_text(path, text)
         header = parse_json_object(text, f"{path}: header")
@@ -68,6 +72,19 @@ class SafetensorsFile(WeightFile):
     def _check_header_text(self, path: Path, text: bytes) -> None:
         """Look at the bytes of the header before they are parsed."""
 
+    def _sample(self) -> int:
+        start, size = self._data_start, len(self._mapping) - self._data_start
+        checksum = zlib.crc32(self._mapping[8:start])
+        for i in range(_SAMPLES):
+            at = start + size * i // _SAMPLES
+            checksum = zlib.crc32(self._mapping[at : at + _SAMPLE_BYTES], checksum)
+        return checksum
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if not isinstance(self._mapping, mmap.mmap):
+            raise TypeError(f"{self._path}: weights inside another file are not pickled; open that file again")
+        return super().__reduce__()
+
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         info = self._infos[name]
         dtype = ARRAY_DTYPES[info.dtype]
@@ -80,11 +97,19 @@ class SafetensorsFile(WeightFile):
         return array
 
 
+def _foreign(path: Path, start: bytes, fault: str) -> WeightFileError:
+    """The error for a file that begins with ``start`` and is no safetensors file: with what it is, where that shows."""
+    from .hints import foreign_content
+
+    content = foreign_content(start)
+    return WeightFileError(f"{path}: {fault}{f': {content}' if content else ''}")
+
+
 def _map(path: Path) -> mmap.mmap:
     size = regular_file_size(path)
-    if size < 8:
-        raise WeightFileError(f"{path}: {size} bytes, too short for the 8-byte header length")
     with open(path, "rb") as file:
+        if size < 8:
+            raise _foreign(path, file.read(8), f"{size} bytes, too short for the 8-byte header length")
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # of the size the file has by now
 
 

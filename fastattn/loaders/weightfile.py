@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -119,6 +121,23 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of tensor ``name``, without touching its data."""
         return self.info(name).shape
+
+    def fingerprint(self) -> str:
+        """Digits that tell this file from another, and weights from those of a later training: of its header and of
+        samples of its data. It is no checksum of all of it.
+        """
+        text = repr([(name, info.dtype, info.shape) for name, info in self._infos.items()])
+        return f"{zlib.crc32(text.encode('utf-8', 'backslashreplace'), self._sample()):08x}"
+
+    def _sample(self) -> int:
+        """A checksum of some of the data."""
+        return 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Opened again by its path, where the same file has to be."""
+        from . import reopen
+
+        return reopen, (os.path.abspath(self._path), self.fingerprint())
 
     @abstractmethod
     def _read(self, name: str) -> np.ndarray[Any, Any]:

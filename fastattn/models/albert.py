@@ -72,7 +72,7 @@ class AlbertModel(Kin):
                 Dense("predictions.dense", size, hidden, activation), "predictions.LayerNorm", decoder,
                 vocabulary=self.vocab_size, eps=self._eps, bias="predictions.bias", tied=words if tie else None,
             ),
-            **label_heads(c, hidden, pooler),
+            **label_heads(hidden, pooler),
         )  # fmt: skip
 
 

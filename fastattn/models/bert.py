@@ -64,5 +64,5 @@ class BertModel(Kin):
             next_sentence=lambda: HeadSpec(
                 "sequence_classification", "first", (pooler, Dense("cls.seq_relationship", 2, hidden))
             ),
-            **label_heads(c, hidden, pooler),
+            **label_heads(hidden, pooler),
         )  # fmt: skip

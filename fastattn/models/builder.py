@@ -28,6 +28,7 @@ __all__ = [
     "TensorReport",
     "check_tensors",
     "derive_key",
+    "listed",
     "stored_name",
 ]
 
@@ -58,16 +59,28 @@ class TensorReport(NamedTuple):
 class Builder(ABC):
     """What a family's constructor asks for its weights."""
 
-    def __init__(self, config: ConfigReader, dtype: str, num_threads: int | None) -> None:
+    def __init__(
+        self, config: ConfigReader, dtype: str, num_threads: int | None, head: str | None = None
+    ) -> None:  # fmt: skip
         self.config = config
         """The model's config.json."""
         self.dtype = dtype
         """How the weights of linear layers are stored: as ``pack_linear`` names it."""
         self.num_threads = num_threads
+        self.head = head
+        """The head that is wanted, "none" for the encoder alone; None where the files are to say it."""
 
     @abstractmethod
     def has(self, name: str) -> bool:
         """Whether a tensor of that full name is stored."""
+
+    def offers(self, name: str) -> bool:
+        """Whether that tensor can be had: a packed file knows names of tensors that were left out of it."""
+        return self.has(name)
+
+    @abstractmethod
+    def outputs(self, name: str, inputs: int) -> int | None:
+        """Outputs of the stored layer ``name`` of ``inputs`` inputs; None where its tensors do not say it."""
 
     @abstractmethod
     def linear(
@@ -149,8 +162,8 @@ def _linear_parts(
 class Plan(Builder):
     """Notes what is asked for; what it returns stands for nothing and must not be computed with."""
 
-    def __init__(self, config: ConfigReader, weights: WeightFile) -> None:
-        super().__init__(config, "float32", 1)
+    def __init__(self, config: ConfigReader, weights: WeightFile, head: str | None = None) -> None:
+        super().__init__(config, "float32", 1, head)
         self._weights = weights
         self.requests: dict[tuple[str, ...], tuple[int, ...]] = {}
         """Full names under which a tensor may lie, the first that is stored -> shape."""
@@ -160,6 +173,9 @@ class Plan(Builder):
 
     def has(self, name: str) -> bool:
         return stored_name(self._weights, name) is not None
+
+    def outputs(self, name: str, inputs: int) -> int | None:
+        return _stored_outputs(self._weights, name, inputs)
 
     def linear(
         self,
@@ -210,14 +226,19 @@ class _Nothing(dict[str, Any]):
 class CheckpointBuilder(Builder):
     """Reads tensors and packs layers. ``made`` keeps every object by its key, which is what a packed file stores."""
 
-    def __init__(self, config: ConfigReader, weights: WeightFile, dtype: str, num_threads: int | None) -> None:
-        super().__init__(config, dtype, num_threads)
+    def __init__(
+        self, config: ConfigReader, weights: WeightFile, dtype: str, num_threads: int | None, head: str | None = None
+    ) -> None:
+        super().__init__(config, dtype, num_threads, head)
         self._weights = weights
         self.made: dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]] = {}
         """Key -> what was handed out: names joined by "+", a norm's name, a table's, the key of derived arrays."""
 
     def has(self, name: str) -> bool:
         return stored_name(self._weights, name) is not None
+
+    def outputs(self, name: str, inputs: int) -> int | None:
+        return _stored_outputs(self._weights, name, inputs)
 
     def _read(self, *candidates: str | None) -> Floats:
         for name in candidates:
@@ -271,14 +292,25 @@ class CheckpointBuilder(Builder):
         return result
 
 
-def check_tensors(plan: Plan, weights: WeightFile, ignorable: re.Pattern[str]) -> TensorReport:
-    """Hold what was planned against what is stored.
+def _stored_outputs(weights: WeightFile, name: str, inputs: int) -> int | None:
+    for part, rest in (("weight", (inputs,)), ("bias", ())):
+        stored = stored_name(weights, f"{name}.{part}")
+        if stored is not None:
+            shape = weights.shape(stored)
+            return shape[0] if len(shape) == 1 + len(rest) and shape[1:] == rest else None
+    return None
+
+
+def check_tensors(
+    plan: Plan, weights: WeightFile, ignorable: re.Pattern[str], strict: bool = True
+) -> tuple[TensorReport, list[str]]:
+    """Hold what was planned against what is stored: the report, and tensors that this architecture does not know.
 
     Raises
     ------
     ValueError
-        Tensors are missing, of another shape, not F32, F16 or BF16, or neither used nor ``ignorable`` by their full
-        names. They are named.
+        Tensors are missing, of another shape, or not F32, F16 or BF16; or, with ``strict``, neither used nor
+        ``ignorable`` by their full names. They are named.
     """
     found: dict[tuple[str, ...], str] = {}
     missing = []
@@ -289,7 +321,7 @@ def check_tensors(plan: Plan, weights: WeightFile, ignorable: re.Pattern[str]) -
         else:
             found[candidates] = stored
     if missing:
-        raise ValueError(f"{weights.path}: missing {_listed(missing)}")
+        raise ValueError(f"{weights.path}: missing {listed(missing)}")
     for candidates, shape in plan.requests.items():
         info = weights.info(found[candidates])
         if info.shape != shape:
@@ -306,9 +338,12 @@ def check_tensors(plan: Plan, weights: WeightFile, ignorable: re.Pattern[str]) -
     twins = {name for candidates in plan.requests for name in candidates}
     rest = [name for name in weights if name not in used]
     unknown = [name for name in rest if name not in twins and not ignorable.fullmatch(name)]
-    if unknown:
-        raise ValueError(f"{weights.path}: this architecture has no use for {_listed(unknown)}")
-    return TensorReport(tuple(name for name in weights if name in used), tuple(rest))
+    if unknown and strict:
+        raise ValueError(
+            f"{weights.path}: this architecture has no use for {listed(unknown)}; strict=False leaves them out and "
+            "lists them in the model's notes"
+        )
+    return TensorReport(tuple(name for name in weights if name in used), tuple(rest)), unknown
 
 
 def stored_name(weights: Container[str], name: str) -> str | None:
@@ -321,6 +356,7 @@ def stored_name(weights: Container[str], name: str) -> str | None:
     return None
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first of ``names`` of tensors, and how many there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"tensor{'s' if len(names) > 1 else ''} {', '.join(repr(name) for name in names[:5])}{more}"

@@ -10,19 +10,35 @@ from typing import Any, TypeVar
 from ..loaders.files import ModelFiles
 from ..loaders.jsonfile import read_json_object
 
-__all__ = ["ConfigReader"]
+__all__ = ["PROBLEM_TYPES", "ConfigReader", "short"]
 
 T = TypeVar("T")
 
 _MAX_SIZE = 2**31 - 1
 _MAX_REAL = 1e30  # far above any model's, and far below what float32 can hold
-_MAX_LABELS = 1_000_000
-_PROBLEM_TYPES = {
-    "regression": "regression",
-    "single_label_classification": "single_label_classification",
-    "multi_label_classification": "multi_label_classification",
-    "": None,
-}
+
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+"""What ``problem_type`` may be."""
+
+
+def short(value: Any) -> str:
+    """A value of a JSON file as messages show it, whatever it is."""
+    try:
+        return repr(str(value)[:100])
+    except RecursionError:  # nested as deeply as the parser takes, and a little less than can be printed
+        return "nested too deeply"
+
+
+class _Noted(dict[str, Any]):
+    """The values of a file, and which of its keys were asked for."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.asked: set[str] = set()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
 
 
 class ConfigReader:
@@ -31,7 +47,7 @@ class ConfigReader:
     def __init__(self, path: Path | str, values: Mapping[str, Any]) -> None:
         self.path = path
         """Where the values come from, as messages call it."""
-        self._values = values
+        self._values = _Noted(values)
 
     @classmethod
     def open(cls, path: Path) -> ConfigReader:
@@ -121,32 +137,24 @@ class ConfigReader:
         if self._values.get(key):
             raise ValueError(f"{self.path}: {key} is {str(self._values[key])[:100]!r}: {reason}")
 
-    def architectures(self) -> tuple[str, ...]:
-        """The class names under ``architectures``; none where the key is missing."""
-        value = self._get("architectures", [])
-        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            raise self._wrong("architectures", value, "a list of class names")
-        return tuple(value)
+    def value(self, key: str) -> Any:
+        """What lies under ``key``, of any type; None where the key is missing."""
+        return self._values.get(key)
 
-    def labels(self) -> tuple[str, ...]:
-        """The labels of a classifier: ``id2label``, else ``num_labels`` made-up ones, else two, as in transformers."""
-        named = self._values.get("id2label")
-        count = self._values.get("num_labels")
-        if count is not None:
-            count = self.size("num_labels", maximum=_MAX_LABELS)
-        if named is None:
-            return tuple(f"LABEL_{i}" for i in range(2 if count is None else count))
-        if not isinstance(named, dict) or not named or not all(isinstance(label, str) for label in named.values()):
-            raise self._wrong("id2label", named, "an object from numbers to labels")
-        if set(named) != {str(i) for i in range(len(named))}:
-            raise self._wrong("id2label", named, f"labels for the numbers 0 to {len(named) - 1}")
-        if count is not None and count != len(named):
-            raise self._wrong("num_labels", count, f"{len(named)}, the number of labels under id2label")
-        return tuple(named[str(i)] for i in range(len(named)))
+    def architectures(self) -> tuple[str, ...]:
+        """The class names under ``architectures``. What is no name is left out: no library needs this key."""
+        value = self._values.get("architectures")
+        names = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+        return tuple(name for name in names if isinstance(name, str) and name)
 
     def problem_type(self) -> str | None:
-        """``problem_type`` of a sequence classification, None where the key is missing."""
-        return self.choice("problem_type", _PROBLEM_TYPES, "")
+        """``problem_type`` of a sequence classification, None where it is missing or none of transformers'."""
+        value = self._values.get("problem_type")
+        return value if isinstance(value, str) and value in PROBLEM_TYPES else None
+
+    def not_asked(self) -> list[str]:
+        """Keys that nobody has asked for, but for those of null, which say nothing."""
+        return [key for key, value in self._values.items() if key not in self._values.asked and value is not None]
 
     def model_type(self) -> str:
         """``model_type``; old files without it are recognised by the class name under ``architectures``."""
@@ -155,7 +163,10 @@ class ConfigReader:
             for name in self.architectures():
                 if name.startswith("Bert"):
                     return "bert"
-        value = self._get("model_type", None)
+            raise ValueError(
+                f"{self.path}: key 'model_type' is missing: it says which architecture the weights are of, and belongs "
+                'into the file ("model_type": "bert")'
+            )
         if not isinstance(value, str):
             raise self._wrong("model_type", value, "a string")
         return value

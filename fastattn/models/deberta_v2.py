@@ -98,7 +98,7 @@ class DebertaV2Model(Encoder):
         pooler = Dense("pooler.dense", hidden, hidden, c.choice("pooler_hidden_act", ACTIVATIONS, "gelu"))
         self.add_heads(
             builder, masked_lm=lambda: self._masked_lm(c, words, tie, decoder, activation),
-            **label_heads(c, hidden, pooler),
+            **label_heads(hidden, pooler),
         )  # fmt: skip
 
     def _read_attention(self, builder: Builder, prefix: str, layers: int, heads: int) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -114,17 +114,13 @@ class Disentangled:
         self._span, self._max_distance = span, max_distance
         self.scale = 1 / math.sqrt(width * terms)
         """Of the sum of products; ``terms`` counts content, c2p and p2c, whether or not a model uses them."""
+        self._find_reach = partial(_find_reach, span, max_distance)  # no method: what holds itself is not freed at once
         self._kept = lru_cache(maxsize=256)(self._find_reach)
         if max_distance is not None:
             distance_columns(0, span, max_distance)  # refuses sizes that fit no model
 
     def _reach(self, reach: int) -> _Reach:
         return self._kept(reach) if reach <= _KEPT_REACH else self._find_reach(reach)
-
-    def _find_reach(self, reach: int) -> _Reach:
-        columns = distance_columns(reach, self._span, self._max_distance)
-        first, last = int(columns[0]) // _LANES, int(columns[-1]) // _LANES
-        return _Reach(columns - np.int32(first * _LANES), first, last - first + 1)
 
     def scratch_size(self, tokens: int) -> int:
         """float32 numbers that ``attend`` works in: enough for every sequence of at most ``tokens``."""
@@ -177,6 +173,12 @@ class Disentangled:
                     _by_head(q[part], some), _by_head(k, some), _by_head(v, some), mask=bias, scale=self.scale,
                     out=_by_head(out[part], some), num_threads=num_threads,
                 )  # fmt: skip
+
+
+def _find_reach(span: int, max_distance: int | None, reach: int) -> _Reach:
+    columns = distance_columns(reach, span, max_distance)
+    first, last = int(columns[0]) // _LANES, int(columns[-1]) // _LANES
+    return _Reach(columns - np.int32(first * _LANES), first, last - first + 1)
 
 
 def _products(

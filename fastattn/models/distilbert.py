@@ -61,7 +61,7 @@ class DistilBertModel(Kin):
                 Dense("vocab_transform", hidden, hidden, activation), "vocab_layer_norm", decoder,
                 vocabulary=self.vocab_size, eps=self._eps, bias=f"{decoder}.bias", tied=words if tie else None,
             ),
-            **label_heads(c, hidden, Dense("pre_classifier", hidden, hidden, "relu")),
+            **label_heads(hidden, Dense("pre_classifier", hidden, hidden, "relu")),
         )  # fmt: skip
 
 

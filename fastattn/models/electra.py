@@ -62,5 +62,5 @@ class ElectraModel(Kin):
                 Dense("generator_predictions.dense", size, hidden, "gelu"), "generator_predictions.LayerNorm", decoder,
                 vocabulary=self.vocab_size, eps=self._eps, bias=f"{decoder}.bias", tied=words if tie else None,
             ),
-            **label_heads(c, hidden, Dense("classifier.dense", hidden, hidden, "gelu"), last="classifier.out_proj"),
+            **label_heads(hidden, Dense("classifier.dense", hidden, hidden, "gelu"), last="classifier.out_proj"),
         )  # fmt: skip

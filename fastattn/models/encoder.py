@@ -5,21 +5,27 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..loaders.files import ModelFiles
-from .builder import Builder, Floats, TensorReport
-from .heads import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Dense, Head, HeadSpec
+from .builder import Builder, Floats, TensorReport, listed
+from .choice import choose_head
+from .heads import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Head, HeadSpec, with_labels
 from .inputs import Integers, PackedInputs, check_range, pack_inputs
 from .spans import Spans
 from .texts import TextMethods
+from .travel import Origin, reduce_model
 from .workspace import Workspace, WorkspacePool
 
 __all__ = ["Encoder", "Floats"]
+
+
+# Tensors of numbers that follow from the sizes: old versions of transformers saved them.
+_BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*")
 
 
 class Encoder(TextMethods, ABC):
@@ -32,6 +38,9 @@ class Encoder(TextMethods, ABC):
     GROUP_TOKENS: ClassVar[int] = 512
     """Tokens that go through the layers together. It bounds scratch memory and keeps it in the cache; a sequence is
     never split, and the bits of a result do not depend on this number."""
+
+    SETTABLE: ClassVar[tuple[str, ...]] = ("num_threads", "chosen_length")
+    """Attributes that a user may set, and that go with a pickled model."""
 
     architectures: ClassVar[Mapping[str, str | None]]
     """Class names under ``architectures`` in config.json -> name of the head it has; None for the encoder alone."""
@@ -61,7 +70,9 @@ class Encoder(TextMethods, ABC):
     pooler: Head | None = None
     """What makes ``pooler_output`` of the first token."""
     head: Head | None = None
-    """The head that config.json's ``architectures`` names, None for the encoder alone."""
+    """The head that was asked for, or found in the file; None for the encoder alone."""
+    head_name: str
+    """What ``load`` takes for ``head`` to find it: "none" for the encoder alone."""
     heads: dict[str, Head]
     """Every head by name: that of the file under its kind, and those ``add_head`` put beside it."""
 
@@ -70,40 +81,58 @@ class Encoder(TextMethods, ABC):
 
     def __init__(self, builder: Builder) -> None:
         """Check the configuration and ask ``builder`` for the weights; ``ValueError`` for what does not fit."""
-        architectures = builder.config.architectures()
-        self._architecture = next((name for name in architectures if name in self.architectures), None)
-        if architectures and self._architecture is None:
-            raise ValueError(
-                f"{builder.config.path}: architecture {', '.join(architectures)!r} is not supported; "
-                f"supported: {', '.join(self.architectures)}"
-            )
         self.heads = {}
+        self.head_name = "none"
+        self.origin: Origin | None = None
+        """What ``pickle`` keeps of the model; None where it was not loaded from a path."""
+        self._added: dict[str, Origin | None] = {}  # where the heads that were put beside its own are from
+        self._notes: list[str] = []
+        self._more_notes: list[Callable[[Encoder], Iterable[str]]] = []
         self._workspaces = WorkspacePool()
 
     def __repr__(self) -> str:
-        head = f", {self.head.kind}" if self.head is not None else ""
-        return f"<{type(self).__name__} {str(self.path)!r}: {self._describe}{head}>"
+        head = self.head
+        what = "" if head is None else f", {head.kind}"
+        if head is not None and head.labels:
+            what += f" ({len(head.labels)} label{'s' * (len(head.labels) != 1)})"
+        return f"<{type(self).__name__} {str(self.path)!r}: {self._describe}{what}>"
+
+    @property
+    def notes(self) -> list[str]:
+        """What was found in the model's files and not obeyed: unknown keys, tensors that are left out, a head that was
+        found otherwise than the files say. A sentence each; none is an error.
+        """
+        return [*self._notes, *(note for more in self._more_notes for note in more(self))]
+
+    def add_notes(self, more: Callable[[Encoder], Iterable[str]]) -> None:
+        """For loaders: further ``notes``, looked for when they are asked for. ``more`` must not hold the model."""
+        self._more_notes.append(more)
+
+    def settle(
+        self, path: Path, files: ModelFiles, tensors: TensorReport, notes: Iterable[str], unknown: Sequence[str] = ()
+    ) -> None:  # fmt: skip
+        """For loaders: where the built model is from, and what they found. ``unknown``: tensors of no known name."""
+        self.path, self.files, self.tensors = path, files, tensors
+        self._notes += notes
+        if unknown:
+            self._notes.append(f"{path}: left out as unknown: {listed(unknown)}")
+        known = [name for name in tensors.ignored if name not in unknown and not _BUFFER.fullmatch(name)]
+        if known:
+            self._notes.append(f"{path}: not used: {listed(known)}")
 
     def add_pooler(self, spec: HeadSpec, builder: Builder) -> None:
         """For constructors: the pooler."""
         self.pooler = Head.build(spec, builder)
 
     def add_heads(self, builder: Builder, **specs: Callable[[], HeadSpec]) -> None:
-        """For constructors: the one of the heads that ``architectures`` names.
-
-        A checkpoint that has no tensor of it is a backbone that kept the name of what it was trained with.
-        """
-        wanted = None if self._architecture is None else self.architectures[self._architecture]
-        if wanted is None:
+        """For constructors: the one of the heads that ``choose_head`` finds."""
+        choice = choose_head(builder, self.architectures, specs)
+        self._notes += choice.notes
+        if choice.kind is None:
             return
-        spec = specs[wanted]()
-        own = [step for step in spec.steps if not isinstance(step, Dense) or not self._is_poolers(step)]
-        if any(builder.has(f"{step.name}.weight") or builder.has(f"{step.name}.bias") for step in own):
-            self.head = self.heads[spec.kind] = Head.build(spec, builder)
-
-    @staticmethod
-    def _is_poolers(step: Dense) -> bool:
-        return step.name.endswith(("pooler.dense", "pooler"))
+        self.head_name = choice.kind
+        spec = with_labels(specs[choice.kind](), builder, silent=not choice.named)
+        self.head = self.heads[spec.kind] = Head.build(spec, builder)
 
     def add_head(self, name: str, other: Encoder) -> None:
         """Put the head of another model beside this one's, for several tasks on one backbone.
@@ -134,6 +163,24 @@ class Encoder(TextMethods, ABC):
         if name in self.heads:
             raise ValueError(f"name: there is a head {name!r} already")
         self.heads[name] = other.head
+        self._added[name] = other.origin
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {name: getattr(self, name) for name in self.SETTABLE}
+        return reduce_model(self, self.origin, self._added, state)
+
+    def __copy__(self) -> Encoder:
+        """A model of its own over the same weights, which are never written."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.heads, other._added = dict(self.heads), dict(self._added)
+        other._notes, other._more_notes = list(self._notes), list(self._more_notes)
+        other._workspaces, other._kept = WorkspacePool(), None
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
+        memo[id(self)] = other = self.__copy__()
+        return other
 
     @property
     def text_positions(self) -> int:

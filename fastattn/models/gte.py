@@ -85,7 +85,7 @@ class GteModel(Kin):
                 NormStep(norm, hidden, self._eps),
                 Dense("lm_head.decoder", self.vocab_size, hidden, large=True, tied=words if tie else None),
             )),
-            **label_heads(c, hidden, pooler),
+            **label_heads(hidden, pooler),
         )  # fmt: skip
 
 

@@ -15,11 +15,12 @@ import numpy as np
 from .. import ops
 from ..weights import PackedLinear
 from .builder import Builder, Floats, Norm
-from .config import ConfigReader
+from .labels import MAX_LABELS, read_labels
 
 __all__ = [
     "BaseModelOutput", "BaseModelOutputWithPooling", "Dense", "Head", "HeadSpec", "MaskedLMOutput", "NormStep",
     "QuestionAnsweringModelOutput", "SequenceClassifierOutput", "TokenClassifierOutput", "classifier",
+    "with_labels",
 ]  # fmt: skip
 
 
@@ -107,15 +108,30 @@ class HeadSpec(NamedTuple):
     """Names of the last step's outputs, where they have names."""
     problem_type: str | None = None
     """Of a sequence classification: ``ConfigReader.problem_type``."""
+    labelled: bool = False
+    """Whether config.json has a label for each output."""
 
 
-def classifier(
-    config: ConfigReader, kind: str, rows: str, before: Sequence[Dense | NormStep], name: str, inputs: int
-) -> HeadSpec:
-    """A head whose last layer, ``name``, has an output for each label of ``config``."""
-    labels = config.labels()
-    problem_type = config.problem_type() if kind == "sequence_classification" else None
-    return HeadSpec(kind, rows, (*before, Dense(name, len(labels), inputs)), labels, problem_type)
+def classifier(kind: str, rows: str, before: Sequence[Dense | NormStep], name: str, inputs: int) -> HeadSpec:
+    """A head whose last layer, ``name``, has an output for each label: how many that are, ``with_labels`` says."""
+    return HeadSpec(kind, rows, (*before, Dense(name, 0, inputs)), labelled=True)
+
+
+def with_labels(spec: HeadSpec, builder: Builder, *, silent: bool) -> HeadSpec:
+    """``spec`` with the labels of config.json and the outputs that the stored tensors have.
+
+    ``silent``: where config.json names no labels, there are as many as the tensors have outputs; else two.
+    """
+    last = spec.steps[-1]
+    if not spec.labelled or not isinstance(last, Dense):
+        return spec
+    config = builder.config
+    rows = builder.outputs(last.name, last.inputs)
+    known = rows if rows is not None and 0 < rows <= MAX_LABELS else None
+    labels = read_labels(config, known, last.name, last.inputs, silent=silent)
+    problem_type = config.problem_type() if spec.kind == "sequence_classification" else None
+    steps = (*spec.steps[:-1], last._replace(outputs=len(labels)))
+    return spec._replace(steps=steps, labels=labels, problem_type=problem_type)
 
 
 class _DenseStep(NamedTuple):

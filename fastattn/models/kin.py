@@ -126,15 +126,13 @@ def refuse_other_models(c: ConfigReader, family: str) -> None:
     c.refuse("quantization_config", "quantised checkpoints are not supported")
 
 
-def label_heads(
-    c: ConfigReader, hidden: int, *before: Dense, last: str = "classifier"
-) -> dict[str, Callable[[], HeadSpec]]:
+def label_heads(hidden: int, *before: Dense, last: str = "classifier") -> dict[str, Callable[[], HeadSpec]]:
     """The heads that give labels. A sequence classification has the layers ``before``, then ``last``; those of single
     tokens are called alike in all families.
     """
     return {
-        "sequence_classification": lambda: classifier(c, "sequence_classification", "first", before, last, hidden),
-        "token_classification": lambda: classifier(c, "token_classification", "all", (), "classifier", hidden),
+        "sequence_classification": lambda: classifier("sequence_classification", "first", before, last, hidden),
+        "token_classification": lambda: classifier("token_classification", "all", (), "classifier", hidden),
         "question_answering": lambda: HeadSpec("question_answering", "all", (Dense("qa_outputs", 2, hidden),)),
     }
 

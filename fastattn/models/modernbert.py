@@ -112,10 +112,8 @@ class ModernBertModel(Encoder):
                 Dense("decoder", self.vocab_size, hidden, large=True, tied=words if tie else None,
                       bias=c.flag("decoder_bias", True)),
             )),
-            sequence_classification=lambda: classifier(
-                c, "sequence_classification", rows, before, "classifier", hidden
-            ),
-            token_classification=lambda: classifier(c, "token_classification", "all", before, "classifier", hidden),
+            sequence_classification=lambda: classifier("sequence_classification", rows, before, "classifier", hidden),
+            token_classification=lambda: classifier("token_classification", "all", before, "classifier", hidden),
             question_answering=lambda: HeadSpec("question_answering", "all", (*before, Dense("classifier", 2, hidden))),
         )  # fmt: skip
 

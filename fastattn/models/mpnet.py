@@ -72,7 +72,7 @@ class MPNetModel(Kin):
                 Dense("lm_head.dense", hidden, hidden, "gelu"), "lm_head.layer_norm", decoder,
                 vocabulary=self.vocab_size, eps=self._eps, bias="lm_head.bias", tied=words if tie else None,
             ),
-            **label_heads(c, hidden, Dense("classifier.dense", hidden, hidden, "tanh"), last="classifier.out_proj"),
+            **label_heads(hidden, Dense("classifier.dense", hidden, hidden, "tanh"), last="classifier.out_proj"),
         )  # fmt: skip
 
     def _position_ids(self, ids: Integers, columns: Integers, lengths: Integers) -> Integers:

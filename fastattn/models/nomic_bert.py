@@ -150,7 +150,7 @@ class NomicBertModel(Kin):
                       bias=biases if any(builder.has(name) for name in biases) else False,
                       tied=words if tie else None),
             )),
-            **label_heads(c, hidden, pooler),
+            **label_heads(hidden, pooler),
         )  # fmt: skip
 
 

@@ -17,12 +17,14 @@ from ..loaders.jsonfile import parse_json
 from ..loaders.packed import PackedFile
 from ..weights import PackedLinear
 from .builder import Builder, Floats, Norm, TensorReport, derive_key, stored_name
+from .choice import HEADS
 from .config import ConfigReader
+from .configkeys import note_keys, refuse_keys
 
 if TYPE_CHECKING:
     from .encoder import Encoder
 
-__all__ = ["PackedBuilder", "build_packed"]
+__all__ = ["PackedBuilder", "build_packed", "packed_head"]
 
 _Array = np.ndarray[Any, Any]
 
@@ -31,15 +33,23 @@ class PackedBuilder(Builder):
     """Serves the objects of a packed file by their keys."""
 
     def __init__(self, config: ConfigReader, packed: PackedFile, num_threads: int | None) -> None:
-        super().__init__(config, packed.metadata["dtype"], num_threads)
+        super().__init__(config, packed.metadata["dtype"], num_threads, packed_head(packed))
         self._packed = packed
         self._served: set[str] = set()
         self.report = TensorReport(_names(packed, "used"), _names(packed, "ignored"))
         """What became of the tensors of the checkpoint that was packed."""
-        self._stored = frozenset((*self.report.used, *self.report.ignored))
+        self._used = frozenset(self.report.used)
+        self._stored = self._used.union(self.report.ignored)
 
     def has(self, name: str) -> bool:
         return stored_name(self._stored, name) is not None
+
+    def offers(self, name: str) -> bool:
+        return stored_name(self._used, name) is not None
+
+    def outputs(self, name: str, inputs: int) -> int | None:
+        bias = self._packed.parts(name).get("bias")
+        return None if bias is None or bias.ndim != 1 else bias.size
 
     def _parts(self, key: str, expected: Mapping[str, tuple[int, ...]] | None) -> dict[str, _Array]:
         """The arrays of ``key``; where their shapes are known, they are float32 and all of them."""
@@ -126,6 +136,14 @@ def _names(packed: PackedFile, key: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def packed_head(packed: PackedFile) -> str | None:
+    """The head that was packed, "none" for the encoder alone; None in files that do not say it, which are older."""
+    head = packed.metadata.get("head")
+    if head is not None and head not in HEADS:
+        raise WeightFileError(f"{packed.path}: head is {head[:40]!r}, expected one of {', '.join(HEADS)}")
+    return head
+
+
 def build_packed(packed: PackedFile, family: Callable[[Builder], Encoder], config: ConfigReader) -> Encoder:
     """The model of an opened packed file.
 
@@ -137,5 +155,6 @@ def build_packed(packed: PackedFile, family: Callable[[Builder], Encoder], confi
     builder = PackedBuilder(config, packed, None)
     model = family(builder)
     builder.check_all_served()
-    model.path, model.files, model.tensors = packed.path, packed.files(), builder.report
+    refuse_keys(config)
+    model.settle(packed.path, packed.files(), builder.report, note_keys(config))
     return model

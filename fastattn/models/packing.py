@@ -36,6 +36,8 @@ def pack(
     dtype: str = "int8",
     *,
     num_threads: int | None = None,
+    head: str | None = None,
+    strict: bool = True,
 ) -> Path:
     """Pack the model at ``path`` into one file, which ``fastattn.load`` maps into memory as it is.
 
@@ -57,6 +59,8 @@ def pack(
         results are those of ``fastattn.load(path, dtype=dtype)``, to the bit.
     num_threads
         Threads used for packing; None leaves it to ``set_num_threads`` and its defaults.
+    head, strict
+        As ``fastattn.load`` takes them. A packed file has one head, or none.
 
     Returns
     -------
@@ -78,7 +82,7 @@ def pack(
     >>> fastattn.load("minilm.fastattn").embed(["A sentence."]).shape        # doctest: +SKIP
     (1, 384)
     """
-    return pack_noting(set(), path, target, dtype, num_threads)
+    return pack_noting(set(), path, target, dtype, num_threads, head=head, strict=strict)
 
 
 def pack_noting(
@@ -87,6 +91,9 @@ def pack_noting(
     target: str | os.PathLike[str],
     dtype: str,
     num_threads: int | None,
+    *,
+    head: str | None = None,
+    strict: bool = True,
 ) -> Path:
     """``pack``; the temporary file's name is in ``unfinished`` while there may be one.
 
@@ -94,7 +101,9 @@ def pack_noting(
     """
     if not isinstance(target, (str, os.PathLike)):
         raise TypeError(f"target: expected a str or os.PathLike, got {type(target).__name__}")
-    checkpoint = open_source(path, dtype, num_threads)
+    if dtype is None:
+        raise TypeError("dtype: expected a str, got NoneType")
+    checkpoint = open_source(path, dtype, num_threads, head=head, strict=strict)
     place = Path(target)
     if place.is_dir():
         place = place / FILE_IN_FOLDER
@@ -115,6 +124,7 @@ def pack_noting(
         "fastattn_version": info["version"],
         "dtype": builder.dtype,
         "model_type": checkpoint.config.model_type(),
+        "head": model.head_name,
         "used": json.dumps(model.tensors.used, separators=(",", ":")),
         "ignored": json.dumps(model.tensors.ignored, separators=(",", ":")),
     }

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class Rotary:
             "max_position_embeddings": trained or positions,
         }
         self._interleaved = interleaved
+        self._make = partial(_make_table, self._options)  # no method: what holds itself is not freed at once
         self._table = lru_cache(maxsize=16)(self._make)
         self._make(1, 1)  # what cannot be made is said now
         scaling = {} if scaling is None else scaling
@@ -64,9 +65,6 @@ class Rotary:
         self._trained: int | None = None
         if self._kind in _BY_LENGTH:
             self._trained = int(scaling.get("original_max_position_embeddings") or trained or positions)
-
-    def _make(self, rows: int, length: int) -> RopeTable:
-        return rope_table(rows, **self._options, seq_len=length)
 
     def _rows(self, last: int) -> int:
         """Rows of a table that has position ``last``: few sizes, so that few tables are made."""
@@ -99,6 +97,10 @@ class Rotary:
             np.concatenate([table.sin for table in tables]),
             positions + starts,
         )
+
+
+def _make_table(options: Mapping[str, Any], rows: int, length: int) -> RopeTable:
+    return rope_table(rows, **options, seq_len=length)
 
 
 def build_rotary(

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from .builder import Floats
 
 if TYPE_CHECKING:
     from ..text.results import Answer, Classification, Ranked, Results, Token, Vectors
 
-__all__ = ["OnLong", "Pipeline", "Precision", "TextMethods"]
+__all__ = ["Kept", "OnLong", "Pipeline", "Precision", "TextMethods"]
 
 OnLong = Literal["truncate", "error"]
 Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
@@ -21,8 +22,7 @@ Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 class Pipeline(Protocol):
     """What does it: a ``fastattn.text.TextPipeline``, whose methods take the arguments of ``TextMethods``."""
 
-    max_seq_length: int
-
+    def max_length(self) -> int: ...
     def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Vectors: ...
     def embed_tokens(self, texts: Any, **options: Any) -> Results[Floats]: ...
     def dimension(self, truncate_dim: Any = None) -> int: ...
@@ -31,6 +31,30 @@ class Pipeline(Protocol):
     def tokens(self, texts: Any, **options: Any) -> Results[list[Token]]: ...
     def answer(self, question: Any, context: Any, **options: Any) -> Answer: ...
     def warm(self) -> None: ...
+
+
+T = TypeVar("T")
+
+
+class Kept:
+    """Things that are made once, when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+        self._lock, self._process = RLock(), os.getpid()  # what is made may ask for others
+
+    def get(self, name: str, make: Callable[[], T]) -> T:
+        """What is called ``name``; ``make()`` where it is not there yet. What ``make`` raises is not kept."""
+        found: T | None = self._made.get(name)
+        if found is not None:
+            return found
+        if self._process != os.getpid():  # forked: another thread of the parent may have held the lock
+            self._lock, self._process = RLock(), os.getpid()
+        with self._lock:
+            found = self._made.get(name)
+            if found is None:
+                found = self._made[name] = make()
+        return found
 
 
 class TextMethods:
@@ -73,23 +97,36 @@ class TextMethods:
         The ``tokenizers`` library is not installed.
     """
 
-    _pipeline: Pipeline | None = None
-    _make_pipeline: Callable[[], Pipeline] | None = None
+    max_positions: int
+    chosen_length: int | None = None
+    """What ``max_seq_length`` was set to."""
+
+    _make_pipeline: Callable[[Any], Pipeline] | None = None
+    _kept: Kept | None = None
 
     @property
     def pipeline(self) -> Pipeline:
-        """What takes the texts: made when it is first asked for, so that token ids need no tokenizer."""
-        if self._pipeline is None:
-            if self._make_pipeline is None:
-                raise RuntimeError(
-                    "a model from fastattn.models.load knows nothing of text; fastattn.load gives one that does"
-                )
-            self._pipeline = self._make_pipeline()
-        return self._pipeline
+        """What takes the texts. It holds the model, and the model keeps what it makes (see ``keep``) but not the
+        pipeline itself: a model that nobody has a name for is freed at once.
+        """
+        if self._make_pipeline is None:
+            raise RuntimeError(
+                "a model from fastattn.models.load knows nothing of text; fastattn.load gives one that does"
+            )
+        return self._make_pipeline(self)
 
     def attach_pipeline(self, make: Callable[[Any], Pipeline]) -> None:
-        """Have ``make(model)`` called for the pipeline when the first text comes."""
-        self._make_pipeline, self._pipeline = partial(make, self), None
+        """Have ``make(model)`` called for the pipeline, which is light: what takes time, it leaves to ``keep``."""
+        self._make_pipeline, self._kept = make, Kept()
+
+    def keep(self, name: str, make: Callable[[], T]) -> T:
+        """What ``make()`` returned when ``name`` was first asked for: once, even if many threads ask at once.
+
+        What is kept must not hold the model (but a ``weakref.proxy`` of it), or it would never be freed.
+        """
+        if self._kept is None:
+            self._kept = Kept()
+        return self._kept.get(name, make)
 
     def embed(
         self,
@@ -219,11 +256,15 @@ class TextMethods:
         256
         >>> model.max_seq_length = 512                                          # doctest: +SKIP
         """
-        return self.pipeline.max_seq_length
+        return self.pipeline.max_length() if self.chosen_length is None else self.chosen_length
 
     @max_seq_length.setter
     def max_seq_length(self, length: int) -> None:
-        self.pipeline.max_seq_length = length
+        if isinstance(length, bool) or not hasattr(length, "__index__"):
+            raise TypeError(f"max_seq_length: expected an int, got {type(length).__name__}")
+        if not 1 <= length <= self.max_positions:
+            raise ValueError(f"max_seq_length: got {length}, expected 1 to {self.max_positions}, the model's positions")
+        self.chosen_length = int(length)
 
     def warm(self) -> None:
         """Make what the first call would have to: the tokenizer, and one pass through the weights.

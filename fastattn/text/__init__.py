@@ -9,22 +9,24 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from .cutting import TextTooLong
 from .pipeline import TextPipeline
 from .settings import TextSettings
-from .tokenizer import TextTokenizer
+from .tokenizer import TextTokenizer, TruncationWarning
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder
-    from .results import Answer, Classification, Ranked, Token
+    from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = [
-    "Answer", "Classification", "Ranked", "TextPipeline", "TextSettings", "TextTokenizer", "Token", "load",
+    "Answer", "Classification", "Ranked", "Results", "TextPipeline", "TextSettings", "TextTokenizer", "TextTooLong",
+    "Token", "TruncationWarning", "Vectors", "load",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Types of results, which few processes need by name, are imported when they are asked for."""
-    if name in ("Answer", "Classification", "Ranked", "Token"):
+    if name in ("Answer", "Classification", "Ranked", "Results", "Token", "Vectors"):
         from . import results
 
         return getattr(results, name)
@@ -32,7 +34,14 @@ def __getattr__(name: str) -> Any:
 
 
 def load(
-    path: str | os.PathLike[str], dtype: Any = "float32", num_threads: int | None = None, *, verify: bool = False
+    path: str | os.PathLike[str],
+    dtype: Any = None,
+    num_threads: int | None = None,
+    *,
+    head: str | None = None,
+    activations: str | None = None,
+    strict: bool = True,
+    verify: bool = False,
 ) -> Encoder:
     """Load the model at ``path``.
 
@@ -41,14 +50,30 @@ def load(
     path
         A folder as the Hugging Face hub lays it out (``config.json``, ``model.safetensors`` or shards with their
         index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
-        F16 and BF16 weights are widened. Or a packed file, as ``fastattn.pack`` writes it, with nothing beside it.
+        F16 and BF16 weights are widened. Or a packed file, as ``fastattn.pack`` writes it, with nothing beside it. Or,
+        where there is no such path, the name of a model in the local Hugging Face cache: ``ORG/NAME``, ``NAME`` for
+        those of sentence-transformers, and ``@REVISION`` behind it. Nothing is downloaded.
     dtype
         How the weights of linear layers are stored: ``"float32"``; ``"bfloat16"`` or ``"float16"``, half the memory and
         float32 arithmetic; ``"int8"``, a quarter of the memory and integer products of rows quantised as they come.
-        Everything between the layers is float32. A packed file has a type of its own, which is taken if ``dtype`` is
-        left out; another one is refused.
+        Everything between the layers is float32. None is ``"float32"`` for a checkpoint. A packed file has a type of
+        its own, which None takes; another one is refused.
     num_threads
         Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
+    head
+        The head on top of the encoder: ``"sequence_classification"``, ``"token_classification"``,
+        ``"question_answering"``, ``"masked_lm"``, ``"next_sentence"`` (BERT's), or ``"none"`` for the encoder alone; a
+        class of transformers stands for its head. None is the head whose tensors are in the file, whatever
+        ``architectures`` in config.json says; it decides where there are several. Tensors of pre-training (a masked
+        language model's) count only where ``architectures`` does not name the encoder. Where the tensors fit sequence
+        and token classification, labels like B-PER are of tokens, and all others of sequences. A packed file has the
+        head it was packed with.
+    activations
+        How the inputs of block-quantised weights are rounded: ``"int16"`` or ``"int8"``. No model that is read has such
+        weights: anything but None is refused.
+    strict
+        Whether a tensor that the architecture does not know is an error; else it is left out, and ``model.notes`` names
+        it.
     verify
         Whether to read all of a packed file and compare its checksums first. Without it, its header is checked, and
         configuration and tokenizer where they are read.
@@ -65,7 +90,8 @@ def load(
         No such path, no ``config.json``, no weights.
     ValueError
         The architecture is not supported; the configuration lacks a key or has a value that is not supported; a tensor
-        is missing, unknown, or of another shape or dtype; a file is damaged. Files, keys and tensors are named.
+        is missing, unknown, or of another shape or dtype; a file is damaged; the head that is asked for is not there,
+        or there are several and nothing says which is meant. Files, keys and tensors are named.
     TypeError
         An argument is of the wrong type.
 
@@ -76,14 +102,25 @@ def load(
     (1, 4, 384)
     """
     from .. import models
+    from ..loaders.hubcache import find_model
 
+    where = find_model(path) if isinstance(path, (str, os.PathLike)) else path
     try:
-        model = models.load(path, dtype, num_threads, verify=verify)
+        model = models.load(where, dtype, num_threads, head=head, activations=activations, strict=strict, verify=verify)
     except FileNotFoundError:
-        _refuse_old_layout(path)
+        _refuse_old_layout(where)
         raise
     model.attach_pipeline(TextPipeline)
+    model.add_notes(_side_notes)
+    if model.origin is not None:
+        model.origin = model.origin._replace(load=load)
     return model
+
+
+def _side_notes(model: Encoder) -> list[str]:
+    from .notes import side_notes
+
+    return side_notes(model.files)
 
 
 def _refuse_old_layout(path: str | os.PathLike[str]) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -145,11 +144,11 @@ class TextTokenizer:
         files = as_files(folder)
         path = files.describe(_NAME)
         if not files.has(_NAME):
-            hint = ""
-            if files.has("vocab.txt"):
-                hint = "; AutoTokenizer.from_pretrained(folder).save_pretrained(folder) of transformers writes it"
+            from ..loaders.hints import missing_tokenizer_hint
+
             raise FileNotFoundError(
-                f"{path}: needed to embed text or classify it (token ids can be used without it){hint}"
+                f"{path}: needed to embed text or classify it (token ids can be used without it); "
+                f"{missing_tokenizer_hint(files)}"
             )
         library = _library()
         data = files.read_bytes(_NAME)
@@ -165,17 +164,11 @@ class TextTokenizer:
         self._settings = settings
         self._where = files.describe()
         self._path = path
-        self._lock = RLock()
         self.check_length(self.max_length, self._where)
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock:
-            kept = ("max_positions", "max_length", "_tokenizer", "_settings", "_where", "_path")
-            return {name: self.__dict__[name] for name in kept}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = RLock()
+        kept = ("max_positions", "max_length", "_tokenizer", "_settings", "_where", "_path")
+        return {name: self.__dict__[name] for name in kept}  # what is found out from these is found out again
 
     def check_length(self, length: int, name: str) -> int:
         """``length`` itself where it is one that texts can be cut to; ``ValueError`` with ``name`` otherwise."""
