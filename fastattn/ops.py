@@ -376,9 +376,7 @@ def pool(
     return target if out is None else out
 
 
-def quantize(
-    x: Any, ranges: Any, dtype: str = "int8", *, out: Any = None, num_threads: int | None = None
-) -> Any:
+def quantize(x: Any, ranges: Any, dtype: str = "int8", *, out: Any = None, num_threads: int | None = None) -> Any:
     """Bytes that say where in its dimension's range each number lies: 256 steps of equal size.
 
     floor((x - least) / step) with step = (most - least) / 255, or 1 where that is 0, within 0 to 255; "int8" is that
@@ -408,7 +406,7 @@ def quantize(
     if array.ndim != 2:
         raise ValueError(f"x: shape {array.shape}, expected (n, d)")
     if ends.shape != (2, array.shape[1]):
-        raise ValueError(f"ranges: shape {ends.shape}, expected {(2, array.shape[1])}: least and most of each dimension")
+        raise ValueError(f"ranges: shape {ends.shape}, expected {(2, array.shape[1])}, the least and the most")
     apart = {"x": array, "ranges": ends}
     target = np.empty(array.shape, dtype) if out is None else check_out(out, array.shape, apart, dtype=np.dtype(dtype))
     _core.quantize_ranges(target.view(np.int8), array, ends, dtype == "uint8", num_threads)

@@ -416,7 +416,7 @@ def l2_normalize(
 def similarity(
     a: ArrayLike, b: ArrayLike, metric: str, dtype: DTypeLike = np.float64, order: np.random.Generator | None = None
 ) -> Array:
-    """Rows of ``a (n, d)`` beside rows of ``b (m, d)``: "cosine", "dot", or negative "euclidean" or "manhattan" distances.
+    """Rows of ``a (n, d)`` beside rows of ``b (m, d)``, "cosine", "dot", negative "euclidean" or "manhattan".
 
     >>> similarity([[3.0, 4.0]], [[6.0, 8.0], [0.0, 0.0]], "euclidean").tolist()
     [[-5.0, -5.0]]

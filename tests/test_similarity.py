@@ -92,7 +92,7 @@ def test_by_hand() -> None:
     a, b = F32([[3, 4], [0, 0]]), F32([[3, 4], [-6, -8], [4, -3], [0, 0]])
     assert_same_bits(fa.similarity(a, b), F32([[1, -1, 0, 0], [0, 0, 0, 0]]), "cosine")
     assert_same_bits(fa.similarity(a, b, "dot"), F32([[25, -50, 0, 0], [0, 0, 0, 0]]), "dot")
-    assert fa.similarity(a, b, "euclidean").tolist()[0] == [0, -15, -F32(50) ** F32(0.5), -5]
+    assert fa.similarity(a, b, "euclidean").tolist()[0] == [0, -15, -(F32(50) ** F32(0.5)), -5]
     assert_same_bits(fa.similarity(a, b, "manhattan"), F32([[0, -21, -8, -7], [-7, -14, -7, 0]]), "manhattan")
     for metric in METRICS:  # no -0, which would print as such
         same = fa.similarity(b[3:], b[3:], metric)
@@ -102,7 +102,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("metric", ["dot", "euclidean", "manhattan"])
 @pytest.mark.parametrize("d", [1, 5, 16, 33, 100, 384])
 def test_canonical_order(metric: str, d: int) -> None:
-    """16 sums over l, l + 16, ..., then neighbours: to the bit. 12-bit inputs make every step but one rounding exact."""
+    """16 sums over l, l + 16, ..., then neighbours: to the bit; with 12-bit inputs a cast is the only rounding."""
     rng = generator("canonical similarity", d)
     a, b = ((rng.integers(-2048, 2049, (n, d)) / 1024).astype(F32) for n in (7, 21))
     width = -(-d // 16) * 16
@@ -162,7 +162,9 @@ def test_isa_threads_and_place(metric: str, n: int, m: int, d: int) -> None:
     a[0], b[-1] = a[0] * F32(1e25), 0
     if n > 2:
         a[1, 0], a[2] = np.nan, b[0]
-    whole = assert_one_result(lambda num_threads: fa.similarity(a, b, metric, num_threads=num_threads), metric, kernels=())
+    whole = assert_one_result(
+        lambda num_threads: fa.similarity(a, b, metric, num_threads=num_threads), metric, kernels=()
+    )
     assert_same_bits(np.ascontiguousarray(fa.similarity(b, a, metric).T), whole, "sides changed")
     for i in (0, n // 2, n - 1):
         assert_same_bits(fa.similarity(a[i], b, metric), whole[i : i + 1], f"row {i} alone")

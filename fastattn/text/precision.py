@@ -33,7 +33,7 @@ def check_precision(precision: Any, ranges: Any, dim: int) -> np.ndarray | None:
         raise ValueError(f"precision: {precision!r}, expected one of {', '.join(map(repr, PRECISIONS))}")
     if precision not in _BY_RANGE:
         if ranges is not None:
-            raise ValueError(f"ranges: {describe(ranges)}, expected None with precision {precision!r}, which has no use for it")
+            raise ValueError(f"ranges: {describe(ranges)}, expected None with precision {precision!r}")
         return None
     if ranges is None:
         raise ValueError(
@@ -51,7 +51,7 @@ def check_precision(precision: Any, ranges: Any, dim: int) -> np.ndarray | None:
     turned = np.flatnonzero(ends[0] > ends[1])
     if turned.size:
         at = int(turned[0])
-        raise ValueError(f"ranges: from {ends[0, at]} to {ends[1, at]} in dimension {at}, expected least and most in this order")
+        raise ValueError(f"ranges: from {ends[0, at]} to {ends[1, at]} in dimension {at}, expected least and most")
     return ends
 
 
@@ -75,11 +75,14 @@ def quantized_width(precision: str, dim: int) -> int:
 def quantize(vectors: Any, precision: str, ranges: Any = None, num_threads: int | None = None) -> np.ndarray:
     """Vectors (n, d) float32 in another precision, byte for byte as quantize_embeddings of sentence-transformers 6.
 
-    "float32": as they are. "uint8": floor((x - least) / step), step = (most - least) / 255 or 1 where that is 0, within
-    0 to 255; "int8": the same minus 128. What lies outside the ranges gets their nearest end, NaN the lower one. (Before
-    version 6 sentence-transformers wrapped around there, and rounded negative "int8" towards zero.) "ubinary": (n,
-    ceil(d / 8)) uint8, bits of x > 0, the first dimension in the highest bit; "binary": the same minus 128 as int8. NaN is
-    not above 0.
+    - "float32": as they are
+    - "uint8": floor((x - least) / step), step = (most - least) / 255 or 1 where that is 0, within 0 to 255: what lies
+      outside the ranges gets their nearest end, NaN the lower one
+    - "int8": the same minus 128
+    - "ubinary": (n, ceil(d / 8)) uint8, the bits of x > 0, the first dimension in the highest bit; NaN is not above 0
+    - "binary": the same minus 128, as int8
+
+    Before version 6 sentence-transformers wrapped around outside the ranges and rounded "int8" towards zero.
 
     Args:
         vectors: (n, d) float32
@@ -91,7 +94,7 @@ def quantize(vectors: Any, precision: str, ranges: Any = None, num_threads: int 
         TypeError, ValueError: naming the argument, what came and what was expected.
 
     >>> import numpy as np
-    >>> x = np.float32([[-0.5, 0.25, 1.0]])
+    >>> x = np.float32([[-0.5, 0.25, 1.5]])
     >>> quantize(x, "int8", np.float32([[-1, -1, -1], [1, 1, 1]]))
     array([[-65,  31, 127]], dtype=int8)
     >>> quantize(x, "ubinary")

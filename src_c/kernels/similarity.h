@@ -32,21 +32,24 @@ typedef struct fa_similar_tile {
     const float *a;          /* [rows, d], zeros up to a multiple of 16, row stride as */
     ptrdiff_t as;
     int64_t rows, d;
-    const float *const *b;   /* [FA_SIMILAR_GROUP] rows of d; those from n on are any rows that can be read */
+    const float **b;         /* [FA_SIMILAR_GROUP] rows of d; those from n on are any rows that can be read. May be changed */
     int n;                   /* rows of b that count, at least 1 */
-    ptrdiff_t ahead;         /* from an element of b to the one to ask memory for, in elements */
-    const float *a_sum, *a_part; /* [rows]; cosine only */
-    const float *b_sum, *b_part; /* [FA_SIMILAR_GROUP]; cosine only */
+    const float *next;       /* [n_next, d] rows of b that come next, row stride next_stride, or NULL: only asked for */
+    int n_next;
+    ptrdiff_t next_stride;
+    const float *a_sum, *a_part; /* [rows]; cosine only, from norms */
+    float *scaled;           /* scratch [n, d], row stride ss; cosine only. The rows of b may lie in it, each in its own */
+    ptrdiff_t ss;
     float *out;              /* [rows, n], strides os and oc in elements */
     ptrdiff_t os, oc;
 } fa_similar_tile;
 
 typedef struct fa_similar_kernels {
     void (*tile)(const fa_similar_tile *job);
-    /* Sums of squares and parts of n rows of d, which rows [FA_SIMILAR_GROUP] points to (from n on at any that can be
-     * read), all of sum and part [FA_SIMILAR_GROUP] written. A row that has to be multiplied is written to scaled
-     * [n, d], row stride ss, which may be the row itself, and its pointer then points there. */
-    void (*norms)(float *sum, float *part, const float **rows, int n, int64_t d, ptrdiff_t ahead, float *scaled, ptrdiff_t ss);
+    /* Sums of squares and parts of n rows of d, all of sum and part [FA_SIMILAR_GROUP] written. A row that has to be
+     * multiplied is written to its row of scaled [n, d], row stride ss, where it may lie already, and its pointer then
+     * points there. */
+    void (*norms)(float *sum, float *part, const float **rows, int n, int64_t d, float *scaled, ptrdiff_t ss);
     /* x [n, h] (row stride xs) -> out [n, h] (row stride os): floor((x - least) / step) within 0..255, minus 128; with
      * step = (most - least) / 255, or 1 where that is 0. NaN counts as below the range. Each byte ^ flip. */
     void (*quantize)(int8_t *out, ptrdiff_t os, const float *x, ptrdiff_t xs, int64_t n, int64_t h, const float *least,

@@ -14,7 +14,6 @@
 #define FA_SIMILAR_WORK (1 << 22)     /* multiply-adds of a task: some tens of microseconds */
 #define FA_SIMILAR_STEP 4096          /* most rows of b of a task */
 #define FA_SIMILAR_PAD 16             /* floats between copied rows, so that they spread over cache sets */
-#define FA_SIMILAR_AHEAD 4096         /* bytes that memory is asked ahead for */
 
 typedef struct fa_similar_plan {
     fa_view a, b;               /* a is held, b passes by: which is which changes no bit */
@@ -97,24 +96,24 @@ typedef struct fa_similar_job {
 
 static const char *fa_similar_row(const fa_view *view, int64_t i) { return (const char *)view->data + i * view->stride[0]; }
 
+static int fa_similar_group(int64_t left) { return left < FA_SIMILAR_GROUP ? (int)left : FA_SIMILAR_GROUP; }
+
 /* Copies a group of the rows to be held, with zeros up to the next one, and finds their norms. */
 static void fa_similar_hold(void *arg, int64_t task, int worker) {
     const fa_similar_job *job = arg;
     const fa_similar_plan *plan = &job->plan;
-    const int64_t at = task * FA_SIMILAR_GROUP, left = job->count - at;
-    const int n = left < FA_SIMILAR_GROUP ? (int)left : FA_SIMILAR_GROUP;
+    const int64_t at = task * FA_SIMILAR_GROUP;
+    const int n = fa_similar_group(job->count - at);
     const float *rows[FA_SIMILAR_GROUP];
     float *to = plan->rows + at * plan->ld;
     (void)worker;
-    for (int i = 0; i < FA_SIMILAR_GROUP; i++) {
-        const int row = i < n ? i : n - 1;
-        rows[i] = to + row * plan->ld;
-        if (i >= n) continue;
+    for (int i = 0; i < n; i++) {
+        rows[i] = to + i * plan->ld;
         job->kernels->convert.widen(to + i * plan->ld, fa_similar_row(&plan->a, job->first + at + i), plan->a.dtype, plan->d);
         memset(to + i * plan->ld + plan->d, 0, (size_t)(plan->ld - plan->d) * sizeof *to);
     }
     if (plan->metric == FA_METRIC_COSINE)
-        job->kernels->similar.norms(plan->sum + at, plan->part + at, rows, n, plan->d, 0, to, plan->ld);
+        job->kernels->similar.norms(plan->sum + at, plan->part + at, rows, n, plan->d, to, plan->ld);
 }
 
 /* Rows of b in groups beside some of the rows held. */
@@ -125,29 +124,22 @@ static void fa_similar_task(void *arg, int64_t task, int worker) {
     const int64_t end = plan->m - start < plan->step ? plan->m : start + plan->step;
     float *scratch = plan->copies ? plan->scratch + (size_t)worker * FA_SIMILAR_GROUP * (size_t)plan->ld : NULL;
     const float *rows[FA_SIMILAR_GROUP];
-    float sum[FA_SIMILAR_GROUP], part[FA_SIMILAR_GROUP];
     fa_similar_tile tile = {
         .metric = (int)plan->metric, .a = plan->rows + row * plan->ld, .as = plan->ld, .d = plan->d,
         .rows = job->count - row < plan->near ? job->count - row : plan->near,
-        .b = rows, .a_sum = plan->sum + row, .a_part = plan->part + row, .b_sum = sum, .b_part = part,
-        .os = plan->os, .oc = plan->oc,
+        .b = rows, .next_stride = fa_estride(&plan->b, 0), .a_sum = plan->sum + row, .a_part = plan->part + row,
+        .scaled = scratch, .ss = plan->ld, .os = plan->os, .oc = plan->oc,
     };
     for (int64_t at = start; at < end; at += FA_SIMILAR_GROUP) {
-        ptrdiff_t ahead = FA_SIMILAR_AHEAD / sizeof(float);
-        tile.n = end - at < FA_SIMILAR_GROUP ? (int)(end - at) : FA_SIMILAR_GROUP;
+        tile.n = fa_similar_group(end - at);
         for (int i = 0; i < FA_SIMILAR_GROUP; i++) {
             const int from = i < tile.n ? i : tile.n - 1;
             const char *source = fa_similar_row(&plan->b, at + from);
             rows[i] = plan->b.dtype == FA_F32 ? (const float *)source : scratch + from * plan->ld;
             if (plan->b.dtype != FA_F32 && i < tile.n) job->kernels->convert.widen(scratch + i * plan->ld, source, plan->b.dtype, plan->d);
         }
-        if (plan->b.dtype != FA_F32) ahead = 0;
-        if (plan->metric == FA_METRIC_COSINE) {
-            job->kernels->similar.norms(sum, part, rows, tile.n, plan->d, ahead, scratch, plan->ld);
-            for (int i = tile.n; i < FA_SIMILAR_GROUP; i++) rows[i] = rows[tile.n - 1];
-            ahead = 0;
-        }
-        tile.ahead = ahead;
+        tile.n_next = at + FA_SIMILAR_GROUP < end ? fa_similar_group(end - at - FA_SIMILAR_GROUP) : 0;
+        tile.next = plan->b.dtype == FA_F32 && tile.n_next ? (const float *)fa_similar_row(&plan->b, at + FA_SIMILAR_GROUP) : NULL;
         tile.out = job->out + row * plan->os + at * plan->oc;
         job->kernels->similar.tile(&tile);
     }
