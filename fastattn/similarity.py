@@ -17,7 +17,7 @@ Metric = Literal["cosine", "dot", "euclidean", "manhattan"]
 _METRICS = {"cosine": 1, "dot": 0, "euclidean": 2, "manhattan": 3}
 _SCORES = 1 << 19  # scores in between, 2 MiB of them
 _MOST_COLUMNS = 1 << 16  # of one query: a call in between is some milliseconds, and Ctrl-C is heard after each
-_LEAST_ROWS = 256  # queries that share one pass over b
+_LEAST_ROWS = 252  # queries that share one pass over b
 
 
 class TopK(NamedTuple):
@@ -63,7 +63,7 @@ def similarity(
     meets its like or, with "dot", a zero.
 
     With ``top_k`` the best k rows of b for each row of a, in memory of its own of some MiB however many rows there are:
-    b may be a mapped array (numpy.memmap) much larger than memory, and is read once for every 256 rows of a or more.
+    b may be a mapped array (numpy.memmap) much larger than memory, and is read once for every 252 rows of a or more.
     Scores are the same bits as without. Ties go to the lower index; NaN counts as worse than everything, -inf too.
 
     Args:

@@ -17,7 +17,7 @@ from support.refusals import check_refused
 from support.variants import assert_one_result
 
 import fastattn as fa
-from fastattn import reference
+from fastattn import _testing, reference
 
 F32 = np.float32
 METRICS = ["cosine", "dot", "euclidean", "manhattan"]
@@ -179,6 +179,18 @@ def test_isa_threads_and_place(metric: str, n: int, m: int, d: int) -> None:
         assert_same_bits(np.ascontiguousarray(out), whole, lay.__name__)
     assert_same_bits(fa.similarity(Producer(a), memoryview(b), metric), whole, "other arrays")
     assert_same_bits(fa.similarity(np.broadcast_to(a[0], (4, d)), b, metric)[3:], whole[:1], "a row of stride 0")
+
+
+@pytest.mark.parametrize("isa", _testing.isas())
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_height_of_a_tile(metric: str, isa: str) -> None:
+    rng = generator("tiles", metric)
+    a, b = normal(rng, 19, 37), normal(rng, 50, 37)
+    b[20] *= F32(1e30)
+    one_by_one = np.concatenate([fa.similarity(row, b, metric) for row in a])
+    with _testing.use_isa(isa):
+        for n in range(1, 20):
+            assert_same_bits(fa.similarity(a[:n], b, metric), one_by_one[:n], f"{n} rows")
 
 
 @pytest.mark.parametrize("metric", METRICS)

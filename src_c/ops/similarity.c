@@ -10,7 +10,7 @@
 #define FA_SIMILAR_HELD (4 << 20)     /* bytes of rows held at a time, about */
 #define FA_SIMILAR_HELD_ROWS 8192     /* and how many at most */
 #define FA_SIMILAR_NEAR (512 << 10)   /* bytes of the held rows that a task takes: they stay in L2 while a group passes */
-#define FA_SIMILAR_NEAR_ROWS 256
+#define FA_SIMILAR_NEAR_ROWS 252      /* in whole tiles of 4 and 6 */
 #define FA_SIMILAR_WORK (1 << 22)     /* multiply-adds of a task: some tens of microseconds */
 #define FA_SIMILAR_STEP 4096          /* most rows of b of a task */
 #define FA_SIMILAR_PAD 16             /* floats between copied rows, so that they spread over cache sets */
@@ -54,8 +54,13 @@ static fa_status fa_similar_prepare(const fa_ctx *ctx, const fa_view *out, const
     const int64_t bytes = plan->ld * (int64_t)sizeof(float);
     plan->held = fa_within(fa_up(FA_SIMILAR_HELD / bytes, 16), 16, FA_SIMILAR_HELD_ROWS);
     if (plan->held > plan->n) plan->held = plan->n;
-    plan->near = fa_within(FA_SIMILAR_NEAR / bytes / 4 * 4, 4, FA_SIMILAR_NEAR_ROWS);
-    if (plan->near > plan->n) plan->near = plan->n;
+    plan->near = fa_within(FA_SIMILAR_NEAR / bytes / 12 * 12, 12, FA_SIMILAR_NEAR_ROWS);
+    if (plan->near < plan->held) { /* pieces of one size: a small one would read b for little */
+        const int64_t pieces = (plan->held + plan->near - 1) / plan->near;
+        plan->near = fa_up((plan->held + pieces - 1) / pieces, 12);
+    } else {
+        plan->near = plan->held;
+    }
     plan->step = fa_up(fa_within(FA_SIMILAR_WORK / ((plan->near + 1) * plan->ld), 1, FA_SIMILAR_STEP), FA_SIMILAR_GROUP);
     plan->nears = plan->near ? (plan->held + plan->near - 1) / plan->near : 0;
     plan->steps = (plan->m + plan->step - 1) / plan->step;
