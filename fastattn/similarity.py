@@ -63,8 +63,8 @@ def similarity(
     meets its like or, with "dot", a zero.
 
     With ``top_k`` the best k rows of b for each row of a, in memory of its own of some MiB however many rows there are:
-    b may be a mapped array (numpy.memmap) much larger than memory, and is read once for every 252 rows of a or more.
-    Scores are the same bits as without. Ties go to the lower index; NaN counts as worse than everything, -inf too.
+    b may be a mapped array (numpy.memmap) much larger than memory, and is read once for at most 252 rows of a, or for
+    more where b has few. Scores are the same bits as without. Ties go to the lower index; NaN is worse than -inf.
 
     Args:
         a: (n, d), or (d,) for one row; float32, float16 or bfloat16 (also its bits as uint16), computed in float32
@@ -137,7 +137,8 @@ def _best(
 ) -> None:
     """Blocks of scores, each taken into what is best so far."""
     n, m = len(a), len(b)
-    rows = max(_LEAST_ROWS, _SCORES // m)
+    passes = -(-n // max(_LEAST_ROWS, _SCORES // m))
+    rows = max(1, -(-n // max(1, passes)))  # of one size: the last ones alone would read b for little
     scratch = np.empty(min(_SCORES, min(rows, n) * m), np.float32)
     for i in range(0, n, rows):
         queries, best, places = a[i : i + rows], scores[i : i + rows], indices[i : i + rows]
