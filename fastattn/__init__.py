@@ -9,6 +9,7 @@ from fastattn.linear_attention import linear_attention
 from fastattn.merge import merge_attention
 from fastattn.ops import gelu, layer_norm, linear, rms_norm, silu, softmax
 from fastattn.rope import rope, rope_table
+from fastattn.similarity import similarity
 from fastattn.threads import get_num_threads, set_num_threads
 from fastattn.weights import PackedLinear, pack_linear
 
@@ -38,6 +39,7 @@ __all__ = [
     "rope_table",
     "set_num_threads",
     "silu",
+    "similarity",
     "softmax",
 ]
 

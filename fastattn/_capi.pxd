@@ -170,6 +170,21 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_disentangled_bias(const fa_ctx *ctx, const fa_view *out, const fa_view *c2p, const fa_view *p2c,
                                    const fa_view *q_positions, const fa_view *k_positions, const fa_view *columns, float scale)
 
+    ctypedef enum fa_metric:
+        FA_METRIC_DOT
+        FA_METRIC_COSINE
+        FA_METRIC_EUCLIDEAN
+        FA_METRIC_MANHATTAN
+
+    fa_status fa_similarity_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *a, const fa_view *b,
+                                      fa_metric metric, size_t *bytes)
+    fa_status fa_similarity(const fa_ctx *ctx, const fa_view *out, const fa_view *a, const fa_view *b, fa_metric metric,
+                            void *ws, size_t ws_bytes)
+    fa_status fa_top_k(const fa_ctx *ctx, const fa_view *best, const fa_view *index, const fa_view *scores, int64_t first,
+                       int32_t last)
+    fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *ranges,
+                                 int32_t plain)
+
     fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x)
     fa_status fa_rope(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cos, const fa_view *sin,
                       const fa_view *positions, int32_t interleaved)

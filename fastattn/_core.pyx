@@ -545,6 +545,7 @@ include "_core_linear.pxi"
 include "_core_program.pxi"
 include "_core_recurrent.pxi"
 include "_core_rope.pxi"
+include "_core_vectors.pxi"
 
 
 if fa_runtime_init() != 0:

@@ -20,8 +20,8 @@ from fastattn._core import PackedLinear
 from fastattn.arrays import as_array, as_float32, as_indices, check_out, describe
 
 __all__ = [
-    "add", "embedding", "gated", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "relu", "rms_norm", "sigmoid",
-    "silu", "softmax", "tanh",
+    "add", "embedding", "gated", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "quantize", "relu", "rms_norm",
+    "sigmoid", "silu", "softmax", "tanh",
 ]  # fmt: skip
 
 _LAYER_NORM, _RMS_NORM, _SOFTMAX, _ACTIVATE, _L2_NORMALIZE = 1, 2, 3, 4, 5
@@ -373,6 +373,43 @@ def pool(
         raise ValueError(f"skip: {skip}, expected at least 0")
     target = _target(out, (len(cu) - 1, array.shape[1]), {"x": array, "cu_seqlens": cu})
     _core.run_pool(array, cu, mode, min(int(skip), len(array)), target, num_threads, True)
+    return target if out is None else out
+
+
+def quantize(x: Any, ranges: Any, dtype: str = "int8", *, out: Any = None, num_threads: int | None = None) -> Any:
+    """Bytes that say where in its dimension's range each number lies: 256 steps of equal size.
+
+    floor((x - least) / step) with step = (most - least) / 255, or 1 where that is 0, within 0 to 255; "int8" is that
+    minus 128. Numbers outside the range get its nearest end, NaN the lower one.
+
+    Args:
+        x: (n, d) float32
+        ranges: (2, d) float32, smallest and largest number of each dimension
+        dtype: "int8" or "uint8"
+        out: (n, d) of that type, apart from x and ranges
+        num_threads: threads of this call
+
+    Returns:
+        (n, d) of ``dtype``, or ``out``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came and what was expected.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> ops.quantize(np.float32([[-1, 0, 9]]), np.float32([[-1, -1, -1], [1, 1, 1]]))
+    array([[-128,   -1,  127]], dtype=int8)
+    """
+    if not isinstance(dtype, str) or dtype not in ("int8", "uint8"):
+        raise ValueError(f"dtype: {dtype!r}, expected 'int8' or 'uint8'")
+    array, ends = as_float32(x, "x"), as_float32(ranges, "ranges")
+    if array.ndim != 2:
+        raise ValueError(f"x: shape {array.shape}, expected (n, d)")
+    if ends.shape != (2, array.shape[1]):
+        raise ValueError(f"ranges: shape {ends.shape}, expected {(2, array.shape[1])}, the least and the most")
+    apart = {"x": array, "ranges": ends}
+    target = np.empty(array.shape, dtype) if out is None else check_out(out, array.shape, apart, dtype=np.dtype(dtype))
+    _core.quantize_ranges(target.view(np.int8), array, ends, dtype == "uint8", num_threads)
     return target if out is None else out
 
 

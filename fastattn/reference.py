@@ -59,6 +59,7 @@ __all__ = [
     "rope_table",
     "sigmoid",
     "silu",
+    "similarity",
     "softmax",
     "tanh",
     "visible_keys",
@@ -410,6 +411,26 @@ def l2_normalize(
     with np.errstate(all="ignore"):
         norm = np.sqrt(_sum(a * a, order))
         return np.asarray(a / np.maximum(norm, a.dtype.type(eps)), dtype=dtype)
+
+
+def similarity(
+    a: ArrayLike, b: ArrayLike, metric: str, dtype: DTypeLike = np.float64, order: np.random.Generator | None = None
+) -> Array:
+    """Rows of ``a (n, d)`` beside rows of ``b (m, d)``, "cosine", "dot", negative "euclidean" or "manhattan".
+
+    >>> similarity([[3.0, 4.0]], [[6.0, 8.0], [0.0, 0.0]], "euclidean").tolist()
+    [[-5.0, -5.0]]
+    """
+    x, y = _cast(widen(a), dtype), _cast(widen(b), dtype)
+    with np.errstate(all="ignore"):
+        if metric == "cosine":
+            x, y = l2_normalize(x, dtype=dtype, order=order), l2_normalize(y, dtype=dtype, order=order)
+        if metric in ("cosine", "dot"):
+            return np.asarray(product(x, y.T, order), dtype=dtype)
+        difference = np.abs(x[:, None] - y[None])
+        if metric == "manhattan":
+            return np.asarray(0 - _sum(difference, order)[..., 0], dtype=dtype)
+        return np.asarray(0 - np.sqrt(_sum(difference * difference, order))[..., 0], dtype=dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

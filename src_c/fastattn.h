@@ -223,6 +223,33 @@ fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *
 fa_status fa_disentangled_bias(const fa_ctx *ctx, const fa_view *out, const fa_view *c2p, const fa_view *p2c,
                                const fa_view *q_positions, const fa_view *k_positions, const fa_view *columns, float scale);
 
+/* ---- vectors: similarity, the best of many, quantisation ----------------------------------------------------------- */
+
+typedef enum fa_metric {
+    FA_METRIC_DOT = 0,
+    FA_METRIC_COSINE = 1,
+    FA_METRIC_EUCLIDEAN = 2, /* of both distances the negative: higher is more similar */
+    FA_METRIC_MANHATTAN = 3
+} fa_metric;
+
+/* a (N, D), b (M, D), each fp32, fp16 or bf16 -> out (N, M) fp32. A score depends on its two rows alone, in no order of the
+ * two (kernels/similarity.h). */
+fa_status fa_similarity_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *a, const fa_view *b, fa_metric metric,
+                                  size_t *bytes);
+fa_status fa_similarity(const fa_ctx *ctx, const fa_view *out, const fa_view *a, const fa_view *b, fa_metric metric, void *ws,
+                        size_t ws_bytes);
+
+/* Columns first, first + 1, ... of a matrix are scores (N, M): best (N, K) fp32 and index (N, K) int64 take the best of all
+ * columns so far, of which the first min(first, K) hold the best before this call, K at least 1. The columns come in order,
+ * first = 0 first. Higher is better, NaN is worst, the lower column wins a tie. In between a row is a heap; with `last` it is
+ * sorted, the best first. What lies beyond the columns seen is not touched. */
+fa_status fa_top_k(const fa_ctx *ctx, const fa_view *best, const fa_view *index, const fa_view *scores, int64_t first, int32_t last);
+
+/* x (N, D), ranges (2, D) fp32, smallest and largest of each dimension -> out (N, D) int8: floor((x - least) / step) with
+ * step = (most - least) / 255, or 1 where that is 0, within 0..255; minus 128 or, with `plain`, as unsigned bytes. NaN counts
+ * as below the range. */
+fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *ranges, int32_t plain);
+
 /* ---- storage types, rotary embedding, caches ------------------------------------------------------------------------
  *
  * x, out, src and dst are fp32, fp16 or bf16 of rank 4. Rounding is to nearest, ties to even; NaN is stored as the one

@@ -24,6 +24,7 @@ from fastattn.bench import (
     peers,
     report,
     shapes,
+    similarity,
     timing,
 )
 from fastattn.bench.shapes import AttentionCase, LinearCase
@@ -210,6 +211,28 @@ def test_peers_compute_linear_attention(name: str, rule: str) -> None:
         found[0].close()
 
 
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean", "manhattan"])
+def test_peers_find_the_same_rows(name: str, metric: Any) -> None:
+    pytest.importorskip({"numpy": "threadpoolctl"}.get(name, name))
+    found, notes = peers.open_peers([name], 1)
+    assert not notes
+    try:
+        case = similarity.SimilarityCase(metric, 5, 300, 24, 7)
+        row = similarity.run_case(case, found, peaks.Limits(1, read=False), QUICK)
+        if name == "numpy" and metric in ("euclidean", "manhattan"):
+            assert "distances of all pairs" in row["peers"][name]["error"]
+        else:
+            assert row["peers"][name]["ratio"] > 0, row
+    finally:
+        found[0].close()
+
+
+def test_similarity_command(capsys: pytest.CaptureFixture[str]) -> None:
+    found = bench("similarity", "--shapes", "cosine-q1", "--rounds", "2", "--threads", "1", capsys=capsys)
+    assert [(row["name"], row["limit"]) for row in found["cases"]] == [("cosine-q1", "read")]
+
+
 def test_linear_attention_command(capsys: pytest.CaptureFixture[str]) -> None:
     args = ["linear-attention", "--shapes", "linear-t512-d64,gated-step", "--rounds", "2", "--threads", "1"]
     found = bench(*args, capsys=capsys)
@@ -325,6 +348,7 @@ def test_determinism_commands(capsys: pytest.CaptureFixture[str]) -> None:
         ["attention", "--shapes", "full-n16-d64,gqa-chunk16"],
         ["linear", "--shapes", "384x384-r2"],
         ["linear-attention", "--shapes", "gated-delta-t64-d128"],
+        ["similarity", "--shapes", "cosine-q1"],
     ):
         found = bench(*args, "--check-determinism", capsys=capsys)
         assert found["same"] is True

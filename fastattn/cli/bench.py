@@ -37,6 +37,8 @@ _EXAMPLES = {
   fastattn bench linear --dtype int8,bfloat16 --compare torch,onnxruntime""",
     "linear-attention": """  fastattn bench linear-attention --threads 1 --compare torch,onnxruntime
   fastattn bench linear-attention --shapes step""",
+    "similarity": """  fastattn bench similarity --threads 1 --compare numpy,torch
+  fastattn bench similarity --shapes cosine --json""",
     "model": bench_model.EXAMPLES,
 }
 _HELP = {
@@ -44,6 +46,7 @@ _HELP = {
     "attention": "attention over a grid of shapes",
     "linear": "linear layers over a grid of sizes and rows",
     "linear-attention": "linear attention over prompts and single tokens",
+    "similarity": "the best of 100000 vectors for some queries",
     "model": "a sentence encoder, token ids in, hidden states out",
 }
 _FLOPS = {
@@ -52,6 +55,7 @@ _FLOPS = {
     "linear": "\n\nUp to 8 rows the weights come from memory: calls walk so many sets that no cache holds them.",
     "linear-attention": "\n\nFLOPs: 2 for update, retrieval and each read-out, 1 for a decay, Dk Dv times a token; so"
     " gated rules\nend at 5/6 of the FMA peak, gated_delta at 7/8. Single tokens: states come from and go to memory.",
+    "similarity": "\n\nFLOPs: 2 D for each pair, whatever the metric. The vectors come from memory.",
     "model": "\n\nFLOPs are those of the tokens that are there; padding counts for nothing.",
 }
 
@@ -77,7 +81,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=lambda arguments: parser.error(f"expected one of {', '.join(_EXAMPLES)}"))
     kinds = parser.add_subparsers(metavar="WHAT", title="what is measured")
-    runs = (_peak, _attention, _linear, _linear_attention, _model)
+    runs = (_peak, _attention, _linear, _linear_attention, _similarity, _model)
     for name, run in zip(_EXAMPLES, runs, strict=True):
         kind = kinds.add_parser(
             name,
@@ -247,6 +251,18 @@ def _linear_attention(arguments: argparse.Namespace) -> int:
     if arguments.check_determinism:
         return print_determinism(arguments, linear_attention.check_linear_attention(cases))
     return _grid(arguments, linear_attention.run, cases, texts)
+
+
+def _similarity(arguments: argparse.Namespace) -> int:
+    from fastattn.bench import similarity
+
+    cases = _select(arguments, similarity.SIMILARITY)
+    texts = [case.shape_text for case in cases]
+    if arguments.list:
+        return print_list(zip([case.name for case in cases], texts, strict=True))
+    if arguments.check_determinism:
+        return print_determinism(arguments, similarity.check_similarity(cases))
+    return _grid(arguments, similarity.run, cases, texts)
 
 
 def _model(arguments: argparse.Namespace) -> int:

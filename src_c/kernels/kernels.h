@@ -17,6 +17,7 @@
 #include "relative.h"
 #include "rope.h"
 #include "rows.h"
+#include "similarity.h"
 #include "vmath.h"
 
 struct fa_kernels {
@@ -30,6 +31,7 @@ struct fa_kernels {
     fa_merge_kernels merge;
     fa_int8_kernels int8;
     fa_relative_kernels relative;
+    fa_similar_kernels similar;
 };
 
 #endif

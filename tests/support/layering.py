@@ -14,7 +14,7 @@ from pathlib import Path
 _LEAVES = {"_core", "threads", "arrays", "cpu"}
 _OPERATORS = {
     "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "threads", "cpu",
-    "arrays", "program",
+    "arrays", "program", "similarity",
 }  # fmt: skip
 _MODELS = _OPERATORS | {"models", "loaders"}
 # fmt: off
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rope_scaling": set(),
     "kvcache": _LEAVES | {"attention", "kvcache"},
     "weights": _LEAVES,
+    "similarity": _LEAVES,
     "program": {"_core"},
     "models": _MODELS,
     "text": _MODELS | {"text"},
@@ -64,6 +65,7 @@ MAY_USE: dict[str, set[str]] = {
 # No NumPy computing on floating point here: it follows the CPU and the build, and would reach the output.
 EXACT = {
     "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "models", "text",
+    "similarity",
 }  # fmt: skip
 # fmt: off
 _NUMPY_FLOAT = {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastattn.bench.inputs import Inputs
     from fastattn.bench.linear_attention import Arrays, LinearAttentionCase
     from fastattn.bench.shapes import AttentionCase, LinearCase
+    from fastattn.bench.similarity import SimilarityCase
 
 __all__ = ["NAMES", "Form", "NotOffered", "Peer", "installed", "one_line", "open_peers"]
 
@@ -62,6 +63,10 @@ class Peer:
     def linear_attention(self, case: LinearAttentionCase, arrays: Arrays) -> list[Callable[[int], Any]]:
         """Ways to compute ``case`` from the state of an index, float32 (batch, tokens, heads, dv) and a new state."""
         raise NotOffered(f"{self.name} offers no linear attention")
+
+    def similarity(self, case: SimilarityCase, a: Any, b: Any) -> list[Callable[[], Any]]:
+        """Ways to compute the scores (n, k) of the best rows of b for each of a, the best first."""
+        raise NotOffered(f"{self.name} offers no search")
 
     def close(self) -> None:
         """Gives back what the constructor has changed in the process."""

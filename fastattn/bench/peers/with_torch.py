@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fastattn.bench.inputs import Inputs
     from fastattn.bench.linear_attention import Arrays, LinearAttentionCase
     from fastattn.bench.shapes import LinearCase
+    from fastattn.bench.similarity import SimilarityCase
 
 __all__ = ["TorchPeer"]
 
@@ -81,6 +82,14 @@ class TorchPeer(Peer):
         matrices = [torch.from_numpy(weight) for weight in weights]
         turned = [matrix.t() for matrix in matrices]
         return [lambda i: linear(rows, matrices[i]), lambda i: torch.mm(rows, turned[i], out=target)]
+
+    def similarity(self, case: SimilarityCase, a: Any, b: Any) -> list[Callable[[], Any]]:
+        """All scores by one product, rows being of length 1, or by cdist, then topk."""
+        left, right = torch.from_numpy(a), torch.from_numpy(b)
+        if case.metric in ("cosine", "dot"):
+            return [lambda: torch.mm(left, right.t()).topk(case.k).values]
+        power = 2.0 if case.metric == "euclidean" else 1.0
+        return [lambda: -torch.cdist(left, right, p=power).topk(case.k, largest=False).values]
 
     def _stored(self, case: LinearCase, x: np.ndarray, weights: Sequence[Any]) -> list[Callable[[int], Any]]:
         rows = torch.from_numpy(x)
