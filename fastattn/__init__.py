@@ -3,7 +3,15 @@
 
 from typing import TYPE_CHECKING
 
-from fastattn.attention import attention, attention_varlen
+try:
+    from fastattn.attention import attention, attention_varlen
+except ImportError:  # in a clone that was never built the source hides the installed package
+    from fastattn.startup import extension_missing
+
+    missing = extension_missing(__path__[0])
+    if missing is None:
+        raise
+    raise ImportError(missing, name="fastattn._core", path=__path__[0]) from None
 from fastattn.cpu import build_info, cpu_info
 from fastattn.linear_attention import linear_attention
 from fastattn.merge import merge_attention
