@@ -94,13 +94,15 @@ def fastest(variants: Sequence[Callable[[], object]], clock: Clock = time.perf_c
 def run_rounds(contestants: Sequence[Contestant], plan: Plan, settle: Callable[[], bool] | None = None) -> None:
     """Fills the samples of all contestants, of the same rounds, in rotating order; they begin empty.
 
-    ``settle`` is called before each sample: after a call another library's threads may spin for a while. Where it says
-    that time has passed, one call that is not counted comes next: caches and idle threads are cold by then. The time it
-    waits is none of the plan's seconds.
+    ``settle`` is called before each sample, and before the first calls: another library's threads may spin for a while
+    after one. Where it says that time has passed, one call that is not counted comes next: caches and idle threads are
+    cold by then. The time it waits is none of the plan's seconds.
     """
     for contestant in contestants:
         contestant.samples.clear()
         if not contestant.calls:
+            if settle is not None:
+                settle()
             _find_calls(contestant, plan.sample)
     start, done, waited = time.perf_counter(), 0, 0.0
     while plan.goes_on(done, time.perf_counter() - start - waited):
