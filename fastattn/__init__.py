@@ -3,7 +3,15 @@
 
 from typing import TYPE_CHECKING
 
-from fastattn.attention import attention, attention_varlen
+try:
+    from fastattn.attention import attention, attention_varlen
+except ImportError:  # in a clone that was never built the source hides the installed package
+    from fastattn.startup import extension_missing
+
+    missing = extension_missing(__path__[0])
+    if missing is None:
+        raise
+    raise ImportError(missing, name="fastattn._core", path=__path__[0]) from None
 from fastattn.cpu import build_info, cpu_info
 from fastattn.linear_attention import linear_attention
 from fastattn.merge import merge_attention
@@ -20,6 +28,7 @@ __all__ = [
     "KVCache",
     "PackedLinear",
     "PagedKVCache",
+    "TextTooLong",
     "attention",
     "attention_varlen",
     "build_info",
@@ -49,6 +58,7 @@ _LATER = {
     "CacheFull": "fastattn.kvcache",
     "KVCache": "fastattn.kvcache",
     "PagedKVCache": "fastattn.kvcache",
+    "TextTooLong": "fastattn.text",
     "load": "fastattn.text",
     "open_weights": "fastattn.loaders",
     "pack": "fastattn.models.packing",
@@ -57,7 +67,7 @@ if TYPE_CHECKING:
     from fastattn.kvcache import CacheFull, KVCache, PagedKVCache
     from fastattn.loaders import open_weights
     from fastattn.models.packing import pack
-    from fastattn.text import load
+    from fastattn.text import TextTooLong, load
 
 
 def __getattr__(name: str) -> object:

@@ -52,7 +52,7 @@ def nearby(problem: Problem, rng: Any) -> Problem:
 
 
 @given(problems(), st.sampled_from([None, *STAGES]))
-@settings(max_examples=examples(200))
+@settings(max_examples=examples(100))
 def test_any_options_against_the_oracle(problem: Problem, stage: str | None) -> None:
     got = every_output(problem, stage)
     exact, naive = oracle(problem, stage), oracle(problem, stage, dtype=np.float32)
@@ -78,7 +78,7 @@ def test_any_options_against_the_oracle(problem: Problem, stage: str | None) -> 
 
 
 @given(problems(), st.sampled_from([None, *STAGES]))
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(60))
 def test_any_options_same_bits_from_every_kernel_isa_and_team(problem: Problem, stage: str | None) -> None:
     expected = every_output(problem, stage)
     for number, isa in enumerate(_testing.isas()):

@@ -81,6 +81,11 @@ class Child:
         """From the start of the process to a model that is ready, imports included."""
         self.version = str(ready["version"])
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
     def prepare(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Makes ``ids`` (B, S) with ``mask`` what run() computes; its hidden states (B, S, H)."""
         with tempfile.TemporaryDirectory() as folder:

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from .peaks import Limits
+from .shares import believed
 from .timing import Contestant, Plan, geometric_mean, median_ratio, percentile, run_rounds
 
 __all__ = ["best_rivals", "compare", "geometric_means"]
 
-_SETTLE = 5e-3
+_SETTLE = 2e-3  # seconds before each sample with several threads: ours sleep for every contestant, or for none
 
 
 def compare(
@@ -29,7 +31,8 @@ def compare(
 
     Args:
         ours, peers: make n calls and return their seconds; a peer that is a text cannot take part, and this is why
-        limits: with the number of threads the contestants have; its samples are replaced
+        limits: with the number of threads the contestants have; its samples are replaced. Before each sample one waits
+            until the threads of this process and of those it knows are asleep, where others compute in turn
         plan: how long
         flops: floating-point operations of a call
         cold: bytes a call has to bring from memory because no cache can hold them
@@ -37,15 +40,21 @@ def compare(
 
     Returns:
         median_s, p95_s, gflops, gbytes_per_second (None without ``cold``), share (of the machine's limit) and limit
-        ("fma", "int8" or "read"), fma_gflops, rounds, peers: by name median_s, p95_s and ratio (peer / ours), or error,
-        and best: name and ratio of the fastest peer, None where none takes part.
+        ("fma", "int8" or "read"), fma_gflops (the FMA or int8 peak), share_error: None, or why share and fma_gflops are
+        None (see believed()), rounds, peers: by name median_s, p95_s and ratio (peer / ours), or error, and best: name
+        and ratio of the fastest peer, None where none takes part.
     """
-    limits.clear()
     mine = Contestant("fastattn", ours)
     others = [Contestant(name, run) for name, run in peers.items() if not isinstance(run, str)]
-    threaded = limits.num_threads > 1 and bool(others)
-    run_rounds([*limits.contestants, mine, *others], plan, settle=_SETTLE if threaded else 0.0)
-    share, limit = limits.share(mine.samples, flops, cold)
+    several = bool(others or limits.quiet.processes)
+    least = _SETTLE if limits.num_threads > 1 else 0.0
+
+    def measure() -> tuple[float, str]:
+        settle = partial(limits.quiet.settle, least) if several else None
+        run_rounds([*limits.contestants, mine, *others], plan, settle)
+        return limits.share(mine.samples, flops, cold)
+
+    (share, limit), wrong = believed(measure, lambda found: {found[1]: found[0]}, limits.quiet)
     median = statistics.median(mine.samples)
     figures: dict[str, Any] = {name: {"error": run} for name, run in peers.items() if isinstance(run, str)}
     for other in others:
@@ -61,9 +70,10 @@ def compare(
         "p95_s": percentile(mine.samples, 0.95),
         "gflops": flops / median / 1e9,
         "gbytes_per_second": cold / median / 1e9 if cold else None,
-        "share": share,
+        "share": None if wrong else share,
         "limit": limit,
-        "fma_gflops": statistics.median(limits.flops_per_second()) / 1e9,
+        "share_error": wrong,
+        "fma_gflops": None if wrong else statistics.median(limits.flops_per_second()) / 1e9,
         "rounds": len(mine.samples),
         "peers": {name: figures[name] for name in peers},
         "best": None if best is None else {"name": best.name, "ratio": figures[best.name]["ratio"]},

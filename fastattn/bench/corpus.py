@@ -14,6 +14,7 @@ import sysconfig
 import tokenize
 import warnings
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 __all__ = ["docstring_pairs", "real_sentences"]
@@ -59,8 +60,16 @@ def docstring_pairs(count: int) -> list[tuple[str, str]]:
     >>> all(len(question.split()) >= 4 for question, _ in docstring_pairs(20))
     True
     """
-    found: dict[str, str] = {}
     library = Path(sysconfig.get_paths()["stdlib"])
+    every = _all_pairs(library)
+    if len(every) < count:
+        raise ValueError(f"pairs: got {count}, expected at most {len(every)}, which the docstrings in {library} have")
+    return [every[index * len(every) // count] for index in range(count)]
+
+
+@lru_cache(maxsize=1)  # parsing takes seconds
+def _all_pairs(library: Path) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
     for path in sorted(library.glob("*.py")):
         for text in _docstrings(path):
             title, _, rest = text.strip().partition("\n\n")
@@ -68,10 +77,7 @@ def docstring_pairs(count: int) -> list[tuple[str, str]]:
             if 4 <= len(title.split()) <= 40 and len(words) >= 15:
                 found.setdefault(title, " ".join(words[:100]))
     pairs = {body: title for title, body in reversed(found.items())}  # each body once, too
-    if len(pairs) < count:
-        raise ValueError(f"pairs: got {count}, expected at most {len(pairs)}, which the docstrings in {library} have")
-    every = [(title, body) for body, title in sorted(pairs.items(), key=lambda pair: pair[1])]
-    return [every[index * len(every) // count] for index in range(count)]
+    return tuple((title, body) for body, title in sorted(pairs.items(), key=lambda pair: pair[1]))
 
 
 def _docstrings(path: Path) -> Iterator[str]:

@@ -12,6 +12,7 @@ from .attention import our_call
 from .attention_shapes import AttentionCase, total_bytes
 from .inputs import Walk, make_inputs
 from .peaks import Limits, available_memory, cold_bytes
+from .shares import believed
 from .timing import Contestant, Plan, median_ratio, percentile, run_rounds, timed
 
 __all__ = ["run", "run_batch"]
@@ -24,8 +25,8 @@ def run_batch(cases: Sequence[AttentionCase], limits: Limits, plan: Plan) -> lis
 
     Returns:
         for each case name, shape, dtype (of K and V), sets, median_s, p95_s, gbytes_per_second, read_gbytes_per_second
-        (the plain read of the same rounds), read_share (of that), fma_share (of the arithmetic peak), rounds and
-        ratio: of the first case's time.
+        (the plain read of the same rounds), read_share (of that), fma_share (of the arithmetic peak), share_error: why
+        the three before it are None (see believed()), else None; rounds, and ratio: of the first case's time.
 
     Raises:
         MemoryError: the caches would take more than half of the memory that is free.
@@ -33,15 +34,21 @@ def run_batch(cases: Sequence[AttentionCase], limits: Limits, plan: Plan) -> lis
     needed = total_bytes(cases, cold_bytes())
     if needed > available_memory() // 2:
         raise MemoryError(f"{cases[0].name} ...: {needed >> 20} MiB of caches are more than half of what is free")
-    limits.clear()
     walks = [Walk(make_inputs(case)) for case in cases]
     calls = [timed(our_call(walk, limits.num_threads), plan.clock) for walk in walks]
     ours = [Contestant(case.name, call) for case, call in zip(cases, calls, strict=True)]
-    run_rounds([*limits.contestants, *ours], plan)
-    return [
-        _figures(case, walk, contestant, ours[0], limits)
-        for case, walk, contestant in zip(cases, walks, ours, strict=True)
-    ]
+
+    def measure() -> list[dict[str, Any]]:
+        run_rounds([*limits.contestants, *ours], plan)
+        rows = zip(cases, walks, ours, strict=True)
+        return [_figures(case, walk, contestant, ours[0], limits) for case, walk, contestant in rows]
+
+    def shares(rows: list[dict[str, Any]]) -> dict[str, float]:
+        return {"read": max(row["read_share"] for row in rows), "fma": max(row["fma_share"] for row in rows)}
+
+    rows, wrong = believed(measure, shares, limits.quiet)
+    without = dict.fromkeys(("read_gbytes_per_second", "read_share", "fma_share")) if wrong else {}
+    return [{**row, **without, "share_error": wrong} for row in rows]
 
 
 def _figures(case: AttentionCase, walk: Walk, own: Contestant, first: Contestant, limits: Limits) -> dict[str, Any]:

@@ -66,9 +66,7 @@ def check_attention(cases: Sequence[AttentionCase]) -> Iterator[dict[str, Any]]:
         inputs = make_inputs(case, sets=1)[0]
 
         def call(num_threads: int, inputs: Inputs = inputs) -> list[np.ndarray]:
-            found = attention(
-                inputs.q, inputs.k, inputs.v, return_lse=True, num_threads=num_threads, **options(inputs)
-            )
+            found = attention(inputs.q, inputs.k, inputs.v, return_lse=True, num_threads=num_threads, **options(inputs))
             return [found.out, found.lse]
 
         yield check_call(case.name, call, case.flops, kernels=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from .child import Child, ChildError
 from .model import Field, make_batch
+from .quiet import Quiet
 from .shapes import ModelCase
 from .timing import median_ratio, percentile
 
@@ -40,10 +41,13 @@ def latency(
         if _tried(child, errors, child.prepare, ids, mask) is not None:
             samples[name] = []
             child.latencies(min(calls, 50))
+    quiet = Quiet({name: child.pid for name, child in field.children.items()})
     batch = max(1, calls // _BATCHES)
     for start in range(0, calls, batch):
         for name in list(samples):
             child = field.children[name]
+            if quiet.settle():  # threads of the one before
+                _tried(child, errors, child.run, 1)
             taken = _tried(child, errors, child.latencies, min(batch, calls - start))
             if taken is None:
                 del samples[name]
@@ -56,6 +60,7 @@ def latency(
         found = samples[name]
         row = {"name": name, "calls": len(found), "p50_s": percentile(found, 0.5), "p95_s": percentile(found, 0.95),
                "p99_s": percentile(found, 0.99), "worst_s": max(found)}  # fmt: skip
+        quiet.settle()
         yield {**row, **_throughput(field.children[name], callers, rounds)}
 
 

@@ -140,7 +140,8 @@ class Field:
     def run(self, cases: Sequence[ModelCase], plan: Plan) -> Iterator[dict[str, Any]]:
         """Figures of each case, as they come."""
         arithmetic: Literal["fma", "int8"] = "int8" if self._dtype == "int8" else "fma"
-        limits = Limits(self.num_threads, False, self._clock, arithmetic)
+        processes = {name: child.pid for name, child in self.children.items()}
+        limits = Limits(self.num_threads, False, self._clock, arithmetic, processes)
         for case in cases:
             ids, mask = make_batch(case, self.vocab_size)
             hidden = self.children["fastattn"].prepare(ids, mask)

@@ -6,12 +6,14 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from fastattn import _core, cpu_info
 
+from .quiet import Quiet
 from .timing import Clock, Contestant, Plan, percentile, run_rounds, timed
 
 __all__ = ["Limits", "available_memory", "cold_bytes", "measure_peaks"]
@@ -44,6 +46,8 @@ class Limits:
     ``fma`` repeats independent fused multiply-adds on every thread, or with ``arithmetic="int8"`` the exact int8
     products of the instruction set, and is called so then; ``read`` walks an array much larger than the last
     cache, a piece at a time, with the prefetch the kernels use. ``read`` is left out where it is not asked for.
+    ``processes`` (name -> process id) compute in turn with this one; ``quiet`` waits until they and the threads of this
+    one are asleep.
     """
 
     def __init__(
@@ -52,8 +56,10 @@ class Limits:
         read: bool = True,
         clock: Clock = time.perf_counter,
         arithmetic: Literal["fma", "int8"] = "fma",
+        processes: Mapping[str, int] | None = None,
     ) -> None:
         self.num_threads = num_threads
+        self.quiet = Quiet(processes)
         self._fma_rounds = 1 << 12
         probe = _core.probe_fma if arithmetic == "fma" else _core.probe_int8
         self.fma = Contestant(arithmetic, timed(lambda: probe(self._fma_rounds, num_threads), clock), calls=1)
@@ -78,11 +84,6 @@ class Limits:
     def contestants(self) -> list[Contestant]:
         """Those there are."""
         return [self.fma] if self.read is None else [self.fma, self.read]
-
-    def clear(self) -> None:
-        """Forgets the samples: the next comparison has its own."""
-        for contestant in self.contestants:
-            contestant.samples.clear()
 
     def flops_per_second(self) -> list[float]:
         """The FMA peak of each round, or that of the int8 products."""
@@ -110,16 +111,19 @@ def measure_peaks(
 ) -> dict[str, Any]:
     """FMA and int8 peak and read bandwidth with so many threads: medians, and the slowest and the fastest twentieth.
 
+    ``disturbed`` is None, or says that other threads of this process ran beside the probes: then figures are too low.
+
     >>> sorted(measure_peaks(1, rounds=3))[:2]
-    ['gbytes_per_second', 'gbytes_per_second_p05']
+    ['disturbed', 'gbytes_per_second']
     """
     limits, integers = Limits(num_threads, clock=clock), Limits(num_threads, False, clock, "int8")
-    run_rounds([*limits.contestants, *integers.contestants], Plan(rounds, seconds, most=1000))
+    run_rounds([*limits.contestants, *integers.contestants], Plan(rounds, seconds, most=1000), limits.quiet.settle)
     flops, read, products = limits.flops_per_second(), limits.bytes_per_second(), integers.flops_per_second()
     return {
         "num_threads": num_threads,
         "isa": _core.current_isa(),
         "rounds": len(flops),
+        "disturbed": limits.quiet.fault(),
         "gflops": statistics.median(flops) / 1e9,
         "gflops_p05": percentile(flops, 0.05) / 1e9,
         "gflops_p95": percentile(flops, 0.95) / 1e9,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Table", "duration"]
+__all__ = ["Table", "duration", "percent", "share_errors"]
 
 
 def duration(seconds: float) -> str:
@@ -19,6 +19,21 @@ def duration(seconds: float) -> str:
         if seconds * factor >= 1:
             return f"{seconds * factor:.3g} {unit}"
     return f"{seconds * 1e9:.0f} ns"
+
+
+def percent(share: float | None) -> str:
+    """A share of a limit; a dash where there is none to show.
+
+    >>> percent(0.876), percent(None)
+    ('88 %', '-')
+    """
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def share_errors(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each row without a share, with why."""
+    wrong = [row for row in rows if row.get("share_error")]
+    return [f"{row['name']}: no share of the limit: {row['share_error']}" for row in wrong]
 
 
 def _times(ratio: float) -> str:
@@ -54,7 +69,7 @@ class Table:
             duration(figures["p95_s"]),
             f"{figures['gflops']:.1f}",
             "" if rate is None else f"{rate:.1f}",
-            f"{100 * figures['share']:.0f} % {figures['limit']}",
+            f"{percent(figures['share'])} {figures['limit']}",
             ["-" if "error" in peer else _times(peer["ratio"]) for peer in peers],
             "-" if best is None else f"{_times(best['ratio']):>5} {best['name']}{'*' if best.get('coarse') else ''}",
         )

@@ -91,22 +91,29 @@ def fastest(variants: Sequence[Callable[[], object]], clock: Clock = time.perf_c
     return variants[field[0] if len(field) == 1 else best.index(min(best))]
 
 
-def run_rounds(contestants: Sequence[Contestant], plan: Plan, settle: float = 0.0) -> None:
-    """Fills the samples of all contestants, of the same rounds, in rotating order.
+def run_rounds(contestants: Sequence[Contestant], plan: Plan, settle: Callable[[], bool] | None = None) -> None:
+    """Fills the samples of all contestants, of the same rounds, in rotating order; they begin empty.
 
-    ``settle`` seconds pass before each sample, and one call that is not counted: after a parallel region another
-    library's threads may spin for some milliseconds, and caches and the kernel's own idle threads are cold.
+    ``settle`` is called before each sample, and before the first calls: another library's threads may spin for a while
+    after one. Where it says that time has passed, one call that is not counted comes next: caches and idle threads are
+    cold by then. The time it waits is none of the plan's seconds.
     """
     for contestant in contestants:
+        contestant.samples.clear()
         if not contestant.calls:
+            if settle is not None:
+                settle()
             _find_calls(contestant, plan.sample)
-    start, done = time.perf_counter(), 0
-    while plan.goes_on(done, time.perf_counter() - start):
+    start, done, waited = time.perf_counter(), 0, 0.0
+    while plan.goes_on(done, time.perf_counter() - start - waited):
         for position in range(len(contestants)):
             contestant = contestants[(position + done) % len(contestants)]
-            if settle:
-                time.sleep(settle)
-            if contestant.calls > 1 or settle:
+            cold = False
+            if settle is not None:
+                before = time.perf_counter()
+                cold = settle()
+                waited += time.perf_counter() - before
+            if contestant.calls > 1 or cold:
                 contestant.run(1)
             contestant.samples.append(contestant.run(contestant.calls) / contestant.calls)
         done += 1

@@ -173,6 +173,8 @@ def _peak(arguments: argparse.Namespace) -> int:
     ):
         spread = f"p05 {found[f'{key}_p05']:.1f}, p95 {found[f'{key}_p95']:.1f}"
         print(f"{title:<14} median {found[key]:.1f} {unit} ({spread})")
+    if found["disturbed"]:
+        print(f"too low: {found['disturbed']}")
     return 0
 
 

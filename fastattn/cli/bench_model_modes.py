@@ -181,7 +181,7 @@ def families(arguments: argparse.Namespace) -> int:
     """Every family's speed."""
     from fastattn.bench.families import CASES, CONFIGS, run
     from fastattn.bench.model import SAMPLE_SECONDS
-    from fastattn.bench.report import Table
+    from fastattn.bench.report import Table, share_errors
     from fastattn.bench.timing import Plan
 
     clock(arguments)
@@ -197,5 +197,6 @@ def families(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             print(f"{row['name']}: {row['error']}" if "error" in row else table.row(row), flush=True)
     if not arguments.json:
-        print("\n".join(table.errors([row for row in rows if "error" not in row])))
+        measured = [row for row in rows if "error" not in row]
+        print("\n".join([*table.errors(measured), *share_errors(measured)]))
     return _end(arguments, dtype=dtype(arguments), notes=notes, cases=rows)

@@ -78,16 +78,16 @@ def long(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
 def decode(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
     """One new token over caches in memory, by storage type."""
     from fastattn.bench.decode import run
-    from fastattn.bench.report import duration
+    from fastattn.bench.report import duration, percent
 
     if arguments.list:
         return print_list([(case.name, case.shape_text) for case in cases])
 
     def line(row: dict[str, Any]) -> str:
+        read = "-" if row["read_gbytes_per_second"] is None else f"{row['read_gbytes_per_second']:.1f}"
         return (
             f"{row['name']:<32} {row['sets']:>4}  {duration(row['median_s']):>8}  {row['gbytes_per_second']:>6.1f} "
-            f"{row['read_gbytes_per_second']:>6.1f}  {100 * row['read_share']:>5.0f} %  "
-            f"{100 * row['fma_share']:>5.0f} %  {row['ratio']:>8.2f}"
+            f"{read:>6}  {percent(row['read_share']):>7}  {percent(row['fma_share']):>7}  {row['ratio']:>8.2f}"
         )
 
     heading = f"{'case':<32} {'sets':>4}  {'median':>8}  {'GB/s':>6} {'read':>6}  {'share':>7}  {'of FMA':>7}  of first"
@@ -96,7 +96,7 @@ def decode(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
 
 def scaling(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
     """All threads against one."""
-    from fastattn.bench.report import duration
+    from fastattn.bench.report import duration, percent
     from fastattn.bench.scaling import run
 
     if arguments.list:
@@ -111,7 +111,7 @@ def scaling(arguments: argparse.Namespace, cases: Sequence[Any]) -> int:
         read = "" if row["read_gain"] is None else f"{row['read_gain']:.2f}"
         return (
             f"{row['name']:<36} {duration(row['one_s']):>8} {duration(row['many_s']):>8}  {row['gain']:>5.2f}  "
-            f"{row['fma_gain']:>8.2f} {read:>9}  {100 * row['share']:>5.0f} % {row['limit']}"
+            f"{row['fma_gain']:>8.2f} {read:>9}  {percent(row['share']):>7} {row['limit']}"
         )
 
     many = f"{count} threads"
@@ -154,7 +154,9 @@ def _rows(
     heading: str,
     line: Callable[[dict[str, Any]], str],
 ) -> int:
-    """Rows as they come, or one JSON object at the end."""
+    """Rows as they come, then why some have no share; or one JSON object at the end."""
+    from fastattn.bench.report import share_errors
+
     if not arguments.json:
         print(f"{header(arguments)}\n\n{heading}", flush=True)
     rows = []
@@ -164,4 +166,7 @@ def _rows(
             print(line(row), flush=True)
     if arguments.json:
         print(json.dumps({**machine(arguments), "cases": rows}, indent=2))
+        return 0
+    for text in share_errors(rows):
+        print(text, flush=True)
     return 0

@@ -67,7 +67,7 @@ def print_grid(
 ) -> None:
     """Rows as they come, or one JSON object at the end; ``after`` measures more, prints it or adds to the object."""
     from fastattn.bench.compare import best_rivals, geometric_means
-    from fastattn.bench.report import Table, duration
+    from fastattn.bench.report import Table, duration, share_errors
 
     table = Table([case.name for case in cases], texts, peers)
     done = []
@@ -81,7 +81,7 @@ def print_grid(
             print(table.row(row), flush=True)
     means, best, each = geometric_means(done), best_rivals(done), processes()
     if not arguments.json:
-        for line in (*table.summary(means, best), *table.errors(done)):
+        for line in (*table.summary(means, best), *table.errors(done), *share_errors(done)):
             print(line, flush=True)
     more = after() if after else {}
     if arguments.json:

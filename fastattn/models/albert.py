@@ -49,7 +49,7 @@ class AlbertModel(Kin):
 
         prefix = builder.prefix("albert.", *PROBES)
         words, decoder = f"{prefix}embeddings.word_embeddings.weight", "predictions.decoder"
-        self.embed_tokens(builder, f"{prefix}embeddings.", size, tied=f"{decoder}.weight" if tie else None)
+        self.add_tables(builder, f"{prefix}embeddings.", size, tied=f"{decoder}.weight" if tie else None)
         self._projection = builder.linear(f"{prefix}encoder.embedding_hidden_mapping_in", hidden, size)
         stored = [
             [

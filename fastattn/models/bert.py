@@ -45,7 +45,7 @@ class BertModel(Kin):
         words = f"{prefix}embeddings.word_embeddings.weight"
         decoder = "cls.predictions.decoder"
         # A language model's decoder is the table of word embeddings: either may be the one that was stored.
-        self.embed_tokens(builder, f"{prefix}embeddings.", hidden, tied=f"{decoder}.weight" if tie else None)
+        self.add_tables(builder, f"{prefix}embeddings.", hidden, tied=f"{decoder}.weight" if tie else None)
         names = [PostNormNames.bert(f"{prefix}encoder.layer.{i}.") for i in range(layers)]
         self._stack = PostNormStack(
             [PostNormLayer.build(builder, name, hidden, inner) for name in names],

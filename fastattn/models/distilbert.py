@@ -47,7 +47,7 @@ class DistilBertModel(Kin):
         # sinusoidal_pos_embds says how the table of positions was made; it is stored like a learned one.
         prefix = builder.prefix("distilbert.", *PROBES)
         words, decoder = f"{prefix}embeddings.word_embeddings.weight", "vocab_projector"
-        self.embed_tokens(
+        self.add_tables(
             builder, f"{prefix}embeddings.", hidden, tied=f"{decoder}.weight" if tie else None, token_types=False
         )
         names = [_names(f"{prefix}transformer.layer.{i}.") for i in range(layers)]

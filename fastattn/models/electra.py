@@ -48,7 +48,7 @@ class ElectraModel(Kin):
 
         prefix = builder.prefix("electra.", *PROBES)
         words, decoder = f"{prefix}embeddings.word_embeddings.weight", "generator_lm_head"
-        self.embed_tokens(builder, f"{prefix}embeddings.", size, tied=f"{decoder}.weight" if tie else None)
+        self.add_tables(builder, f"{prefix}embeddings.", size, tied=f"{decoder}.weight" if tie else None)
         if size != hidden:
             self._projection = builder.linear(f"{prefix}embeddings_project", hidden, size)
         names = [PostNormNames.bert(f"{prefix}encoder.layer.{i}.") for i in range(layers)]

@@ -47,7 +47,7 @@ class Kin(Encoder):
     _stack: PostNormStack
     _eps: float
 
-    def embed_tokens(
+    def add_tables(
         self, builder: Builder, prefix: str, size: int, *, tied: str | None, token_types: bool = True
     ) -> None:
         """For constructors: the tables of ``size`` columns and their norm, all behind ``prefix``.

@@ -50,7 +50,7 @@ class MPNetModel(Kin):
 
         prefix = builder.prefix("mpnet.", *PROBES)
         words, decoder = f"{prefix}embeddings.word_embeddings.weight", "lm_head.decoder"
-        self.embed_tokens(
+        self.add_tables(
             builder, f"{prefix}embeddings.", hidden, tied=f"{decoder}.weight" if tie else None, token_types=False
         )
         bias = f"{prefix}encoder.relative_attention_bias"

@@ -53,7 +53,7 @@ class RobertaModel(Kin):
 
         prefix = builder.prefix("roberta.", *PROBES)
         words, decoder = f"{prefix}embeddings.word_embeddings.weight", "lm_head.decoder"
-        self.embed_tokens(builder, f"{prefix}embeddings.", hidden, tied=f"{decoder}.weight" if tie else None)
+        self.add_tables(builder, f"{prefix}embeddings.", hidden, tied=f"{decoder}.weight" if tie else None)
         names = [PostNormNames.bert(f"{prefix}encoder.layer.{i}.") for i in range(layers)]
         self._stack = PostNormStack(
             [PostNormLayer.build(builder, name, hidden, inner) for name in names],

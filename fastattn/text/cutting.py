@@ -75,7 +75,16 @@ _APART = {"Removed", "Isolated", "MergedWithNext", "Contiguous"}  # what is foun
 
 
 class TextTooLong(ValueError):
-    """A text that costs too much to tokenize, or is longer than the caller allows."""
+    """A text that costs too much to tokenize, or is longer than the caller allows.
+
+    Example
+    -------
+    >>> try:                                                                    # doctest: +SKIP
+    ...     vectors = model.embed(texts, on_long="error")
+    ... except fastattn.TextTooLong as error:
+    ...     print(error)
+    texts[3]: more than 256 tokens, and on_long is 'error'
+    """
 
 
 class Piece(NamedTuple):
@@ -169,12 +178,10 @@ class Cutter:
         end = len(text)
         furthest = start + (start > 0) + MAX_RUN  # what a piece begins with is no part of the run behind it
         if self._boundary is not None:
-            match = self._boundary.search(text, start + size, min(end, furthest + 1))
-            if match is not None and match.start() <= furthest:
-                return match.start()
-            last = None
-            for match in self._boundary.finditer(text, start + 1, min(end, start + size)):
-                last = match.start()
+            behind = self._boundary.search(text, start + size, min(end, furthest + 1))
+            if behind is not None:
+                return behind.start()
+            last = self._last_match(text, start + 1, min(end, start + size))
             if last is not None:
                 return last
         return end if end <= furthest else None
@@ -185,9 +192,8 @@ class Cutter:
         if self._boundary is not None:
             reach = stop - size
             while reach > least:
-                low, last = max(least, reach - size), None
-                for match in self._boundary.finditer(text, low, reach):
-                    last = match.start()
+                low = max(least, reach - size)
+                last = self._last_match(text, low, reach)
                 if last is not None:
                     return last
                 reach = low
@@ -197,6 +203,13 @@ class Cutter:
         if stop <= MAX_RUN:
             return 0
         raise self._too_long(stop - MAX_RUN)
+
+    def _last_match(self, text: str, start: int, stop: int) -> int | None:
+        """The last place to cut from ``start`` to before ``stop``."""
+        last = None
+        for match in self._boundary.finditer(text, start, stop) if self._boundary is not None else ():
+            last = match.start()
+        return last
 
     def _one_word(self, text: str, start: int) -> Piece:
         """A piece that stands for a word of any length from ``start`` on, which is too long to be known.

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import ops
 from .batches import Integers, Progress, as_count, check_text, length_of, run_sorted, windows
+from .precision import check_precision, quantize, quantized_width
 from .results import Results, Vectors
 from .stconfig import StConfig
 from .vectors import VectorSettings
@@ -121,6 +122,7 @@ class Embedder:
         most = as_count(batch_size, "batch_size")
         scaled = self._scaled(normalize)
         width = self.dimension(truncate_dim)
+        ends = check_precision(precision, ranges, width)
         before = self._prompt(prompt, prompt_name)
         skipped = 0 if self.settings.include_prompt else self._tokenizer.count_prompt(before)
         threads = self._model.num_threads if num_threads is None else num_threads
@@ -128,19 +130,20 @@ class Embedder:
         limit = self._tokenizer.limit(max_length, on_long)
         batches = windows(texts, check_text)
         total = length_of(texts)
-        blocks: list[Floats] = []
+        blocks: list[np.ndarray[Any, Any]] = []
         with Progress(total, progress) as report:
             for window in batches:
-                vectors: Floats = np.zeros((len(window), width), np.float32)
+                vectors = np.zeros((len(window), width), np.float32)
                 tokens = self._tokenizer.encode_many([before + text for text in window] if before else window, limit)
                 for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads):
                     vectors[rows] = self._head.apply(
                         hidden, cu_seqlens, prompt_tokens=skipped, dim=width, normalize=scaled, num_threads=threads
                     )
                     report.advance(rows.size)
-                blocks.append(vectors)
+                blocks.append(quantize(vectors, precision, ends, threads))
         limit.warn()
-        return Vectors.of(blocks[0] if len(blocks) == 1 else _joined(blocks, width), limit.cut)
+        whole = blocks[0] if len(blocks) == 1 else _joined(blocks, quantized_width(precision, width), _dtype(precision))
+        return Vectors.of(whole, limit.cut)
 
     def embed_tokens(
         self,
@@ -182,9 +185,14 @@ class Embedder:
         return self.settings.normalize if normalize is None else bool(normalize)
 
 
-def _joined(blocks: list[Floats], width: int) -> Floats:
+def _dtype(precision: str) -> type[np.generic]:
+    """What vectors of a precision are made of."""
+    return np.float32 if precision == "float32" else np.uint8 if precision.startswith("u") else np.int8
+
+
+def _joined(blocks: list[np.ndarray[Any, Any]], width: int, dtype: type[np.generic]) -> np.ndarray[Any, Any]:
     """One array of all blocks, each let go as soon as it is copied."""
-    result: Floats = np.empty((sum(map(len, blocks)), width), np.float32)
+    result = np.empty((sum(map(len, blocks)), width), dtype)
     end = len(result)
     while blocks:
         block = blocks.pop()

@@ -415,8 +415,8 @@ class TextTokenizer:
     def _piece_ids(self, piece: Piece) -> list[int]:
         """Ids of a piece."""
         if not piece.start:
-            return self._encode(piece.text).ids  # type: ignore[no-any-return]
-        return self._encode(self._cutter.lead + piece.text).ids[self._cutter.lead_tokens :]  # type: ignore[no-any-return]
+            return self._encode(piece.text).ids
+        return self._encode(self._cutter.lead + piece.text).ids[self._cutter.lead_tokens :]
 
     def _encode_places(self, piece: Piece) -> tuple[list[int], list[tuple[int, int]]]:
         """Ids of a piece, and where in the whole text their characters are."""
@@ -456,7 +456,7 @@ class TextTokenizer:
         """What the tokenizer puts around ``count`` texts, read off an example."""
         sample, tokens = self._sample
         with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
-            whole = self._tokenizer.encode(*[sample] * count)
+            whole = self._tokenizer.encode(sample, sample if count > 1 else None)
         parts: list[tuple[int, list[int], list[int]]] = []
         found = [0] * count
         for token, kind, text in zip(whole.ids, whole.type_ids, whole.sequence_ids, strict=True):

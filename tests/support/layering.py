@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": _MODELS | {"text"},
     "cli": _MODELS | {"text", "cli", "bench", "startup", "__init__"},
     "bench": _MODELS | {"text", "bench", "_core", "__init__"},
-    "__init__": _MODELS | {"text"},
+    "__init__": _MODELS | {"text", "startup"},
     "__main__": {"cli"},
     "_core": {"_capi", "threads"},
     "_testing": {"_core", "_capi"},
