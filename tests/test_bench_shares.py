@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from golden import tiny_bert
 
-from fastattn import cli
+from fastattn import _testing, cli
 from fastattn.bench import families, inputs, linear, linear_attention, peaks, quiet, report, shapes, shares, timing
 from fastattn.bench.attention_shapes import AttentionCase
 from fastattn.bench.compare import compare
@@ -30,32 +30,32 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Li
 
 
 class Spinner:
-    """A pool whose thread spins for a while after each call, as those of OpenMP do."""
+    """A pool whose thread spins for a while after each call, as those of OpenMP do, and without Python's lock."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds, self._end, self._over, self._awake = seconds, 0.0, False, threading.Event()
+        self._seconds, self._end, self._over, self._called = seconds, 0.0, False, threading.Event()
         self._thread = threading.Thread(target=self._loop)
         self._thread.start()
 
     def call(self) -> None:
         self._end = time.perf_counter() + self._seconds
-        self._awake.set()
+        self._called.set()
+        time.sleep(2e-3)  # by now it has left Python
 
     @property
     def spins(self) -> bool:
         return time.perf_counter() < self._end
 
     def _loop(self) -> None:
-        while self._awake.wait() and not self._over:
+        while self._called.wait() and not self._over:
+            self._called.clear()
             while self.spins:
-                pass
-            self._awake.clear()
+                _testing.probe_parallel(1, 1, busy_ns=int(1e9 * (self._end - time.perf_counter())) + 1000)
 
     def close(self) -> None:
-        self._over, self._end = True, 0.0
-        while self._thread.is_alive():
-            self._awake.set()
-            self._thread.join(0.01)
+        self._over = True
+        self._called.set()
+        self._thread.join()
 
 
 @pytest.fixture
@@ -334,14 +334,13 @@ def test_shares_that_can_be_are_printed(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_the_peak_says_that_it_was_disturbed(
-    spinner: Spinner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(peaks, "cold_bytes", lambda: 1 << 20)
     monkeypatch.setattr(quiet, "_ENOUGH", 60.0)
     assert peaks.measure_peaks(1, rounds=2)["disturbed"] is None
     monkeypatch.setattr(quiet, "_ENOUGH", 0.01)
-    spinner._seconds = 600.0
-    spinner.call()
+    monkeypatch.setattr(quiet, "running_threads", lambda pid=None: 1)
     args = ["bench", "peak", "--threads", "1", "--rounds", "2"]
     assert cli.main([*args, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["disturbed"].startswith("threads of this process run all the time")
