@@ -65,8 +65,22 @@ def vectors_in(path: Path) -> np.ndarray:
 )
 def test_json_lines_give_the_bits_of_the_api(folder: str, expected: np.ndarray, options: list[str]) -> None:
     status, out, err = run("embed", "--model", folder, *options, *TEXTS)
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "fastattn: command line: 1 text cut to 40 tokens\n")
     assert_same_bits(vectors_of(out, TEXTS), expected, "embed")
+
+
+def test_long_texts_are_counted_in_the_closing_line_or_refused(folder: str) -> None:
+    texts = ["a b c d", "the cat", "sat sat sat sat"]
+    status, out, err = run("embed", "--model", folder, "--max-length", "5", *texts)
+    assert (status, err) == (0, "fastattn: command line: 2 texts cut to 5 tokens\n")
+    same = text.load(folder).embed(["a b c", "the cat", "sat sat sat"])
+    assert_same_bits(vectors_of(out, texts), same, "embed")
+    assert run("embed", "--model", folder, "--max-length", "6", *texts)[::2] == (0, "")
+    status, out, err = run("embed", "--model", folder, "--max-length", "5", "--on-long", "error", "the cat", *texts)
+    assert status == 1 and "TEXT 2: texts[0]: more than 5 tokens, and on_long is 'error'" in err
+    assert len(out.splitlines()) == 1
+    assert run("embed", "--model", folder, "--max-length", "1", "a")[0] == 1
+    assert run("embed", "--model", folder, "--max-length", "0", "a")[0] == 2
 
 
 @pytest.mark.parametrize("flag, value", [("--normalize", True), ("--no-normalize", False)])
@@ -81,7 +95,8 @@ def test_normalize(folder: str, flag: str, value: bool) -> None:
 def test_npy(folder: str, expected: np.ndarray, tmp_path: Path) -> None:
     target = tmp_path / "vectors.npy"
     target.write_bytes(b"old")
-    assert run("embed", "--model", folder, "--npy", str(target), *TEXTS) == (0, "", "")
+    cut = "fastattn: command line: 1 text cut to 40 tokens\n"
+    assert run("embed", "--model", folder, "--npy", str(target), *TEXTS) == (0, "", cut)
     assert_same_bits(np.load(target, allow_pickle=False), expected, "npy")
     assert sorted(tmp_path.iterdir()) == [target]
     assert target.read_bytes()[118:128].endswith(b"\n") and target.stat().st_size == 128 + expected.nbytes
@@ -363,7 +378,7 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 def test_the_default_model_checked_by_its_sum() -> None:
     known = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     status, out, err = run("embed", "--sha256", known, "A sentence.")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, "fastattn: standard input: 1 text cut to 40 tokens\n")
     vector = vectors_of(out, ["A sentence."])[0]
     assert vector.shape == (384,)
     assert abs(float(vector @ vector) - 1) < 1e-6

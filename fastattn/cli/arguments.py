@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["Formatter", "add_threads", "model_path", "positive_float", "positive_int", "sha256"]
+__all__ = ["Formatter", "add_prompt_options", "add_threads", "model_path", "positive_float", "positive_int", "sha256"]
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -20,6 +20,13 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         except (ValueError, OSError):
             width = 80
         super().__init__(prog, width=max(30, width - 2))
+
+
+def add_prompt_options(parser: argparse.ArgumentParser, where: str) -> None:
+    """``--prompt`` and ``--prompt-name``: what is put before ``where``."""
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", metavar="TEXT", help=f"put TEXT before {where}")
+    prompts.add_argument("--prompt-name", metavar="NAME", help=f"put the model's prompt of that name before {where}")
 
 
 def positive_int(text: str) -> int:

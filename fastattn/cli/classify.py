@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .arguments import Formatter, positive_int
+from .arguments import Formatter, add_prompt_options, positive_int
 from .inputs import INPUT_NOTE, add_input_options, refuse_options, text_source
-from .job import add_model_options, load_model, stream
+from .job import Task, add_length_options, add_model_options, load_model, stream
 from .linefiles import Arguments
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
 from .rows import Reader, Rows, Wanted, kept_types
@@ -45,9 +45,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--pair-column", metavar="NAME", help="the column with the second texts of pairs")
     add_output_options(parser)
     add_model_options(parser, default=False)
+    add_length_options(parser)
     parser.add_argument("--head", metavar="NAME", help="which of the model's heads (default: the only one that fits)")
     parser.add_argument("--top-k", type=positive_int, metavar="N", help="give the N best labels of each text")
     parser.add_argument("--all", action="store_true", help="give all labels of each text")
+    parser.add_argument(
+        "--activation", choices=("softmax", "sigmoid", "none"), help="what makes scores (default: as the model says)"
+    )
+    add_prompt_options(parser, "every text, or the first of a pair")
     parser.set_defaults(run=_run, parser=parser)
 
 
@@ -59,7 +64,8 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with open_writer(arguments, form, kept_types(reader, wanted)) as writer:
             model = load_model(arguments, characters)
-            stream(arguments, reader, wanted, _Classify(arguments, model, wanted), writer.write)
+            task = _Classify(arguments, model, wanted)
+            stream(arguments, reader, wanted, task, writer.write, task=task)
     finally:
         reader.close()
     return 0
@@ -77,23 +83,26 @@ def _source(arguments: argparse.Namespace) -> tuple[Reader, Wanted, int | None]:
     return text_source(arguments, columns, ("text", "text_pair", "label", "score", "labels", "scores"))
 
 
-class _Classify:
+class _Classify(Task):
     """Rows of texts, or of pairs, to the columns of the output."""
 
     def __init__(self, arguments: argparse.Namespace, model: Any, wanted: Wanted) -> None:
         import numpy
 
+        super().__init__(arguments, model)
         self._numpy = numpy
         self._classify = model.classify
         self._wanted = wanted
         self._several = arguments.all or arguments.top_k is not None
         top_k = None if arguments.all else arguments.top_k or 1
-        self._options = {"head": arguments.head, "top_k": top_k, "batch_size": arguments.batch_size}
+        names = ("head", "batch_size", "activation", "prompt", "prompt_name")
+        self._options = {"top_k": top_k, **{name: getattr(arguments, name) for name in names}}
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         numpy = self._numpy
         texts = [rows.columns[name] for name in self._wanted.texts]
-        found = self._classify(texts[0] if len(texts) == 1 else list(zip(*texts, strict=True)), **self._options)
+        inputs = texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
+        found = self.call(self._classify, inputs, **self._options)
         score = numpy.array([each.score for each in found], numpy.float32)
         if not numpy.isfinite(score).all():
             raise ValueError("the score is not finite; the weights are damaged")

@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from .arguments import Formatter, positive_int
+from .arguments import Formatter, add_prompt_options, positive_int
 from .inputs import INPUT_NOTE, add_input_options, text_source
-from .job import add_model_options, load_model, stream
+from .job import Task, add_length_options, add_model_options, load_model, stream
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
 from .rows import Rows, Wanted, kept_types
 
@@ -42,13 +42,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--column", metavar="NAME", help="the column that has the texts (default: text)")
     add_output_options(parser, "the vectors")
     add_model_options(parser, default=True)
+    add_length_options(parser)
     parser.add_argument(
         "--normalize", action=argparse.BooleanOptionalAction, help="length 1 or not (default: as the model says)"
     )
     parser.add_argument("--truncate-dim", type=positive_int, metavar="N", help="keep the first N numbers of a vector")
-    prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", metavar="TEXT", help="put TEXT before every text")
-    prompts.add_argument("--prompt-name", metavar="NAME", help="put the model's prompt of that name before every text")
+    add_prompt_options(parser, "every text")
     parser.set_defaults(run=_run, parser=parser)
 
 
@@ -60,18 +59,20 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with open_writer(arguments, form, kept_types(reader, wanted)) as writer:
             model = load_model(arguments, characters)
-            stream(arguments, reader, wanted, _Embed(arguments, model, wanted), writer.write)
+            task = _Embed(arguments, model, wanted)
+            stream(arguments, reader, wanted, task, writer.write, task=task)
     finally:
         reader.close()
     return 0
 
 
-class _Embed:
+class _Embed(Task):
     """Rows of texts to the columns of the output."""
 
     def __init__(self, arguments: argparse.Namespace, model: Any, wanted: Wanted) -> None:
         import numpy
 
+        super().__init__(arguments, model)
         self._is_finite = numpy.isfinite
         self._embed = model.embed
         self._wanted = wanted
@@ -81,7 +82,7 @@ class _Embed:
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         texts = rows.columns[self._wanted.texts[0]]
-        vectors = self._embed(texts, **self._options)
+        vectors = self.call(self._embed, texts, **self._options)
         if not self._is_finite(vectors).all():
             raise ValueError("the vector is not finite; the weights are damaged")
         return {"text": texts, "embedding": vectors, **{name: rows.columns[name] for name in self._wanted.keep}}

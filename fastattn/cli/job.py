@@ -16,7 +16,7 @@ from .outputs import is_stdout
 from .progress import Progress
 from .rows import Checked, Reader, Rows, Wanted
 
-__all__ = ["add_model_options", "in_parts", "load_model", "stream"]
+__all__ = ["Task", "add_length_options", "add_model_options", "in_parts", "load_model", "stream"]
 
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
 _FEW_CHARACTERS = 1000  # some tens of milliseconds of one thread: starting more costs as much as they save
@@ -33,6 +33,48 @@ def add_model_options(parser: argparse.ArgumentParser, default: bool) -> None:
     parser.add_argument("--sha256", type=sha256, metavar="HEX", help="first check the SHA-256 sum of the weights' file")
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="most texts in one pass of the model")
     add_threads(parser)
+
+
+def add_length_options(parser: argparse.ArgumentParser) -> None:
+    """``--max-length`` and ``--on-long``."""
+    parser.add_argument(
+        "--max-length", type=positive_int, metavar="N", help="most tokens of a text (default: as the model says)"
+    )
+    parser.add_argument(
+        "--on-long", choices=("truncate", "error"), default="truncate",
+        help="longer texts are cut, and counted at the end, or refused (default: truncate)",
+    )  # fmt: skip
+
+
+class Task:
+    """What a command does with rows; calls of the model are counted by what they had to cut."""
+
+    def __init__(self, arguments: argparse.Namespace, model: Any) -> None:
+        self.cut = 0
+        """Texts that were cut."""
+        self._length: int | None = arguments.max_length
+        self._model = model
+        self._limits = {"max_length": self._length, "on_long": arguments.on_long}
+
+    def call(self, method: Callable[..., Any], *texts: Any, **options: Any) -> Any:
+        """What ``method`` of the model returns; the warning about texts that are cut comes once, at the end."""
+        import warnings
+
+        from fastattn.text import TruncationWarning
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TruncationWarning)
+            result = method(*texts, **self._limits, **options)
+        self.cut += result.truncated
+        return result
+
+    def tell(self, name: str, what: str) -> None:
+        """The closing line on stderr, where texts were cut."""
+        if self.cut:
+            length = self._model.max_seq_length if self._length is None else self._length
+            kind = "texts" if what == "queries" else what
+            count = f"{self.cut} {kind if self.cut > 1 else kind[:-1]}"
+            print(f"fastattn: {name}: {count} cut to {length} tokens", file=sys.stderr)
 
 
 def load_model(arguments: argparse.Namespace, characters: int | None) -> Any:
@@ -81,6 +123,8 @@ def stream(
     compute: Callable[[Rows], Columns],
     write: Callable[[Columns], None],
     what: str = "texts",
+    *,
+    task: Task | None = None,
 ) -> None:
     """Computes the rows of `reader` as they come and writes some of them before it goes on.
 
@@ -88,6 +132,7 @@ def stream(
         compute: turns some rows, or none, into the columns of the output.
         write: takes those.
         what: is counted, in the plural.
+        task: whose method `compute` is, or which it is.
 
     Raises:
         ValueError: a row is wrong, or the model cannot take it: it is named, the rows before it have been written.
@@ -109,6 +154,8 @@ def stream(
     if checked.skipped:
         count = f"{checked.skipped} row{'s' * (checked.skipped != 1)}"
         print(f"fastattn: {reader.name}: {count} without a text left out", file=sys.stderr)
+    if task is not None:
+        task.tell(reader.name, what)
 
 
 class _Pace:

@@ -34,12 +34,15 @@ def json_lines(columns: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
     widths = [column.shape[1] for column in columns.values() if isinstance(column, np.ndarray) and column.ndim == 2]
     step = max(1, _NUMBERS_AT_ONCE // max(1, *widths, 100))
     names = [json.dumps(name, ensure_ascii=False).encode() for name in columns]
+    heads = [b"}\n{" + names[0] + b": ", *[b", " + name + b": " for name in names[1:]]]  # what is before each value
     for start in range(0, count, step):
         pieces = [_texts(column[start : start + step]) for column in columns.values()]
-        lines = []
-        for values in zip(*pieces, strict=True):
-            lines.append(b"{" + b", ".join([b"%s: %s" % pair for pair in zip(names, values, strict=True)]) + b"}\n")
-        yield len(lines), b"".join(lines)
+        rows = list(zip(*pieces, strict=True))
+        del pieces
+        # Joined once: a text may be as long as the input, and each copy of it counts.
+        parts = [part for row in rows for pair in zip(heads, row, strict=True) for part in pair]
+        parts[:1] = [b"{" + names[0] + b": "] if parts else []
+        yield len(rows), b"".join([*parts, b"}\n"] if parts else [])
 
 
 def _texts(column: Sequence[Any] | np.ndarray[Any, Any]) -> list[bytes]:

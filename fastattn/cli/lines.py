@@ -57,14 +57,18 @@ class LineReader:
                 if partial_size > _LONGEST:
                     raise ValueError(f"{self._name}: line {number} is longer than {_LONGEST >> 20} MiB")
                 continue
-            lines = b"".join((*partial, block[: cut - 1])).split(b"\n")
+            partial.append(block[: cut - 1])
+            joined = b"".join(partial)
             partial, partial_size = [block[cut:]], len(block) - cut
+            lines = joined.split(b"\n")
+            del block, joined  # a line may be long: what waits for its answer is the text alone
             for texts in self._decoded(lines, number):
                 yield number, texts
                 number += len(texts)
-        rest = b"".join(partial)
-        if rest:
-            yield from ((number, texts) for texts in self._decoded([rest], number))
+        lines = [b"".join(partial)]
+        partial.clear()
+        if lines[0]:
+            yield from ((number, texts) for texts in self._decoded(lines, number))
 
     def _blocks(self) -> Iterator[bytes]:
         """What can be read without waiting, joined, at least one byte; the end of the file ends it."""
@@ -87,7 +91,8 @@ class LineReader:
     def _decoded(self, lines: list[bytes], number: int) -> Iterator[list[str]]:
         for start in range(0, len(lines), _LINES_AT_ONCE):
             texts: list[str] = []
-            for line in lines[start : start + _LINES_AT_ONCE]:
+            for at in range(start, min(start + _LINES_AT_ONCE, len(lines))):
+                line, lines[at] = lines[at], b""
                 if number + start + len(texts) == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 try:
@@ -100,4 +105,6 @@ class LineReader:
                         f"{self._name}: line {wrong} is not UTF-8: byte 0x{line[error.start]:02x} at position "
                         f"{error.start + 1}"
                     ) from None
+                del line
             yield texts
+            del texts

@@ -7,7 +7,7 @@ import argparse
 import heapq
 from typing import Any
 
-from .arguments import Formatter, positive_int
+from .arguments import Formatter, add_prompt_options, positive_int
 from .inputs import (
     INPUT_NOTE,
     add_input_options,
@@ -17,7 +17,7 @@ from .inputs import (
     text_source,
     wanted_columns,
 )
-from .job import add_model_options, load_model, stream
+from .job import Task, add_length_options, add_model_options, load_model, stream
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
 from .rows import Reader, Rows, Wanted, kept_types
 
@@ -56,8 +56,13 @@ def add_parser(commands: Any) -> None:
     )
     add_output_options(parser)
     add_model_options(parser, default=False)
+    add_length_options(parser)
     parser.add_argument("--head", metavar="NAME", help="which of the model's heads (default: the only one that fits)")
     parser.add_argument("--top-k", type=positive_int, metavar="N", help="give the N best documents (default: all)")
+    parser.add_argument(
+        "--activation", choices=("sigmoid", "none"), help="what makes a score (default: as the model says)"
+    )
+    add_prompt_options(parser, "the query")
     parser.set_defaults(run=_run, parser=parser)
 
 
@@ -75,10 +80,11 @@ def _run(arguments: argparse.Namespace) -> int:
         with open_writer(arguments, form, kept_types(reader, wanted)) as writer:
             model = load_model(arguments, characters)
             if arguments.query is None:
-                stream(arguments, reader, wanted, _Queries(arguments, model, wanted), writer.write, "queries")
+                task = _Queries(arguments, model, wanted)
+                stream(arguments, reader, wanted, task, writer.write, "queries", task=task)
             else:
                 best = _Best(arguments, model, wanted)
-                stream(arguments, reader, wanted, best.scores, best.add, "documents")
+                stream(arguments, reader, wanted, best.scores, best.add, "documents", task=best)
                 writer.write(best.columns())
     finally:
         reader.close()
@@ -107,13 +113,14 @@ def _check_query(query: str) -> None:
         raise ValueError("--query: not UTF-8") from None
 
 
-class _Best:
+class _Best(Task):
     """The documents of one query with the highest scores, the first of those with the same."""
 
     def __init__(self, arguments: argparse.Namespace, model: Any, wanted: Wanted) -> None:
+        super().__init__(arguments, model)
         self._rerank = model.rerank
         self._query = arguments.query
-        self._options = {"head": arguments.head, "batch_size": arguments.batch_size}
+        self._options = _options(arguments)
         self._wanted = wanted
         self._top_k: int | None = arguments.top_k
         self._heap: list[tuple[float, int, tuple[Any, ...]]] = []
@@ -122,7 +129,7 @@ class _Best:
         """The columns of the rows with their scores."""
         texts = rows.columns[self._wanted.texts[0]]
         found: list[float] = [0.0] * len(texts)
-        for index, score in self._rerank(self._query, texts, **self._options):
+        for index, score in self.call(self._rerank, self._query, texts, **self._options):
             found[index] = _finite(score)
         kept = [rows.columns[name] for name in self._wanted.keep]
         return {"index": rows.indices, "score": found, "rest": list(zip(texts, *kept, strict=True))}
@@ -149,14 +156,15 @@ class _Best:
         }
 
 
-class _Queries:
+class _Queries(Task):
     """Rows of a query and its documents to the columns of the output."""
 
     def __init__(self, arguments: argparse.Namespace, model: Any, wanted: Wanted) -> None:
+        super().__init__(arguments, model)
         self._rerank = model.rerank
-        self._options = {"head": arguments.head, "top_k": arguments.top_k, "batch_size": arguments.batch_size}
+        self._options = {"top_k": arguments.top_k, **_options(arguments)}
         self._wanted = wanted
-        self._rerank("", [], **self._options)  # an option that is wrong fails here, not at the first row
+        self.call(self._rerank, "", [], **self._options)  # an option that is wrong fails here, not at the first row
 
     def __call__(self, rows: Rows) -> dict[str, Any]:
         queries, lists = rows.columns[self._wanted.texts[0]], rows.columns[self._wanted.lists[0]]
@@ -167,8 +175,14 @@ class _Queries:
         # nine digits give back a float32
         return [
             {"index": index, "score": float(f"{_finite(score):.9g}"), "text": docs[index]}
-            for index, score in self._rerank(query, docs, **self._options)
+            for index, score in self.call(self._rerank, query, docs, **self._options)
         ]
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of ``rerank`` that its options have."""
+    names = ("head", "batch_size", "activation", "prompt", "prompt_name")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def _finite(score: float) -> float:
