@@ -9,8 +9,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import WeightFileError
-from .jsonfile import MAX_JSON_BYTES, parse_json_object, read_json_object, regular_file_size
+from .jsonfile import MAX_JSON_BYTES, parse_json_object, read_json_object, read_whole
 
 if TYPE_CHECKING:
     from .weightfile import WeightFile
@@ -83,15 +82,7 @@ class FolderFiles(ModelFiles):
             raise
 
     def read_bytes(self, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
-        path = self._folder / name
-        size = regular_file_size(path)
-        if size <= limit:
-            with open(path, "rb") as file:
-                data = file.read(limit + 1)
-            if len(data) <= limit:
-                return data
-            size = len(data)
-        raise WeightFileError(f"{path}: {size} bytes, more than the limit of {limit}")
+        return read_whole(self._folder / name, limit)
 
     def describe(self, name: str = "") -> str:
         return str(self._folder / name)

@@ -18,7 +18,7 @@ from .errors import WeightFileError
 
 __all__ = [
     "MAX_DEPTH", "MAX_DIGITS", "MAX_JSON_BYTES", "parse_json", "parse_json_object", "read_json_object",
-    "regular_file_size",
+    "read_whole", "regular_file_size",
 ]  # fmt: skip
 
 MAX_JSON_BYTES = 100_000_000
@@ -169,11 +169,16 @@ def parse_json_object(data: bytes, source: str) -> dict[str, Any]:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read the file ``path`` as one JSON object; see ``parse_json`` for what is refused."""
+    return parse_json_object(read_whole(path), str(path))
+
+
+def read_whole(path: Path, limit: int = MAX_JSON_BYTES) -> bytes:
+    """What the regular file ``path`` holds; ``WeightFileError`` for more than ``limit`` bytes."""
     size = regular_file_size(path)
-    if size > MAX_JSON_BYTES:
-        raise WeightFileError(f"{path}: {size} bytes of JSON, more than the limit of {MAX_JSON_BYTES}")
+    if size > limit:
+        raise WeightFileError(f"{path}: {size} bytes, more than the limit of {limit}")
     with open(path, "rb") as file:
-        data = file.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise WeightFileError(f"{path}: more than {MAX_JSON_BYTES} bytes of JSON")
-    return parse_json_object(data, str(path))
+        data = file.read(size + 1)  # no room for the limit, which is far above what nearly all files hold
+    if len(data) > size:
+        raise WeightFileError(f"{path}: it grew while it was read")
+    return data
