@@ -10,9 +10,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from .cutting import TextTooLong
+from .limits import TruncationWarning
 from .pipeline import TextPipeline
 from .settings import TextSettings
-from .tokenizer import TextTokenizer, TruncationWarning
+from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder

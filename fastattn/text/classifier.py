@@ -16,7 +16,8 @@ from .stconfig import StConfig
 if TYPE_CHECKING:
     from ..models.encoder import Encoder, Floats
     from ..models.heads import Head
-    from .tokenizer import Limit, TextTokenizer
+    from .limits import Limit
+    from .tokenizer import TextTokenizer
 
 __all__ = ["classify", "find_head", "rerank"]
 

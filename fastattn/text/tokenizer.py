@@ -9,30 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..loaders.files import ModelFiles, as_files
 from .cutting import Cutter, Piece, TextTooLong
+from .frames import Frame, Offsets
+from .limits import Limit
 from .reconcile import reconcile
 from .settings import TextSettings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["Limit", "TextTokenizer", "TextTooLong", "Tokens", "TruncationWarning"]
+__all__ = ["TextTokenizer", "Tokens"]
 
 Tokens = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
 """Token ids and token type ids of a text, (t,) each."""
-
-Offsets = np.ndarray[Any, np.dtype[np.int64]]
 
 _NAME = "tokenizer.json"
 
@@ -44,76 +41,6 @@ _COMPARED = 1 << 16  # tokens up to which two texts that are both too long are t
 _AT_ONCE = 256  # texts whose encodings, which are many times the size of their ids, are in memory together
 
 _OVERLAP = 128  # tokens that two neighbouring windows of a long context share, as in transformers' pipeline
-
-_PACKAGE = str(Path(__file__).parent.parent) + os.sep
-
-
-class TruncationWarning(UserWarning):
-    """Texts were longer than the model takes, and were cut."""
-
-
-class Limit:
-    """How long the texts of one job may be, and how many of them were longer."""
-
-    def __init__(self, tokens: int, refuse: bool, what: str = "texts") -> None:
-        self.tokens = tokens
-        """Most tokens of a text or pair, special ones included."""
-        self.cut = 0
-        """Texts that were longer."""
-        self.seen = 0
-        """Texts that came, which is the index of the next."""
-        self._refuse, self._what = refuse, what
-
-    def name(self, index: int) -> str:
-        """What messages call the text that is ``index`` behind the last one that was counted."""
-        return f"{self._what}[{self.seen + index}]"
-
-    def count(self, index: int) -> None:
-        """The text ``index`` behind the last counted one is too long: counted, or refused."""
-        if self._refuse:
-            raise TextTooLong(f"{self.name(index)}: more than {self.tokens} tokens, and on_long is 'error'")
-        self.cut += 1
-
-    def warn(self) -> None:
-        """One warning for all that was cut, at the line outside of this package that asked for the job."""
-        if not self.cut:
-            return
-        level, frame = 1, sys._getframe()
-        while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-            level, frame = level + 1, frame.f_back  # type: ignore[assignment]
-        were = "was" if self.cut == 1 else "were"
-        warnings.warn(
-            f"{self.cut} of {self.seen} {self._what} had more than {self.tokens} tokens and {were} cut "
-            "(max_length= and model.max_seq_length set the limit, on_long='error' refuses)",
-            TruncationWarning,
-            stacklevel=level,
-        )
-
-
-class _Frame(NamedTuple):
-    """What stands around the tokens of a text, or of a pair: special ids, with their types, and places for texts."""
-
-    parts: tuple[tuple[int, list[int], list[int]], ...]
-    """(-1, ids, type ids), or (number of the text, [], [its type])."""
-    special: int
-    """How many special tokens there are."""
-
-    def build(self, *texts: list[int]) -> tuple[list[int], list[int]]:
-        """Ids and type ids of the whole."""
-        ids: list[int] = []
-        types: list[int] = []
-        for text, own, kinds in self.parts:
-            ids += own if text < 0 else texts[text]
-            types += kinds if text < 0 else kinds * len(texts[text])
-        return ids, types
-
-    def build_offsets(self, text: int, offsets: Sequence[tuple[int, int]], *lengths: int) -> Offsets:
-        """``offsets`` of the tokens of one text, and (-1, -1) for all others: (t, 2)."""
-        parts = [
-            offsets if number == text else [(-1, -1)] * (len(own) if number < 0 else lengths[number])
-            for number, own, _ in self.parts
-        ]
-        return np.array([pair for part in parts for pair in part], np.int64).reshape(-1, 2)
 
 
 class TextTokenizer:
@@ -373,7 +300,7 @@ class TextTokenizer:
             yield self._window(frame, asked, ids, offsets)
 
     def _window(
-        self, frame: _Frame, question: list[int], ids: list[int], offsets: list[tuple[int, int]]
+        self, frame: Frame, question: list[int], ids: list[int], offsets: list[tuple[int, int]]
     ) -> tuple[Tokens, Offsets]:
         return self._tokens(*frame.build(question, ids)), frame.build_offsets(1, offsets, len(question), len(ids))
 
@@ -435,11 +362,11 @@ class TextTokenizer:
         return Cutter(self._tokenizer)
 
     @cached_property
-    def _single(self) -> _Frame:
+    def _single(self) -> Frame:
         return self._frame(1)
 
     @cached_property
-    def _pair(self) -> _Frame:
+    def _pair(self) -> Frame:
         return self._frame(2)
 
     @cached_property
@@ -452,7 +379,7 @@ class TextTokenizer:
                     return text, count
         raise ValueError(f"{self._path}: no text has tokens")
 
-    def _frame(self, count: int) -> _Frame:
+    def _frame(self, count: int) -> Frame:
         """What the tokenizer puts around ``count`` texts, read off an example."""
         sample, tokens = self._sample
         with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
@@ -475,9 +402,9 @@ class TextTokenizer:
                 f"{self._path}: its post-processor does more than to put special tokens around texts, which alone is "
                 "supported"
             )
-        return _Frame(tuple(parts), sum(len(ids) for _, ids, _ in parts))
+        return Frame(tuple(parts), sum(len(ids) for _, ids, _ in parts))
 
-    def _pair_frame(self, length: int) -> _Frame:
+    def _pair_frame(self, length: int) -> Frame:
         frame = self._pair
         if length < frame.special:
             raise ValueError(
