@@ -88,6 +88,7 @@ class Embedder:
         self._tokenizer = tokenizer
         self.settings = VectorSettings.read(model.files, model.hidden_size)
         """What the folder says about pooling, prompts and normalisation."""
+        self._prompts = StConfig(prompts=self.settings.prompts, default_prompt=self.settings.prompt)
         self._head = _VectorHead(model.files, self.settings, model.hidden_size)
 
     def dimension(self, truncate_dim: int | None = None) -> int:
@@ -122,7 +123,8 @@ class Embedder:
         most = as_count(batch_size, "batch_size")
         scaled = self._scaled(normalize)
         width = self.dimension(truncate_dim)
-        ends = check_precision(precision, ranges, width)
+        plain = precision == "float32" and ranges is None
+        ends = None if plain else check_precision(precision, ranges, width)
         before = self._prompt(prompt, prompt_name)
         skipped = 0 if self.settings.include_prompt else self._tokenizer.count_prompt(before)
         threads = self._model.num_threads if num_threads is None else num_threads
@@ -140,7 +142,7 @@ class Embedder:
                         hidden, cu_seqlens, prompt_tokens=skipped, dim=width, normalize=scaled, num_threads=threads
                     )
                     report.advance(rows.size)
-                blocks.append(quantize(vectors, precision, ends, threads))
+                blocks.append(vectors if plain else quantize(vectors, precision, ends, threads))
         limit.warn()
         whole = blocks[0] if len(blocks) == 1 else _joined(blocks, quantized_width(precision, width), _dtype(precision))
         return Vectors.of(whole, limit.cut)
@@ -176,8 +178,7 @@ class Embedder:
         return Results(results, limit.cut)
 
     def _prompt(self, prompt: Any, prompt_name: Any) -> str:
-        config = StConfig(prompts=self.settings.prompts, default_prompt=self.settings.prompt)
-        return check_text(config.prompt(prompt, prompt_name), "prompt")
+        return check_text(self._prompts.prompt(prompt, prompt_name), "prompt")
 
     def _scaled(self, normalize: Any) -> bool:
         if normalize is not None and not isinstance(normalize, (bool, np.bool_)):
