@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "threads": {"_core", "startup"},
     "cpu": {"_core", "threads", "startup", "__init__"},
     "arrays": {"_core"},
+    "typing": set(),
     "ops": _LEAVES | {"weights", "ops"},
     "attention": _LEAVES | {"attention"},
     "linear_attention": _LEAVES,
