@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from fastattn import _core
 from fastattn._core import PackedLinear
 from fastattn.arrays import as_array, as_float32, as_indices, check_out, describe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastattn.typing import Activation, Array, Indices, OutT, PoolMode
 
 __all__ = [
     "add", "embedding", "gated", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "quantize", "relu", "rms_norm",
@@ -33,9 +38,19 @@ _ACTIVATIONS = {
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+@overload
 def linear(
-    x: Any, packed: PackedLinear, *, activation: str | None = None, out: Any = None, num_threads: int | None = None
-) -> Any:
+    x: Array, packed: PackedLinear, *, activation: Activation | None = ..., out: None = ...,
+    num_threads: int | None = ...,
+) -> NDArray[np.float32]: ...  # fmt: skip
+@overload
+def linear(
+    x: Array, packed: PackedLinear, *, activation: Activation | None = ..., out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def linear(
+    x: Array, packed: PackedLinear, *, activation: Activation | None = None, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """activation(x W^T + bias) with weights packed by :func:`fastattn.pack_linear`.
 
     Sums run over the inputs in order, in chunks of 384 whose results are added in order; then bias, then activation.
@@ -74,9 +89,19 @@ def linear(
     return result if out is None else out
 
 
+@overload
 def layer_norm(
-    x: Any, weight: Any, bias: Any = None, eps: float = 1e-5, *, residual: Any = None, out: Any = None,
-    num_threads: int | None = None,
+    x: Array, weight: Array, bias: Array | None = ..., eps: float = ..., *, residual: Array | None = ...,
+    out: None = ..., num_threads: int | None = ...,
+) -> NDArray[np.float32]: ...  # fmt: skip
+@overload
+def layer_norm(
+    x: Array, weight: Array, bias: Array | None = ..., eps: float = ..., *, residual: Array | None = ..., out: OutT,
+    num_threads: int | None = ...,
+) -> OutT: ...  # fmt: skip
+def layer_norm(
+    x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5, *, residual: Array | None = None,
+    out: Array | None = None, num_threads: int | None = None,
 ) -> Any:  # fmt: skip
     """(x + residual - mean) / sqrt(var + eps) * weight + bias over the last axis; var is the biased variance.
 
@@ -107,9 +132,19 @@ def layer_norm(
     return _rows(_LAYER_NORM, x, residual, {"weight": weight, "bias": bias}, eps, 0, out, num_threads)
 
 
+@overload
 def rms_norm(
-    x: Any, weight: Any, eps: float = 1e-6, *, residual: Any = None, out: Any = None, num_threads: int | None = None
-) -> Any:
+    x: Array, weight: Array, eps: float = ..., *, residual: Array | None = ..., out: None = ...,
+    num_threads: int | None = ...,
+) -> NDArray[np.float32]: ...  # fmt: skip
+@overload
+def rms_norm(
+    x: Array, weight: Array, eps: float = ..., *, residual: Array | None = ..., out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def rms_norm(
+    x: Array, weight: Array, eps: float = 1e-6, *, residual: Array | None = None, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """(x + residual) / sqrt(mean of squares + eps) * weight over the last axis. Arguments as in :func:`layer_norm`.
 
     Source: Zhang, Sennrich, "Root mean square layer normalization", 2019.
@@ -124,7 +159,11 @@ def rms_norm(
     return _rows(_RMS_NORM, x, residual, {"weight": weight}, eps, 0, out, num_threads)
 
 
-def softmax(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def softmax(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def softmax(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def softmax(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """exp(x - max) / sum over the last axis. A row of -inf alone gives zeros; NaN or +inf gives a row of NaN.
 
     Args:
@@ -145,7 +184,15 @@ def softmax(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_SOFTMAX, 0, x, out, num_threads)
 
 
-def gelu(x: Any, approximate: str = "none", *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def gelu(
+    x: Array, approximate: Literal["none", "tanh"] = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def gelu(x: Array, approximate: Literal["none", "tanh"] = ..., *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def gelu(
+    x: Array, approximate: Literal["none", "tanh"] = "none", *, out: Array | None = None, num_threads: int | None = None
+) -> Any:
     """x * Phi(x), Phi the normal distribution function, elementwise.
 
     Args:
@@ -171,7 +218,11 @@ def gelu(x: Any, approximate: str = "none", *, out: Any = None, num_threads: int
     return _elementwise(_ACTIVATE, _GELU if approximate == "none" else _GELU_TANH, x, out, num_threads)
 
 
-def silu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def silu(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def silu(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def silu(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """x * sigmoid(x), elementwise. Arguments as in :func:`gelu`.
 
     >>> import numpy as np, fastattn as fa
@@ -181,7 +232,11 @@ def silu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_ACTIVATE, _SILU, x, out, num_threads)
 
 
-def relu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def relu(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def relu(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def relu(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """0 where x < 0, else x (so NaN stays NaN), elementwise. Arguments as in :func:`gelu`.
 
     >>> import numpy as np
@@ -192,7 +247,11 @@ def relu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_ACTIVATE, _RELU, x, out, num_threads)
 
 
-def tanh(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def tanh(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def tanh(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def tanh(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """Hyperbolic tangent, elementwise. Arguments as in :func:`gelu`.
 
     >>> import numpy as np
@@ -203,7 +262,11 @@ def tanh(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_ACTIVATE, _TANH, x, out, num_threads)
 
 
-def sigmoid(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def sigmoid(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def sigmoid(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def sigmoid(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """1 / (1 + exp(-x)), elementwise. Arguments as in :func:`gelu`.
 
     >>> import numpy as np
@@ -214,7 +277,18 @@ def sigmoid(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_ACTIVATE, _SIGMOID, x, out, num_threads)
 
 
-def gated(x: Any, gate: Any, activation: str | None = None, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def gated(
+    x: Array, gate: Array, activation: Activation | None = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def gated(
+    x: Array, gate: Array, activation: Activation | None = ..., *, out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def gated(
+    x: Array, gate: Array, activation: Activation | None = None, *, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """activation(x) * gate, elementwise: the middle of a gated feed-forward layer (GeGLU, SwiGLU).
 
     A product (..., 2 I) that holds both side by side goes in as two views, ``wide[..., :I]`` and ``wide[..., I:]``.
@@ -244,7 +318,11 @@ def gated(x: Any, gate: Any, activation: str | None = None, *, out: Any = None, 
     return _pair(_GATED, x, "gate", gate, _ACTIVATIONS[activation], out, num_threads)
 
 
-def add(x: Any, y: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def add(x: Array, y: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def add(x: Array, y: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def add(x: Array, y: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """x + y, elementwise, for arrays of one shape. ``out`` may be either; other arguments as in :func:`gated`.
 
     >>> import numpy as np
@@ -255,7 +333,13 @@ def add(x: Any, y: Any, *, out: Any = None, num_threads: int | None = None) -> A
     return _pair(_ADD, x, "y", y, 0, out, num_threads)
 
 
-def l2_normalize(x: Any, eps: float = 1e-12, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def l2_normalize(
+    x: Array, eps: float = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def l2_normalize(x: Array, eps: float = ..., *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def l2_normalize(x: Array, eps: float = 1e-12, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """x / max(|x|, eps) over the last axis, |x| the Euclidean length; a row of zeros stays zero.
 
     Lengths whose squares would leave the range of float32 are handled. ``out`` may be x itself. Other arguments as in
@@ -272,7 +356,15 @@ def l2_normalize(x: Any, eps: float = 1e-12, *, out: Any = None, num_threads: in
     return _rows(_L2_NORMALIZE, x, None, {}, eps, 0, out, num_threads)
 
 
-def embedding(tables: Sequence[Any], ids: Sequence[Any], *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def embedding(
+    tables: Sequence[Array], ids: Sequence[Indices], *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def embedding(tables: Sequence[Array], ids: Sequence[Indices], *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def embedding(
+    tables: Sequence[Array], ids: Sequence[Indices], *, out: Array | None = None, num_threads: int | None = None
+) -> Any:
     """Rows of tables, added left to right: out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ...
 
     Args:
@@ -320,9 +412,19 @@ def embedding(tables: Sequence[Any], ids: Sequence[Any], *, out: Any = None, num
     return target if out is None else out
 
 
+@overload
 def pool(
-    x: Any, cu_seqlens: Any, mode: str = "mean", *, skip: int = 0, out: Any = None, num_threads: int | None = None
-) -> Any:
+    x: Array, cu_seqlens: Indices, mode: PoolMode = ..., *, skip: int = ..., out: None = ...,
+    num_threads: int | None = ...,
+) -> NDArray[np.float32]: ...  # fmt: skip
+@overload
+def pool(
+    x: Array, cu_seqlens: Indices, mode: PoolMode = ..., *, skip: int = ..., out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def pool(
+    x: Array, cu_seqlens: Indices, mode: PoolMode = "mean", *, skip: int = 0, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """One vector for each of n packed sequences: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1] of x.
 
     Args:
@@ -376,7 +478,26 @@ def pool(
     return target if out is None else out
 
 
-def quantize(x: Any, ranges: Any, dtype: str = "int8", *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["int8"] = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.int8]: ...
+@overload
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["uint8"], *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.uint8]: ...
+@overload
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["int8", "uint8"] = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.int8] | NDArray[np.uint8]: ...
+@overload
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["int8", "uint8"] = ..., *, out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["int8", "uint8"] = "int8", *, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """Bytes that say where in its dimension's range each number lies: 256 steps of equal size.
 
     floor((x - least) / step) with step = (most - least) / 255, or 1 where that is 0, within 0 to 255; "int8" is that
