@@ -9,7 +9,6 @@ not on the other rows, the thread count or the instruction set. NaN results are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -17,7 +16,8 @@ import numpy as np
 
 from fastattn import _core
 from fastattn._core import PackedLinear
-from fastattn.arrays import as_array, as_float32, as_indices, check_out, describe
+from fastattn.arrays import as_float32, as_indices, check_out, describe
+from fastattn.rowwise import as_rows, make_target, rows_with_checks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +35,6 @@ _RELU, _GELU, _GELU_TANH, _SILU, _TANH, _SIGMOID = 1, 2, 3, 4, 5, 6
 _ACTIVATIONS = {
     None: 0, "relu": _RELU, "gelu": _GELU, "gelu_tanh": _GELU_TANH, "silu": _SILU, "tanh": _TANH, "sigmoid": _SIGMOID,
 }  # fmt: skip
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @overload
@@ -80,11 +79,11 @@ def linear(
     if not isinstance(packed, PackedLinear):
         raise TypeError(f"packed: {describe(packed)}, expected a PackedLinear (fastattn.pack_linear makes one)")
     _check_activation(activation)
-    array = _as_rows(x, "x")
+    array = as_rows(x, "x")
     if array.shape[-1] != packed.in_features:
         raise ValueError(f"x: shape {array.shape}, expected a last dimension of {packed.in_features} as packed takes")
     apart = {"x": array, **{f"packed.{name}": part for name, part in packed.arrays().items()}}
-    target = _target(out, (*array.shape[:-1], packed.out_features), apart)
+    target = make_target(out, (*array.shape[:-1], packed.out_features), apart)
     result = _core.run_linear(array, packed, activation, target, num_threads, True)
     return result if out is None else out
 
@@ -129,7 +128,7 @@ def layer_norm(
     result = _core.run_rows(_LAYER_NORM, x, residual, weight, bias, eps, 0, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(_LAYER_NORM, x, residual, {"weight": weight, "bias": bias}, eps, 0, out, num_threads)
+    return rows_with_checks(_LAYER_NORM, x, residual, {"weight": weight, "bias": bias}, eps, 0, out, num_threads)
 
 
 @overload
@@ -156,7 +155,7 @@ def rms_norm(
     result = _core.run_rows(_RMS_NORM, x, residual, weight, None, eps, 0, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(_RMS_NORM, x, residual, {"weight": weight}, eps, 0, out, num_threads)
+    return rows_with_checks(_RMS_NORM, x, residual, {"weight": weight}, eps, 0, out, num_threads)
 
 
 @overload
@@ -353,7 +352,7 @@ def l2_normalize(x: Array, eps: float = 1e-12, *, out: Array | None = None, num_
     result = _core.run_rows(_L2_NORMALIZE, x, None, None, None, eps, 0, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(_L2_NORMALIZE, x, None, {}, eps, 0, out, num_threads)
+    return rows_with_checks(_L2_NORMALIZE, x, None, {}, eps, 0, out, num_threads)
 
 
 @overload
@@ -402,7 +401,7 @@ def embedding(
             raise ValueError(f"ids[{i}]: shape {index.shape}, expected ({len(indices[0]) if i else 'T'},)")
     apart = {f"tables[{i}]": table for i, table in enumerate(floats)}
     apart |= {f"ids[{i}]": index for i, index in enumerate(indices)}
-    target = _target(out, (len(indices[0]), floats[0].shape[1]), apart)
+    target = make_target(out, (len(indices[0]), floats[0].shape[1]), apart)
     if _core.run_embedding(floats, indices, target, num_threads, True) is None:
         for i, (table, index) in enumerate(zip(floats, indices, strict=True)):
             outside = np.flatnonzero((index < 0) | (index >= len(table)))
@@ -473,7 +472,7 @@ def pool(
         raise TypeError(f"skip: {describe(skip)}, expected an int")
     if skip < 0:
         raise ValueError(f"skip: {skip}, expected at least 0")
-    target = _target(out, (len(cu) - 1, array.shape[1]), {"x": array, "cu_seqlens": cu})
+    target = make_target(out, (len(cu) - 1, array.shape[1]), {"x": array, "cu_seqlens": cu})
     _core.run_pool(array, cu, mode, min(int(skip), len(array)), target, num_threads, True)
     return target if out is None else out
 
@@ -534,14 +533,14 @@ def quantize(
     return target if out is None else out
 
 
-# ---- the long way: arguments converted, every error in words ---------------------------------------------------------
+# ---- the core first, which takes what is plain and says NotImplemented to the rest -----------------------------------
 
 
 def _elementwise(op: int, act: int, x: Any, out: Any, num_threads: int | None) -> Any:
     result = _core.run_rows(op, x, None, None, None, 0.0, act, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(op, x, None, {}, 0.0, act, out, num_threads)
+    return rows_with_checks(op, x, None, {}, 0.0, act, out, num_threads)
 
 
 def _check_activation(activation: Any) -> None:
@@ -554,60 +553,4 @@ def _pair(op: int, x: Any, name: str, y: Any, act: int, out: Any, num_threads: i
     result = _core.run_rows(op, x, y, None, None, 0.0, act, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(op, x, as_float32(y, name), {}, 0.0, act, out, num_threads, second=name)
-
-
-def _rows(
-    op: int, x: Any, residual: Any, vectors: dict[str, Any], eps: Any, act: int, out: Any, num_threads: int | None,
-    second: str = "residual",
-) -> Any:  # fmt: skip
-    array = _as_rows(x, "x")
-    apart: dict[str, np.ndarray] = {}
-    places = {"x": array}
-    if residual is not None:
-        places[second] = as_float32(residual, second)
-        if places[second].shape != array.shape:
-            raise ValueError(f"{second}: shape {places[second].shape}, expected {array.shape} as x has")
-    for name, vector in vectors.items():
-        if vector is None and name == "bias":
-            continue
-        apart[name] = as_float32(vector, name)
-        if apart[name].shape != array.shape[-1:]:
-            raise ValueError(f"{name}: shape {apart[name].shape}, expected {array.shape[-1:]}, the last dimension of x")
-    epsilon = _check_eps(eps)
-    if out is not None:
-        given = as_array(out, "out")
-        apart |= {name: place for name, place in places.items() if not _same_place(given, place)}
-    target = _target(out, array.shape, apart)
-    weight, bias = apart.get("weight"), apart.get("bias")
-    result = _core.run_rows(op, array, places.get(second), weight, bias, epsilon, act, target, num_threads, True)
-    return result if out is None else out
-
-
-def _as_rows(value: Any, name: str) -> np.ndarray:
-    array = as_float32(value, name)
-    if not 1 <= array.ndim <= 32:
-        raise ValueError(f"{name}: rank {array.ndim}, expected 1 to 32")
-    return array
-
-
-def _target(out: Any, shape: tuple[int, ...], apart: dict[str, np.ndarray]) -> np.ndarray:
-    return np.empty(shape, np.float32) if out is None else check_out(out, shape, apart)
-
-
-def _same_place(a: np.ndarray, b: np.ndarray) -> bool:
-    """Exactly the same elements of memory in the same order."""
-    if a.shape != b.shape or a.__array_interface__["data"][0] != b.__array_interface__["data"][0]:
-        return False
-    return all(s == t for s, t, size in zip(a.strides, b.strides, a.shape, strict=True) if size > 1)
-
-
-def _check_eps(eps: Any) -> float:
-    if isinstance(eps, (bool, np.bool_)) or not isinstance(eps, (int, float, np.integer, np.floating)):
-        raise TypeError(f"eps: {describe(eps)}, expected a real number")
-    if isinstance(eps, int) and abs(eps) > _FLOAT32_MAX:  # not by float(), which it need not fit
-        raise ValueError(f"eps: an integer of {eps.bit_length()} bits, expected a finite number of at least 0")
-    number = float(eps)
-    if not (0.0 <= number <= _FLOAT32_MAX) or math.isnan(number):
-        raise ValueError(f"eps: {eps}, expected a finite number of at least 0")
-    return number
+    return rows_with_checks(op, x, as_float32(y, name), {}, 0.0, act, out, num_threads, second=name)
