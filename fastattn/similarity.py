@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
 
 import numpy as np
 
@@ -56,7 +56,7 @@ def similarity(
     metric: Metric = "cosine",
     top_k: int | None = None,
     *,
-    out: Any = None,
+    out: Array | tuple[Array, Array] | None = None,
     num_threads: int | None = None,
 ) -> Any:
     """How similar each row of a is to each row of b; higher is more similar.
@@ -111,7 +111,7 @@ def similarity(
     scores, indices = _pair(out, (n, k), apart)
     if k:
         _best(left, right, _METRICS[metric], scores, indices, num_threads)
-    return TopK(scores, indices) if out is None else TopK(*out)
+    return TopK(scores, indices) if out is None else TopK(*cast(Any, out))
 
 
 def _rows(value: Any, name: str) -> np.ndarray:
