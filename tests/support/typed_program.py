@@ -154,7 +154,8 @@ def attention(again: bool = True, stage: types.ScoreStage | None = "qk") -> None
 def caches() -> None:
     k = ones(1, 2, 4, 8)
     cache = fa.KVCache(1, 1, 2, 8, max_length=64, dtype=np.float16)
-    rope: types.RopeTables = (*fa.rope_table(64, 8), False)
+    table = fa.rope_table(64, 8)
+    rope: types.RopeTables = (table.cos, table.sin, False)
     cache.append(0, k, k, [4], rope=rope)
     assert_type(cache.attend(0, k), F32)
     assert_type(cache.attend(0, k.astype(np.float16), scale=1.0), NDArray[np.float16])
@@ -171,7 +172,7 @@ def caches() -> None:
     paged = fa.PagedKVCache(1, 2, 8, num_pages=4, page_size=16, dtype="int8")
     first, t = paged.add(), ones(4, 2, 8)
     assert_type(first, int)
-    paged.append(0, first, t, t, [0, 4], rope=(*fa.rope_table(64, 8),))
+    paged.append(0, first, t, t, [0, 4], rope=table)
     assert_type(paged.attend(0, [first], t), F32)
     assert_type(paged.attend(0, first, t, [0, 4], return_weights=True), AttentionResult)
     more: types.PackedOptions = {"softcap": 20.0}
