@@ -5,6 +5,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fastattn.typing import Array, WeightType
+
 _F32 = NDArray[np.float32]
 _I64 = NDArray[np.int64]
 _Floats = NDArray[Any]  # float32, float16, uint16 (bfloat16); k and v int8 too
@@ -98,7 +100,7 @@ class Held: ...
 class PackedLinear:
     in_features: Final[int]
     out_features: Final[int]
-    dtype: Final[str]
+    dtype: Final[WeightType]
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     @property
     def panels(self) -> NDArray[Any]: ...
@@ -109,7 +111,7 @@ class PackedLinear:
     def arrays(self) -> dict[str, NDArray[Any]]: ...
     @staticmethod
     def from_arrays(
-        arrays: Mapping[str, Any], in_features: int, out_features: int, dtype: str = "float32"
+        arrays: Mapping[str, Array], in_features: int, out_features: int, dtype: WeightType = "float32"
     ) -> PackedLinear: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
 

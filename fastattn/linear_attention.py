@@ -14,12 +14,17 @@ The state S of one head is a (Dk, Dv) matrix. For each token, with g its decay a
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastattn import _core
 from fastattn.arrays import as_array, as_real, as_stored, check_layout, check_out, describe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastattn.typing import Array, Rule
 
 __all__ = ["LinearAttentionResult", "linear_attention"]
 
@@ -31,14 +36,15 @@ _TYPES = {"float32": "float32", "float16": "float16", "uint16": "bfloat16"}
 class LinearAttentionResult(NamedTuple):
     """out (B, T, Hq, Dv) of q's dtype; state (B, Hkv, Dk, Dv) float32 after the last token."""
 
-    out: Any
-    state: Any
+    out: NDArray[Any] | Any  # or, both, the caller's own tensor
+    state: NDArray[np.float32] | Any
 
 
 def linear_attention(
-    q: Any, k: Any, v: Any, *,
-    rule: str = "gated_delta", state: Any = None, decay: Any = None, beta: Any = None, scale: float | None = None,
-    out: Any = None, state_out: Any = None, num_threads: int | None = None,
+    q: Array, k: Array, v: Array, *,
+    rule: Rule = "gated_delta", state: Array | None = None, decay: Array | None = None, beta: Array | None = None,
+    scale: float | None = None, out: Array | None = None, state_out: Array | None = None,
+    num_threads: int | None = None,
 ) -> LinearAttentionResult:  # fmt: skip
     """Linear attention with decay gates and the delta rule, from a state to a state: prompts and single tokens alike.
 

@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastattn import _core
 from fastattn.arrays import as_array, as_stored, describe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastattn.typing import Array
 
 __all__ = ["MergedAttention", "merge_attention"]
 
@@ -17,12 +22,12 @@ __all__ = ["MergedAttention", "merge_attention"]
 class MergedAttention(NamedTuple):
     """What one attention call over all the keys would have returned."""
 
-    out: Any
-    lse: Any
+    out: NDArray[Any] | Any  # or the caller's own tensor
+    lse: NDArray[np.float32]
 
 
 def merge_attention(
-    outs: Sequence[Any], lses: Sequence[Any], *, out: Any = None, num_threads: int | None = None
+    outs: Sequence[Array], lses: Sequence[Array], *, out: Array | None = None, num_threads: int | None = None
 ) -> MergedAttention:
     """Merges attention results over disjoint sets of keys into the result over all of them.
 

@@ -9,15 +9,20 @@ not on the other rows, the thread count or the instruction set. NaN results are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from fastattn import _core
 from fastattn._core import PackedLinear
-from fastattn.arrays import as_array, as_float32, as_indices, check_out, describe
+from fastattn.arrays import as_float32, as_indices, check_out, describe
+from fastattn.rowwise import as_rows, make_target, rows_with_checks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastattn.typing import Activation, Array, Indices, OutT, PoolMode
 
 __all__ = [
     "add", "embedding", "gated", "gelu", "l2_normalize", "layer_norm", "linear", "pool", "quantize", "relu", "rms_norm",
@@ -30,12 +35,21 @@ _RELU, _GELU, _GELU_TANH, _SILU, _TANH, _SIGMOID = 1, 2, 3, 4, 5, 6
 _ACTIVATIONS = {
     None: 0, "relu": _RELU, "gelu": _GELU, "gelu_tanh": _GELU_TANH, "silu": _SILU, "tanh": _TANH, "sigmoid": _SIGMOID,
 }  # fmt: skip
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
+@overload
 def linear(
-    x: Any, packed: PackedLinear, *, activation: str | None = None, out: Any = None, num_threads: int | None = None
-) -> Any:
+    x: Array, packed: PackedLinear, *, activation: Activation | None = ..., out: None = ...,
+    num_threads: int | None = ...,
+) -> NDArray[np.float32]: ...  # fmt: skip
+@overload
+def linear(
+    x: Array, packed: PackedLinear, *, activation: Activation | None = ..., out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def linear(
+    x: Array, packed: PackedLinear, *, activation: Activation | None = None, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """activation(x W^T + bias) with weights packed by :func:`fastattn.pack_linear`.
 
     Sums run over the inputs in order, in chunks of 384 whose results are added in order; then bias, then activation.
@@ -65,18 +79,28 @@ def linear(
     if not isinstance(packed, PackedLinear):
         raise TypeError(f"packed: {describe(packed)}, expected a PackedLinear (fastattn.pack_linear makes one)")
     _check_activation(activation)
-    array = _as_rows(x, "x")
+    array = as_rows(x, "x")
     if array.shape[-1] != packed.in_features:
         raise ValueError(f"x: shape {array.shape}, expected a last dimension of {packed.in_features} as packed takes")
     apart = {"x": array, **{f"packed.{name}": part for name, part in packed.arrays().items()}}
-    target = _target(out, (*array.shape[:-1], packed.out_features), apart)
+    target = make_target(out, (*array.shape[:-1], packed.out_features), apart)
     result = _core.run_linear(array, packed, activation, target, num_threads, True)
     return result if out is None else out
 
 
+@overload
 def layer_norm(
-    x: Any, weight: Any, bias: Any = None, eps: float = 1e-5, *, residual: Any = None, out: Any = None,
-    num_threads: int | None = None,
+    x: Array, weight: Array, bias: Array | None = ..., eps: float = ..., *, residual: Array | None = ...,
+    out: None = ..., num_threads: int | None = ...,
+) -> NDArray[np.float32]: ...  # fmt: skip
+@overload
+def layer_norm(
+    x: Array, weight: Array, bias: Array | None = ..., eps: float = ..., *, residual: Array | None = ..., out: OutT,
+    num_threads: int | None = ...,
+) -> OutT: ...  # fmt: skip
+def layer_norm(
+    x: Array, weight: Array, bias: Array | None = None, eps: float = 1e-5, *, residual: Array | None = None,
+    out: Array | None = None, num_threads: int | None = None,
 ) -> Any:  # fmt: skip
     """(x + residual - mean) / sqrt(var + eps) * weight + bias over the last axis; var is the biased variance.
 
@@ -104,12 +128,22 @@ def layer_norm(
     result = _core.run_rows(_LAYER_NORM, x, residual, weight, bias, eps, 0, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(_LAYER_NORM, x, residual, {"weight": weight, "bias": bias}, eps, 0, out, num_threads)
+    return rows_with_checks(_LAYER_NORM, x, residual, {"weight": weight, "bias": bias}, eps, 0, out, num_threads)
 
 
+@overload
 def rms_norm(
-    x: Any, weight: Any, eps: float = 1e-6, *, residual: Any = None, out: Any = None, num_threads: int | None = None
-) -> Any:
+    x: Array, weight: Array, eps: float = ..., *, residual: Array | None = ..., out: None = ...,
+    num_threads: int | None = ...,
+) -> NDArray[np.float32]: ...  # fmt: skip
+@overload
+def rms_norm(
+    x: Array, weight: Array, eps: float = ..., *, residual: Array | None = ..., out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def rms_norm(
+    x: Array, weight: Array, eps: float = 1e-6, *, residual: Array | None = None, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """(x + residual) / sqrt(mean of squares + eps) * weight over the last axis. Arguments as in :func:`layer_norm`.
 
     Source: Zhang, Sennrich, "Root mean square layer normalization", 2019.
@@ -121,10 +155,14 @@ def rms_norm(
     result = _core.run_rows(_RMS_NORM, x, residual, weight, None, eps, 0, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(_RMS_NORM, x, residual, {"weight": weight}, eps, 0, out, num_threads)
+    return rows_with_checks(_RMS_NORM, x, residual, {"weight": weight}, eps, 0, out, num_threads)
 
 
-def softmax(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def softmax(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def softmax(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def softmax(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """exp(x - max) / sum over the last axis. A row of -inf alone gives zeros; NaN or +inf gives a row of NaN.
 
     Args:
@@ -145,7 +183,15 @@ def softmax(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_SOFTMAX, 0, x, out, num_threads)
 
 
-def gelu(x: Any, approximate: str = "none", *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def gelu(
+    x: Array, approximate: Literal["none", "tanh"] = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def gelu(x: Array, approximate: Literal["none", "tanh"] = ..., *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def gelu(
+    x: Array, approximate: Literal["none", "tanh"] = "none", *, out: Array | None = None, num_threads: int | None = None
+) -> Any:
     """x * Phi(x), Phi the normal distribution function, elementwise.
 
     Args:
@@ -171,7 +217,11 @@ def gelu(x: Any, approximate: str = "none", *, out: Any = None, num_threads: int
     return _elementwise(_ACTIVATE, _GELU if approximate == "none" else _GELU_TANH, x, out, num_threads)
 
 
-def silu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def silu(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def silu(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def silu(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """x * sigmoid(x), elementwise. Arguments as in :func:`gelu`.
 
     >>> import numpy as np, fastattn as fa
@@ -181,7 +231,11 @@ def silu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_ACTIVATE, _SILU, x, out, num_threads)
 
 
-def relu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def relu(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def relu(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def relu(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """0 where x < 0, else x (so NaN stays NaN), elementwise. Arguments as in :func:`gelu`.
 
     >>> import numpy as np
@@ -192,7 +246,11 @@ def relu(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_ACTIVATE, _RELU, x, out, num_threads)
 
 
-def tanh(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def tanh(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def tanh(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def tanh(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """Hyperbolic tangent, elementwise. Arguments as in :func:`gelu`.
 
     >>> import numpy as np
@@ -203,7 +261,11 @@ def tanh(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_ACTIVATE, _TANH, x, out, num_threads)
 
 
-def sigmoid(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def sigmoid(x: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def sigmoid(x: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def sigmoid(x: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """1 / (1 + exp(-x)), elementwise. Arguments as in :func:`gelu`.
 
     >>> import numpy as np
@@ -214,7 +276,18 @@ def sigmoid(x: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
     return _elementwise(_ACTIVATE, _SIGMOID, x, out, num_threads)
 
 
-def gated(x: Any, gate: Any, activation: str | None = None, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def gated(
+    x: Array, gate: Array, activation: Activation | None = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def gated(
+    x: Array, gate: Array, activation: Activation | None = ..., *, out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def gated(
+    x: Array, gate: Array, activation: Activation | None = None, *, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """activation(x) * gate, elementwise: the middle of a gated feed-forward layer (GeGLU, SwiGLU).
 
     A product (..., 2 I) that holds both side by side goes in as two views, ``wide[..., :I]`` and ``wide[..., I:]``.
@@ -244,7 +317,11 @@ def gated(x: Any, gate: Any, activation: str | None = None, *, out: Any = None, 
     return _pair(_GATED, x, "gate", gate, _ACTIVATIONS[activation], out, num_threads)
 
 
-def add(x: Any, y: Any, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def add(x: Array, y: Array, *, out: None = ..., num_threads: int | None = ...) -> NDArray[np.float32]: ...
+@overload
+def add(x: Array, y: Array, *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def add(x: Array, y: Array, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """x + y, elementwise, for arrays of one shape. ``out`` may be either; other arguments as in :func:`gated`.
 
     >>> import numpy as np
@@ -255,7 +332,13 @@ def add(x: Any, y: Any, *, out: Any = None, num_threads: int | None = None) -> A
     return _pair(_ADD, x, "y", y, 0, out, num_threads)
 
 
-def l2_normalize(x: Any, eps: float = 1e-12, *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def l2_normalize(
+    x: Array, eps: float = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def l2_normalize(x: Array, eps: float = ..., *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def l2_normalize(x: Array, eps: float = 1e-12, *, out: Array | None = None, num_threads: int | None = None) -> Any:
     """x / max(|x|, eps) over the last axis, |x| the Euclidean length; a row of zeros stays zero.
 
     Lengths whose squares would leave the range of float32 are handled. ``out`` may be x itself. Other arguments as in
@@ -269,10 +352,18 @@ def l2_normalize(x: Any, eps: float = 1e-12, *, out: Any = None, num_threads: in
     result = _core.run_rows(_L2_NORMALIZE, x, None, None, None, eps, 0, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(_L2_NORMALIZE, x, None, {}, eps, 0, out, num_threads)
+    return rows_with_checks(_L2_NORMALIZE, x, None, {}, eps, 0, out, num_threads)
 
 
-def embedding(tables: Sequence[Any], ids: Sequence[Any], *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def embedding(
+    tables: Sequence[Array], ids: Sequence[Indices], *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.float32]: ...
+@overload
+def embedding(tables: Sequence[Array], ids: Sequence[Indices], *, out: OutT, num_threads: int | None = ...) -> OutT: ...
+def embedding(
+    tables: Sequence[Array], ids: Sequence[Indices], *, out: Array | None = None, num_threads: int | None = None
+) -> Any:
     """Rows of tables, added left to right: out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ...
 
     Args:
@@ -310,7 +401,7 @@ def embedding(tables: Sequence[Any], ids: Sequence[Any], *, out: Any = None, num
             raise ValueError(f"ids[{i}]: shape {index.shape}, expected ({len(indices[0]) if i else 'T'},)")
     apart = {f"tables[{i}]": table for i, table in enumerate(floats)}
     apart |= {f"ids[{i}]": index for i, index in enumerate(indices)}
-    target = _target(out, (len(indices[0]), floats[0].shape[1]), apart)
+    target = make_target(out, (len(indices[0]), floats[0].shape[1]), apart)
     if _core.run_embedding(floats, indices, target, num_threads, True) is None:
         for i, (table, index) in enumerate(zip(floats, indices, strict=True)):
             outside = np.flatnonzero((index < 0) | (index >= len(table)))
@@ -320,9 +411,19 @@ def embedding(tables: Sequence[Any], ids: Sequence[Any], *, out: Any = None, num
     return target if out is None else out
 
 
+@overload
 def pool(
-    x: Any, cu_seqlens: Any, mode: str = "mean", *, skip: int = 0, out: Any = None, num_threads: int | None = None
-) -> Any:
+    x: Array, cu_seqlens: Indices, mode: PoolMode = ..., *, skip: int = ..., out: None = ...,
+    num_threads: int | None = ...,
+) -> NDArray[np.float32]: ...  # fmt: skip
+@overload
+def pool(
+    x: Array, cu_seqlens: Indices, mode: PoolMode = ..., *, skip: int = ..., out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def pool(
+    x: Array, cu_seqlens: Indices, mode: PoolMode = "mean", *, skip: int = 0, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """One vector for each of n packed sequences: sequence i is rows cu_seqlens[i] to cu_seqlens[i + 1] of x.
 
     Args:
@@ -371,12 +472,31 @@ def pool(
         raise TypeError(f"skip: {describe(skip)}, expected an int")
     if skip < 0:
         raise ValueError(f"skip: {skip}, expected at least 0")
-    target = _target(out, (len(cu) - 1, array.shape[1]), {"x": array, "cu_seqlens": cu})
+    target = make_target(out, (len(cu) - 1, array.shape[1]), {"x": array, "cu_seqlens": cu})
     _core.run_pool(array, cu, mode, min(int(skip), len(array)), target, num_threads, True)
     return target if out is None else out
 
 
-def quantize(x: Any, ranges: Any, dtype: str = "int8", *, out: Any = None, num_threads: int | None = None) -> Any:
+@overload
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["int8"] = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.int8]: ...
+@overload
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["uint8"], *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.uint8]: ...
+@overload
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["int8", "uint8"] = ..., *, out: None = ..., num_threads: int | None = ...
+) -> NDArray[np.int8] | NDArray[np.uint8]: ...
+@overload
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["int8", "uint8"] = ..., *, out: OutT, num_threads: int | None = ...
+) -> OutT: ...
+def quantize(
+    x: Array, ranges: Array, dtype: Literal["int8", "uint8"] = "int8", *, out: Array | None = None,
+    num_threads: int | None = None,
+) -> Any:  # fmt: skip
     """Bytes that say where in its dimension's range each number lies: 256 steps of equal size.
 
     floor((x - least) / step) with step = (most - least) / 255, or 1 where that is 0, within 0 to 255; "int8" is that
@@ -413,14 +533,14 @@ def quantize(x: Any, ranges: Any, dtype: str = "int8", *, out: Any = None, num_t
     return target if out is None else out
 
 
-# ---- the long way: arguments converted, every error in words ---------------------------------------------------------
+# ---- the core first, which takes what is plain and says NotImplemented to the rest -----------------------------------
 
 
 def _elementwise(op: int, act: int, x: Any, out: Any, num_threads: int | None) -> Any:
     result = _core.run_rows(op, x, None, None, None, 0.0, act, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(op, x, None, {}, 0.0, act, out, num_threads)
+    return rows_with_checks(op, x, None, {}, 0.0, act, out, num_threads)
 
 
 def _check_activation(activation: Any) -> None:
@@ -433,60 +553,4 @@ def _pair(op: int, x: Any, name: str, y: Any, act: int, out: Any, num_threads: i
     result = _core.run_rows(op, x, y, None, None, 0.0, act, out, num_threads)
     if result is not NotImplemented:
         return result
-    return _rows(op, x, as_float32(y, name), {}, 0.0, act, out, num_threads, second=name)
-
-
-def _rows(
-    op: int, x: Any, residual: Any, vectors: dict[str, Any], eps: Any, act: int, out: Any, num_threads: int | None,
-    second: str = "residual",
-) -> Any:  # fmt: skip
-    array = _as_rows(x, "x")
-    apart: dict[str, np.ndarray] = {}
-    places = {"x": array}
-    if residual is not None:
-        places[second] = as_float32(residual, second)
-        if places[second].shape != array.shape:
-            raise ValueError(f"{second}: shape {places[second].shape}, expected {array.shape} as x has")
-    for name, vector in vectors.items():
-        if vector is None and name == "bias":
-            continue
-        apart[name] = as_float32(vector, name)
-        if apart[name].shape != array.shape[-1:]:
-            raise ValueError(f"{name}: shape {apart[name].shape}, expected {array.shape[-1:]}, the last dimension of x")
-    epsilon = _check_eps(eps)
-    if out is not None:
-        given = as_array(out, "out")
-        apart |= {name: place for name, place in places.items() if not _same_place(given, place)}
-    target = _target(out, array.shape, apart)
-    weight, bias = apart.get("weight"), apart.get("bias")
-    result = _core.run_rows(op, array, places.get(second), weight, bias, epsilon, act, target, num_threads, True)
-    return result if out is None else out
-
-
-def _as_rows(value: Any, name: str) -> np.ndarray:
-    array = as_float32(value, name)
-    if not 1 <= array.ndim <= 32:
-        raise ValueError(f"{name}: rank {array.ndim}, expected 1 to 32")
-    return array
-
-
-def _target(out: Any, shape: tuple[int, ...], apart: dict[str, np.ndarray]) -> np.ndarray:
-    return np.empty(shape, np.float32) if out is None else check_out(out, shape, apart)
-
-
-def _same_place(a: np.ndarray, b: np.ndarray) -> bool:
-    """Exactly the same elements of memory in the same order."""
-    if a.shape != b.shape or a.__array_interface__["data"][0] != b.__array_interface__["data"][0]:
-        return False
-    return all(s == t for s, t, size in zip(a.strides, b.strides, a.shape, strict=True) if size > 1)
-
-
-def _check_eps(eps: Any) -> float:
-    if isinstance(eps, (bool, np.bool_)) or not isinstance(eps, (int, float, np.integer, np.floating)):
-        raise TypeError(f"eps: {describe(eps)}, expected a real number")
-    if isinstance(eps, int) and abs(eps) > _FLOAT32_MAX:  # not by float(), which it need not fit
-        raise ValueError(f"eps: an integer of {eps.bit_length()} bits, expected a finite number of at least 0")
-    number = float(eps)
-    if not (0.0 <= number <= _FLOAT32_MAX) or math.isnan(number):
-        raise ValueError(f"eps: {eps}, expected a finite number of at least 0")
-    return number
+    return rows_with_checks(op, x, as_float32(y, name), {}, 0.0, act, out, num_threads, second=name)

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 from array import array as packed_numbers
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
 from fastattn import _core
 from fastattn.arrays import as_float32, as_indices, as_stored, describe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastattn.typing import Array, Indices, OutT, StoredT
 
 __all__ = ["RopeTable", "rope", "rope_table"]
 
@@ -20,13 +25,28 @@ _POSITION_LIMIT = 1 << 52
 class RopeTable(NamedTuple):
     """float32 cosines and sines, one for each position and pair of dims."""
 
-    cos: np.ndarray
-    sin: np.ndarray
+    cos: NDArray[np.float32]
+    sin: NDArray[np.float32]
 
 
+@overload
 def rope(
-    x: Any, cos: Any, sin: Any, *, position_ids: Any = None, interleaved: bool = False, rotary_dim: int | None = None,
-    out: Any = None, num_threads: int | None = None,
+    x: NDArray[StoredT], cos: Array, sin: Array, *, position_ids: Indices | None = ..., interleaved: bool = ...,
+    rotary_dim: int | None = ..., out: None = ..., num_threads: int | None = ...,
+) -> NDArray[StoredT]: ...  # fmt: skip
+@overload
+def rope(
+    x: Array, cos: Array, sin: Array, *, position_ids: Indices | None = ..., interleaved: bool = ...,
+    rotary_dim: int | None = ..., out: None = ..., num_threads: int | None = ...,
+) -> NDArray[Any]: ...  # fmt: skip
+@overload
+def rope(
+    x: Array, cos: Array, sin: Array, *, position_ids: Indices | None = ..., interleaved: bool = ...,
+    rotary_dim: int | None = ..., out: OutT, num_threads: int | None = ...,
+) -> OutT: ...  # fmt: skip
+def rope(
+    x: Array, cos: Array, sin: Array, *, position_ids: Indices | None = None, interleaved: bool = False,
+    rotary_dim: int | None = None, out: Array | None = None, num_threads: int | None = None,
 ) -> Any:  # fmt: skip
     """Rotates pairs of dims of x by the angles of their positions.
 
@@ -84,7 +104,7 @@ def rope(
 
 
 def rope_table(
-    positions: Any, rotary_dim: int, *, base: float = 10000.0, scaling: Mapping[str, Any] | None = None,
+    positions: Indices, rotary_dim: int, *, base: float = 10000.0, scaling: Mapping[str, Any] | None = None,
     max_position_embeddings: int | None = None, seq_len: int | None = None, num_threads: int | None = None,
 ) -> RopeTable:  # fmt: skip
     """Cosines and sines for :func:`rope`: of ``position * base ** (-2 i / rotary_dim)``, or scaled frequencies.

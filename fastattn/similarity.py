@@ -3,17 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastattn import _core
 from fastattn.arrays import as_stored, check_layout, check_out, describe
 
-__all__ = ["Metric", "TopK", "similarity"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-Metric = Literal["cosine", "dot", "euclidean", "manhattan"]
+    from fastattn.typing import Array, Metric, OutT
+
+__all__ = ["TopK", "similarity"]
+
 _METRICS = {"cosine": 1, "dot": 0, "euclidean": 2, "manhattan": 3}
 _SCORES = 1 << 19  # scores in between, 2 MiB of them
 _MOST_COLUMNS = 1 << 16  # of one query: a call in between is some milliseconds, and Ctrl-C is heard after each
@@ -31,25 +34,31 @@ class TopK(NamedTuple):
 
 @overload
 def similarity(
-    a: Any, b: Any, metric: Metric = ..., top_k: None = ..., *, out: Any = ..., num_threads: int | None = ...
+    a: Array, b: Array, metric: Metric = ..., top_k: None = ..., *, out: None = ..., num_threads: int | None = ...
 ) -> NDArray[np.float32]: ...
 @overload
 def similarity(
-    a: Any, b: Any, metric: Metric = ..., *, top_k: int, out: Any = ..., num_threads: int | None = ...
-) -> TopK: ...
+    a: Array, b: Array, metric: Metric = ..., top_k: None = ..., *, out: OutT, num_threads: int | None = ...
+) -> OutT: ...
 @overload
 def similarity(
-    a: Any, b: Any, metric: Metric, top_k: int, *, out: Any = ..., num_threads: int | None = ...
-) -> TopK: ...
+    a: Array, b: Array, metric: Metric = ..., *, top_k: int, out: tuple[Array, Array] | None = ...,
+    num_threads: int | None = ...,
+) -> TopK: ...  # fmt: skip
+@overload
 def similarity(
-    a: Any,
-    b: Any,
+    a: Array, b: Array, metric: Metric, top_k: int, *, out: tuple[Array, Array] | None = ...,
+    num_threads: int | None = ...,
+) -> TopK: ...  # fmt: skip
+def similarity(
+    a: Array,
+    b: Array,
     metric: Metric = "cosine",
     top_k: int | None = None,
     *,
-    out: Any = None,
+    out: Array | tuple[Array, Array] | None = None,
     num_threads: int | None = None,
-) -> NDArray[np.float32] | TopK:
+) -> Any:
     """How similar each row of a is to each row of b; higher is more similar.
 
     "cosine" and "dot" are what they say; "euclidean" and "manhattan" are negative distances, from the differences
@@ -102,7 +111,7 @@ def similarity(
     scores, indices = _pair(out, (n, k), apart)
     if k:
         _best(left, right, _METRICS[metric], scores, indices, num_threads)
-    return TopK(scores, indices) if out is None else TopK(*out)
+    return TopK(scores, indices) if out is None else TopK(*cast(Any, out))
 
 
 def _rows(value: Any, name: str) -> np.ndarray:

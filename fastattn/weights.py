@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastattn import _core
 from fastattn._core import PackedLinear
 from fastattn.arrays import as_array, as_float32, describe
+
+if TYPE_CHECKING:
+    from fastattn.typing import Array, WeightType
 
 __all__ = ["PackedLinear", "pack_linear"]
 
@@ -28,7 +31,7 @@ _INFINITE = {"bfloat16": 0x7F80, "float16": 0x7C00}  # bits of infinity
 
 
 def pack_linear(
-    weight: Any, bias: Any = None, dtype: str = "float32", *, num_threads: int | None = None
+    weight: Array, bias: Array | None = None, dtype: WeightType = "float32", *, num_threads: int | None = None
 ) -> PackedLinear:
     """Packs the weights of a linear layer y = x W^T + b for :func:`fastattn.linear`.
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 import numpy as np
 
@@ -13,16 +13,78 @@ from fastattn.attention import options as check
 from fastattn.attention.result import make_target
 from fastattn.attention.storage import Stored, as_stored
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from numpy.typing import NDArray
+
+    from fastattn.attention.result import AttentionResult
+    from fastattn.typing import (
+        Array,
+        AttentionOptions,
+        BlockMask,
+        Causal,
+        Indices,
+        OutT,
+        RelativeBias,
+        ScoreStage,
+        StoredT,
+        Window,
+    )
+
 __all__ = ["attention", "check_qkv", "check_sizes"]
 
 
+@overload
 def attention(
-    q: Any, k: Any, v: Any, *,
-    mask: Any = None, causal: bool | str = False, q_offset: Any = None, window: Any = None, kv_lengths: Any = None,
-    scale: float | None = None, softcap: float | None = None, alibi_slopes: Any = None, sinks: Any = None,
-    relative_bias: Any = None, block_mask: Any = None, k_scale: Any = None, v_scale: Any = None, sink_tokens: int = 0,
-    return_lse: bool = False, return_weights: bool = False, return_scores: str | None = None,
-    out: Any = None, num_threads: int | None = None,
+    q: NDArray[StoredT], k: Array, v: Array, *,
+    return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+    out: None = ..., **options: Unpack[AttentionOptions],
+) -> NDArray[StoredT]: ...  # fmt: skip
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *,
+    return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+    out: None = ..., **options: Unpack[AttentionOptions],
+) -> NDArray[Any]: ...  # fmt: skip
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *,
+    return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+    out: OutT, **options: Unpack[AttentionOptions],
+) -> OutT: ...  # fmt: skip
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *,
+    return_lse: Literal[True], return_weights: bool = ..., return_scores: ScoreStage | None = ...,
+    out: Array | None = ..., **options: Unpack[AttentionOptions],
+) -> AttentionResult: ...  # fmt: skip
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *,
+    return_lse: bool = ..., return_weights: Literal[True], return_scores: ScoreStage | None = ...,
+    out: Array | None = ..., **options: Unpack[AttentionOptions],
+) -> AttentionResult: ...  # fmt: skip
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *,
+    return_lse: bool = ..., return_weights: bool = ..., return_scores: ScoreStage,
+    out: Array | None = ..., **options: Unpack[AttentionOptions],
+) -> AttentionResult: ...  # fmt: skip
+@overload
+def attention(
+    q: Array, k: Array, v: Array, *,
+    return_lse: bool = ..., return_weights: bool = ..., return_scores: ScoreStage | None = ...,
+    out: OutT | None = ..., **options: Unpack[AttentionOptions],
+) -> OutT | NDArray[Any] | AttentionResult: ...  # fmt: skip
+def attention(
+    q: Array, k: Array, v: Array, *, mask: Array | None = None, causal: Causal = False,
+    q_offset: Indices | None = None, window: Window | None = None, kv_lengths: Indices | None = None,
+    scale: float | None = None, softcap: float | None = None, alibi_slopes: Array | None = None,
+    sinks: Array | None = None, relative_bias: RelativeBias | None = None, block_mask: BlockMask | None = None,
+    k_scale: Array | None = None, v_scale: Array | None = None, sink_tokens: SupportsIndex = 0,
+    return_lse: bool = False, return_weights: bool = False, return_scores: ScoreStage | None = None,
+    out: Array | None = None, num_threads: int | None = None,
 ) -> Any:  # fmt: skip
     """softmax(scale * q k^T) v with masks, biases, lengths and grouped heads; the bits depend on the inputs alone.
 

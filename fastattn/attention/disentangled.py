@@ -9,12 +9,17 @@ layers; disentangled_bias() picks from them, and adds, what a pair (i, j) needs.
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from fastattn import _core
 from fastattn.arrays import as_array, as_float32, as_indices, as_real, check_out, describe
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastattn.typing import Array, Indices, OutT
 
 __all__ = ["disentangled_bias", "distance_columns"]
 
@@ -22,9 +27,19 @@ MAX_BUCKETS = 2048
 _NO_END = 1 << 40  # further than any distance
 
 
+@overload
 def disentangled_bias(
-    c2p: Any, p2c: Any, q_positions: Any, k_positions: Any, columns: Any, scale: float, *, out: Any = None,
-    num_threads: int | None = None,
+    c2p: Array | None, p2c: Array | None, q_positions: Indices, k_positions: Indices, columns: Array, scale: float, *,
+    out: None = ..., num_threads: int | None = ...,
+) -> NDArray[np.float32]: ...  # fmt: skip
+@overload
+def disentangled_bias(
+    c2p: Array | None, p2c: Array | None, q_positions: Indices, k_positions: Indices, columns: Array, scale: float, *,
+    out: OutT, num_threads: int | None = ...,
+) -> OutT: ...  # fmt: skip
+def disentangled_bias(
+    c2p: Array | None, p2c: Array | None, q_positions: Indices, k_positions: Indices, columns: Array, scale: float, *,
+    out: Array | None = None, num_threads: int | None = None,
 ) -> Any:  # fmt: skip
     """(c2p[h, i, t] + p2c[h, j, t]) * scale with t the column of the distance q_positions[i] - k_positions[j].
 
@@ -87,7 +102,7 @@ def _product(value: Any, name: str) -> np.ndarray | None:
     return array
 
 
-def distance_columns(reach: int, span: int, max_distance: int | None = None) -> np.ndarray:
+def distance_columns(reach: int, span: int, max_distance: int | None = None) -> NDArray[np.int32]:
     """The column of each distance -reach..reach among 2 * span relative embeddings: int32 (2 * reach + 1,).
 
     Without ``max_distance`` distance d has column d + span, within 0 and 2 * span - 1. With it the distances up to

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, overload
 
 import numpy as np
 
@@ -15,15 +15,78 @@ from fastattn.attention.dense import check_qkv
 from fastattn.attention.result import Target, make_target
 from fastattn.attention.storage import as_stored
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from numpy.typing import NDArray
+
+    from fastattn.attention.result import AttentionResult
+    from fastattn.typing import (
+        Array,
+        BlockMask,
+        Causal,
+        Indices,
+        OutT,
+        RelativeBias,
+        ScoreStage,
+        StoredT,
+        VarlenOptions,
+        Window,
+    )
+
 __all__ = ["as_packed", "attention_varlen", "check_cu"]
 
 
+@overload
 def attention_varlen(
-    q: Any, k: Any, v: Any, cu_seqlens_q: Any, cu_seqlens_k: Any, *,
-    causal: bool | str = False, q_offset: Any = None, window: Any = None, scale: float | None = None,
-    softcap: float | None = None, alibi_slopes: Any = None, sinks: Any = None, relative_bias: Any = None,
-    block_mask: Any = None, k_scale: Any = None, v_scale: Any = None, sink_tokens: int = 0, return_lse: bool = False,
-    return_weights: bool = False, return_scores: str | None = None, out: Any = None, num_threads: int | None = None,
+    q: NDArray[StoredT], k: Array, v: Array, cu_seqlens_q: Indices, cu_seqlens_k: Indices, *,
+    return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+    out: None = ..., **options: Unpack[VarlenOptions],
+) -> NDArray[StoredT]: ...  # fmt: skip
+@overload
+def attention_varlen(
+    q: Array, k: Array, v: Array, cu_seqlens_q: Indices, cu_seqlens_k: Indices, *,
+    return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+    out: None = ..., **options: Unpack[VarlenOptions],
+) -> NDArray[Any]: ...  # fmt: skip
+@overload
+def attention_varlen(
+    q: Array, k: Array, v: Array, cu_seqlens_q: Indices, cu_seqlens_k: Indices, *,
+    return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+    out: OutT, **options: Unpack[VarlenOptions],
+) -> OutT: ...  # fmt: skip
+@overload
+def attention_varlen(
+    q: Array, k: Array, v: Array, cu_seqlens_q: Indices, cu_seqlens_k: Indices, *,
+    return_lse: Literal[True], return_weights: bool = ..., return_scores: ScoreStage | None = ...,
+    out: Array | None = ..., **options: Unpack[VarlenOptions],
+) -> AttentionResult: ...  # fmt: skip
+@overload
+def attention_varlen(
+    q: Array, k: Array, v: Array, cu_seqlens_q: Indices, cu_seqlens_k: Indices, *,
+    return_lse: bool = ..., return_weights: Literal[True], return_scores: ScoreStage | None = ...,
+    out: Array | None = ..., **options: Unpack[VarlenOptions],
+) -> AttentionResult: ...  # fmt: skip
+@overload
+def attention_varlen(
+    q: Array, k: Array, v: Array, cu_seqlens_q: Indices, cu_seqlens_k: Indices, *,
+    return_lse: bool = ..., return_weights: bool = ..., return_scores: ScoreStage,
+    out: Array | None = ..., **options: Unpack[VarlenOptions],
+) -> AttentionResult: ...  # fmt: skip
+@overload
+def attention_varlen(
+    q: Array, k: Array, v: Array, cu_seqlens_q: Indices, cu_seqlens_k: Indices, *,
+    return_lse: bool = ..., return_weights: bool = ..., return_scores: ScoreStage | None = ...,
+    out: OutT | None = ..., **options: Unpack[VarlenOptions],
+) -> OutT | NDArray[Any] | AttentionResult: ...  # fmt: skip
+def attention_varlen(
+    q: Array, k: Array, v: Array, cu_seqlens_q: Indices, cu_seqlens_k: Indices, *, causal: Causal = False,
+    q_offset: Indices | None = None, window: Window | None = None, scale: float | None = None,
+    softcap: float | None = None, alibi_slopes: Array | None = None, sinks: Array | None = None,
+    relative_bias: RelativeBias | None = None, block_mask: BlockMask | None = None, k_scale: Array | None = None,
+    v_scale: Array | None = None, sink_tokens: SupportsIndex = 0, return_lse: bool = False,
+    return_weights: bool = False, return_scores: ScoreStage | None = None, out: Array | None = None,
+    num_threads: int | None = None,
 ) -> Any:  # fmt: skip
     """Attention over packed sequences, no padding anywhere; each sequence gets the bits it would get alone.
 

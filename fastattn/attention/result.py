@@ -3,23 +3,30 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastattn.arrays import check_out
 from fastattn.attention.storage import Stored
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = ["AttentionResult", "Target", "make_target"]
 
 
 class AttentionResult(NamedTuple):
-    """What attention returns where more than the output is asked for; None what was not."""
+    """What attention returns where more than the output is asked for; None what was not.
 
-    out: Any
-    lse: np.ndarray | None = None
-    weights: np.ndarray | None = None
-    scores: np.ndarray | None = None
+    To a type checker what was asked for is there: "or None" would have every caller check what the call has said. "Or
+    Any" stands for that None, and for an ``out`` that is the caller's own tensor.
+    """
+
+    out: NDArray[Any] | Any
+    lse: NDArray[np.float32] | Any = None
+    weights: NDArray[np.float32] | Any = None
+    scores: NDArray[np.float32] | Any = None
 
 
 class Target(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -80,7 +80,7 @@ def check_linear(cases: Sequence[LinearCase]) -> Iterator[dict[str, Any]]:
         packed = pack_linear(
             random.standard_normal((case.n, case.k), np.float32),
             random.standard_normal(case.n, np.float32),
-            case.dtype,
+            cast(Any, case.dtype),
         )
 
         def call(num_threads: int, x: np.ndarray = x, packed: Any = packed) -> list[np.ndarray]:

@@ -37,7 +37,7 @@ def _weights(n: int, k: int) -> list[np.ndarray]:
 
 
 @lru_cache(maxsize=2)
-def _packed(n: int, k: int, dtype: str) -> list[PackedLinear]:
+def _packed(n: int, k: int, dtype: Any) -> list[PackedLinear]:
     """The same packed as ``dtype``, and as many more of them as it takes to fit no cache."""
     weights = _weights(n, k)
     bytes_each = LinearCase(k, n, 1, dtype).weight_bytes

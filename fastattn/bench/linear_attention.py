@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .determinism import check_call
 from .peaks import Limits, cold_bytes
 from .peers import Peer, one_line
 from .timing import Clock, Plan, fastest, timed
+
+if TYPE_CHECKING:
+    from fastattn.typing import Rule
 
 __all__ = [
     "LINEAR_ATTENTION",
@@ -35,7 +38,7 @@ class LinearAttentionCase:
     """q (batch, tokens, heads, dk), k and v with kv_heads heads, v of size dv."""
 
     name: str
-    rule: str
+    rule: Rule
     batch: int
     tokens: int
     heads: int

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastattn.ops import l2_normalize
-from fastattn.similarity import Metric, TopK, similarity
+from fastattn.similarity import TopK, similarity
 
 from .compare import compare
 from .determinism import check_call
 from .peaks import Limits
 from .peers import Peer, one_line
 from .timing import Clock, Plan, fastest, timed
+
+if TYPE_CHECKING:
+    from fastattn.typing import Metric
 
 __all__ = ["SIMILARITY", "SimilarityCase", "check_similarity", "run", "run_case"]
 

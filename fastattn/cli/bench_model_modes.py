@@ -84,7 +84,7 @@ def cold(arguments: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _packed(arguments: argparse.Namespace, kind: str) -> Iterator[Path]:
+def _packed(arguments: argparse.Namespace, kind: Any) -> Iterator[Path]:
     """The model the arguments name if it is a packed file, else packed for the occasion."""
     from fastattn import pack
     from fastattn.loaders.packed import is_packed

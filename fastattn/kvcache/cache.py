@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex, overload
 
 import numpy as np
 
@@ -25,6 +25,25 @@ from fastattn.kvcache.checks import (
 )
 from fastattn.kvcache.places import check_kept, first_positions, order_of, own_options, visible
 from fastattn.kvcache.store import Store, oldest, round_up, slot_of
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from numpy.typing import NDArray
+
+    from fastattn.attention import AttentionResult
+    from fastattn.typing import (
+        Array,
+        AttendOptions,
+        Causal,
+        Indices,
+        OutT,
+        RopeTables,
+        ScoreStage,
+        StorageType,
+        StoredT,
+        Window,
+    )
 
 __all__ = ["KVCache"]
 
@@ -122,7 +141,7 @@ class KVCache:
 
     def __init__(
         self, layers: int, batch: int, kv_heads: int, head_dim: int, *, v_head_dim: int | None = None,
-        dtype: Any = "float32", max_length: int | None, window: int | None = None, sink_tokens: int = 0,
+        dtype: StorageType = "float32", max_length: int | None, window: int | None = None, sink_tokens: int = 0,
     ) -> None:  # fmt: skip
         n_layers = as_count(layers, "layers")
         self._batch = as_count(batch, "batch")
@@ -163,7 +182,7 @@ class KVCache:
         )
 
     @property
-    def lengths(self) -> np.ndarray:
+    def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, (B,) int64, a copy; what was appended counts from the next advance on."""
         return self._lengths.copy()
 
@@ -180,7 +199,14 @@ class KVCache:
     # ---- a step ------------------------------------------------------------------------------------------------------
 
     def append(
-        self, layer: int, k: Any, v: Any, lengths: Any = None, *, rope: Any = None, num_threads: int | None = None
+        self,
+        layer: int,
+        k: Array,
+        v: Array,
+        lengths: Indices | None = None,
+        *,
+        rope: RopeTables | None = None,
+        num_threads: int | None = None,
     ) -> None:
         """Writes keys and values of one layer behind what it holds; the lengths stay as they are.
 
@@ -233,9 +259,51 @@ class KVCache:
                     each.low = oldest(each.low, step.end, store.size)
             each.pending, each.start, each.rows = step.pending, step.start, rows
 
+    @overload
     def attend(
-        self, layer: int, q: Any, *, causal: bool | str = True, q_offset: Any = None, window: Any = None,
-        sink_tokens: int | None = None, **options: Any,
+        self, layer: int, q: NDArray[StoredT], *,
+        return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+        out: None = ..., **options: Unpack[AttendOptions],
+    ) -> NDArray[StoredT]: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, q: Array, *,
+        return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+        out: None = ..., **options: Unpack[AttendOptions],
+    ) -> NDArray[Any]: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, q: Array, *,
+        return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+        out: OutT, **options: Unpack[AttendOptions],
+    ) -> OutT: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, q: Array, *,
+        return_lse: Literal[True], return_weights: bool = ..., return_scores: ScoreStage | None = ...,
+        out: Array | None = ..., **options: Unpack[AttendOptions],
+    ) -> AttentionResult: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, q: Array, *,
+        return_lse: bool = ..., return_weights: Literal[True], return_scores: ScoreStage | None = ...,
+        out: Array | None = ..., **options: Unpack[AttendOptions],
+    ) -> AttentionResult: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, q: Array, *,
+        return_lse: bool = ..., return_weights: bool = ..., return_scores: ScoreStage,
+        out: Array | None = ..., **options: Unpack[AttendOptions],
+    ) -> AttentionResult: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, q: Array, *,
+        return_lse: bool = ..., return_weights: bool = ..., return_scores: ScoreStage | None = ...,
+        out: OutT | None = ..., **options: Unpack[AttendOptions],
+    ) -> OutT | NDArray[Any] | AttentionResult: ...  # fmt: skip
+    def attend(
+        self, layer: int, q: Array, *, causal: Causal = True, q_offset: Indices | None = None,
+        window: Window | None = None, sink_tokens: SupportsIndex | None = None, **options: Any,
     ) -> Any:  # fmt: skip
         """fa.attention of q over what a layer holds, with what was appended since the last advance.
 
@@ -278,16 +346,16 @@ class KVCache:
             store, total = each.store, self._lengths + each.pending
             at_end = each.start if each.rows and each.rows == q.shape[2] else total - q.shape[2]
             offsets, is_causal = first_positions(causal, q_offset, at_end, total, q.shape[2])
-            window, sinks = visible(self._window, self._sinks, window, sink_tokens, is_causal)
-            if self._window is not None and window is not None and q.shape[2]:
-                check_kept(each.low, self._first, offsets, window[0], options.get("return_scores"))
+            seen, sinks = visible(self._window, self._sinks, window, sink_tokens, is_causal)
+            if self._window is not None and seen is not None and seen[0] is not None and q.shape[2]:
+                check_kept(each.low, self._first, offsets, seen[0], options.get("return_scores"))
             ring = (self._first, store.size) if store.wrapped(self._first, int(total.max())) else None
             return attend_stored(
                 q, store.k, store.v, total, k_scale=store.k_scale, v_scale=store.v_scale, ring=ring, q_offset=offsets,
-                causal=is_causal, window=window, sink_tokens=sinks, **options,
+                causal=is_causal, window=seen, sink_tokens=sinks, **options,
             )  # fmt: skip
 
-    def advance(self, n: Any) -> None:
+    def advance(self, n: Indices) -> None:
         """Moves the lengths of all layers by n tokens, int or (B,); what was appended beyond that is dropped.
 
         Raises ValueError if a layer has not appended as many.
@@ -315,7 +383,7 @@ class KVCache:
 
     # ---- other changes -----------------------------------------------------------------------------------------------
 
-    def truncate(self, n: Any) -> None:
+    def truncate(self, n: Indices) -> None:
         """Shortens rows: an int cuts those that are longer, (B,) gives each row its length. Pending tokens are dropped.
 
         With a window, only as far back as the ring still holds what the next query sees, ValueError beyond: always an
@@ -375,7 +443,7 @@ class KVCache:
             "needed (within a process fork() copies it)"
         )
 
-    def reorder(self, rows: Any) -> None:
+    def reorder(self, rows: Indices) -> None:
         """Row i becomes a copy of row rows[i], as beam search asks for; there may be more rows or fewer than before.
 
         Only rows that change are copied where the memory of the others can stay.

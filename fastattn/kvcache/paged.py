@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex, overload
 
 import numpy as np
 
@@ -25,6 +25,25 @@ from fastattn.kvcache.checks import (
 from fastattn.kvcache.pages import PagePool, Sequence, pages_for, table_of, to_copy
 from fastattn.kvcache.places import first_positions, own_options, visible
 from fastattn.threads import resolve
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from numpy.typing import NDArray
+
+    from fastattn.attention import AttentionResult
+    from fastattn.typing import (
+        Array,
+        Causal,
+        Indices,
+        OutT,
+        PackedOptions,
+        RopeTables,
+        ScoreStage,
+        StorageType,
+        StoredT,
+        Window,
+    )
 
 __all__ = ["PagedKVCache"]
 
@@ -101,8 +120,8 @@ class PagedKVCache:
     """
 
     def __init__(
-        self, layers: int, kv_heads: int, head_dim: int, *, v_head_dim: int | None = None, dtype: Any = "float32",
-        num_pages: int, page_size: int = 96,
+        self, layers: int, kv_heads: int, head_dim: int, *, v_head_dim: int | None = None,
+        dtype: StorageType = "float32", num_pages: int, page_size: int = 96,
     ) -> None:  # fmt: skip
         self._n_layers = as_count(layers, "layers")
         self._heads = as_count(kv_heads, "kv_heads")
@@ -164,7 +183,7 @@ class PagedKVCache:
         """Bytes of the pool's arrays, as addresses; memory is taken as pages are first written."""
         return sum(array.nbytes for array in (*self._k, *self._v, *self._k_scale, *self._v_scale))
 
-    def lengths(self, seq_ids: Any = None) -> np.ndarray:
+    def lengths(self, seq_ids: Indices | None = None) -> NDArray[np.int64]:
         """Tokens of the sequences given, or of all in the order of `sequences`: (n,) int64.
 
         >>> import fastattn as fa
@@ -201,7 +220,7 @@ class PagedKVCache:
             self._pool.hold(new.pages)
             return self._enter(new)
 
-    def free(self, seq_ids: Any) -> None:
+    def free(self, seq_ids: Indices) -> None:
         """Ends sequences, an id or several; pages that no other sequence holds become free.
 
         >>> import fastattn as fa
@@ -215,7 +234,7 @@ class PagedKVCache:
             for i in ids:
                 self._pool.drop(self._sequences.pop(i).pages)
 
-    def truncate(self, seq_ids: Any, n: Any) -> None:
+    def truncate(self, seq_ids: Indices, n: Indices) -> None:
         """Shortens sequences to n tokens, an int or one for each; pending tokens are dropped, whole pages become free.
 
         >>> import fastattn as fa
@@ -228,7 +247,7 @@ class PagedKVCache:
             for i, length in zip(ids, wanted, strict=True):
                 self._settle(self._sequences[i], length)
 
-    def reorder(self, seq_ids: Any, sources: Any) -> None:
+    def reorder(self, seq_ids: Indices, sources: Indices) -> None:
         """Sequence seq_ids[i] gets the tokens that sequence sources[i] had before: beam search, without copies.
 
         >>> import fastattn as fa
@@ -251,8 +270,8 @@ class PagedKVCache:
     # ---- a step ------------------------------------------------------------------------------------------------------
 
     def append(
-        self, layer: int, seq_ids: Any, k: Any, v: Any, cu_seqlens: Any = None, *, rope: Any = None,
-        num_threads: int | None = None,
+        self, layer: int, seq_ids: Indices, k: Array, v: Array, cu_seqlens: Indices | None = None, *,
+        rope: RopeTables | None = None, num_threads: int | None = None,
     ) -> None:  # fmt: skip
         """Writes keys and values of one layer behind what the sequences hold; the lengths stay as they are.
 
@@ -304,9 +323,51 @@ class PagedKVCache:
             for i, start, end in zip(ids, starts, plan.ends, strict=True):
                 self._sequences[i].pending[layer] += end - start
 
+    @overload
     def attend(
-        self, layer: int, seq_ids: Any, q: Any, cu_seqlens_q: Any = None, *, causal: bool | str = True,
-        q_offset: Any = None, window: Any = None, sink_tokens: int = 0, **options: Any,
+        self, layer: int, seq_ids: Indices, q: NDArray[StoredT], cu_seqlens_q: Indices | None = ..., *,
+        return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+        out: None = ..., **options: Unpack[PackedOptions],
+    ) -> NDArray[StoredT]: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, seq_ids: Indices, q: Array, cu_seqlens_q: Indices | None = ..., *,
+        return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+        out: None = ..., **options: Unpack[PackedOptions],
+    ) -> NDArray[Any]: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, seq_ids: Indices, q: Array, cu_seqlens_q: Indices | None = ..., *,
+        return_lse: Literal[False] = ..., return_weights: Literal[False] = ..., return_scores: None = ...,
+        out: OutT, **options: Unpack[PackedOptions],
+    ) -> OutT: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, seq_ids: Indices, q: Array, cu_seqlens_q: Indices | None = ..., *,
+        return_lse: Literal[True], return_weights: bool = ..., return_scores: ScoreStage | None = ...,
+        out: Array | None = ..., **options: Unpack[PackedOptions],
+    ) -> AttentionResult: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, seq_ids: Indices, q: Array, cu_seqlens_q: Indices | None = ..., *,
+        return_lse: bool = ..., return_weights: Literal[True], return_scores: ScoreStage | None = ...,
+        out: Array | None = ..., **options: Unpack[PackedOptions],
+    ) -> AttentionResult: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, seq_ids: Indices, q: Array, cu_seqlens_q: Indices | None = ..., *,
+        return_lse: bool = ..., return_weights: bool = ..., return_scores: ScoreStage,
+        out: Array | None = ..., **options: Unpack[PackedOptions],
+    ) -> AttentionResult: ...  # fmt: skip
+    @overload
+    def attend(
+        self, layer: int, seq_ids: Indices, q: Array, cu_seqlens_q: Indices | None = ..., *,
+        return_lse: bool = ..., return_weights: bool = ..., return_scores: ScoreStage | None = ...,
+        out: OutT | None = ..., **options: Unpack[PackedOptions],
+    ) -> OutT | NDArray[Any] | AttentionResult: ...  # fmt: skip
+    def attend(
+        self, layer: int, seq_ids: Indices, q: Array, cu_seqlens_q: Indices | None = None, *, causal: Causal = True,
+        q_offset: Indices | None = None, window: Window | None = None, sink_tokens: SupportsIndex = 0, **options: Any,
     ) -> Any:  # fmt: skip
         """Attention of packed queries over what a layer holds of their sequences, pending tokens included.
 
@@ -356,7 +417,7 @@ class PagedKVCache:
                 page_table=table, q_offset=offsets, causal=is_causal, window=window, sink_tokens=sinks, **options,
             )  # fmt: skip
 
-    def advance(self, seq_ids: Any, n: Any) -> None:
+    def advance(self, seq_ids: Indices, n: Indices) -> None:
         """Moves the lengths of sequences by n tokens, an int or one for each; what was appended beyond that is dropped.
 
         Raises ValueError if a layer has not appended as many.

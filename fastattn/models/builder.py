@@ -267,7 +267,8 @@ class CheckpointBuilder(Builder):
                 biases.append(self._read(*candidates))
         weight = weights[0] if len(weights) == 1 else np.concatenate(weights)
         vector = None if not biases else biases[0] if len(biases) == 1 else np.concatenate(biases)
-        packed = pack_linear(weight, vector, dtype or self.dtype, num_threads=self.num_threads)
+        kind: Any = dtype or self.dtype  # one of those that load() takes
+        packed = pack_linear(weight, vector, kind, num_threads=self.num_threads)
         self.made[derive_key(names)] = packed
         return packed
 

@@ -8,6 +8,7 @@ transformers' DebertaV2Model.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -210,7 +211,7 @@ class DebertaV2Model(Encoder):
 class _Convolution:
     """A convolution over neighbouring columns of the embeddings, added to the first layer's output under a norm."""
 
-    def __init__(self, size: int, activation: str, panels: Floats, bias: Floats, norm: Norm, hidden: int, eps: float):
+    def __init__(self, size: int, activation: Any, panels: Floats, bias: Floats, norm: Norm, hidden: int, eps: float):
         self.size = size
         self._activation, self._norm, self._hidden, self._eps = activation, norm, hidden, eps
         self._panels, self._bias = panels, bias

@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from .spans import Spans
 from .texts import TextMethods
 from .travel import Origin, reduce_model
 from .workspace import Workspace, WorkspacePool
+
+if TYPE_CHECKING:
+    from ..typing import ModelOutput, TokenIds
 
 __all__ = ["Encoder", "Floats"]
 
@@ -275,12 +278,12 @@ class Encoder(TextMethods, ABC):
 
     def __call__(
         self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
+        input_ids: TokenIds,
+        attention_mask: TokenIds | None = None,
+        token_type_ids: TokenIds | None = None,
         *,
         num_threads: int | None = None,
-    ) -> Any:
+    ) -> ModelOutput:
         """Run a batch of token ids through the model.
 
         Parameters
@@ -328,18 +331,20 @@ class Encoder(TextMethods, ABC):
         hidden_states: Floats = np.empty(shape, np.float32) if dense else np.zeros(shape, np.float32)
         self._fill(packed, hidden_states.reshape(-1, self.hidden_size), num_threads)
         if not self.pooled_output:
-            return BaseModelOutput(hidden_states)
-        return BaseModelOutputWithPooling(hidden_states, self._pooler_output(packed, hidden_states, num_threads))
+            plain: Any = BaseModelOutput(hidden_states)  # it has some of the fields of ModelOutput
+            return plain
+        pooled: Any = BaseModelOutputWithPooling(hidden_states, self._pooler_output(packed, hidden_states, num_threads))
+        return pooled
 
     def run_heads(
         self,
-        input_ids: Any,
-        attention_mask: Any = None,
-        token_type_ids: Any = None,
+        input_ids: TokenIds,
+        attention_mask: TokenIds | None = None,
+        token_type_ids: TokenIds | None = None,
         *,
         heads: Sequence[str] | None = None,
         num_threads: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, ModelOutput]:
         """Several heads in one pass through the encoder: the result of a call, for each of ``heads`` by name.
 
         ``heads``: names from ``self.heads``, None for all. The other arguments are those of a call.

@@ -136,7 +136,7 @@ def with_labels(spec: HeadSpec, builder: Builder, *, silent: bool) -> HeadSpec:
 
 class _DenseStep(NamedTuple):
     layer: PackedLinear
-    activation: str | None
+    activation: Any  # of ``Dense``: None, or what ops.linear takes
 
 
 class _NormStep(NamedTuple):

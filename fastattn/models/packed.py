@@ -8,7 +8,7 @@ A family's constructor cannot tell where its weights come from: a ``PackedBuilde
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -86,11 +86,11 @@ class PackedBuilder(Builder):
         key = derive_key(names)
         count = 1 if isinstance(names, str) else len(names)
         total = outputs * count if isinstance(outputs, int) else sum(outputs)
-        parts = self._parts(key, None)
+        parts, kind = self._parts(key, None), cast(Any, dtype or self.dtype)  # which from_arrays checks
         if ("bias" in parts) is not bool(bias):
             raise self._wrong(key, "has no bias" if bias else "has a bias that this architecture has no use for")
         try:
-            return PackedLinear.from_arrays(parts, inputs, total, dtype or self.dtype)
+            return PackedLinear.from_arrays(parts, inputs, total, kind)
         except (ValueError, TypeError) as error:
             raise self._wrong(key, f"does not fit config.json: {error}") from None
 

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ..weights import PackedLinear
 from .builder import Norm
 from .registry import build_checkpoint, load, open_source
 
+if TYPE_CHECKING:
+    from ..typing import HeadName, WeightType
+
 __all__ = ["pack", "pack_noting"]
 
 _Array = np.ndarray[Any, Any]
@@ -33,10 +36,10 @@ _MODULES = "modules.json"
 def pack(
     path: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    dtype: str = "int8",
+    dtype: WeightType = "int8",
     *,
     num_threads: int | None = None,
-    head: str | None = None,
+    head: HeadName | str | None = None,
     strict: bool = True,
 ) -> Path:
     """Pack the model at ``path`` into one file, which ``fastattn.load`` maps into memory as it is.

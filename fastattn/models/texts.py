@@ -6,24 +6,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 from .builder import Floats
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike
+
     from ..text.results import Answer, Classification, Ranked, Results, Token, Vectors
+    from ..typing import OnLong, Precision, TextOrPair
 
-__all__ = ["Kept", "OnLong", "Pipeline", "Precision", "TextMethods"]
-
-OnLong = Literal["truncate", "error"]
-Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+__all__ = ["Kept", "Pipeline", "TextMethods"]
 
 
 class Pipeline(Protocol):
     """What does it: a ``fastattn.text.TextPipeline``, whose methods take the arguments of ``TextMethods``."""
 
     def max_length(self) -> int: ...
-    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Vectors: ...
+    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Vectors[Any]: ...
     def embed_tokens(self, texts: Any, **options: Any) -> Results[Floats]: ...
     def dimension(self, truncate_dim: Any = None) -> int: ...
     def classify(self, texts: Any, **options: Any) -> Results[Classification]: ...
@@ -128,6 +129,34 @@ class TextMethods:
             self._kept = Kept()
         return self._kept.get(name, make)
 
+    @overload
+    def embed(
+        self, texts: Iterable[str], batch_size: int | None = ..., normalize: bool | None = ..., *,
+        prompt: str | None = ..., prompt_name: str | None = ..., truncate_dim: int | None = ...,
+        precision: Literal["float32"] = ..., ranges: ArrayLike | None = ..., max_length: int | None = ...,
+        on_long: OnLong = ..., progress: bool | None = ..., num_threads: int | None = ...,
+    ) -> Vectors[np.float32]: ...  # fmt: skip
+    @overload
+    def embed(
+        self, texts: Iterable[str], batch_size: int | None = ..., normalize: bool | None = ..., *,
+        prompt: str | None = ..., prompt_name: str | None = ..., truncate_dim: int | None = ...,
+        precision: Literal["int8", "binary"], ranges: ArrayLike | None = ..., max_length: int | None = ...,
+        on_long: OnLong = ..., progress: bool | None = ..., num_threads: int | None = ...,
+    ) -> Vectors[np.int8]: ...  # fmt: skip
+    @overload
+    def embed(
+        self, texts: Iterable[str], batch_size: int | None = ..., normalize: bool | None = ..., *,
+        prompt: str | None = ..., prompt_name: str | None = ..., truncate_dim: int | None = ...,
+        precision: Literal["uint8", "ubinary"], ranges: ArrayLike | None = ..., max_length: int | None = ...,
+        on_long: OnLong = ..., progress: bool | None = ..., num_threads: int | None = ...,
+    ) -> Vectors[np.uint8]: ...  # fmt: skip
+    @overload
+    def embed(
+        self, texts: Iterable[str], batch_size: int | None = ..., normalize: bool | None = ..., *,
+        prompt: str | None = ..., prompt_name: str | None = ..., truncate_dim: int | None = ...,
+        precision: Precision = ..., ranges: ArrayLike | None = ..., max_length: int | None = ...,
+        on_long: OnLong = ..., progress: bool | None = ..., num_threads: int | None = ...,
+    ) -> Vectors[Any]: ...  # fmt: skip
     def embed(
         self,
         texts: Iterable[str],
@@ -138,12 +167,12 @@ class TextMethods:
         prompt_name: str | None = None,
         truncate_dim: int | None = None,
         precision: Precision = "float32",
-        ranges: Any = None,
+        ranges: ArrayLike | None = None,
         max_length: int | None = None,
         on_long: OnLong = "truncate",
         progress: bool | None = None,
         num_threads: int | None = None,
-    ) -> Vectors:
+    ) -> Vectors[Any]:
         """Sentence vectors of ``texts``, one row each, in their order.
 
         Pooling and what follows (Dense, LayerNorm, Normalize) are those of the folder's ``modules.json``, as
@@ -282,7 +311,7 @@ class TextMethods:
 
     def classify(
         self,
-        texts: Iterable[str | tuple[str, str]],
+        texts: Iterable[TextOrPair],
         *,
         head: str | None = None,
         top_k: int | None = None,

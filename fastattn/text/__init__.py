@@ -7,7 +7,7 @@ Needs the ``tokenizers`` library (``pip install fastattn[text]``), which is impo
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .cutting import TextTooLong
 from .limits import TruncationWarning
@@ -17,6 +17,7 @@ from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder
+    from ..typing import HeadName, WeightType
     from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = [
@@ -36,11 +37,11 @@ def __getattr__(name: str) -> Any:
 
 def load(
     path: str | os.PathLike[str],
-    dtype: Any = None,
+    dtype: WeightType | None = None,
     num_threads: int | None = None,
     *,
-    head: str | None = None,
-    activations: str | None = None,
+    head: HeadName | str | None = None,
+    activations: Literal["int16", "int8"] | None = None,
     strict: bool = True,
     verify: bool = False,
 ) -> Encoder:

@@ -16,6 +16,7 @@ from .stconfig import StConfig
 if TYPE_CHECKING:
     from ..models.encoder import Encoder, Floats
     from ..models.heads import Head
+    from ..typing import OnLong, TextOrPair
     from .limits import Limit
     from .tokenizer import TextTokenizer
 
@@ -99,7 +100,7 @@ def _best_first(scores: Floats) -> Integers:
 def classify(
     model: Encoder,
     tokenizer: TextTokenizer,
-    texts: Iterable[str | tuple[str, str]],
+    texts: Iterable[TextOrPair],
     *,
     head: str | None,
     top_k: int | None,
@@ -107,7 +108,7 @@ def classify(
     prompt: str | None,
     prompt_name: str | None,
     max_length: int | None,
-    on_long: str,
+    on_long: OnLong,
     batch_size: int | None,
     num_threads: int | None,
 ) -> Results[Classification]:
@@ -149,7 +150,7 @@ def rerank(
     prompt: str | None,
     prompt_name: str | None,
     max_length: int | None,
-    on_long: str,
+    on_long: OnLong,
     batch_size: int | None,
     num_threads: int | None,
 ) -> Results[Ranked]:

@@ -18,6 +18,7 @@ from .vectors import VectorSettings
 if TYPE_CHECKING:
     from ..loaders.files import ModelFiles
     from ..models.encoder import Encoder, Floats
+    from ..typing import OnLong, Precision
     from .modules import Step
     from .tokenizer import TextTokenizer
 
@@ -112,13 +113,13 @@ class Embedder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         truncate_dim: int | None = None,
-        precision: str = "float32",
+        precision: Precision = "float32",
         ranges: Any = None,
         max_length: int | None = None,
-        on_long: str = "truncate",
+        on_long: OnLong = "truncate",
         progress: bool | None = None,
         num_threads: int | None = None,
-    ) -> Vectors:
+    ) -> Vectors[Any]:
         """See ``Encoder.embed``."""
         most = as_count(batch_size, "batch_size")
         scaled = self._scaled(normalize)
@@ -155,7 +156,7 @@ class Embedder:
         prompt: str | None = None,
         prompt_name: str | None = None,
         max_length: int | None = None,
-        on_long: str = "truncate",
+        on_long: OnLong = "truncate",
         batch_size: int | None = None,
         num_threads: int | None = None,
     ) -> Results[Floats]:

@@ -19,13 +19,14 @@ from .vectors import check_input
 
 if TYPE_CHECKING:
     from ..loaders import WeightFile
+    from ..typing import Activation
 
 __all__ = ["Step", "read_steps"]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 # Class of torch.nn -> activation of ops.linear.
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Activation | None] = {
     "Tanh": "tanh", "Identity": None, "ReLU": "relu", "GELU": "gelu", "Sigmoid": "sigmoid", "SiLU": "silu",
 }  # fmt: skip
 _LAYER_NORM_EPS = 1e-5  # of torch.nn.LayerNorm, which sentence-transformers does not change
@@ -33,7 +34,7 @@ _LAYER_NORM_EPS = 1e-5  # of torch.nn.LayerNorm, which sentence-transformers doe
 
 class _Dense(NamedTuple):
     layer: PackedLinear
-    activation: str | None
+    activation: Activation | None
     residual: PackedLinear | None
     """Added to the result: a product of the input, or with ``skip`` the input itself."""
     skip: bool

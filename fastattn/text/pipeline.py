@@ -16,7 +16,10 @@ from .settings import TextSettings
 from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ..models.encoder import Encoder, Floats
+    from ..typing import TextOrPair
     from .embedder import Embedder
     from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
@@ -72,31 +75,33 @@ class TextPipeline:
         if ids.size:
             self._model(ids[None], token_type_ids=types[None] if self._model.type_vocab_size > 1 else None)
 
-    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Vectors:
+    def embed(
+        self, texts: Iterable[str], batch_size: int | None = None, normalize: bool | None = None, **options: Any
+    ) -> Vectors[Any]:
         return self.embedder.embed(texts, batch_size, normalize, **self._limited(options))
 
-    def embed_tokens(self, texts: Any, **options: Any) -> Results[Floats]:
+    def embed_tokens(self, texts: Iterable[str], **options: Any) -> Results[Floats]:
         return self.embedder.embed_tokens(texts, **self._limited(options))
 
-    def dimension(self, truncate_dim: Any = None) -> int:
+    def dimension(self, truncate_dim: int | None = None) -> int:
         return self.embedder.dimension(truncate_dim)
 
-    def classify(self, texts: Any, **options: Any) -> Results[Classification]:
+    def classify(self, texts: Iterable[TextOrPair], **options: Any) -> Results[Classification]:
         from .classifier import classify
 
         return classify(self._model, self.tokenizer, texts, **self._limited(options))
 
-    def rerank(self, query: Any, docs: Any, **options: Any) -> Results[Ranked]:
+    def rerank(self, query: str, docs: Iterable[str], **options: Any) -> Results[Ranked]:
         from .classifier import rerank
 
         return rerank(self._model, self.tokenizer, query, docs, **self._limited(options))
 
-    def tokens(self, texts: Any, **options: Any) -> Results[list[Token]]:
+    def tokens(self, texts: Iterable[str], **options: Any) -> Results[list[Token]]:
         from .tokens import label_tokens
 
         return label_tokens(self._model, self.tokenizer, texts, **self._limited(options))
 
-    def answer(self, question: Any, context: Any, **options: Any) -> Answer:
+    def answer(self, question: str, context: str, **options: Any) -> Answer:
         from .answers import answer
 
         return answer(self._model, self.tokenizer, question, context, **self._limited(options))

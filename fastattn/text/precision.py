@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import ops
 from ..arrays import as_float32, describe
 
-__all__ = ["PRECISIONS", "Precision", "check_precision", "quantize", "quantized_width"]
+if TYPE_CHECKING:
+    from ..typing import Precision
 
-Precision = Literal["float32", "int8", "uint8", "binary", "ubinary"]
+__all__ = ["PRECISIONS", "check_precision", "quantize", "quantized_width"]
+
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
 _BY_RANGE = ("int8", "uint8")
 _INFINITY = 0x7F800000  # bits of float32
@@ -72,7 +74,7 @@ def quantized_width(precision: str, dim: int) -> int:
     return -(-dim // 8) if precision in ("binary", "ubinary") else dim
 
 
-def quantize(vectors: Any, precision: str, ranges: Any = None, num_threads: int | None = None) -> np.ndarray:
+def quantize(vectors: Any, precision: Precision, ranges: Any = None, num_threads: int | None = None) -> np.ndarray:
     """Vectors (n, d) float32 in another precision, byte for byte as quantize_embeddings of sentence-transformers 6.
 
     - "float32": as they are
@@ -107,7 +109,9 @@ def quantize(vectors: Any, precision: str, ranges: Any = None, num_threads: int 
     if precision == "float32":
         return x
     if ends is not None:
-        quantized: np.ndarray = ops.quantize(x, ends, precision, num_threads=num_threads)
+        quantized: np.ndarray = ops.quantize(
+            x, ends, "uint8" if precision == "uint8" else "int8", num_threads=num_threads
+        )
         return quantized
     # by its bits: a comparison of floats would follow the caller's mode for denormals
     bits = np.ascontiguousarray(x).view(np.int32)

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Classification", "Ranked", "Results", "Token", "Vectors"]
 
 T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault  # a type checker knows it; it need not be installed
+
+    NumberT = TypeVarWithDefault("NumberT", bound=np.generic, default=np.float32)
+else:
+    NumberT = TypeVar("NumberT", bound=np.generic)
 
 
 class Results(list[T]):
@@ -28,14 +34,17 @@ class Results(list[T]):
         self.truncated = truncated
 
 
-class Vectors(np.ndarray[Any, Any]):
-    """An array of vectors, which also says how many texts were too long. What is made of it are plain arrays."""
+class Vectors(np.ndarray[Any, np.dtype[NumberT]]):
+    """An array of vectors, which also says how many texts were too long. What is made of it are plain arrays.
+
+    In annotations ``Vectors`` is one of float32, ``Vectors[numpy.int8]`` one of bytes.
+    """
 
     truncated: int = 0
     """Texts that were cut to the model's maximum length."""
 
     @classmethod
-    def of(cls, vectors: np.ndarray[Any, Any], truncated: int) -> Vectors:
+    def of(cls, vectors: np.ndarray[Any, np.dtype[NumberT]], truncated: int) -> Vectors[NumberT]:
         """``vectors`` themselves, without a copy."""
         result = vectors.view(cls)
         result.truncated = truncated

@@ -26,6 +26,8 @@ from .settings import TextSettings
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from ..typing import OnLong
+
 __all__ = ["TextTokenizer", "Tokens"]
 
 Tokens = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
@@ -106,7 +108,7 @@ class TextTokenizer:
             raise ValueError(f"{name}: got {length}, expected at most {self.max_positions}, the model's positions")
         return length
 
-    def limit(self, max_length: int | None = None, on_long: Any = "truncate", what: str = "texts") -> Limit:
+    def limit(self, max_length: int | None = None, on_long: OnLong = "truncate", what: str = "texts") -> Limit:
         """The limit of one job, with the arguments of ``embed`` and its like."""
         if on_long not in ("truncate", "error"):
             kind = ValueError if isinstance(on_long, str) else TypeError

@@ -15,6 +15,7 @@ from .results import Results, Token
 
 if TYPE_CHECKING:
     from ..models.encoder import Encoder, Floats
+    from ..typing import OnLong
     from .tokenizer import TextTokenizer
 
 __all__ = ["label_tokens"]
@@ -31,7 +32,7 @@ def label_tokens(
     aggregate: bool,
     vectors: bool | None,
     max_length: int | None,
-    on_long: str,
+    on_long: OnLong,
     batch_size: int | None,
     num_threads: int | None,
 ) -> Results[list[Token]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..loaders.files import ModelFiles, as_files
 from .chain import MODULES_JSON, Module, read_chain
@@ -18,10 +18,13 @@ from .jsonkeys import OptionalJson
 from .sidefiles import DROPOUT, NORMALIZE, POOLING, check_keys, sentence_bert
 from .stconfig import StConfig, check_task
 
+if TYPE_CHECKING:
+    from ..typing import PoolMode
+
 __all__ = ["Module", "VectorSettings", "check_input"]
 
 # In the order in which several at once are put side by side: flag of older files, name in newer ones, mode of ops.pool.
-_POOLING_MODES = (
+_POOLING_MODES: tuple[tuple[str, str, PoolMode], ...] = (
     ("pooling_mode_cls_token", "cls", "cls"),
     ("pooling_mode_max_tokens", "max", "max"),
     ("pooling_mode_mean_tokens", "mean", "mean"),
@@ -40,7 +43,7 @@ class VectorSettings(NamedTuple):
     A folder that says nothing gets mean pooling without normalisation, as in sentence-transformers.
     """
 
-    pooling: tuple[str, ...] = ("mean",)
+    pooling: tuple[PoolMode, ...] = ("mean",)
     """Modes of ``ops.pool``; the results of several stand side by side."""
     include_prompt: bool = True
     """Whether the tokens of a prompt take part in pooling."""
@@ -81,7 +84,7 @@ class VectorSettings(NamedTuple):
         if config.model_type != "CrossEncoder":  # whose modules are for scores: its vectors are means
             check_task(sentence_bert(files), "feature-extraction", "last_hidden_state", "token_embeddings")
             pooling_folder, modules = _modules(files)
-        pooling: tuple[str, ...] = ("mean",)
+        pooling: tuple[PoolMode, ...] = ("mean",)
         include_prompt = True
         if pooling_folder is not None:
             pooling, include_prompt = _pooling(files, pooling_folder, hidden_size)
@@ -122,7 +125,7 @@ def check_input(config: OptionalJson) -> None:
         config.choice(key, ("sentence_embedding",))
 
 
-def _pooling(files: ModelFiles, folder: str, hidden_size: int) -> tuple[tuple[str, ...], bool]:
+def _pooling(files: ModelFiles, folder: str, hidden_size: int) -> tuple[tuple[PoolMode, ...], bool]:
     """Modes of ``ops.pool``, and ``include_prompt``."""
     name = f"{folder}/config.json"
     config = OptionalJson(files, name)

@@ -26,7 +26,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "threads": {"_core", "startup"},
     "cpu": {"_core", "threads", "startup", "__init__"},
     "arrays": {"_core"},
-    "ops": _LEAVES | {"weights", "ops"},
+    "typing": set(),
+    "ops": _LEAVES | {"weights", "ops", "rowwise"},
+    "rowwise": _LEAVES,
     "attention": _LEAVES | {"attention"},
     "linear_attention": _LEAVES,
     "merge": _LEAVES,
@@ -65,7 +67,7 @@ MAY_USE: dict[str, set[str]] = {
 # No NumPy computing on floating point here: it follows the CPU and the build, and would reach the output.
 EXACT = {
     "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "models", "text",
-    "similarity",
+    "similarity", "rowwise",
 }  # fmt: skip
 # fmt: off
 _NUMPY_FLOAT = {
