@@ -123,12 +123,29 @@ def test_hostile_names(cache: Path, name: str) -> None:
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("text", ["", "../../../etc", "A" * 40, "a" * 39, "a" * 10_000, "\xff", "a" * 40 + "/.."])
+@pytest.mark.parametrize("text", ["", "../../../etc", "..", ".", "a" * 10_000, "\xff", "a" * 40 + "/..", "a b"])
 def test_damaged_references(cache: Path, text: str) -> None:
     put(cache, "org--m")
     (cache / "models--org--m/refs/main").write_text(text)
-    with pytest.raises(WeightFileError, match=r"refs/main: expected the hexadecimal digits of a commit"):
+    with pytest.raises(WeightFileError, match=r"refs/main: expected a commit, the name of a folder"):
         fa.load("org/m")
+
+
+@pytest.mark.parametrize("commit", ["abc123", "deadbeef", "A" * 40, "v1", "snapshot-1_a", "0" * 64])
+@pytest.mark.parametrize("ref", ["main", None])
+def test_snapshots_of_any_name(cache: Path, commit: str, ref: str | None) -> None:
+    """As mirrors and programs that fill a cache by themselves have them; the hub's library takes them all."""
+    snapshot = put(cache, "org--m", commit, ref)
+    assert find_model("org/m") == find_model(f"org/m@{commit}") == snapshot
+    assert snapshot_name(snapshot) == ("org", "m")
+
+
+def test_a_reference_to_no_snapshot(cache: Path) -> None:
+    put(cache, "org--m")
+    for text in ("A" * 40, "a" * 39, "deadbeef"):
+        (cache / "models--org--m/refs/main").write_text(text)
+        with pytest.raises(FileNotFoundError, match="`hf download org/m`"):
+            fa.load("org/m")
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])

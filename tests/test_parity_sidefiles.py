@@ -19,7 +19,7 @@ from support.text_folders import save_task_folder, write_json
 
 pytest.importorskip("tokenizers")
 
-from support.small_tokenizers import GOOGLE, byte_level, mpnet, save_tokenizer, unigram, word_piece
+from support.small_tokenizers import FAIRSEQ, GOOGLE, byte_level, mpnet, save_tokenizer, unigram, word_piece
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 import fastattn as fa
@@ -129,6 +129,22 @@ def test_files_as_they_are(tmp_path: Path, name: str, make: Any) -> None:
     config = {"tokenizer_class": name, "do_lower_case": True, "strip_accents": True, "mask_token": "a"}
     save_tokenizer(tmp_path, make(), "bert", tokenizer_config=config)
     assert_same_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["AlbertTokenizer", "TokenizersBackend", "DebertaV2Tokenizer", "XLMRobertaTokenizer"])
+@pytest.mark.parametrize("given", [{}, {"cls_token": "a-"}, {"model_input_names": ["input_ids", "token_type_ids"]}])
+def test_token_types_of_pairs_in_folders_of_transformers_5(tmp_path: Path, name: str, given: Any) -> None:
+    small = unigram(special=FAIRSEQ if name.startswith("XLM") else GOOGLE)
+    small.add_special_tokens(["[UNK]"])
+    config = {"tokenizer_class": name, "backend": "tokenizers", **given}
+    save_tokenizer(tmp_path, small, "albert", tokenizer_config=config)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path)
+    for pair in (("a b", "ab"), ("the", ""), ("", "é-")):
+        expected = theirs([pair[0]], [pair[1]])
+        ids, types = TextTokenizer(tmp_path, TextSettings.read(tmp_path), 64).encode(pair)
+        assert ids.tolist() == expected["input_ids"][0]
+        assert types.tolist() == expected.get("token_type_ids", [[0] * len(ids)])[0]
 
 
 CLASSES = ["BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer",

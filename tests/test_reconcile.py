@@ -183,7 +183,6 @@ def test_what_cannot_be_reconciled(tmp_path: Path, tokenizer: Tokenizer, given: 
         (unigram(normalizers.Lowercase()), "CamembertTokenizer", "normalizer"),
         (unigram(normalizers.NFKC(), special=GOOGLE), "AlbertTokenizer", "normalizer"),
         (unigram(pre_tokenizer=pre_tokenizers.Whitespace()), "XLMRobertaTokenizer", "pre_tokenizer"),
-        (unigram(), "AlbertTokenizer", "post_processor"),
         (unigram(special=GOOGLE), "XLMRobertaTokenizer", "post_processor"),
     ],
 )
@@ -276,6 +275,19 @@ def test_albert(tmp_path: Path, named: bool, lower: bool | None, keep: bool | No
     expected_keep = keep if keep is not None else not (named or file == "both")
     assert ("Lowercase" in kinds) is expected_lower and ("StripAccents" in kinds) is not expected_keep
     assert kinds[:2] == ["Replace", "Replace"]
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("given", [{"cls_token": "[MASK]"}, {"sep_token": "<pad>"}, {"bos_token": "[SEP]"}])
+def test_what_albert_puts_around_a_text_is_as_in_the_file(tmp_path: Path, named: bool, given: Any) -> None:
+    quotes = normalizers.Sequence([normalizers.Replace(mark, '"') for mark in ("``", "''")])
+    tokenizer = unigram(quotes, special=GOOGLE)
+    name = {"tokenizer_class": "AlbertTokenizer"} if named else {}
+    save_tokenizer(tmp_path, tokenizer, "albert", tokenizer_config={**given, **name})
+    assert states(tmp_path)[2] == json.loads(tokenizer.to_str())["post_processor"]
+    tokenizer.post_processor = processors.TemplateProcessing("$A [SEP]", "$A $B:1", [("[SEP]", 3)])
+    save_tokenizer(tmp_path, tokenizer, "albert", tokenizer_config={**given, **name})
+    assert states(tmp_path)[2] == json.loads(tokenizer.to_str())["post_processor"]
 
 
 @pytest.mark.parametrize("named", [False, True])

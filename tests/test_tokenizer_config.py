@@ -65,7 +65,7 @@ OBEYED: dict[str, tuple[str, Any]] = {
     "model_input_names": ("bert", ["input_ids"]), "do_lower_case": ("bert", True), "strip_accents": ("bert", True),
     "tokenize_chinese_chars": ("bert", False), "split_special_tokens": ("bert", True),
     "add_prefix_space": ("roberta", True), "trim_offsets": ("roberta", False), "keep_accents": ("albert", True),
-    "split_by_punct": ("deberta", True),
+    "split_by_punct": ("deberta", True), "backend": ("albert", "tokenizers"),
 }  # fmt: skip
 NO_EFFECT: dict[str, Any] = {
     "do_basic_tokenize": False, "never_split": ["the"], "clean_text": False, "wordpieces_prefix": "@@",
@@ -76,7 +76,7 @@ NO_EFFECT: dict[str, Any] = {
     "response_schema": {}, "chat_control_tokens": ["x"], "padding": "max_length", "padding_side": "left",
     "pad_to_multiple_of": 8, "pad_token_type_id": 1, "max_length": 3, "truncation": True,
     "truncation_strategy": "only_first", "stride": 2, "add_bos_token": True, "add_eos_token": True,
-    "name_or_path": "somewhere/else", "backend": "tokenizers", "is_local": True, "local_files_only": True,
+    "name_or_path": "somewhere/else", "is_local": True, "local_files_only": True,
     "files_loaded": ["x"], "processor_class": "X", "verbose": True, "device_map": "auto", "slow_tokenizer_class": "X",
     "special_tokens_map_file": "/other.json", "tokenizer_file": "/other.json", "vocab_file": "/other.txt",
     "merges_file": "/other.txt", "added_tokens_file": "/other.json", "transformers_version": "4.40.0", "unk_id": 7,
@@ -178,7 +178,7 @@ def test_unknown_keys_are_not_refused(tmp_path: Path, plain: dict[str, Any]) -> 
     ("name", "typed"),
     [("BertTokenizer", True), ("ElectraTokenizerFast", True), ("DistilBertTokenizer", False), ("MPNetTokenizer", False),
      ("RobertaTokenizerFast", False), ("XLMRobertaTokenizer", False), ("CamembertTokenizer", False),
-     ("AlbertTokenizer", True), ("PreTrainedTokenizerFast", True), (None, True)],
+     ("AlbertTokenizer", True), ("PreTrainedTokenizerFast", True), ("TokenizersBackend", False), (None, True)],
 )  # fmt: skip
 def test_token_types_where_nothing_is_said_of_inputs(tmp_path: Path, name: str | None, typed: bool) -> None:
     write_json(tmp_path / f"{TOKENIZER}.json", {} if name is None else {"tokenizer_class": name})
@@ -187,6 +187,19 @@ def test_token_types_where_nothing_is_said_of_inputs(tmp_path: Path, name: str |
         tmp_path / "sentence_bert_config.json", {"processing_kwargs": {"text": {"return_token_type_ids": not typed}}}
     )
     assert TextSettings.read(tmp_path).token_types is not typed
+
+
+@pytest.mark.parametrize(
+    ("name", "typed"),
+    [("BertTokenizer", True), ("AlbertTokenizer", False), ("PreTrainedTokenizerFast", False), (None, True),
+     ("TokenizersBackend", False), ("PythonBackend", False), ("DebertaV2Tokenizer", True), ("MPNetTokenizer", False)],
+)  # fmt: skip
+def test_token_types_of_files_of_transformers_5(tmp_path: Path, name: str | None, typed: bool) -> None:
+    config = {"backend": "tokenizers", **({} if name is None else {"tokenizer_class": name})}
+    write_json(tmp_path / f"{TOKENIZER}.json", config)
+    assert TextSettings.read(tmp_path).token_types is typed
+    write_json(tmp_path / f"{TOKENIZER}.json", {**config, "model_input_names": ["input_ids", "token_type_ids"]})
+    assert TextSettings.read(tmp_path).token_types
 
 
 # ---- added tokens --------------------------------------------------------------------------------------------------

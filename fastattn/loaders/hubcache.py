@@ -19,7 +19,8 @@ __all__ = ["cache_folder", "download_command", "find_model", "snapshot_name"]
 
 _PART = r"[A-Za-z0-9_](?:[\w.-]{0,94}[A-Za-z0-9_])?"
 _NAME = re.compile(rf"(?:({_PART})/)?({_PART})(?:@([A-Za-z0-9][\w.-]{{0,99}}))?", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+# Commits have 40 or 64 hexadecimal digits; but the hub's own library takes any name, and mirrors give others.
+_COMMIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _OLD_OWNER = "sentence-transformers"  # whom a name without an owner belongs to, for sentence-transformers
 
 
@@ -132,4 +133,4 @@ def _commit(reference: Path) -> str | None:
         text = reference.read_bytes().decode("ascii", "replace").strip()
         if _COMMIT.fullmatch(text):
             return text
-    raise WeightFileError(f"{reference}: expected the hexadecimal digits of a commit: the cache is damaged")
+    raise WeightFileError(f"{reference}: expected a commit, the name of a folder in snapshots: the cache is damaged")

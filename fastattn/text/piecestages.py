@@ -51,7 +51,8 @@ def albert(wanted: Wanted) -> None:
             if wanted.given(key) and does != any(part.get("type") == kind for part in parts):
                 wanted.refuse(key, f"{kind} stage in its place")
     _metaspace(wanted, split_white_space=True, otherwise="never")
-    set_ends(wanted, ("cls_token", "sep_token"), doubled=False)
+    # alone among these classes it leaves what stands around a text as it is in tokenizer.json
+    wanted.check(wanted.tokenizer.post_processor is not None, "post_processor", None)
 
 
 def deberta_v2(wanted: Wanted) -> None:

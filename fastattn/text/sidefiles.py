@@ -150,13 +150,13 @@ _SPECIAL = (
 TOKENIZER_CONFIG = _table(
     f"{_SPECIAL} model_specific_special_tokens added_tokens_decoder tokenizer_class model_max_length max_len "
     "truncation_side model_input_names do_lower_case strip_accents tokenize_chinese_chars add_prefix_space "
-    "trim_offsets keep_accents split_by_punct split_special_tokens",
+    "trim_offsets keep_accents split_by_punct split_special_tokens backend",
     # of slow tokenizers, of decoding, of padding and of calls alone, or about the file itself
     "do_basic_tokenize never_split clean_text wordpieces_prefix remove_space sp_model_kwargs vocab_type legacy errors "
     "clean_up_tokenization_spaces clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output "
     "use_default_system_prompt chat_template response_template response_schema chat_control_tokens padding "
     "padding_side pad_to_multiple_of pad_token_type_id max_length truncation truncation_strategy stride "
-    "add_bos_token add_eos_token name_or_path backend is_local local_files_only files_loaded processor_class verbose "
+    "add_bos_token add_eos_token name_or_path is_local local_files_only files_loaded processor_class verbose "
     "device_map slow_tokenizer_class special_tokens_map_file tokenizer_file vocab_file merges_file added_tokens_file "
     "transformers_version unk_id use_fast _commit_hash",
     auto_map=_refused("the tokenizer's class is code of the folder, which is not run"),

@@ -27,6 +27,9 @@ _UNTYPED = (
     "CamembertTokenizer", "DistilBertTokenizer", "GPT2Tokenizer", "MPNetTokenizer", "RobertaTokenizer",
     "XLMRobertaTokenizer",
 )  # fmt: skip
+# Those that transformers 4 had tell of them, and 5 does not.
+_UNTYPED_SINCE_5 = ("AlbertTokenizer", "PreTrainedTokenizer")
+_ONLY_5 = ("TokenizersBackend", "PythonBackend")
 
 
 class TokenizerConfig(OptionalJson):
@@ -81,10 +84,14 @@ class TokenizerConfig(OptionalJson):
         return _CLASS_OF_MODEL.get(model_type, "") if isinstance(model_type, str) else "", ""
 
     def token_types(self) -> bool:
-        """Whether the model is told which of two texts a token is from."""
+        """Whether the model is told which of two texts a token is from.
+
+        Classes that differ between transformers 4 and 5 do as in the one that wrote the file: "backend" is a key of 5.
+        """
         inputs = self.values.get("model_input_names")
         if inputs is None:
-            return not (self.class_place and self.class_name in _UNTYPED)
+            of_5 = self.class_name in _UNTYPED_SINCE_5 and self.given("backend")
+            return not (self.class_place and (of_5 or self.class_name in (*_UNTYPED, *_ONLY_5)))
         if not (isinstance(inputs, list) and all(isinstance(name, str) for name in inputs)):
             raise self.wrong("model_input_names", "a list of names")
         return "token_type_ids" in inputs
