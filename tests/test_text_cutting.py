@@ -70,6 +70,7 @@ SPACED = pre_tokenizers.WhitespaceSplit
 JOINED = pre_tokenizers.Metaspace
 CHAIN, NORMS = pre_tokenizers.Sequence, normalizers.Sequence
 MASK = token("<mask>", lstrip=True, special=True, normalized=False)
+ALL_WHITE = normalizers.Replace(Regex(r"\s{2,}|[\n\r\t]"), " ")
 COLLAPSE = normalizers.Replace(Regex(" {2,}"), " ")
 
 LOCAL: dict[str, Callable[[], Any]] = {
@@ -103,6 +104,14 @@ LOCAL: dict[str, Callable[[], Any]] = {
     "deberta": lambda: trained(
         "unigram", JOINED(),
         NORMS([normalizers.Strip(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), "\u2581")]),
+    ),
+    "deberta of transformers 5": lambda: trained(
+        "unigram", CHAIN([JOINED()]),
+        NORMS([normalizers.Lowercase(), ALL_WHITE, normalizers.NFC(), normalizers.Strip(left=False)]), [MASK],
+    ),
+    "all white space": lambda: trained(
+        "unigram", CHAIN([pre_tokenizers.Punctuation("isolated"), JOINED(prepend_scheme="first")]),
+        normalizers.Replace(Regex(r"\s+"), " "),
     ),
     "deberta, punctuation": lambda: trained("unigram", CHAIN([pre_tokenizers.Punctuation(), JOINED()]), COLLAPSE),
     "albert": lambda: trained(
@@ -180,7 +189,7 @@ def test_what_is_not_local_is_not_cut(name: str) -> None:
             list(direction(text + "a", 100))
 
 
-@pytest.mark.parametrize("name", ["roberta", "deberta", "xlm-roberta", "bert"])
+@pytest.mark.parametrize("name", ["roberta", "deberta", "deberta of transformers 5", "xlm-roberta", "bert"])
 @pytest.mark.parametrize("letter", ["x", "東", "\u0301", "_"])
 def test_a_run_without_a_place_to_cut(name: str, letter: str) -> None:
     cutter = Cutter(LOCAL[name]())
@@ -224,7 +233,10 @@ def short_first(monkeypatch: pytest.MonkeyPatch, small_pieces: None) -> None:
 
 
 @pytest.mark.usefixtures("short_first")
-@pytest.mark.parametrize("name", ["bert", "roberta", "roberta, prefix", "xlm-roberta", "deberta", "whitespace"])
+@pytest.mark.parametrize(
+    "name",
+    ["bert", "roberta", "roberta, prefix", "xlm-roberta", "deberta", "deberta of transformers 5", "whitespace"],
+)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_limits_and_offsets_of_texts_in_pieces(name: str, side: str, tmp_path: Path) -> None:
     whole = LOCAL[name]()

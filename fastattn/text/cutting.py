@@ -66,7 +66,8 @@ _WORD_SPLITS = {
 }
 _WHITE_SPLITS = {r"\s+", r"\s", " +", " "}  # of white space alone
 _DIGIT_SPLITS = {r"\p{N}", r"\p{N}{1,3}", r"\p{N}+", r"\d", r"\d+", "[0-9]"}
-_COLLAPSED = {" {2,}", r"\s{2,}", r"\s+", " +"}  # replaced by a normaliser: runs of white space
+_ALL_WHITE = {r"\s+", r"\s{2,}|[\n\r\t]"}
+_COLLAPSED = {" {2,}", r"\s{2,}", " +", *_ALL_WHITE}  # replaced by a normaliser: runs of white space, some or all
 _LOCAL_CHANGES = {
     "BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "Prepend", "Strip",
     "StripAccents",
@@ -327,7 +328,7 @@ def _places(splits: list[dict[str, Any]], changes: list[dict[str, Any]]) -> dict
         elif kind == "Punctuation":
             found[_BEHIND_PLAIN] += _ENDS_A_WORD if behavior in _APART else ""
         elif kind == "Metaspace":
-            found[_BEHIND_TEXT] += " " if stage.get("split", True) else ""
+            found[_BEHIND_TEXT] += (_SPACES if _makes_spaces(changes) else " ") if stage.get("split", True) else ""
         elif kind == "ByteLevel" and not stage.get("use_regex", True):
             pass
         elif kind == "ByteLevel" or _is_word_split(stage):
@@ -343,6 +344,17 @@ def _places(splits: list[dict[str, Any]], changes: list[dict[str, Any]]) -> dict
         elif kind != "Digits":
             return None
     return found
+
+
+def _makes_spaces(changes: list[dict[str, Any]]) -> bool:
+    """Whether a normaliser turns every run of white space, of newlines too, into a space."""
+    return any(
+        stage.get("type") == "Replace"
+        and isinstance(stage.get("pattern"), dict)
+        and stage["pattern"].get("Regex") in _ALL_WHITE
+        and stage.get("content") == " "
+        for stage in changes
+    )
 
 
 def _is_word_split(stage: dict[str, Any]) -> bool:
