@@ -6,9 +6,12 @@ from __future__ import annotations
 import os
 import signal
 
-# A shell starts its background jobs with interrupts ignored; processes the tests start would never hear of Ctrl-C.
+# A shell starts its background jobs with interrupts ignored, and nohup has hang-ups ignored; processes the tests start
+# would never hear of either.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Read once, when NumPy is loaded: the oracle's products are small, and waiting for each other its threads take the
 # processor from the tests.

@@ -148,6 +148,14 @@ def test_a_model_takes_no_other_lengths(length: Any, error: type[Exception], bar
     assert bare.max_seq_length == 40
 
 
+def test_a_length_that_leaves_no_room_is_told_with_the_first_text(root: Path) -> None:
+    model = fa.load(root / "bare")
+    model.max_seq_length = 1
+    for call in (model.embed, model.embed_tokens, model.tokens):
+        with pytest.raises(ValueError, match="^max_seq_length: texts of at most 1 tokens leave no room for 2 special"):
+            call(["a"])
+
+
 def test_vectors_are_arrays_like_others(bare: Encoder) -> None:
     with pytest.warns(TruncationWarning):
         vectors = bare.embed([SHORT, LONG])
