@@ -65,9 +65,10 @@ class TextPipeline:
 
     def _limited(self, options: dict[str, Any]) -> dict[str, Any]:
         """``options`` of a call, with the length that was set for the model where the call has none."""
-        chosen = self._model.chosen_length
-        if options.get("max_length") is None and chosen is not None:
-            options["max_length"] = self.tokenizer.check_length(chosen, "max_seq_length")
+        length, chosen = options.get("max_length"), self._model.chosen_length
+        if length is None and chosen is not None:
+            length = self.tokenizer.check_length(chosen, "max_seq_length")
+        options["max_length"] = length
         return options
 
     def warm(self) -> None:
