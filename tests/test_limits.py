@@ -69,6 +69,15 @@ def test_what_has_no_table_of_positions_has_no_end(tmp_path: Path, case: str) ->
         assert alone.tobytes() == got[row : row + 1, :length].tobytes()
 
 
+def test_texts_without_any_limit_are_bounded_all_the_same(tmp_path: Path) -> None:
+    """Attention costs the square of a text; whoever wants longer ones says so."""
+    case = next(case for case in ENDLESS if case.startswith("deberta"))
+    model = fa.load(save(tmp_path / "model", case))
+    assert model.max_seq_length == model.text_positions == 4096 < model.max_positions
+    model.max_seq_length = 100_000
+    assert model.max_seq_length == 100_000
+
+
 @pytest.mark.parametrize("case", ["bert", "roberta", "distilbert", "electra", "albert", "mpnet", "deberta_own"])
 def test_a_table_of_positions_is_an_end(tmp_path: Path, case: str) -> None:
     model = fa.load(save(tmp_path / "model", case))

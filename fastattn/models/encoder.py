@@ -15,7 +15,7 @@ from ..loaders.files import ModelFiles
 from .builder import Builder, Floats, TensorReport, listed
 from .choice import choose_head
 from .heads import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Head, HeadSpec, with_labels
-from .inputs import Integers, PackedInputs, check_range, pack_inputs
+from .inputs import NO_LIMIT, Integers, PackedInputs, check_range, pack_inputs
 from .spans import Spans
 from .texts import TextMethods
 from .travel import Origin, reduce_model
@@ -41,6 +41,9 @@ class Encoder(TextMethods, ABC):
     GROUP_TOKENS: ClassVar[int] = 512
     """Tokens that go through the layers together. It bounds scratch memory and keeps it in the cache; a sequence is
     never split, and the bits of a result do not depend on this number."""
+
+    UNLIMITED_TEXT: ClassVar[int] = 4096
+    """Most tokens of a text, by default, for models that have no limit of their own."""
 
     SETTABLE: ClassVar[tuple[str, ...]] = ("num_threads", "chosen_length")
     """Attributes that a user may set, and that go with a pickled model."""
@@ -187,8 +190,13 @@ class Encoder(TextMethods, ABC):
 
     @property
     def text_positions(self) -> int:
-        """Most tokens of a text where neither the caller nor the files of the tokenizer say how many."""
-        return self.max_positions if self.trained_positions is None else self.trained_positions
+        """Most tokens of a text where neither the caller nor the files of the tokenizer say how many.
+
+        Attention costs the square of a text: where nothing limits it, one text of a book would stop a service.
+        """
+        if self.trained_positions is not None:
+            return self.trained_positions
+        return self.max_positions if self.max_positions < NO_LIMIT else self.UNLIMITED_TEXT
 
     @abstractmethod
     def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
