@@ -90,8 +90,8 @@ class TextMethods:
         head for the task; its files are damaged or ask for something that is not supported.
     fastattn.TextTooLong
         A ValueError: ``on_long`` is "error" and a text has more tokens; or more than 100,000 characters of a text come
-        without any place at which the tokenizer splits for certain (with WordPiece, splitting expressions and words at
-        white space there are such places in every text), so that it would have to be tokenized as a whole.
+        without any place at which the tokenizer splits for certain, so that they would have to be tokenized as a whole.
+        With published tokenizers white space is such a place, with some of them punctuation too.
     FileNotFoundError
         The model has no tokenizer.json.
     ImportError
@@ -238,7 +238,7 @@ class TextMethods:
         batch_size: int | None = None,
         num_threads: int | None = None,
     ) -> Results[Floats]:
-        """A vector for each token of each text, for late interaction (ColBERT).
+        """A vector for each token of each text, for late interaction. (Multi-vector folders themselves are refused.)
 
         Hidden states go through the Dense, LayerNorm and Normalize modules of the folder, each token by itself; pooling
         is left out.
@@ -264,7 +264,7 @@ class TextMethods:
 
         Example
         -------
-        >>> model = fastattn.load("answerai-colbert-small-v1")                            # doctest: +SKIP
+        >>> model = fastattn.load("all-MiniLM-L6-v2")                                     # doctest: +SKIP
         >>> [len(matrix) for matrix in model.embed_tokens(["A cat.", "A cat sat there."])]  # doctest: +SKIP
         [5, 7]
         """
@@ -276,7 +276,8 @@ class TextMethods:
     @property
     def max_seq_length(self) -> int:
         """Most tokens of a text, special ones included: ``max_seq_length`` of the folder's sentence_bert_config.json,
-        else the tokenizer's ``model_max_length``, else the model's positions. It can be set, up to these.
+        else the tokenizer's ``model_max_length``, else ``text_positions`` (4096 where nothing is a limit). It can be
+        set, up to ``max_positions``.
 
         Example
         -------
