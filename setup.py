@@ -3,7 +3,7 @@
 
 The compiler is asked what it can do; the machine that builds is not. Environment:
     CC, CFLAGS, LDFLAGS          as usual
-    FASTATTN_NO_OPENMP=1         serial build
+    FASTATTN_NO_OPENMP=1         without OpenMP: threads are the crew alone
     FASTATTN_DEBUG=1             -O1 -g instead of -O3 -g0
     FASTATTN_ISAS=avx512         these stubs and scalar alone, for work on a kernel: each takes seconds to compile
 """
@@ -65,7 +65,7 @@ class BuildExt(build_ext):
     def build_extensions(self) -> None:
         self.openmp = [] if os.environ.get("FASTATTN_NO_OPENMP") == "1" else self._probe_openmp()
         if not self.openmp:
-            self.announce("fastattn: no OpenMP, building without threads", level=3)
+            self.announce("fastattn: no OpenMP, building with the crew alone", level=3)
         super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:

@@ -21,6 +21,7 @@ cdef extern from "fastattn.h" nogil:
         FA_ERR_STRIDE
         FA_ERR_WORKSPACE
         FA_ERR_MEMORY
+        FA_STOPPED
 
     const char *fa_status_text(fa_status status)
 
@@ -44,10 +45,18 @@ cdef extern from "fastattn.h" nogil:
     ctypedef struct fa_kernels:
         pass
 
+    ctypedef struct fa_stop:
+        int64_t deadline
+        int (*look)(void *arg) noexcept nogil
+        void *arg
+        int64_t next_look
+        int32_t asked
+
     ctypedef struct fa_ctx:
         const fa_kernels *kernels
         int32_t num_threads
         int32_t force
+        fa_stop *stop
 
     cdef enum fa_force:
         FA_FORCE_NONE
@@ -63,6 +72,16 @@ cdef extern from "fastattn.h" nogil:
     int fa_omp_max_threads()
     void fa_set_thread_limit(int limit)
     int fa_threads_in_use()
+    int fa_threads_granted()
+    int fa_crew_size()
+
+    ctypedef enum fa_team:
+        FA_TEAM_CREW
+        FA_TEAM_OPENMP
+
+    int fa_select_team(fa_team team)
+    void fa_team_begin(const fa_ctx *ctx)
+    void fa_team_end()
     int fa_runtime_init()
 
     ctypedef enum fa_score_stage:

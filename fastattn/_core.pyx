@@ -5,10 +5,14 @@
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New, PyCapsule_SetName
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
+
+import threading as _threading
+from os import register_at_fork as _register_at_fork
 
 from fastattn._capi cimport *
 
@@ -60,7 +64,7 @@ def parallel_probe_capsule():
 
 
 def openmp_version():
-    """The value of _OPENMP, 0 for a serial build."""
+    """The value of _OPENMP, 0 where it is not built in."""
     return fa_openmp_version()
 
 
@@ -72,12 +76,31 @@ def threads_in_use():
     return fa_threads_in_use()
 
 
+def threads_granted():
+    """The largest team of this thread's calls since it last asked; 0 without any."""
+    return fa_threads_granted()
+
+
+def crew_size():
+    """Threads of our own that help callers."""
+    return fa_crew_size()
+
+
+def select_team(str name):
+    """Who helps callers from now on: "crew" or "openmp". False: not in this build."""
+    return bool(fa_select_team(FA_TEAM_OPENMP if name == "openmp" else FA_TEAM_CREW))
+
+
 def set_thread_default(int cap, int explicit):
     """What threads.py has found: the cap of the default, and the explicit count or 0."""
     global _cap, _explicit
     _cap = cap
     _explicit = explicit
     fa_set_thread_limit(explicit if explicit > 0 else cap)
+
+
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident() nogil
 
 
 cdef extern from *:
@@ -123,6 +146,45 @@ def cpu_features():
     }
 
 
+# ---- signals in the middle of a call --------------------------------------------------------------------------------
+#
+# Python runs signal handlers in the main thread, between bytecodes. A call in that thread goes there by itself: its look
+# takes the GIL and runs them, the first time after FA_LOOK_NS. What a handler raises ends the call, and is raised by it.
+
+cdef fa_stop _signals               # of the main thread's calls
+cdef object _raised = None          # by a handler, until check() raises it
+cdef unsigned long _main_thread = 0
+
+
+def _find_main_thread():
+    global _main_thread
+    _main_thread = _threading.main_thread().ident
+
+
+def _is_main_thread():
+    global _main_thread
+    _main_thread = _threading.get_ident()
+
+
+_find_main_thread()
+_register_at_fork(after_in_child=_is_main_thread)  # whoever forked is the child's main thread
+
+
+cdef int run_handlers() noexcept:
+    global _raised
+    try:
+        PyErr_CheckSignals()
+    except BaseException as error:  # KeyboardInterrupt, or whatever else
+        _raised = error
+        return 1
+    return 0
+
+
+cdef int look_for_signals(void *arg) noexcept nogil:
+    with gil:
+        return run_handlers()
+
+
 cdef int make_ctx(fa_ctx *ctx, object num_threads) except -1:
     cdef int n
     if num_threads is None:
@@ -140,6 +202,11 @@ cdef int make_ctx(fa_ctx *ctx, object num_threads) except -1:
     ctx.kernels = fa_kernels_for(_isa)
     ctx.num_threads = n if n > 0 else 1
     ctx.force = _force
+    ctx.stop = NULL
+    if PyThread_get_thread_ident() == _main_thread:
+        memset(&_signals, 0, sizeof(_signals))
+        _signals.look = look_for_signals
+        ctx.stop = &_signals
     return 0
 
 
@@ -208,6 +275,7 @@ cdef class Views:
 
 cdef int check(fa_status status, str what) except -1:
     """The last line of defence: the Python layer has named what is wrong before it gets here."""
+    global _raised
     if status == FA_OK:
         return 0
     message = f"{what}: {fa_status_text(status).decode()}"
@@ -215,6 +283,12 @@ cdef int check(fa_status status, str what) except -1:
         raise TypeError(message)
     if status == FA_ERR_MEMORY:
         raise MemoryError(message)
+    if status == FA_STOPPED and _raised is not None:
+        error = _raised
+        _raised = None
+        raise error
+    if status == FA_STOPPED:
+        raise RuntimeError(f"{message}: a signal handler has forked the process, and this is the child")
     if status == FA_ERR_WORKSPACE:
         raise RuntimeError(message)
     raise ValueError(message)

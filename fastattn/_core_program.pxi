@@ -317,9 +317,11 @@ cdef class Program:
         check(status, "program")
         take_workspace(&ws, most)
         with nogil:
+            fa_team_begin(&ctx)
             for i in range(first, last):
                 status = run_step(&ctx, &self.steps[i], &rows, &ws, False, &size)
                 if status != FA_OK:
                     break
+            fa_team_end()
             PyMem_RawFree(ws.block)
         check(status, "program")

@@ -165,7 +165,7 @@ def build_info() -> BuildInfo:
     """How this copy of the library was built.
 
     Returns:
-        A dict: ``version``; ``compiler``; ``openmp``, its version as a date, or "serial build"; ``isas`` compiled in,
+        A dict: ``version``; ``compiler``; ``openmp``, its version as a date, or "not built in"; ``isas`` compiled in,
         best last; ``flags`` every C file was compiled with; ``numerics_version``, which changes whenever a change to
         the library may change the bits of a result; ``constants``, the numbers it stands for.
 
@@ -180,7 +180,7 @@ def build_info() -> BuildInfo:
     return {
         "version": __version__,
         "compiler": str(constants.pop("compiler")),
-        "openmp": f"{openmp // 100}-{openmp % 100:02d}" if openmp else "serial build",
+        "openmp": f"{openmp // 100}-{openmp % 100:02d}" if openmp else "not built in",
         "isas": list(_core.isa_names()),
         "flags": str(constants.pop("flags")),
         "numerics_version": int(str(constants.pop("numerics_version"))),

@@ -8,13 +8,18 @@ In order of precedence:
 3. the environment variable ``FASTATTN_NUM_THREADS``, read once at import,
 4. the default: the smallest of
 
-   - what OpenMP would use in the calling thread, asked at every call (``OMP_NUM_THREADS``, ``threadpoolctl``),
+   - what OpenMP would use in the calling thread, asked at every call (``OMP_NUM_THREADS``, ``threadpoolctl``); in a
+     build without OpenMP what ``OMP_NUM_THREADS`` says,
    - the CPUs this process may run on (``taskset``, ``docker --cpuset-cpus``),
    - the CPU quota of its control group (``docker --cpus``, a pod's CPU limit), rounded **down**: one thread more than
      the quota and the kernel suspends the whole team, for most of each period, until the next one begins.
 
 The number is a ceiling for the process too: calls that run at the same time share it, and a call that finds nothing
 left runs in its own thread alone. No call ever waits for another, and results do not depend on any of this.
+
+The threads are the library's own: one crew for the process, as many as the largest count needs, however many threads
+call. A call is as fast as its own thread alone where they are late, and asks for fewer where other processes want the
+CPUs. ``FASTATTN_THREADS=openmp`` takes OpenMP's threads instead, of which each calling thread gets its own.
 
 Affinity and quota are found once, at import. ``fastattn info`` and :func:`thread_policy` tell what was found.
 """
@@ -32,6 +37,9 @@ from fastattn.startup import from_environment
 __all__ = ["CpuQuota", "ThreadPolicy", "cpu_quota", "get_num_threads", "resolve", "set_num_threads", "thread_policy"]
 
 ENVIRONMENT_VARIABLE = "FASTATTN_NUM_THREADS"
+
+TEAM_VARIABLE = "FASTATTN_THREADS"
+_TEAMS = ("crew", "openmp")
 
 _READ_LIMIT = 1 << 20
 
@@ -200,6 +208,7 @@ class ThreadPolicy(TypedDict):
     source: str
     explanation: str
     most: int
+    team: str
     openmp: int
     omp_max_threads: int
     logical_cpus: int
@@ -225,6 +234,15 @@ def _from_environment(environment: Mapping[str, str]) -> int | None:
     return min(int(digits[:9]), _MOST)  # nine digits are beyond any number of threads, whatever follows them
 
 
+def _team_from_environment(environment: Mapping[str, str]) -> str:
+    name = environment.get(TEAM_VARIABLE, "").strip() or "crew"
+    if name not in _TEAMS:
+        raise ValueError(f"{TEAM_VARIABLE}: {name[:80]!r}, expected one of {', '.join(_TEAMS)}")
+    if not _core.select_team(name):
+        raise RuntimeError(f"{TEAM_VARIABLE}: {name!r} is not in this build, which has no OpenMP")
+    return name
+
+
 def _default_cap(cpus: int, quota: float | None) -> int:
     """The part of the default that does not change: the CPUs there are, and the whole ones among those paid for."""
     return max(1, cpus if quota is None else min(cpus, int(quota)))
@@ -246,6 +264,7 @@ _QUOTA = cpu_quota()
 _MOST = _most(_LOGICAL)
 _DEFAULT_CAP = _default_cap(_CPUS, _QUOTA.cpus)
 _ENVIRONMENT = from_environment(_from_environment)
+_TEAM = from_environment(_team_from_environment)
 _chosen: int | None = None  # by set_num_threads
 
 
@@ -329,18 +348,18 @@ def thread_policy() -> ThreadPolicy:
         limits = [(_CPUS, f"CPUs this process may run on: {_CPUS}")]
         if _QUOTA.cpus is not None:
             limits.append((int(_QUOTA.cpus), f"CPU quota {_QUOTA.cpus:.4g} rounded down ({_QUOTA.source})"))
-        limits.append((omp_max, f"OpenMP allows {omp_max}" if openmp else "built without OpenMP"))
+        if openmp or omp_max < _MOST:
+            limits.append((omp_max, f"OpenMP allows {omp_max}" if openmp else f"OMP_NUM_THREADS is {omp_max}"))
         source = "default"
         why = "the smallest of: " + "; ".join(text for _, text in limits)
         if min(number for number, _ in limits) < 1:
             why += "; at least 1"
-    if not openmp and count > 1:
-        why += "; this build has no OpenMP and runs every call in one thread"
     return {
         "num_threads": count,
         "source": source,
         "explanation": f"{count}: {why}",
         "most": _MOST,
+        "team": _TEAM,
         "openmp": openmp,
         "omp_max_threads": omp_max,
         "logical_cpus": _LOGICAL,

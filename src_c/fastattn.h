@@ -45,7 +45,8 @@ typedef enum fa_status {
     FA_ERR_VALUE = 3,     /* a parameter or an element of an index array is out of range */
     FA_ERR_STRIDE = 4,    /* the last stride is not one element */
     FA_ERR_WORKSPACE = 5, /* workspace missing, misaligned or too small */
-    FA_ERR_MEMORY = 6     /* the sizes asked for cannot be represented */
+    FA_ERR_MEMORY = 6,    /* the sizes asked for cannot be represented */
+    FA_STOPPED = 7        /* ctx->stop asked for it, or the process was forked meanwhile; outputs are undefined */
 } fa_status;
 
 const char *fa_status_text(fa_status status);
@@ -63,10 +64,23 @@ typedef struct fa_view {
 
 typedef struct fa_kernels fa_kernels; /* kernels/kernels.h */
 
+/* How a call is ended early. It lives until the call has returned; all zeros: never. */
+typedef struct fa_stop {
+    int64_t deadline;         /* nanoseconds of CLOCK_MONOTONIC, 0: none */
+    int (*look)(void *arg);   /* NULL, or called in the thread of the call, between tasks, FA_LOOK_NS after the beginning and
+                               * after the last look; not 0: stop */
+    void *arg;
+    int64_t next_look;        /* 0 at the beginning */
+    int32_t asked;            /* any thread may store 1 here, atomically: no further task begins */
+} fa_stop;
+
+#define FA_LOOK_NS ((int64_t)50000000)
+
 typedef struct fa_ctx {
     const fa_kernels *kernels;
     int32_t num_threads; /* the most threads this call may use; at least 1 */
     int32_t force;       /* tests: enum fa_force, 0 = choose */
+    fa_stop *stop;       /* NULL: the call runs to its end */
 } fa_ctx;
 
 enum fa_force { FA_FORCE_NONE = 0, FA_FORCE_TILE = 1, FA_FORCE_DECODE = 2 };
@@ -81,10 +95,24 @@ const fa_kernels *fa_kernels_for(int index);
 
 /* ---- threads (ops/parallel.c) ---------------------------------------------------------------------------------- */
 
-int fa_openmp_version(void);            /* value of _OPENMP, 0 for a serial build */
-int fa_omp_max_threads(void);           /* omp_get_max_threads() of the calling thread, 1 for a serial build */
-void fa_set_thread_limit(int limit);    /* process-wide count of threads inside regions; callers share it */
+int fa_openmp_version(void);            /* value of _OPENMP, 0 where it is not built in */
+int fa_omp_max_threads(void);           /* omp_get_max_threads() of the calling thread; without OpenMP what OMP_NUM_THREADS
+                                         * says, else no limit */
+void fa_set_thread_limit(int limit);    /* process-wide count of threads inside calls; callers share it */
 int fa_threads_in_use(void);
+int fa_threads_granted(void);           /* the largest team of the calling thread since it last asked; 0: no call */
+int fa_crew_size(void);                 /* threads of our own there are, beside those that call */
+
+/* Who helps callers: threads of our own, or OpenMP's (0: not built in). The thread a child starts with after fork() has
+ * the crew in any case. */
+typedef enum fa_team { FA_TEAM_CREW = 0, FA_TEAM_OPENMP = 1 } fa_team;
+int fa_select_team(fa_team team);
+
+/* Calls of this thread until fa_team_end share one team of at most ctx->num_threads, which is taken once: for many small
+ * operators one behind the other. Pairs may nest; the outermost counts. */
+void fa_team_begin(const fa_ctx *ctx);
+void fa_team_end(void);
+
 int fa_runtime_init(void);              /* registers the fork handlers once; 0 or an errno */
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */

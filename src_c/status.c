@@ -10,6 +10,7 @@ const char *fa_status_text(fa_status status) {
     case FA_ERR_STRIDE: return "the last stride is not one element";
     case FA_ERR_WORKSPACE: return "workspace missing, misaligned or too small";
     case FA_ERR_MEMORY: return "sizes too large";
+    case FA_STOPPED: return "stopped before its end";
     }
     return "unknown status";
 }

@@ -88,7 +88,7 @@ def test_build_info() -> None:
     assert build["isas"] == fa.cpu_info()["isas_compiled"]
     assert build["compiler"]
     openmp = _core.openmp_version()
-    assert build["openmp"] == (f"{openmp // 100}-{openmp % 100:02d}" if openmp else "serial build")
+    assert build["openmp"] == (f"{openmp // 100}-{openmp % 100:02d}" if openmp else "not built in")
     assert "-ffast-math" not in build["flags"] and "-march=native" not in build["flags"]
     json.dumps(build)
 

@@ -232,7 +232,7 @@ fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse
     carve(&arena, &job);
     fill_starts(&job);
     attn_fill_bias(&job);
-    fa_parallel_for(&job.ctx, job.total_tasks, attend_task, &job);
-    if (job.total_merges) fa_parallel_for(&job.ctx, job.total_merges, merge_task, &job);
-    return FA_OK;
+    status = fa_parallel_for(&job.ctx, job.total_tasks, attend_task, &job);
+    if (status == FA_OK) status = fa_parallel_for(&job.ctx, job.total_merges, merge_task, &job);
+    return status;
 }

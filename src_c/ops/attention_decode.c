@@ -76,7 +76,7 @@ static void finish(const attn_job *job, const attn_seq *seq, int64_t kv_head, co
         decode->q = q;
         decode->chunk_o = scratch->chunk_o;
         point_queries(job, rows, scratch, q);
-        for (int64_t i = 0; i < attn_span_count(span); i++)
+        for (int64_t i = 0; i < attn_span_count(span) && !fa_stopping(job->ctx.stop); i++)
             run_chunk(job, seq, kv_head, attn_span_chunk(span, i), rows, scratch, decode, 1);
         job->kernels->decode_finish(decode, job->dv, &job->form, out, lse);
     }

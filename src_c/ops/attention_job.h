@@ -19,6 +19,7 @@
 
 #include "../fastattn.h"
 #include "../kernels/kernels.h"
+#include "parallel.h"
 
 #define ATTN_MAX_GROUP 16 /* most tiles of a task */
 #define ATTN_POSITION_MAX ((int64_t)1 << 46)

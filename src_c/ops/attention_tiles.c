@@ -112,7 +112,7 @@ static void write_extras(const attn_job *job, const attn_seq *seq, int64_t kv_he
     const int64_t last = scores && stage != FA_SCORES_BIAS ? seq->keys - 1 : rows->last; /* earlier stages: excluded keys too */
     const int64_t first = scores && stage != FA_SCORES_BIAS ? 0 : rows->first;
     const attn_span span = attn_span_of(job, first, last, attn_max(rows->top, last));
-    for (int64_t i = 0; i < attn_span_count(span); i++) {
+    for (int64_t i = 0; i < attn_span_count(span) && !fa_stopping(job->ctx.stop); i++) {
         attn_tile_keys(job, seq, kv_head, attn_span_chunk(span, i), 1, first, last, scratch, &chunk);
         attn_point_rows(job, rows, &chunk);
         if (job->weights) job->kernels->tile_weights(tile, &chunk, rows->weights);
@@ -138,7 +138,10 @@ static void run_tiles(const attn_job *job, const attn_seq *seq, int64_t kv_head,
     int redo = 0;
     set_up(job, seq, kv_head, r0, r1, scratch, &set);
     const attn_span span = attn_span_of(job, set.first, set.last, set.top);
-    for (int64_t i = 0; i < attn_span_count(span); i++) run_chunk(job, seq, kv_head, attn_span_chunk(span, i), scratch, &set, safe);
+    for (int64_t i = 0; i < attn_span_count(span); i++) {
+        if (fa_stopping(job->ctx.stop)) return;
+        run_chunk(job, seq, kv_head, attn_span_chunk(span, i), scratch, &set, safe);
+    }
     for (int t = 0; t < set.n; t++) redo |= finish(job, seq, kv_head, scratch, &set.tiles[t], &set.rows[t]);
     if (redo && !safe) run_tiles(job, seq, kv_head, r0, r1, scratch, 1);
 }

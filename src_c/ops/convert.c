@@ -81,6 +81,5 @@ fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x) {
     job.piece = n < FA_CONVERT_TASK ? n : FA_CONVERT_TASK;
     job.pieces = (n - 1) / job.piece + 1;
     const fa_ctx worth = fa_ctx_for_work(ctx, count < INT64_MAX / 16 ? 16 * count : count);
-    fa_parallel_for(&worth, ((job.rows - 1) / job.row_step + 1) * job.pieces, fa_convert_task, &job);
-    return FA_OK;
+    return fa_parallel_for(&worth, ((job.rows - 1) / job.row_step + 1) * job.pieces, fa_convert_task, &job);
 }

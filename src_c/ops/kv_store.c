@@ -225,7 +225,7 @@ fa_status fa_kv_store(const fa_ctx *ctx, const fa_view *dst, const fa_view *scal
     const int64_t heads = src->shape[1] * src->shape[3];
     job.step = heads < FA_STORE_TASK ? FA_STORE_TASK / heads : 1;
     job.blocks = (src->shape[2] - 1) / job.step + 1;
-    const fa_ctx worth = fa_ctx_for_work(ctx, count < INT64_MAX / 16 ? 16 * count : count);
-    fa_parallel_for(&worth, src->shape[0] * job.blocks, fa_store_task, &job);
-    return FA_OK;
+    fa_ctx worth = fa_ctx_for_work(ctx, count < INT64_MAX / 16 ? 16 * count : count);
+    worth.stop = NULL; /* a cache is never left between two states */
+    return fa_parallel_for(&worth, src->shape[0] * job.blocks, fa_store_task, &job);
 }

@@ -61,16 +61,12 @@ fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, con
     if (status != FA_OK) return status;
     if (weight->shape[0] == 0) return FA_OK;
     if (!fa_linear_is_whole(packed, bytes)) return FA_ERR_WORKSPACE;
-    if (packed->dtype == FA_I8) {
-        fa_int8_pack(ctx, packed, weight);
-        return FA_OK;
-    }
+    if (packed->dtype == FA_I8) return fa_int8_pack(ctx, packed, weight);
     if (bytes == 0) return FA_OK;
     fa_pack_job job = {.kernels = ctx->kernels, .packed = packed->panels, .dtype = packed->dtype, .w = weight->data,
                        .ws = fa_estride(weight, 0), .n = weight->shape[0], .k = weight->shape[1]};
     job.per_task = 1 + (64 << 10) / (job.k * 16);
-    fa_parallel_for(ctx, ((job.n + 15) / 16 + job.per_task - 1) / job.per_task, fa_pack_task, &job);
-    return FA_OK;
+    return fa_parallel_for(ctx, ((job.n + 15) / 16 + job.per_task - 1) / job.per_task, fa_pack_task, &job);
 }
 
 /* How a product is cut: by its sizes alone, so that the bits and the workspace's layout never depend on the threads. */
@@ -219,6 +215,5 @@ fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, con
     job.out = out->data;
     job.os = fa_estride(out, 0);
     job.act = (int)act;
-    fa_parallel_for(ctx, job.plan.rows * job.plan.panels, fa_linear_task, &job);
-    return FA_OK;
+    return fa_parallel_for(ctx, job.plan.rows * job.plan.panels, fa_linear_task, &job);
 }

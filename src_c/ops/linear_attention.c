@@ -156,6 +156,7 @@ fa_status fa_linear_attention_workspace(const fa_ctx *ctx, const fa_view *out, c
 typedef struct fa_linatt_job {
     fa_linatt_plan plan;
     const fa_kernels *kernels;
+    fa_stop *stop;
     const fa_view *out, *state_out, *q, *k, *v;
     const fa_linear_attention_params *params;
 } fa_linatt_job;
@@ -358,6 +359,7 @@ static void fa_linatt_task(void *arg, int64_t task, int worker) {
     }
     if (panels) fa_linatt_load(job, &block, panels);
     for (; block.t < plan->t; block.t += plan->block) {
+        if (fa_stopping(job->stop)) return;
         block.n = plan->t - block.t < plan->block ? plan->t - block.t : plan->block;
         fa_linatt_gates(job, &block, worker);
         fa_linatt_rows(job, &block, worker);
@@ -379,7 +381,7 @@ fa_status fa_linear_attention(const fa_ctx *ctx, const fa_view *out, const fa_vi
     fa_linatt_carve(&arena, &job.plan, q, params);
     if (arena.overflow || arena.used > ws_bytes || (arena.used && (!ws || (uintptr_t)ws % FA_ALIGN))) return FA_ERR_WORKSPACE;
     job.kernels = ctx->kernels;
+    job.stop = ctx->stop;
     job.out = out, job.state_out = state_out, job.q = q, job.k = k, job.v = v, job.params = params;
-    fa_parallel_for(&worth, job.plan.tasks, fa_linatt_task, &job);
-    return FA_OK;
+    return fa_parallel_for(&worth, job.plan.tasks, fa_linatt_task, &job);
 }

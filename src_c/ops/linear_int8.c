@@ -46,10 +46,10 @@ static void fa_int8_pack_task(void *arg, int64_t task, int worker) {
     }
 }
 
-void fa_int8_pack(const fa_ctx *ctx, const fa_linear_weights *packed, const fa_view *weight) {
+fa_status fa_int8_pack(const fa_ctx *ctx, const fa_linear_weights *packed, const fa_view *weight) {
     fa_int8_pack_job job = {ctx->kernels, *packed, weight->data, fa_estride(weight, 0), weight->shape[0], weight->shape[1], 1};
     job.per_task = 1 + (64 << 10) / ((job.k + 1) * 16);
-    fa_parallel_for(ctx, ((job.n + 15) / 16 + job.per_task - 1) / job.per_task, fa_int8_pack_task, &job);
+    return fa_parallel_for(ctx, ((job.n + 15) / 16 + job.per_task - 1) / job.per_task, fa_int8_pack_task, &job);
 }
 
 typedef struct fa_int8_plan {
@@ -174,8 +174,10 @@ fa_status fa_int8_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x
         job.m = fa_least(m - row, job.plan.m);
         job.x = (const float *)x->data + row * job.xs;
         job.out = (float *)out->data + row * job.os;
-        fa_parallel_for(ctx, fa_ceil_div(job.m, job.plan.piece), fa_int8_quantize_task, &job);
-        fa_parallel_for(ctx, fa_ceil_div(job.m, job.plan.row_step) * job.plan.panels, fa_int8_task, &job);
+        fa_status status = fa_parallel_for(ctx, fa_ceil_div(job.m, job.plan.piece), fa_int8_quantize_task, &job);
+        if (status == FA_OK)
+            status = fa_parallel_for(ctx, fa_ceil_div(job.m, job.plan.row_step) * job.plan.panels, fa_int8_task, &job);
+        if (status != FA_OK) return status;
     }
     return FA_OK;
 }

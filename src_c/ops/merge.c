@@ -100,6 +100,5 @@ fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_vie
     const int64_t of_16 = count / rows * 16;
     if (of_16 < FA_MERGE_TASK) job.step = FA_MERGE_TASK / of_16 * 16;
     const fa_ctx worth = fa_ctx_for_work(ctx, count < INT64_MAX / 16 ? 16 * count : count);
-    fa_parallel_for(&worth, (rows - 1) / job.step + 1, fa_merge_task, &job);
-    return FA_OK;
+    return fa_parallel_for(&worth, (rows - 1) / job.step + 1, fa_merge_task, &job);
 }

@@ -3,7 +3,8 @@
  * The one seam for threads, and the only file that includes <omp.h>.
  *
  * fa_parallel_for(ctx, n_tasks, fn, arg) calls fn(arg, task, worker) once for each task in [0, n_tasks), tasks handed
- * out in ascending order, and returns when all are done. `worker` is in [0, fa_team_max(ctx, n_tasks)) and names the
+ * out in ascending order, and returns FA_OK when all are done, or FA_STOPPED when ctx->stop asked for it: then some tasks
+ * have not run, none is running any more, and the driver returns the status too. `worker` is in [0, fa_team_max(ctx, n_tasks)) and names the
  * scratch a task may use. Tasks are cut by problem size, never by thread count, and each owns its part of the output.
  *
  * What a driver may rely on
@@ -15,6 +16,9 @@
  *   - A call from inside a task, or from inside anybody's OpenMP region, runs in the calling thread alone.
  *   - Callers never wait for each other: a call takes what the process-wide limit leaves free, at least its own thread.
  *   - It works in a process made by fork(), also when the parent had used OpenMP (parallel.c says how).
+ *   - Between fa_team_begin and fa_team_end of one thread its calls share one team.
+ *
+ * A task that may take more than some milliseconds asks fa_stopping(ctx->stop) from time to time and returns early.
  */
 #ifndef FA_PARALLEL_H
 #define FA_PARALLEL_H
@@ -45,7 +49,13 @@ static inline fa_ctx fa_ctx_for_work(const fa_ctx *ctx, int64_t multiply_adds) {
     return worth;
 }
 
-void fa_parallel_for(const fa_ctx *ctx, int64_t n_tasks, fa_task_fn fn, void *arg);
+fa_status fa_parallel_for(const fa_ctx *ctx, int64_t n_tasks, fa_task_fn fn, void *arg);
+
+/* Whether the call should end. In the thread of the call itself this is where its deadline and its look are due. */
+int fa_stopping_now(fa_stop *stop);
+static inline int fa_stopping(fa_stop *stop) { return stop && fa_stopping_now(stop); }
+
+#define FA_MOST_THREADS 1024 /* of one team, its caller included */
 
 /* The caller's floating-point control and sticky exception flags. */
 typedef struct fa_fpenv {

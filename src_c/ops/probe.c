@@ -24,9 +24,9 @@ static void fma_task(void *arg, int64_t task, int worker) {
 static fa_status run_rounds(const fa_ctx *ctx, float (*run)(int64_t, double *), int64_t iterations, double *flops) {
     fma_job job = {.run = run, .rounds = iterations};
     if (iterations < 1) return FA_ERR_VALUE;
-    fa_parallel_for(ctx, ctx->num_threads, fma_task, &job);
+    const fa_status status = fa_parallel_for(ctx, ctx->num_threads, fma_task, &job);
     *flops = job.flops * ctx->num_threads;
-    return FA_OK;
+    return status;
 }
 
 fa_status fa_probe_fma(const fa_ctx *ctx, int64_t iterations, double *flops) {
@@ -55,7 +55,7 @@ static void read_task(void *arg, int64_t task, int worker) {
 fa_status fa_probe_read(const fa_ctx *ctx, const void *data, size_t bytes, float *sink) {
     read_job job = {.ctx = ctx, .data = data, .bytes = (int64_t)bytes};
     if ((uintptr_t)data % 4) return FA_ERR_VALUE;
-    fa_parallel_for(ctx, ((int64_t)bytes + READ_PIECE - 1) / READ_PIECE, read_task, &job);
+    const fa_status status = fa_parallel_for(ctx, ((int64_t)bytes + READ_PIECE - 1) / READ_PIECE, read_task, &job);
     *sink = job.sink;
-    return FA_OK;
+    return status;
 }

@@ -84,6 +84,5 @@ fa_status fa_disentangled_bias(const fa_ctx *ctx, const fa_view *out, const fa_v
         if (job.first.columns[-d] < 0 || job.first.columns[-d] >= n) return FA_ERR_VALUE;
     job.blocks = (rows - 1) / FA_RELATIVE_ROWS + 1;
     const fa_ctx worth = fa_ctx_for_work(ctx, heads * rows * keys); /* the elements of out, which exist */
-    fa_parallel_for(&worth, heads * job.blocks, fa_relative_task, &job);
-    return FA_OK;
+    return fa_parallel_for(&worth, heads * job.blocks, fa_relative_task, &job);
 }

@@ -132,6 +132,5 @@ fa_status fa_rope(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const
     job.blocks = (x->shape[2] - 1) / job.step + 1;
     job.groups = (heads - 1) / job.head_step + 1;
     const fa_ctx worth = fa_ctx_for_work(ctx, count < INT64_MAX / 16 ? 16 * count : count);
-    fa_parallel_for(&worth, x->shape[0] * job.blocks * job.groups, fa_rope_task, &job);
-    return FA_OK;
+    return fa_parallel_for(&worth, x->shape[0] * job.blocks * job.groups, fa_rope_task, &job);
 }

@@ -130,6 +130,5 @@ fa_status fa_rope_table(const fa_ctx *ctx, const fa_view *cos, const fa_view *si
     }
     fa_table_job job = {cos, sin, positions, turns, factor, half < FA_TABLE_TASK ? FA_TABLE_TASK / half : 1};
     const fa_ctx worth = fa_ctx_for_work(ctx, count < INT64_MAX / 1024 ? 1024 * count : count);
-    fa_parallel_for(&worth, (n - 1) / job.step + 1, fa_table_task, &job);
-    return FA_OK;
+    return fa_parallel_for(&worth, (n - 1) / job.step + 1, fa_table_task, &job);
 }

@@ -46,9 +46,8 @@ static fa_status fa_row_prepare(fa_row_job *job, const fa_view *out, const fa_vi
 }
 
 static fa_status fa_row_run(const fa_ctx *ctx, fa_row_job *job) {
-    if (job->rows.rows > 0 && job->rows.h > 0)
-        fa_parallel_for(ctx, (job->rows.rows - 1) / job->step + 1, fa_row_task, job);
-    return FA_OK;
+    if (job->rows.rows == 0 || job->rows.h == 0) return FA_OK;
+    return fa_parallel_for(ctx, (job->rows.rows - 1) / job->step + 1, fa_row_task, job);
 }
 
 static fa_status fa_check_row(const fa_view *view, int64_t h) {
@@ -193,8 +192,7 @@ fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, 
             if ((uint64_t)fa_index(&ids[i], t) >= (uint64_t)tables[i].shape[0]) return FA_ERR_VALUE;
     if (out->shape[0] == 0 || out->shape[1] == 0) return FA_OK;
     fa_embedding_job job = {ctx->kernels, out, tables, ids, n_tables, fa_rows_per_task(out->shape[1])};
-    fa_parallel_for(ctx, (out->shape[0] - 1) / job.step + 1, fa_embedding_task, &job);
-    return FA_OK;
+    return fa_parallel_for(ctx, (out->shape[0] - 1) / job.step + 1, fa_embedding_task, &job);
 }
 
 /* ---- pooling ------------------------------------------------------------------------------------------------------ */
@@ -248,6 +246,5 @@ fa_status fa_pool(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const
     /* few sequences of short texts are not worth a team */
     fa_ctx alone = *ctx;
     if (x->shape[0] * x->shape[1] < 4 * FA_ROW_TASK) alone.num_threads = 1;
-    if (x->shape[1] > 0) fa_parallel_for(&alone, out->shape[0], fa_pool_task, &job);
-    return FA_OK;
+    return x->shape[1] > 0 ? fa_parallel_for(&alone, out->shape[0], fa_pool_task, &job) : FA_OK;
 }

@@ -164,8 +164,9 @@ fa_status fa_similarity(const fa_ctx *ctx, const fa_view *out, const fa_view *a,
         job.count = job.plan.n - job.first < job.plan.held ? job.plan.n - job.first : job.plan.held;
         job.nears = (job.count + job.plan.near - 1) / job.plan.near;
         job.out = (float *)out->data + job.first * job.plan.os;
-        fa_parallel_for(&worth, (job.count + FA_SIMILAR_GROUP - 1) / FA_SIMILAR_GROUP, fa_similar_hold, &job);
-        fa_parallel_for(&worth, job.nears * job.plan.steps, fa_similar_task, &job);
+        status = fa_parallel_for(&worth, (job.count + FA_SIMILAR_GROUP - 1) / FA_SIMILAR_GROUP, fa_similar_hold, &job);
+        if (status == FA_OK) status = fa_parallel_for(&worth, job.nears * job.plan.steps, fa_similar_task, &job);
+        if (status != FA_OK) return status;
     }
     return FA_OK;
 }
@@ -201,6 +202,5 @@ fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_vie
     if (n == 0 || h == 0) return FA_OK;
     fa_quantize_job job = {ctx->kernels, out, x, ranges, h < FA_QUANTIZE_TASK ? FA_QUANTIZE_TASK / h : 1, plain ? 0x80 : 0};
     const fa_ctx worth = fa_ctx_for_work(ctx, n > INT64_MAX / 16 / h ? INT64_MAX : 16 * n * h);
-    fa_parallel_for(&worth, (n - 1) / job.step + 1, fa_quantize_task, &job);
-    return FA_OK;
+    return fa_parallel_for(&worth, (n - 1) / job.step + 1, fa_quantize_task, &job);
 }

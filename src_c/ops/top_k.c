@@ -116,6 +116,5 @@ fa_status fa_top_k(const fa_ctx *ctx, const fa_view *best, const fa_view *index,
     fa_top_job job = {best, index, scores, first, m < FA_TOP_TASK ? FA_TOP_TASK / (m > 0 ? m : 1) : 1, last};
     const double work = (double)n * ((double)m + 16.0 * (double)k);
     const fa_ctx worth = fa_ctx_for_work(ctx, work < 0x1p62 ? (int64_t)work : INT64_MAX);
-    fa_parallel_for(&worth, (n - 1) / job.step + 1, fa_top_task, &job);
-    return FA_OK;
+    return fa_parallel_for(&worth, (n - 1) / job.step + 1, fa_top_task, &job);
 }

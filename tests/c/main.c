@@ -1,23 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fastattn-test [--quick] [--forked] [--no-fork] [--isa NAME]... [FILTER]
+ * fastattn-test [--quick] [--no-fork] [--isa NAME]... [FILTER]
  *
  * Runs every case whose name contains FILTER, on every instruction set of this machine or on those named (scalar, the
  * specification, always). One line a case on stdout, a hash of its output bytes and its name, the same on every machine;
- * failures on stderr. --forked runs all of it in a child made by fork(), where teams are made of plain threads instead
- * of OpenMP's: ThreadSanitizer understands those. --no-fork leaves out what forks: qemu's user mode cannot.
+ * failures on stderr. --no-fork leaves out what forks: qemu's user mode cannot.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include "check.h"
 #include "run.h"
 
 static int usage(const char *program) {
-    fprintf(stderr, "usage: %s [--quick] [--forked] [--no-fork] [--isa NAME]... [FILTER]\n", program);
+    fprintf(stderr, "usage: %s [--quick] [--no-fork] [--isa NAME]... [FILTER]\n", program);
     return 2;
 }
 
@@ -47,12 +44,9 @@ int main(int argc, char **argv) {
     options o = {0};
     const char *filter = NULL;
     unsigned named = 0;
-    int forked = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--quick") == 0) {
             o.quick = 1;
-        } else if (strcmp(argv[i], "--forked") == 0) {
-            forked = 1;
         } else if (strcmp(argv[i], "--no-fork") == 0) {
             o.no_fork = 1;
         } else if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) {
@@ -75,14 +69,5 @@ int main(int argc, char **argv) {
         return 1;
     }
     guard_explain_faults(case_where);
-    if (!forked) return run_all(&o);
-    pid_t child = fork();
-    if (child == 0) return run_all(&o);
-    int status = 0;
-    if (child < 0 || waitpid(child, &status, 0) != child) {
-        perror("fork");
-        return 1;
-    }
-    if (WIFSIGNALED(status)) fprintf(stderr, "the child was ended by signal %d\n", WTERMSIG(status));
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    return run_all(&o);
 }

@@ -69,7 +69,7 @@ VARIANTS = {
     ),
     "clang": Variant("the other compiler, warnings are errors", "clang", ("-Werror",), isas=("avx2",)),
     "serial": Variant(
-        "without OpenMP", "gcc", ("-O1", "-Werror"), isas=("avx2",), openmp=False, arguments=("--quick",)
+        "without OpenMP, threads of the crew alone", "gcc", ("-O1", "-Werror"), isas=("avx2",), openmp=False, arguments=("--quick",)
     ),
     "asan": Variant(
         # --no-fork: the child of a process with threads may find a lock of gcc 12's allocator runtime held for good.
@@ -79,12 +79,10 @@ VARIANTS = {
         environment={"UBSAN_OPTIONS": "print_stacktrace=1"},
     ),
     "tsan": Variant(
-        # Neither libgomp nor libomp is instrumented, so regions of theirs would only give false alarms. In a forked
-        # child the seam makes its teams of plain threads, which the sanitizer follows: that is what runs here, without
-        # further forks of a process that has threads.
-        "ThreadSanitizer, in a forked child", "gcc", (*_SANITIZE, "-fsanitize=thread"), isas=("avx2",),
-        arguments=("--quick", "--forked", "--no-fork"),
-        environment={"TSAN_OPTIONS": "halt_on_error=1 die_after_fork=0"},
+        # Neither libgomp nor libomp is instrumented, so regions of theirs would only give false alarms.
+        "ThreadSanitizer, threads of the crew", "gcc", (*_SANITIZE, "-fsanitize=thread"), isas=("avx2",), openmp=False,
+        arguments=("--quick", "--no-fork"),
+        environment={"TSAN_OPTIONS": "halt_on_error=1"},
     ),
     "neon": Variant(
         # qemu's user mode cannot start threads in the child of a process that had some (an assertion of its own fails).

@@ -59,7 +59,7 @@ static tensor make_side(const similar_case *c, int side, const variant *v) {
     const int64_t shape[2] = {side ? c->m : c->n, c->d};
     const fa_dtype dtype = side ? c->right : c->left;
     tensor t = tensor_make(side ? "b" : "a", dtype, 2, shape, v->layout, v->side);
-    const fa_ctx scalar = {fa_kernels_for(0), 1, 0};
+    const fa_ctx scalar = {.kernels = fa_kernels_for(0), .num_threads = 1};
     for (int64_t i = 0; i < shape[0] * shape[1]; i++) {
         float x = input(c, side, i);
         fa_view from = {&x, {1, 1, 1, 1}, {4, 4, 4, 4}, 4, FA_F32}, to = {view_at(&t.view, i), {1, 1, 1, 1}, {4, 4, 4, 4}, 4, dtype};

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Callers at once, and teams in a forked child: the bits of a call alone in its process. The call is large enough that
- * the driver finds it worth four threads.
+ * Callers at once, held teams, and teams in a forked child: the bits of a call alone in its process, whoever helps. Calls
+ * that are told to stop: they say so, and nobody works on. The call is large enough that the driver finds it worth four
+ * threads.
  */
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "check.h"
+#include "../../src_c/ops/parallel.h"
 
 enum { HEADS = 4, QUERIES = 160, KEYS = 200, WIDTH = 16, OUT = HEADS * QUERIES * WIDTH, CALLERS = 4 };
 
@@ -21,18 +25,22 @@ typedef struct work {
 } work;
 
 /* One caller's call, everything of it on its own stack and heap. */
-static int attend(const work *w, int isa, int threads, int64_t rows, float *out_memory) {
-    const fa_ctx ctx = {.kernels = fa_kernels_for(isa), .num_threads = threads};
+static fa_status attend_until(const work *w, int isa, int threads, int64_t rows, float *out_memory, fa_stop *stop) {
+    const fa_ctx ctx = {.kernels = fa_kernels_for(isa), .num_threads = threads, .stop = stop};
     fa_attention_params p = {.scale = 0.25f, .causal = 1, .window_left = -1, .window_right = -1};
     fa_view q = w->q.view, out = q;
     size_t bytes = 0;
     q.shape[2] = out.shape[2] = rows;
     out.data = out_memory;
-    int good = fa_attention_workspace(&ctx, &out, NULL, NULL, &q, &w->k.view, &w->v.view, &p, &bytes) == FA_OK;
+    fa_status status = fa_attention_workspace(&ctx, &out, NULL, NULL, &q, &w->k.view, &w->v.view, &p, &bytes);
     void *ws = aligned_alloc(FA_ALIGN, bytes ? bytes : FA_ALIGN);
-    good = good && ws && fa_attention(&ctx, &out, NULL, NULL, &q, &w->k.view, &w->v.view, &p, ws, bytes) == FA_OK;
+    if (status == FA_OK) status = ws ? fa_attention(&ctx, &out, NULL, NULL, &q, &w->k.view, &w->v.view, &p, ws, bytes) : FA_ERR_MEMORY;
     free(ws);
-    return good;
+    return status;
+}
+
+static int attend(const work *w, int isa, int threads, int64_t rows, float *out_memory) {
+    return attend_until(w, isa, threads, rows, out_memory, NULL) == FA_OK;
 }
 
 static void *caller(void *arg) {
@@ -92,6 +100,83 @@ static int in_child(work *w, int depth) {
     return !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
+/* ---- the end of a call ------------------------------------------------------------------------------------------- */
+
+typedef struct looks {
+    fa_stop stop;
+    int count, stop_at;
+    pthread_t caller;
+    int elsewhere; /* looks in another thread than the caller's */
+    _Atomic int64_t tasks;
+} looks;
+
+static int look(void *arg) {
+    looks *l = arg;
+    if (!pthread_equal(pthread_self(), l->caller)) l->elsewhere++;
+    return ++l->count == l->stop_at;
+}
+
+/* Due for a look at once: it would be 50 ms after the beginning. */
+static void hurry(void *arg, int64_t task, int worker) {
+    looks *l = arg;
+    (void)task, (void)worker;
+    atomic_fetch_add(&l->tasks, 1);
+    if (pthread_equal(pthread_self(), l->caller)) l->stop.next_look = 1;
+}
+
+static int stopped_calls(const work *w, int threads) {
+    enum { TASKS = 100000 };
+    float *out = malloc(sizeof w->expected);
+    int wrong = 0;
+    looks asked = {.stop = {.asked = 1}}, late = {.stop = {.deadline = 1}};
+    if (attend_until(w, 0, threads, QUERIES, out, &asked.stop) != FA_STOPPED) wrong++;
+    if (attend_until(w, 0, threads, QUERIES, out, &late.stop) != FA_STOPPED) wrong++;
+    for (int stop_at = 0; stop_at <= 3; stop_at++) {
+        looks l = {.stop = {.look = look, .next_look = 1}, .stop_at = stop_at, .caller = pthread_self()};
+        l.stop.arg = &l;
+        const fa_ctx ctx = {.kernels = fa_kernels_for(0), .num_threads = threads, .stop = &l.stop};
+        const fa_status status = fa_parallel_for(&ctx, TASKS, hurry, &l);
+        if (status != (stop_at ? FA_STOPPED : FA_OK) || l.elsewhere) wrong++;
+        if (stop_at && (l.count != stop_at || l.tasks >= TASKS)) wrong++;
+        if (!stop_at && l.tasks != TASKS) wrong++;
+        if (fa_threads_in_use() != 0) wrong++;
+    }
+    if (!attend(w, 0, threads, QUERIES, out) || memcmp(out, w->expected, sizeof w->expected)) wrong++; /* as if nothing were */
+    free(out);
+    return wrong;
+}
+
+/* Many calls under one team; the pairs nest, and others call meanwhile. */
+static int held_team(work *w, int threads) {
+    const fa_ctx ctx = {.kernels = fa_kernels_for(0), .num_threads = threads};
+    int wrong = 0;
+    fa_team_begin(&ctx);
+    if (fa_threads_in_use() != threads) wrong++;
+    for (int i = 0; i < 3; i++) {
+        fa_team_begin(&ctx);
+        wrong += call_alone(w, i + 1);
+        fa_team_end();
+    }
+    if (fa_threads_in_use() != threads) wrong++;
+    wrong += call_at_once(w, 1) > 1; /* it counts the team that is held here */
+    fa_team_end();
+    return wrong + (fa_threads_in_use() != 0);
+}
+
+static void with_team(const options *o, work *w, const char *name) {
+    char what[80];
+#define SHOULD(condition, text) if (!(condition)) snprintf(what, sizeof what, "%s: %s", name, text), fail(what)
+    SHOULD(!call_alone(w, 3), "a team of 3");
+    SHOULD(!call_at_once(w, 1), "callers at once, one thread each");
+    SHOULD(!call_at_once(w, 2), "callers at once, teams of 2");
+    SHOULD(!held_team(w, 3), "a team that is held");
+    SHOULD(!stopped_calls(w, 1) && !stopped_calls(w, 3), "calls that are stopped");
+    if (o->no_fork) return;
+    SHOULD(!in_child(w, 2), "in a forked child");
+    SHOULD(!call_alone(w, 4), "a team after the fork");
+#undef SHOULD
+}
+
 void test_threads(const options *o) {
     static work w;
     const int64_t shape[4] = {1, HEADS, QUERIES, WIDTH}, kv_shape[4] = {1, 2, KEYS, WIDTH};
@@ -104,14 +189,13 @@ void test_threads(const options *o) {
     guard_seal(w.q.memory), guard_seal(w.k.memory), guard_seal(w.v.memory);
     if (!attend(&w, 0, 1, QUERIES, w.expected)) fail("the first call");
     const uint64_t hash = hash_bytes(HASH_START, w.expected, sizeof w.expected);
-    if (call_alone(&w, 3)) fail("a team of 3");
-    if (call_at_once(&w, 1)) fail("callers at once, one thread each");
-    if (!o->no_fork && in_child(&w, 2)) fail("in a forked child");
-    if (call_alone(&w, 4)) fail("a team after the fork");
-#if !defined(__SANITIZE_THREAD__) /* teams of these callers are OpenMP's, which the sanitizer does not follow */
-    if (call_at_once(&w, 2)) fail("callers at once, teams of 2");
-    if (!o->no_fork && in_child(&w, 1)) fail("in a child of a process that has used OpenMP");
-#endif
+    fa_set_thread_limit(4);
+    with_team(o, &w, "crew");
+    if (fa_crew_size() > 3) fail("a crew larger than the largest team needs");
+    if (fa_select_team(FA_TEAM_OPENMP)) with_team(o, &w, "openmp");
+    fa_select_team(FA_TEAM_CREW);
+    fa_set_thread_limit(1 << 20);
+    if (!o->no_fork && in_child(&w, 1)) fail("in a child of a process that has used both");
     expect_clean("q", tensor_free(&w.q)), expect_clean("k", tensor_free(&w.k)), expect_clean("v", tensor_free(&w.v));
     case_end(hash);
 }
