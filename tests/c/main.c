@@ -39,7 +39,9 @@ static int run_all(const options *o) {
     fprintf(stderr, "%d cases, %d failures; instruction sets:", run_cases(), check_failures());
     for (int i = 0; i < fa_isa_count(); i++)
         if (isa_selected(i)) fprintf(stderr, " %s", fa_isa_name(i));
-    fprintf(stderr, "; OpenMP %d\n", fa_openmp_version());
+    const char *where;
+    const size_t deepest = check_deepest(&where);
+    fprintf(stderr, "; OpenMP %d; %zu bytes of stack at most: %s\n", fa_openmp_version(), deepest, where);
     return check_failures() != 0 || run_cases() == 0;
 }
 
