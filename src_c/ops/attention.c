@@ -72,8 +72,6 @@ static void carve(fa_arena *arena, attn_job *job) {
     job->scratch = fa_arena_take(arena, (size_t)workers, sizeof(attn_scratch));
     for (int w = 0; w < workers; w++) {
         attn_scratch place;
-        place.rows = fa_arena_take(arena, group, sizeof(attn_rows));
-        place.tiles = fa_arena_take(arena, group, sizeof(fa_attn_tile));
         place.qt = fa_arena_take(arena, group * d * lanes, sizeof(float));
         place.m = fa_arena_take(arena, group * lanes, sizeof(float));
         place.l = fa_arena_take(arena, group * lanes, sizeof(float));
@@ -87,6 +85,8 @@ static void carve(fa_arena *arena, attn_job *job) {
         place.v_copy = fa_arena_take(arena, job->copy ? FA_KV_CHUNK * (dv + 16) : 0, sizeof(float));
         place.k_scale = fa_arena_take(arena, scales, sizeof(float));
         place.v_scale = fa_arena_take(arena, scales, sizeof(float));
+        place.rows = fa_arena_take(arena, group, sizeof(attn_rows));
+        place.tiles = fa_arena_take(arena, group, sizeof(fa_attn_tile));
         if (arena->base) job->scratch[w] = place;
     }
 }
