@@ -41,7 +41,9 @@ static int run_all(const options *o) {
         if (isa_selected(i)) fprintf(stderr, " %s", fa_isa_name(i));
     const char *where;
     const size_t deepest = check_deepest(&where);
-    fprintf(stderr, "; OpenMP %d; %zu bytes of stack at most: %s\n", fa_openmp_version(), deepest, where);
+    fprintf(stderr, "; OpenMP %d", fa_openmp_version());
+    if (deepest) fprintf(stderr, "; %zu bytes of stack at most: %s", deepest, where);
+    fprintf(stderr, "\n");
     return check_failures() != 0 || run_cases() == 0;
 }
 
