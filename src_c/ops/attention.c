@@ -85,6 +85,8 @@ static void carve(fa_arena *arena, attn_job *job) {
         place.v_copy = fa_arena_take(arena, job->copy ? FA_KV_CHUNK * (dv + 16) : 0, sizeof(float));
         place.k_scale = fa_arena_take(arena, scales, sizeof(float));
         place.v_scale = fa_arena_take(arena, scales, sizeof(float));
+        place.rows = fa_arena_take(arena, group, sizeof(attn_rows));
+        place.tiles = fa_arena_take(arena, group, sizeof(fa_attn_tile));
         if (arena->base) job->scratch[w] = place;
     }
 }

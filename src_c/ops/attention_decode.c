@@ -87,25 +87,25 @@ void attn_decode_task(const attn_job *job, const attn_seq *seq, int64_t kv_head,
     const attn_span span = attn_seq_span(job, seq->index);
     const float *q[FA_DECODE_MAX];
     fa_attn_decode decode = {.q = q, .chunk_o = scratch->chunk_o};
-    attn_rows rows;
+    attn_rows *rows = scratch->rows;
     float *state = state_of(job, seq, kv_head, part);
-    attn_get_rows(job, seq, kv_head, 0, (int)seq->rows, &rows);
-    point_state(state, rows.n, &decode);
-    point_queries(job, &rows, scratch, q);
-    if (part < attn_span_count(span)) run_chunk(job, seq, kv_head, attn_span_chunk(span, part), &rows, scratch, &decode, 0);
-    if (attn_decode_tasks(job, seq->index) == 1) finish(job, seq, kv_head, &rows, scratch, &decode);
+    attn_get_rows(job, seq, kv_head, 0, (int)seq->rows, rows);
+    point_state(state, rows->n, &decode);
+    point_queries(job, rows, scratch, q);
+    if (part < attn_span_count(span)) run_chunk(job, seq, kv_head, attn_span_chunk(span, part), rows, scratch, &decode, 0);
+    if (attn_decode_tasks(job, seq->index) == 1) finish(job, seq, kv_head, rows, scratch, &decode);
     else state[STATE_FLAG] = decode.started ? 1.0f : 0.0f;
 }
 
 void attn_decode_merge(const attn_job *job, const attn_seq *seq, int64_t kv_head, attn_scratch *scratch) {
-    attn_rows rows;
+    attn_rows *rows = scratch->rows;
     fa_attn_decode total = {0}, part = {0};
-    attn_get_rows(job, seq, kv_head, 0, (int)seq->rows, &rows);
+    attn_get_rows(job, seq, kv_head, 0, (int)seq->rows, rows);
     for (int64_t c = 0; c < attn_decode_tasks(job, seq->index); c++) {
         fa_attn_decode *to = c ? &part : &total;
-        point_state(state_of(job, seq, kv_head, c), rows.n, to);
+        point_state(state_of(job, seq, kv_head, c), rows->n, to);
         to->started = to->m[STATE_FLAG] > 0.0f;
         if (c) job->kernels->decode_merge(&total, &part, job->form.c, job->dv);
     }
-    finish(job, seq, kv_head, &rows, scratch, &total);
+    finish(job, seq, kv_head, rows, scratch, &total);
 }

@@ -24,7 +24,10 @@
 #define ATTN_MAX_GROUP 16 /* most tiles of a task */
 #define ATTN_POSITION_MAX ((int64_t)1 << 46)
 
-typedef struct attn_scratch { /* of one worker */
+/* Of one worker. What the rows of a task are lies here too: a thread of the caller's may have 64 KiB of stack. */
+typedef struct attn_scratch {
+    struct attn_rows *rows;   /* [group] */
+    fa_attn_tile *tiles;      /* [group] */
     float *qt, *m, *l, *o;    /* [group] tiles */
     float *sink;              /* [group][lanes] */
     float *chunk_o, *s;

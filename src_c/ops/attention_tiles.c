@@ -36,18 +36,16 @@ static void point_state(float *state, fa_attn_tile *tile) {
     tile->o = state + STATE_O;
 }
 
-/* The tiles of a task, their rows packed. */
+/* The tiles of a task, their rows packed: the worker's, so that there is one set at a time. */
 typedef struct tile_set {
     int n;
-    fa_attn_tile tiles[ATTN_MAX_GROUP];
-    attn_rows rows[ATTN_MAX_GROUP];
+    fa_attn_tile *tiles;
+    attn_rows *rows;
     int64_t first, last, top;
 } tile_set;
 
 static void set_up(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t r0, int64_t r1, attn_scratch *scratch, tile_set *set) {
-    set->n = 0;
-    set->first = INT64_MAX;
-    set->last = set->top = -1;
+    *set = (tile_set){.tiles = scratch->tiles, .rows = scratch->rows, .first = INT64_MAX, .last = -1, .top = -1};
     for (int64_t r = r0; r < r1; set->n++) {
         fa_attn_tile *tile = &set->tiles[set->n];
         attn_rows *rows = &set->rows[set->n];

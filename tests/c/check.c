@@ -9,10 +9,13 @@
 #include <string.h>
 
 #include "run.h"
+#include "stack.h"
 
 #define MOST_REPORTS 40 /* more failures are counted, not printed */
 
-static char case_name[128] = "set-up", variant_text[128];
+#define WHERE 256
+
+static char case_name[WHERE / 2] = "set-up", variant_text[WHERE / 2];
 static int failures, cases;
 static const char *only_cases;
 static unsigned isas = ~0u;
@@ -63,7 +66,7 @@ int case_begin(const char *format, ...) {
 }
 
 const char *case_where(void) {
-    static char text[sizeof case_name + sizeof variant_text];
+    static char text[WHERE];
     snprintf(text, sizeof text, "%s%s", case_name, variant_text);
     return text;
 }
@@ -150,7 +153,24 @@ static void set_control(uint64_t control) { (void)control; }
 
 static uint64_t usual_control, hostile_control;
 
+static size_t deepest;
+static char deepest_where[WHERE];
+
+size_t check_deepest(const char **where) {
+    *where = deepest_where;
+    return deepest;
+}
+
+static void look_at_stack(void) {
+    const size_t touched = stack_touched();
+    if (touched >= STACK_LIMIT) fail("%zu bytes of stack or more", touched);
+    if (touched <= deepest) return;
+    deepest = touched;
+    snprintf(deepest_where, sizeof deepest_where, "%s", case_where());
+}
+
 void hostile_enter(const variant *v) {
+    stack_paint();
     if (!v->hostile) return;
     usual_control = get_control();
     fesetround(FE_UPWARD);
@@ -159,6 +179,7 @@ void hostile_enter(const variant *v) {
 }
 
 void hostile_leave(const variant *v) {
+    look_at_stack();
     if (!v->hostile) return;
     uint64_t now = get_control();
     int rounding = fegetround();

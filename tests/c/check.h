@@ -41,9 +41,10 @@ int check_failures(void);
 uint64_t hash_bytes(uint64_t hash, const void *bytes, size_t n); /* FNV-1a; start with HASH_START */
 #define HASH_START 0xcbf29ce484222325u
 
-/* The caller's floating-point environment for hostile variants. */
+/* Around a call of the library: the caller's floating-point environment for hostile variants, and how deep the stack goes. */
 void hostile_enter(const variant *v);
-void hostile_leave(const variant *v); /* fails if the call did not leave it as it was */
+void hostile_leave(const variant *v); /* fails if the environment is not as it was, or with STACK_LIMIT bytes of stack */
+size_t check_deepest(const char **where); /* bytes of stack, of all those calls the most */
 
 /* Dense zeroed scratch of the test itself. */
 void *scratch(int64_t count, int64_t item);

@@ -36,7 +36,11 @@ static int run_all(const options *o) {
     fprintf(stderr, "%d cases, %d failures; instruction sets:", run_cases(), check_failures());
     for (int i = 0; i < fa_isa_count(); i++)
         if (isa_selected(i)) fprintf(stderr, " %s", fa_isa_name(i));
-    fprintf(stderr, "; OpenMP %d\n", fa_openmp_version());
+    const char *where;
+    const size_t deepest = check_deepest(&where);
+    fprintf(stderr, "; OpenMP %d", fa_openmp_version());
+    if (deepest) fprintf(stderr, "; %zu bytes of stack at most: %s", deepest, where);
+    fprintf(stderr, "\n");
     return check_failures() != 0 || run_cases() == 0;
 }
 
