@@ -7,10 +7,11 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from ..calllog import CallLog, begin
 from ..loaders.files import ModelFiles
 from .builder import Builder, Floats, TensorReport, listed
 from .choice import choose_head
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Encoder", "Floats"]
 
+Result = TypeVar("Result")
 
 # Tensors of numbers that follow from the sizes: old versions of transformers saved them.
 _BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*")
@@ -331,9 +333,14 @@ class Encoder(TextMethods, ABC):
         >>> out.last_hidden_state.shape                                                            # doctest: +SKIP
         (2, 3, 384)
         """
-        packed = self._pack(input_ids, attention_mask, token_type_ids)
+        log = begin("model")
+        packed = self._pack(input_ids, attention_mask, token_type_ids, log)
+        return self._told(log, self._output(packed, num_threads), num_threads)
+
+    def _output(self, packed: PackedInputs, num_threads: int | None) -> ModelOutput:
         if self.head is not None:
-            return self._run_heads(packed, {"": self.head}, num_threads)[""]
+            output: ModelOutput = self._run_heads(packed, {"": self.head}, num_threads)[""]
+            return output
         shape = (*packed.shape, self.hidden_size)
         dense = packed.where is None
         hidden_states: Floats = np.empty(shape, np.float32) if dense else np.zeros(shape, np.float32)
@@ -366,17 +373,30 @@ class Encoder(TextMethods, ABC):
         unknown = [name for name in names if name not in self.heads]
         if unknown:
             raise ValueError(f"heads: {unknown[0]!r}, expected some of {', '.join(map(repr, self.heads)) or 'none'}")
-        packed = self._pack(input_ids, attention_mask, token_type_ids)
-        return self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads)
+        log = begin("run_heads")
+        packed = self._pack(input_ids, attention_mask, token_type_ids, log)
+        outputs = self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads)
+        return self._told(log, outputs, num_threads)
 
-    def _pack(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> PackedInputs:
-        return pack_inputs(
+    def _told(self, log: CallLog | None, result: Result, num_threads: int | None) -> Result:
+        """``result`` of a call, whose ``log`` is written."""
+        if log is not None:
+            log.computed()
+            log.write(self.num_threads if num_threads is None else num_threads)
+        return result
+
+    def _pack(self, input_ids: Any, attention_mask: Any, token_type_ids: Any, log: CallLog | None) -> PackedInputs:
+        packed = pack_inputs(
             input_ids,
             attention_mask,
             token_type_ids,
             max_positions=self.max_positions,
             position_ids=self._position_ids,
         )
+        if log is not None:
+            log.texts_came(packed.shape[0])
+            log.tokens_came(packed.ids.size)
+        return packed
 
     def _steps(
         self, packed: PackedInputs, out: Floats | None, num_threads: int | None
