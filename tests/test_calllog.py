@@ -111,6 +111,13 @@ def test_nothing_without_a_listener(name: str, calls: dict[str, Any], monkeypatc
     assert asked == [logging.DEBUG]
 
 
+def test_warm_is_one_call(loaded: dict[str, Encoder], records: Any) -> None:
+    for model in loaded.values():
+        model.warm()
+        (record,) = records()
+        assert (record["call"], record["texts"]) == ("warm", 1)
+
+
 def test_what_is_cut_and_what_comes_in_parts_is_counted(
     loaded: dict[str, Encoder], records: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

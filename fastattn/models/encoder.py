@@ -20,7 +20,7 @@ from .inputs import NO_LIMIT, Integers, PackedInputs, check_range, pack_inputs
 from .spans import Spans
 from .texts import TextMethods
 from .travel import Origin, reduce_model
-from .workspace import Workspace, WorkspacePool
+from .workspace import Workspace, WorkspacePool, touch
 
 if TYPE_CHECKING:
     from ..typing import ModelOutput, TokenIds
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["Encoder", "Floats"]
 
 Result = TypeVar("Result")
+
+_WARM_TOKENS = 32  # enough for every thread and for the kernels of many rows
 
 # Tensors of numbers that follow from the sizes: old versions of transformers saved them.
 _BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*")
@@ -97,6 +99,7 @@ class Encoder(TextMethods, ABC):
         self._notes: list[str] = []
         self._more_notes: list[Callable[[Encoder], Iterable[str]]] = []
         self._workspaces = WorkspacePool()
+        self._looked_up = builder.tables
 
     def __repr__(self) -> str:
         head = self.head
@@ -377,6 +380,37 @@ class Encoder(TextMethods, ABC):
         packed = self._pack(input_ids, attention_mask, token_type_ids, log)
         outputs = self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads)
         return self._told(log, outputs, num_threads)
+
+    def warm(self) -> None:
+        """Do what the first call would have to do beside its work; for probes that tell when a service is ready.
+
+        The tokenizer is made, memory is taken, the weights are read (of a mapped file all pages that calls need), and
+        the model runs once for what it is: an encoder embeds a text, a classifier classifies one. Calls that follow
+        take as long as later ones. A model without tokenizer.json is warmed for token ids alone. It may be called
+        again, by several threads too, which costs such a run each time.
+
+        Raises
+        ------
+        ImportError, ValueError
+            The model cannot take text, though it has a tokenizer.json; see the class.
+
+        Example
+        -------
+        >>> model = fastattn.load("all-MiniLM-L6-v2")                        # doctest: +SKIP
+        >>> model.warm()                                                     # doctest: +SKIP
+        """
+        log = begin("warm")
+        for table in self._looked_up:
+            touch(table)
+        with self._workspaces.borrow(Workspace.size(*self._scratch_shapes(self.GROUP_TOKENS))) as workspace:
+            workspace.clear()
+        packed = self._pack(np.zeros((1, min(_WARM_TOKENS, self.max_positions)), np.int64), None, None, log)
+        self._output(packed, None)
+        if len(self.heads) > 1:
+            self._run_heads(packed, self.heads, None)
+        if self._make_pipeline is not None and self.files.has("tokenizer.json"):
+            self.pipeline.warm()
+        self._told(log, None, None)
 
     def _told(self, log: CallLog | None, result: Result, num_threads: int | None) -> Result:
         """``result`` of a call, whose ``log`` is written."""

@@ -82,10 +82,27 @@ class TextPipeline:
         return result
 
     def warm(self) -> None:
-        """Make the tokenizer, and run the model once."""
-        ids, types = self.tokenizer.encode("")
-        if ids.size:
-            self._model(ids[None], token_type_ids=types[None] if self._model.type_vocab_size > 1 else None)
+        """Make the tokenizer, and do once what the model is for: vectors, or what its head gives."""
+        model, tokenizer = self._model, self.tokenizer
+        options: dict[str, Any] = {"max_length": None, "num_threads": None}
+        if model.head is None:
+            self.embedder.embed(["a"], prompt="")
+            return
+        some = {"head": None, "on_long": "truncate", "batch_size": None, **options}
+        if model.head.kind == "sequence_classification":
+            from .classifier import classify
+
+            classify(model, tokenizer, ["a"], top_k=None, activation=None, prompt="", prompt_name=None, **some)
+        elif model.head.kind == "token_classification":
+            from .tokens import label_tokens
+
+            label_tokens(model, tokenizer, ["a"], aggregate=False, vectors=None, **some)
+        elif model.head.kind == "question_answering":
+            from .answers import answer
+
+            answer(model, tokenizer, "a", "a", head=None, max_answer_tokens=1, **options)
+        else:
+            tokenizer.encode("a")
 
     def embed(
         self, texts: Iterable[str], batch_size: int | None = None, normalize: bool | None = None, **options: Any
