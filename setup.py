@@ -206,9 +206,10 @@ def check_writable(folders: Iterable[Path]) -> None:
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
+            copy = f"cp -r --no-preserve=mode {shlex.quote(str(ROOT))} ~/fastattn-source"
             raise FileError(
                 f"{folder}: {error.strerror}: building fastattn writes into its source folder: copy it to where you "
-                f"may write, as with `cp -r {shlex.quote(str(ROOT))} ~/fastattn-source`, and build the copy"
+                f"may write, as with `{copy}`, and build the copy"
             ) from None
 
 
@@ -381,7 +382,7 @@ def extensions() -> list[Extension]:
 def main() -> None:
     os.chdir(ROOT)
     try:
-        check_writable([ROOT, ROOT / "build", ROOT / "build" / "cython", *ROOT.glob("*.egg-info")])
+        check_writable([ROOT, *ROOT.glob("*.egg-info"), ROOT / "build", *(ROOT / "build").rglob("*")])
     except FileError as error:  # before any command runs, which would catch it
         raise SystemExit(f"error: {error}") from None
     setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
