@@ -283,9 +283,9 @@ class BuildExt(build_ext):
                 [*self.compiler.linker_so, f"{folder}/a.o", "-o", library, *LINK],
                 [sys.executable, "-I", "-c", RUN_ARITHMETIC, library],
             ]
-            results = [subprocess.run(command, capture_output=True, text=True) for command in commands]
+            results = [subprocess.run(command, capture_output=True) for command in commands]
             answer = results[-1].stdout.strip()
-            wrong = int(answer) if answer.isdigit() else 0
+            wrong = int(answer) if answer.isdigit() else 0  # not a number: it did not run
             faults = [fault for bit, fault in enumerate(FAULTS) if wrong >> bit & 1]
             for flags in strongest:
                 made = [*self.compiler.compiler_so, "-S", product, "-o", f"{folder}/product.s", *COMMON, *flags]
