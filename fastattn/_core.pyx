@@ -108,6 +108,9 @@ cdef extern from *:
     #ifndef FA_BUILD_FLAGS
     #define FA_BUILD_FLAGS ""
     #endif
+    #ifndef FA_BUILD_SAID
+    #define FA_BUILD_SAID "{}"
+    #endif
     #if defined(__clang__)
     #define FA_COMPILER "clang " __clang_version__
     #elif defined(__GNUC__)
@@ -116,9 +119,11 @@ cdef extern from *:
     #define FA_COMPILER "unknown"
     #endif
     static const char *fa_build_flags(void) { return FA_BUILD_FLAGS; }
+    static const char *fa_build_said(void) { return FA_BUILD_SAID; }
     static const char *fa_compiler(void) { return FA_COMPILER; }
     """
     const char *fa_build_flags() nogil
+    const char *fa_build_said() nogil
     const char *fa_compiler() nogil
 
 
@@ -126,6 +131,7 @@ def build_constants():
     return {
         "compiler": fa_compiler().decode(),
         "flags": fa_build_flags().decode(),
+        "said": fa_build_said().decode(),
         "numerics_version": FA_NUMERICS_VERSION,
         "lanes": FA_LANES,
         "key_block": FA_KEY_BLOCK,

@@ -50,6 +50,8 @@ class BuildInfo(TypedDict):
     openmp: str
     isas: list[str]
     flags: str
+    environment: dict[str, str]
+    left_out: list[str]
     numerics_version: int
     constants: dict[str, object]
 
@@ -166,16 +168,22 @@ def build_info() -> BuildInfo:
 
     Returns:
         A dict: ``version``; ``compiler``; ``openmp``, its version as a date, or "not built in"; ``isas`` compiled in,
-        best last; ``flags`` every C file was compiled with; ``numerics_version``, which changes whenever a change to
-        the library may change the bits of a result; ``constants``, the numbers it stands for.
+        best last; ``flags`` every C file was compiled with; ``environment``, the variables with flags of the user's
+        (CC, CFLAGS, CPPFLAGS, LDFLAGS, LDSHARED) as they were set; ``left_out``, what of them, or of the flags Python
+        itself was built with, was not handed to the compiler, because it changes results or follows the machine that
+        builds; ``numerics_version``, which changes whenever a change to the library may change the bits of a result;
+        ``constants``, the numbers it stands for.
 
     >>> import fastattn as fa
     >>> fa.build_info()["numerics_version"] >= 1
     True
     """
+    import json
+
     from fastattn import __version__  # the package is still being imported while this module is
 
     constants = dict(_core.build_constants())
+    said = json.loads(str(constants.pop("said")))
     openmp = _core.openmp_version()
     return {
         "version": __version__,
@@ -183,6 +191,8 @@ def build_info() -> BuildInfo:
         "openmp": f"{openmp // 100}-{openmp % 100:02d}" if openmp else "not built in",
         "isas": list(_core.isa_names()),
         "flags": str(constants.pop("flags")),
+        "environment": said.get("environment", {}),
+        "left_out": said.get("left_out", []),
         "numerics_version": int(str(constants.pop("numerics_version"))),
         "constants": constants,
     }

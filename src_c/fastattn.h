@@ -21,8 +21,22 @@
 #ifndef FASTATTN_H
 #define FASTATTN_H
 
+#include <float.h>
 #include <stddef.h>
 #include <stdint.h>
+
+/*
+ * Every file of the library sees this. What gcc and clang tell of how they were called: gcc all that changes bits
+ * (__GCC_IEC_559 is 0 then), clang less; setup.py looks at what the compiler does too.
+ */
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    defined(__NO_SIGNED_ZEROS__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__) || \
+    (defined(__GCC_IEC_559) && __GCC_IEC_559 == 0)
+#error "fastattn: the compiler is told to change results: no -Ofast, no fast math, -ffp-contract=off"
+#endif
+#if !defined(__cplusplus) && FLT_EVAL_METHOD != 0
+#error "fastattn: float arithmetic has another precision than float: use SSE2, not the 387"
+#endif
 
 #ifdef __cplusplus
 extern "C" {

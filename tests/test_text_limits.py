@@ -365,14 +365,3 @@ def test_rows_in_place_of_texts(bare: Encoder, classifier: Encoder) -> None:
         bare.embed(rows)
     with pytest.raises(TypeError, match=r"texts\[0\]: expected a str or a pair of them, got dict; its column 'text'"):
         classifier.classify(rows)
-
-
-def test_a_model_can_be_warmed(bare: Encoder, root: Path) -> None:
-    model = fa.load(bare.path)
-    model.warm()
-    assert np.array_equal(model.embed([SHORT]), bare.embed([SHORT]))
-    (folder := root / "mute").mkdir()
-    for name in ("config.json", "model.safetensors"):
-        (folder / name).write_bytes((bare.path / name).read_bytes())
-    with pytest.raises(FileNotFoundError, match="tokenizer.json"):
-        fa.load(folder).warm()

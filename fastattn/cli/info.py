@@ -61,6 +61,8 @@ def _text(found: dict[str, Any]) -> str:
         ("caches", ", ".join(f"{name} {_bytes(size)}" for name, size in cpu["caches"].items()) or "unknown"),
         ("compiler", f"{build['compiler']}, OpenMP {build['openmp']}"),
         ("flags", build["flags"]),
+        *build["environment"].items(),
+        *([("left out", " ".join(build["left_out"]))] if build["left_out"] else []),
         ("fixed order", ", ".join(f"{name} {value}" for name, value in build["constants"].items())),
         ("fp32 FMA peak", f"{peaks['gflops']:.1f} GFLOP/s with {_threads(peaks['num_threads'])}"),
         ("memory read", f"{peaks['gbytes_per_second']:.1f} GB/s with {_threads(peaks['num_threads'])}"),

@@ -69,6 +69,8 @@ class Builder(ABC):
         self.num_threads = num_threads
         self.head = head
         """The head that is wanted, "none" for the encoder alone; None where the files are to say it."""
+        self.tables: list[Floats] = []
+        """The tables that were handed out, of which a call reads a few rows."""
 
     @abstractmethod
     def has(self, name: str) -> bool:
@@ -279,6 +281,7 @@ class CheckpointBuilder(Builder):
 
     def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
         self.made[name] = table = self._read(name, tied)
+        self.tables.append(table)
         return table
 
     def derive(

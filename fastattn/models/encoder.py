@@ -7,10 +7,11 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
+from ..calllog import CallLog, begin
 from ..loaders.files import ModelFiles
 from .builder import Builder, Floats, TensorReport, listed
 from .choice import choose_head
@@ -19,13 +20,16 @@ from .inputs import NO_LIMIT, Integers, PackedInputs, check_range, pack_inputs
 from .spans import Spans
 from .texts import TextMethods
 from .travel import Origin, reduce_model
-from .workspace import Workspace, WorkspacePool
+from .workspace import Workspace, WorkspacePool, touch
 
 if TYPE_CHECKING:
     from ..typing import ModelOutput, TokenIds
 
 __all__ = ["Encoder", "Floats"]
 
+Result = TypeVar("Result")
+
+_WARM_TOKENS = 32  # enough for every thread and for the kernels of many rows
 
 # Tensors of numbers that follow from the sizes: old versions of transformers saved them.
 _BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*")
@@ -95,6 +99,7 @@ class Encoder(TextMethods, ABC):
         self._notes: list[str] = []
         self._more_notes: list[Callable[[Encoder], Iterable[str]]] = []
         self._workspaces = WorkspacePool()
+        self._looked_up = builder.tables
 
     def __repr__(self) -> str:
         head = self.head
@@ -331,9 +336,14 @@ class Encoder(TextMethods, ABC):
         >>> out.last_hidden_state.shape                                                            # doctest: +SKIP
         (2, 3, 384)
         """
-        packed = self._pack(input_ids, attention_mask, token_type_ids)
+        log = begin("model")
+        packed = self._pack(input_ids, attention_mask, token_type_ids, log)
+        return self._told(log, self._output(packed, num_threads), num_threads)
+
+    def _output(self, packed: PackedInputs, num_threads: int | None) -> ModelOutput:
         if self.head is not None:
-            return self._run_heads(packed, {"": self.head}, num_threads)[""]
+            output: ModelOutput = self._run_heads(packed, {"": self.head}, num_threads)[""]
+            return output
         shape = (*packed.shape, self.hidden_size)
         dense = packed.where is None
         hidden_states: Floats = np.empty(shape, np.float32) if dense else np.zeros(shape, np.float32)
@@ -366,17 +376,61 @@ class Encoder(TextMethods, ABC):
         unknown = [name for name in names if name not in self.heads]
         if unknown:
             raise ValueError(f"heads: {unknown[0]!r}, expected some of {', '.join(map(repr, self.heads)) or 'none'}")
-        packed = self._pack(input_ids, attention_mask, token_type_ids)
-        return self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads)
+        log = begin("run_heads")
+        packed = self._pack(input_ids, attention_mask, token_type_ids, log)
+        outputs = self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads)
+        return self._told(log, outputs, num_threads)
 
-    def _pack(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> PackedInputs:
-        return pack_inputs(
+    def warm(self) -> None:
+        """Do what the first call would have to do beside its work; for probes that tell when a service is ready.
+
+        The tokenizer is made, memory is taken, the weights are read (of a mapped file all pages that calls need), and
+        the model runs once for what it is: an encoder embeds a text, a classifier classifies one. Calls that follow
+        take as long as later ones. A model without tokenizer.json is warmed for token ids alone. It may be called
+        again, by several threads too, which costs such a run each time.
+
+        Raises
+        ------
+        ImportError, ValueError
+            The model cannot take text, though it has a tokenizer.json; see the class.
+
+        Example
+        -------
+        >>> model = fastattn.load("all-MiniLM-L6-v2")                        # doctest: +SKIP
+        >>> model.warm()                                                     # doctest: +SKIP
+        """
+        log = begin("warm")
+        for table in self._looked_up:
+            touch(table)
+        with self._workspaces.borrow(Workspace.size(*self._scratch_shapes(self.GROUP_TOKENS))) as workspace:
+            workspace.clear()
+        packed = self._pack(np.zeros((1, min(_WARM_TOKENS, self.max_positions)), np.int64), None, None, log)
+        self._output(packed, None)
+        if len(self.heads) > 1:
+            self._run_heads(packed, self.heads, None)
+        if self._make_pipeline is not None and self.files.has("tokenizer.json"):
+            self.pipeline.warm()
+        self._told(log, None, None)
+
+    def _told(self, log: CallLog | None, result: Result, num_threads: int | None) -> Result:
+        """``result`` of a call, whose ``log`` is written."""
+        if log is not None:
+            log.computed()
+            log.write(self.num_threads if num_threads is None else num_threads)
+        return result
+
+    def _pack(self, input_ids: Any, attention_mask: Any, token_type_ids: Any, log: CallLog | None) -> PackedInputs:
+        packed = pack_inputs(
             input_ids,
             attention_mask,
             token_type_ids,
             max_positions=self.max_positions,
             position_ids=self._position_ids,
         )
+        if log is not None:
+            log.texts_came(packed.shape[0])
+            log.tokens_came(packed.ids.size)
+        return packed
 
     def _steps(
         self, packed: PackedInputs, out: Floats | None, num_threads: int | None

@@ -99,7 +99,9 @@ class PackedBuilder(Builder):
         return Norm(parts["weight"], parts.get("bias"))
 
     def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
-        return self._parts(name, {"table": shape})["table"]
+        table: Floats = self._parts(name, {"table": shape})["table"]
+        self.tables.append(table)
+        return table
 
     def derive(
         self,

@@ -296,16 +296,6 @@ class TextMethods:
             raise ValueError(f"max_seq_length: got {length}, expected 1 to {self.max_positions}, the model's positions")
         self.chosen_length = int(length)
 
-    def warm(self) -> None:
-        """Make what the first call would have to: the tokenizer, and one pass through the weights.
-
-        Raises
-        ------
-        FileNotFoundError, ImportError, ValueError
-            The model cannot take text; see the class.
-        """
-        self.pipeline.warm()
-
     def embedding_size(self, truncate_dim: int | None = None) -> int:
         """Width of the vectors that ``embed`` gives with this ``truncate_dim``."""
         return self.pipeline.dimension(truncate_dim)

@@ -11,9 +11,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Workspace", "WorkspacePool"]
+__all__ = ["Workspace", "WorkspacePool", "touch"]
 
 _LINE = 64  # bytes; every array starts on a cache line of its own
+_PAGE = 4096
+
+
+def touch(array: np.ndarray[Any, Any]) -> None:
+    """Read a byte of every page of a contiguous array, so that what is mapped is there."""
+    pages = array.reshape(-1).view(np.uint8)[::_PAGE]
+    if pages.size:
+        pages.max()
 
 
 class Workspace:
@@ -28,6 +36,10 @@ class Workspace:
     def nbytes(self) -> int:
         """Size of the block."""
         return self._block.nbytes
+
+    def clear(self) -> None:
+        """Write to all of it, which has the system give the memory now."""
+        self._block.fill(0)
 
     def carve(self, *shapes: tuple[int, ...]) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
         """float32 arrays of these shapes, one behind the other; their contents are whatever was there."""

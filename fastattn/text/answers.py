@@ -14,6 +14,7 @@ from .classifier import find_head
 from .results import Answer
 
 if TYPE_CHECKING:
+    from ..calllog import CallLog
     from ..models.encoder import Encoder, Floats
     from .tokenizer import TextTokenizer
 
@@ -32,6 +33,7 @@ def answer(
     max_answer_tokens: int,
     max_length: int | None,
     num_threads: int | None,
+    log: CallLog | None = None,
 ) -> Answer:
     """See ``Encoder.answer``."""
     chosen = find_head(model, "question_answering", head)
@@ -44,9 +46,12 @@ def answer(
     threads = model.num_threads if num_threads is None else num_threads
     best = Answer("", 0, 0, 0.0)
     windows = tokenizer.encode_windows(question, context, max_length)
+    if log is not None:
+        log.texts_came(1)
     while some := list(islice(windows, _TOGETHER)):
         found: list[Answer] = [best] * len(some)
-        for rows, cu_seqlens, hidden in run_sorted(model, [tokens for tokens, _ in some], None, num_threads):
+        every = [tokens for tokens, _ in some]
+        for rows, cu_seqlens, hidden in run_sorted(model, every, None, num_threads, log):
             logits = chosen.apply(hidden, cu_seqlens, threads)
             for i, row in enumerate(rows):
                 span = slice(int(cu_seqlens[i]), int(cu_seqlens[i + 1]))

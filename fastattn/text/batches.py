@@ -13,6 +13,7 @@ import numpy as np
 from .tokenizer import Tokens
 
 if TYPE_CHECKING:
+    from ..calllog import CallLog
     from ..models.encoder import Encoder, Floats
 
 __all__ = ["Progress", "as_count", "check_pair", "check_text", "run_sorted", "windows"]
@@ -81,8 +82,10 @@ def check_pair(item: Any, name: str) -> str | tuple[str, str]:
     return check_text(item[0], f"{name}[0]"), check_text(item[1], f"{name}[1]")
 
 
-def windows(texts: Any, check: Callable[[Any, str], T], name: str = "texts") -> Iterator[list[T]]:
-    """``texts`` in lists of a bounded size, every text checked and named by its index.
+def windows(
+    texts: Any, check: Callable[[Any, str], T], name: str = "texts", log: CallLog | None = None
+) -> Iterator[list[T]]:
+    """``texts`` in lists of a bounded size, every text checked and named by its index, and counted in ``log``.
 
     A list or tuple is checked as a whole before the first of them comes; anything else is read as it is needed.
     """
@@ -95,7 +98,14 @@ def windows(texts: Any, check: Callable[[Any, str], T], name: str = "texts") -> 
     except TypeError:
         raise TypeError(f"{name}: expected an iterable of str, got {type(texts).__name__}") from None
     checked = (check(text, f"{name}[{index}]") for index, text in enumerate(items))
-    return _cut(list(checked) if isinstance(texts, (list, tuple)) else checked)
+    found = _cut(list(checked) if isinstance(texts, (list, tuple)) else checked)
+    return found if log is None else _counted(found, log)
+
+
+def _counted(windows: Iterable[list[T]], log: CallLog) -> Iterator[list[T]]:
+    for window in windows:
+        log.texts_came(len(window))
+        yield window
 
 
 def _cut(texts: Iterable[T]) -> Iterator[list[T]]:
@@ -124,9 +134,15 @@ def as_count(value: Any, name: str) -> int | None:
 
 
 def run_sorted(
-    model: Encoder, tokens: Sequence[Tokens], max_sequences: int | None, num_threads: int | None
+    model: Encoder,
+    tokens: Sequence[Tokens],
+    max_sequences: int | None,
+    num_threads: int | None,
+    log: CallLog | None = None,
 ) -> Iterator[tuple[Integers, Integers, Floats]]:
     """Run texts through ``model``, the longest first, packed into groups that stay in the cache.
+
+    ``log`` gets their number of tokens, and the time until the last step has been used.
 
     Yields
     ------
@@ -135,6 +151,8 @@ def run_sorted(
         step. Texts without tokens do not come.
     """
     lengths = np.fromiter((len(ids) for ids, _ in tokens), np.int64, len(tokens))
+    if log is not None:
+        log.tokens_came(int(lengths.sum()))
     order = np.argsort(-lengths, kind="stable")
     order = order[: np.count_nonzero(lengths)]
     if not order.size:
@@ -147,6 +165,8 @@ def run_sorted(
     steps = model.encode_packed(ids, types, columns, sizes, max_sequences=max_sequences, num_threads=num_threads)
     for sequences, _, cu_seqlens, hidden in steps:
         yield order[sequences], cu_seqlens, hidden
+    if log is not None:
+        log.computed()
 
 
 class Progress:

@@ -14,6 +14,7 @@ from .results import Classification, Ranked, Results
 from .stconfig import StConfig
 
 if TYPE_CHECKING:
+    from ..calllog import CallLog
     from ..models.encoder import Encoder, Floats
     from ..models.heads import Head
     from ..typing import OnLong, TextOrPair
@@ -81,13 +82,14 @@ def _scores(
     limit: Limit,
     batch_size: int | None,
     num_threads: int | None,
+    log: CallLog | None,
 ) -> Iterator[Floats]:
     """Scores (n, L) of each window of texts or pairs. A text without any token has logits of zero."""
     threads = model.num_threads if num_threads is None else num_threads
     for window in items:
         logits: Floats = np.zeros((len(window), head.outputs), np.float32)
         tokens = tokenizer.encode_many(window, limit)
-        for rows, cu_seqlens, hidden in run_sorted(model, tokens, batch_size, num_threads):
+        for rows, cu_seqlens, hidden in run_sorted(model, tokens, batch_size, num_threads, log):
             logits[rows] = head.apply(hidden, cu_seqlens, threads)
         yield _finish(logits, how, threads)
 
@@ -111,6 +113,7 @@ def classify(
     on_long: OnLong,
     batch_size: int | None,
     num_threads: int | None,
+    log: CallLog | None = None,
 ) -> Results[Classification]:
     """See ``Encoder.classify``."""
     chosen = find_head(model, "sequence_classification", head)
@@ -121,11 +124,11 @@ def classify(
     config = StConfig.read(model.files).for_pairs(model.files)
     before = check_text(config.prompt(prompt, prompt_name), "prompt")
     limit = tokenizer.limit(max_length, on_long)
-    items = windows(texts, check_pair)
+    items = windows(texts, check_pair, log=log)
     if before:
         items = ([_behind(before, item) for item in window] for window in items)
     results: list[Classification] = []
-    for scores in _scores(model, tokenizer, chosen, how, items, limit, most, num_threads):
+    for scores in _scores(model, tokenizer, chosen, how, items, limit, most, num_threads, log):
         order = _best_first(scores)[:, :kept]
         for row, values in zip(order.tolist(), np.take_along_axis(scores, order, axis=1).tolist(), strict=True):
             names = tuple([labels[i] for i in row])
@@ -153,6 +156,7 @@ def rerank(
     on_long: OnLong,
     batch_size: int | None,
     num_threads: int | None,
+    log: CallLog | None = None,
 ) -> Results[Ranked]:
     """See ``Encoder.rerank``."""
     chosen = find_head(model, "sequence_classification", head)
@@ -170,8 +174,8 @@ def rerank(
         raise TypeError(f"docs: got one {type(docs).__name__}; pass a list of str, as in rerank(query, [text])")
     limit = tokenizer.limit(max_length, on_long, "docs")
     tokenizer.check_cost(asked, "query")
-    pairs = ([(asked, text) for text in window] for window in windows(docs, check_text, "docs"))
-    parts = list(_scores(model, tokenizer, chosen, how, pairs, limit, most, num_threads))
+    pairs = ([(asked, text) for text in window] for window in windows(docs, check_text, "docs", log))
+    parts = list(_scores(model, tokenizer, chosen, how, pairs, limit, most, num_threads, log))
     limit.warn()
     if not parts:
         return Results()

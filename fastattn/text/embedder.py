@@ -16,6 +16,7 @@ from .stconfig import StConfig
 from .vectors import VectorSettings
 
 if TYPE_CHECKING:
+    from ..calllog import CallLog
     from ..loaders.files import ModelFiles
     from ..models.encoder import Encoder, Floats
     from ..typing import OnLong, Precision
@@ -119,6 +120,7 @@ class Embedder:
         on_long: OnLong = "truncate",
         progress: bool | None = None,
         num_threads: int | None = None,
+        log: CallLog | None = None,
     ) -> Vectors[Any]:
         """See ``Encoder.embed``."""
         most = as_count(batch_size, "batch_size")
@@ -131,14 +133,14 @@ class Embedder:
         threads = self._model.num_threads if num_threads is None else num_threads
 
         limit = self._tokenizer.limit(max_length, on_long)
-        batches = windows(texts, check_text)
+        batches = windows(texts, check_text, log=log)
         total = length_of(texts)
         blocks: list[np.ndarray[Any, Any]] = []
         with Progress(total, progress) as report:
             for window in batches:
                 vectors = np.zeros((len(window), width), np.float32)
                 tokens = self._tokenizer.encode_many([before + text for text in window] if before else window, limit)
-                for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads):
+                for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads, log):
                     vectors[rows] = self._head.apply(
                         hidden, cu_seqlens, prompt_tokens=skipped, dim=width, normalize=scaled, num_threads=threads
                     )
@@ -159,6 +161,7 @@ class Embedder:
         on_long: OnLong = "truncate",
         batch_size: int | None = None,
         num_threads: int | None = None,
+        log: CallLog | None = None,
     ) -> Results[Floats]:
         """See ``Encoder.embed_tokens``."""
         most = as_count(batch_size, "batch_size")
@@ -167,10 +170,10 @@ class Embedder:
         threads = self._model.num_threads if num_threads is None else num_threads
         limit = self._tokenizer.limit(max_length, on_long)
         results: list[Floats] = []
-        for window in windows(texts, check_text):
+        for window in windows(texts, check_text, log=log):
             found: list[Floats] = [np.empty((0, self._head.token_size), np.float32)] * len(window)
             tokens = self._tokenizer.encode_many([before + text for text in window] if before else window, limit)
-            for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads):
+            for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads, log):
                 x = self._head.apply_tokens(hidden, normalize=scaled, num_threads=threads)
                 for i, row in enumerate(rows):
                     found[row] = x[cu_seqlens[i] : cu_seqlens[i + 1]].copy()

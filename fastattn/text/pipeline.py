@@ -9,9 +9,10 @@ imported when it is first asked for, as most processes do one thing alone.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import proxy
 
+from ..calllog import CallLog, begin
 from .settings import TextSettings
 from .tokenizer import TextTokenizer
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = ["TextPipeline"]
+
+T = TypeVar("T")
 
 
 class TextPipeline:
@@ -71,19 +74,46 @@ class TextPipeline:
         options["max_length"] = length
         return options
 
+    def _told(self, log: CallLog | None, result: T, options: dict[str, Any]) -> T:
+        """``result`` of a call with ``options``, whose ``log`` is written."""
+        if log is not None:
+            threads = options.get("num_threads")
+            log.write(self._model.num_threads if threads is None else threads, getattr(result, "truncated", 0))
+        return result
+
     def warm(self) -> None:
-        """Make the tokenizer, and run the model once."""
-        ids, types = self.tokenizer.encode("")
-        if ids.size:
-            self._model(ids[None], token_type_ids=types[None] if self._model.type_vocab_size > 1 else None)
+        """Make the tokenizer, and do once what the model is for: vectors, or what its head gives."""
+        model, tokenizer = self._model, self.tokenizer
+        options: dict[str, Any] = {"max_length": None, "num_threads": None}
+        if model.head is None:
+            self.embedder.embed(["a"], prompt="")
+            return
+        some = {"head": None, "on_long": "truncate", "batch_size": None, **options}
+        if model.head.kind == "sequence_classification":
+            from .classifier import classify
+
+            classify(model, tokenizer, ["a"], top_k=None, activation=None, prompt="", prompt_name=None, **some)
+        elif model.head.kind == "token_classification":
+            from .tokens import label_tokens
+
+            label_tokens(model, tokenizer, ["a"], aggregate=False, vectors=None, **some)
+        elif model.head.kind == "question_answering":
+            from .answers import answer
+
+            answer(model, tokenizer, "a", "a", head=None, max_answer_tokens=1, **options)
+        else:
+            tokenizer.encode("a")
 
     def embed(
         self, texts: Iterable[str], batch_size: int | None = None, normalize: bool | None = None, **options: Any
     ) -> Vectors[Any]:
-        return self.embedder.embed(texts, batch_size, normalize, **self._limited(options))
+        log = begin("embed")
+        found = self.embedder.embed(texts, batch_size, normalize, log=log, **self._limited(options))
+        return self._told(log, found, options)
 
     def embed_tokens(self, texts: Iterable[str], **options: Any) -> Results[Floats]:
-        return self.embedder.embed_tokens(texts, **self._limited(options))
+        log = begin("embed_tokens")
+        return self._told(log, self.embedder.embed_tokens(texts, log=log, **self._limited(options)), options)
 
     def dimension(self, truncate_dim: int | None = None) -> int:
         return self.embedder.dimension(truncate_dim)
@@ -91,19 +121,27 @@ class TextPipeline:
     def classify(self, texts: Iterable[TextOrPair], **options: Any) -> Results[Classification]:
         from .classifier import classify
 
-        return classify(self._model, self.tokenizer, texts, **self._limited(options))
+        log = begin("classify")
+        found = classify(self._model, self.tokenizer, texts, log=log, **self._limited(options))
+        return self._told(log, found, options)
 
     def rerank(self, query: str, docs: Iterable[str], **options: Any) -> Results[Ranked]:
         from .classifier import rerank
 
-        return rerank(self._model, self.tokenizer, query, docs, **self._limited(options))
+        log = begin("rerank")
+        found = rerank(self._model, self.tokenizer, query, docs, log=log, **self._limited(options))
+        return self._told(log, found, options)
 
     def tokens(self, texts: Iterable[str], **options: Any) -> Results[list[Token]]:
         from .tokens import label_tokens
 
-        return label_tokens(self._model, self.tokenizer, texts, **self._limited(options))
+        log = begin("tokens")
+        found = label_tokens(self._model, self.tokenizer, texts, log=log, **self._limited(options))
+        return self._told(log, found, options)
 
     def answer(self, question: str, context: str, **options: Any) -> Answer:
         from .answers import answer
 
-        return answer(self._model, self.tokenizer, question, context, **self._limited(options))
+        log = begin("answer")
+        found = answer(self._model, self.tokenizer, question, context, log=log, **self._limited(options))
+        return self._told(log, found, options)

@@ -14,6 +14,7 @@ from .classifier import find_head
 from .results import Results, Token
 
 if TYPE_CHECKING:
+    from ..calllog import CallLog
     from ..models.encoder import Encoder, Floats
     from ..typing import OnLong
     from .tokenizer import TextTokenizer
@@ -35,6 +36,7 @@ def label_tokens(
     on_long: OnLong,
     batch_size: int | None,
     num_threads: int | None,
+    log: CallLog | None = None,
 ) -> Results[list[Token]]:
     """See ``Encoder.tokens``."""
     for name, value in (("aggregate", aggregate), ("vectors", vectors)):
@@ -51,11 +53,12 @@ def label_tokens(
         labels = chosen.labels or tuple(f"LABEL_{i}" for i in range(chosen.outputs))
     limit = tokenizer.limit(max_length, on_long)
     results: list[list[Token]] = []
-    for window in windows(texts, check_text):
+    for window in windows(texts, check_text, log=log):
         encoded = [tokenizer.encode_offsets(text, limit, index) for index, text in enumerate(window)]
         limit.seen += len(window)
         found: list[list[Token]] = [[] for _ in window]
-        for rows, cu_seqlens, hidden in run_sorted(model, [tokens for tokens, _ in encoded], most, num_threads):
+        every = [tokens for tokens, _ in encoded]
+        for rows, cu_seqlens, hidden in run_sorted(model, every, most, num_threads, log):
             scores = None
             if chosen is not None:
                 scores = ops.softmax(chosen.apply(hidden, cu_seqlens, threads), num_threads=threads)

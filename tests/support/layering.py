@@ -14,7 +14,7 @@ from pathlib import Path
 _LEAVES = {"_core", "threads", "arrays", "cpu"}
 _OPERATORS = {
     "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "threads", "cpu",
-    "arrays", "program", "similarity",
+    "arrays", "program", "similarity", "calllog",
 }  # fmt: skip
 _MODELS = _OPERATORS | {"models", "loaders"}
 # fmt: off
@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cpu": {"_core", "threads", "startup", "__init__"},
     "arrays": {"_core"},
     "typing": set(),
+    "calllog": {"threads"},
     "ops": _LEAVES | {"weights", "ops", "rowwise"},
     "rowwise": _LEAVES,
     "attention": _LEAVES | {"attention"},
