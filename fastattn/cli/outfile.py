@@ -48,9 +48,9 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 class FileWriter(ABC):
     """Columns of rows into a regular file, as a context manager.
 
-    While it is written, the file has another name, as :class:`NewFile` says. At the end it gets its own, and replaces at
-    once what was there before. After a failure or an interrupt it gets the name of :func:`partial_name`, unless it holds
-    nothing.
+    While it is written, the file has another name, as :class:`NewFile` says. At the end it gets its own, and replaces
+    at once what was there before. After a failure or an interrupt it gets the name of :func:`partial_name`, unless it
+    holds nothing.
 
     A file that cannot be replaced is written over, at the end if there is room for another file beside it. Without that
     room it is written in place, from :meth:`begin` on, and ends with what was done.

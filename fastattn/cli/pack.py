@@ -8,8 +8,9 @@ import json
 import os
 from typing import Any
 
-from .arguments import add_threads
+from .arguments import add_threads, path
 from .interrupt import UNFINISHED
+from .outputs import tell_leftovers
 
 __all__ = ["add_parser"]
 
@@ -35,9 +36,11 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", metavar="SRC", help="model folder or weights file; with --verify alone, a packed file"
+        "source", type=path, metavar="SRC", help="model folder or weights file; with --verify alone, a packed file"
     )
-    parser.add_argument("target", metavar="DST", nargs="?", help="packed file to write, or an existing folder")
+    parser.add_argument(
+        "target", type=path, metavar="DST", nargs="?", help="packed file to write, or an existing folder"
+    )
     parser.add_argument(
         "--dtype", metavar="TYPE", help="weights of linear layers: int8 (the default), bfloat16, float16, float32"
     )
@@ -65,20 +68,25 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("--dtype: nothing is packed without DST")
     if arguments.target is None and arguments.head is not None:
         arguments.parser.error("--head: nothing is packed without DST")
-    path = arguments.source
+    place = arguments.source
     if arguments.target is not None:
+        from fastattn.loaders.newfile import leftovers
+        from fastattn.loaders.packed import FILE_IN_FOLDER
         from fastattn.models.packing import pack_noting
 
-        path = pack_noting(
-            UNFINISHED, path, arguments.target, arguments.dtype or "int8", arguments.threads, head=arguments.head,
+        into = arguments.target
+        into = os.path.join(into, FILE_IN_FOLDER) if os.path.isdir(into) else into
+        tell_leftovers(into, leftovers(into))
+        place = pack_noting(
+            UNFINISHED, place, arguments.target, arguments.dtype or "int8", arguments.threads, head=arguments.head,
             strict=arguments.strict,
         )  # fmt: skip
     from fastattn.loaders import open_weights
     from fastattn.loaders.packed import PackedFile
 
-    packed = open_weights(path)
+    packed = open_weights(place)
     if not isinstance(packed, PackedFile):
-        raise ValueError(f"{path}: not a packed file, there are no checksums to compare")
+        raise ValueError(f"{place}: not a packed file, there are no checksums to compare")
     if arguments.verify:
         packed.verify()
     found = {

@@ -5,9 +5,10 @@ A file is written beside its place as ``NAME.PID-RANDOM.partial``, a name that n
 of a file or a link that is there. It is brought to the disk, and then renamed, which replaces at once what had the name
 before. The mode of that file, its owner and its access control list are kept as far as the process may.
 
-Not every file can be replaced: a file that is a mount point of its own (``docker run -v FILE:FILE``), a file of somebody
-else in a folder like ``/tmp``, a file in a folder that takes no new ones. That is found out at the start. Where the file
-can be written, it is written over: at the end, from the temporary file, or directly where there is no room for one.
+Not every file can be replaced: a file that is a mount point of its own (``docker run -v FILE:FILE``), a file of
+somebody else in a folder like ``/tmp``, a file in a folder that takes no new ones. That is found out at the start.
+Where the file can be written, it is written over: at the end from the temporary file, or directly where there can be
+none.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def names_a_descriptor(path: str) -> bool:
 class NewFile:
     """A file under a temporary name, to be written through ``descriptor``.
 
-    Its end is :meth:`replace`, and :meth:`overwrite` where that says so; or :meth:`keep`, :meth:`leave`, :meth:`discard`.
+    Its end is :meth:`replace`, and :meth:`overwrite` where that says so; or :meth:`keep`, :meth:`leave` or
+    :meth:`discard`.
 
     Parameters
     ----------
@@ -151,9 +153,11 @@ class NewFile:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise BlockingIOError(errno.EAGAIN, "another job is writing it, and it can only be written in place") from None
-        except OSError:
-            pass  # a file system without locks
+            raise BlockingIOError(
+                errno.EAGAIN, "another job is writing it, and it can only be written in place"
+            ) from None
+        except OSError:  # a file system without locks
+            return descriptor
         return descriptor
 
     def begin(self) -> None:
