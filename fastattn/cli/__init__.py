@@ -19,6 +19,7 @@ from io import StringIO
 from ..startup import is_the_command
 from .arguments import Formatter, Parser
 from .interrupt import interrupt_ends_the_process
+from .streams import STDOUT, settle
 
 __all__ = ["COMMANDS", "main"]
 
@@ -43,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _guarded(argv)
     if is_the_command():
-        from .streams import settle
-
         settle()  # before anything is opened
     with interrupt_ends_the_process():
         status = _guarded(sys.argv[1:])
@@ -81,7 +80,12 @@ def _run(argv: Sequence[str]) -> int:
         return int(leaving.code or 0)
     except BrokenPipeError:
         raise
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError, MemoryError) as error:
+    except OSError as error:
+        status = _failed(error)
+        if error.filename == STDOUT:  # said once: what is left of the output would fail again
+            _forget_stdout()
+        return status
+    except (ValueError, TypeError, RuntimeError, ImportError, MemoryError) as error:
         return _failed(error)
 
 

@@ -49,7 +49,8 @@ def named_errors(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno is not None:
-            error.filename, error.filename2 = name, None
+            error.filename = name
+            del error.filename2  # None would be printed
         raise
 
 
