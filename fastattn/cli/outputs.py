@@ -33,6 +33,7 @@ Ctrl-C or SIGTERM, what was done is a valid file too, whose name says so: vector
 vectors.partial-2.npy if there is one already. A file that cannot be replaced (a mount of that one file) is written
 over at the end, or in place where its folder takes no new files. Standard output has nothing but whole lines.
 """
+_MOST_TOLD = 5
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".npy": "npy", ".parquet": "parquet", ".pq": "parquet"}
 
 
@@ -129,8 +130,8 @@ def _is_input(arguments: argparse.Namespace, target: str) -> bool:
 
 
 def tell_leftovers(target: str, others: Sequence[Leftover]) -> None:
-    """A line on stderr for each temporary file of other jobs for `target`."""
-    for other in others:
+    """A line on stderr for each temporary file of other jobs for `target`; of many, for some."""
+    for other in others[:_MOST_TOLD]:
         place = os.path.join(os.path.dirname(target), os.path.basename(other.path))
         what = f"{place} ({_size(other.size)}, last written {_age(other.seconds)} ago)"
         if other.live:
@@ -140,6 +141,8 @@ def tell_leftovers(target: str, others: Sequence[Leftover]) -> None:
         else:
             text = f"a job that was killed has left {what}; nothing uses that"
         print(f"fastattn: {target}: {text}", file=sys.stderr)
+    if len(others) > _MOST_TOLD:
+        print(f"fastattn: {target}: and {len(others) - _MOST_TOLD} more such files", file=sys.stderr)
 
 
 def _size(count: int) -> str:
