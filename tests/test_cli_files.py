@@ -7,9 +7,11 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_bert
-from support.processes import TIME_LIMIT
+from support.processes import TIME_LIMIT, output_of
 from test_cli import environment, run, start, wait_for_output
 
 from fastattn import cli
@@ -159,6 +161,48 @@ def test_the_input_may_be_the_output(folder: str, tmp_path: Path) -> None:
     target.write_text('{"text": "a"}\n{"text": "b"}\n')
     assert embed(folder, "--output", str(target), "--input", str(target)) == 0
     assert [len(json.loads(line)["embedding"]) for line in target.read_text().splitlines()] == [32, 32]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user; the tests above do not")
+def test_outputs_that_belong_to_another_user(folder: str, tmp_path: Path) -> None:
+    code = """
+        import os, sys, tempfile
+        from fastattn import cli
+        model, place = sys.argv[1:]
+        os.chdir(place)
+        for args in (["embed", "--model", model, "--output", "warm.jsonl", "a"], ["pack", model, "warm.fastattn"]):
+            assert cli.main(args) == 0  # whatever is imported is there
+        for folder, mode in (("closed", 0o755), ("sticky", 0o1777)):
+            os.mkdir(folder)
+            os.chmod(folder, mode)
+            modes = {"open.jsonl": 0o666, "shut.jsonl": 0o644, "private.jsonl": 0o600, "packed": 0o666}
+            for name, mode in modes.items():
+                with open(f"{folder}/{name}", "w") as file:
+                    file.write("old\\n" * 300 * (name != "packed"))
+                os.chmod(f"{folder}/{name}", mode)
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        sys.stderr = sys.stdout
+        for folder in ("closed", "sticky"):
+            for name in ("open.jsonl", "shut.jsonl", "private.jsonl"):
+                before = os.stat(f"{folder}/{name}").st_ino
+                print(cli.main(["embed", "--model", model, "--output", f"{folder}/{name}", "a", "b"]))
+                assert os.stat(f"{folder}/{name}").st_ino == before
+            print(cli.main(["pack", model, f"{folder}/packed"]), len(os.listdir(folder)))
+    """
+    with tempfile.TemporaryDirectory() as place:  # the folders of pytest are root's alone
+        os.chmod(place, 0o755)
+        shutil.copytree(folder, f"{place}/model")
+        found = output_of(code, "model", place).splitlines()[1:]
+        sizes = [Path(place, kind, "open.jsonl").read_text().count("\n") for kind in ("closed", "sticky")]
+    assert sizes == [2, 2]
+    expected: list[str] = []
+    for kind, words in (("closed", "Permission denied"), ("sticky", "it cannot be replaced")):
+        expected += ["0", *(line for name in ("shut", "private") for line in (f"{kind}/{name}.jsonl: Permission", "1"))]
+        expected += [f"{kind}/packed: {words}", "1 4"]
+    assert len(found) == len(expected)
+    assert all(want in line for line, want in zip(found, expected, strict=True)), found
 
 
 @pytest.mark.parametrize("kind", [NpyWriter, JsonLinesFile])

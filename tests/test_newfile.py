@@ -293,7 +293,7 @@ def fixed(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     target = tmp_path / "v.npy"
     target.write_bytes(b"the old content, which is longer")
     if request.param == "known before":
-        monkeypatch.setattr(newfile, "_mount_of", lambda path: "1" if path == str(target) else "2")
+        monkeypatch.setattr(newfile, "_mount_of", lambda path: b"1" if path == str(target) else b"2")
         yield target
         return
     number, replace = getattr(errno, request.param), os.replace

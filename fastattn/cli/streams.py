@@ -9,8 +9,6 @@ import select
 import sys
 from typing import Any
 
-from ..loaders.newfile import named_errors
-
 __all__ = ["STDIN", "STDOUT", "settle", "wait"]
 
 STDIN, STDOUT = "standard input", "standard output"
@@ -50,8 +48,11 @@ class _Output(io.FileIO):
     def write(self, data: Any, /) -> int:
         """Some of `data`, at least one byte."""
         while True:
-            with named_errors(STDOUT):
+            try:
                 count: int | None = super().write(data)
+            except OSError as error:
+                error.filename = STDOUT
+                raise
             if count is not None:
                 return count
             wait(1, select.POLLOUT)

@@ -350,13 +350,13 @@ def _is_fixed(path: str, old: os.stat_result) -> bool:
     return bool(sticky) or _mount_of(path) != _mount_of(folder)
 
 
-def _mount_of(path: str) -> str | None:
+def _mount_of(path: str) -> bytes | None:
     """The mount that ``path`` is on, which tells a file that was bound over another even on one file system."""
     try:
         descriptor = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii", errors="replace") as file:
-                return next((line for line in file if line.startswith("mnt_id:")), None)
+            with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+                return next((line for line in file if line.startswith(b"mnt_id:")), None)
         finally:
             os.close(descriptor)
     except OSError:
