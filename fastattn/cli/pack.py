@@ -22,7 +22,9 @@ _EPILOG = """examples:
 
 DST holds everything: weights in the kernels' own order, configuration, tokenizer, pooling. It is mapped into memory as
 it is, so a process starts as fast as that goes, and processes that use the same file share its memory. If DST is a
-folder, the file in it is called model.fastattn. DST appears when it is complete, or not at all.
+folder, the file in it is called model.fastattn. DST appears when it is complete, or not at all. It replaces a packed
+file of that name, and has its mode; one that cannot be replaced (a mount of that one file) is refused, since others may
+have it mapped.
 """
 
 
