@@ -216,7 +216,7 @@ def test_a_full_disk_is_an_error() -> None:
             timeout=TIME_LIMIT,
         )
     assert done.returncode == 1
-    assert done.stderr.decode().strip() == "fastattn: No space left on device"
+    assert done.stderr.decode().strip() == "fastattn: standard output: No space left on device"
 
 
 def test_closed_standard_output_is_an_error() -> None:

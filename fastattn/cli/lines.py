@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Lines of UTF-8 from a file descriptor, in lists of what is there, in bounded memory."""
+"""Lines of UTF-8 from a file descriptor, compressed or not, in lists of what is there, in bounded memory."""
 
 from __future__ import annotations
 
 import codecs
-import os
-import select
 from collections.abc import Iterator
+
+from .source import Source
 
 __all__ = ["LineReader", "read_lines"]
 
-_READ = 1 << 16
 _ENOUGH = 1 << 18  # bytes of complete lines that are handed on without looking for more
 _LINES_AT_ONCE = 4096
 _LONGEST = 1 << 26
@@ -34,16 +33,19 @@ class LineReader:
 
     Raises:
         ValueError: a line is not UTF-8, or longer than 64 MiB; the lines before it have been handed on. `name` and the
-            number of the line are in the message.
-        OSError: the descriptor cannot be read.
+            number of the line are in the message. Or compressed data are damaged, or of a kind that is not read.
+        OSError: the descriptor cannot be read; `name` is in the message.
     """
 
     def __init__(self, descriptor: int, name: str, keep_returns: bool = False) -> None:
-        self._descriptor = descriptor
+        self._source = Source(descriptor, name)
         self._name = name
         self._end = b"" if keep_returns else b"\r"
-        self.consumed = 0
-        """Bytes read so far."""
+
+    @property
+    def consumed(self) -> int:
+        """Bytes read so far, as they are in the file."""
+        return self._source.consumed
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:
         number = 1  # of the first line not yet handed on
@@ -72,21 +74,27 @@ class LineReader:
 
     def _blocks(self) -> Iterator[bytes]:
         """What can be read without waiting, joined, at least one byte; the end of the file ends it."""
-        descriptor = self._descriptor
+        read = self._source.read
         while True:
-            pieces = [os.read(descriptor, _READ)]
+            pieces = [read() or b""]
             if not pieces[0]:
                 return
             size = len(pieces[0])
+            wrong: OSError | ValueError | None = None
             # once a line is complete, only what is already there is waited for
-            while size < _ENOUGH and select.select([descriptor], [], [], 0)[0]:
-                piece = os.read(descriptor, _READ)
+            while size < _ENOUGH:
+                try:
+                    piece = read(block=False)
+                except (OSError, ValueError) as error:  # what came before it is read all the same
+                    wrong = error
+                    break
                 if not piece:
                     break
                 pieces.append(piece)
                 size += len(piece)
-            self.consumed += size
             yield b"".join(pieces)
+            if wrong is not None:
+                raise wrong
 
     def _decoded(self, lines: list[bytes], number: int) -> Iterator[list[str]]:
         for start in range(0, len(lines), _LINES_AT_ONCE):

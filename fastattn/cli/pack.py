@@ -8,8 +8,9 @@ import json
 import os
 from typing import Any
 
-from .arguments import add_threads
+from .arguments import add_threads, path
 from .interrupt import UNFINISHED
+from .outputs import tell_leftovers
 
 __all__ = ["add_parser"]
 
@@ -21,7 +22,9 @@ _EPILOG = """examples:
 
 DST holds everything: weights in the kernels' own order, configuration, tokenizer, pooling. It is mapped into memory as
 it is, so a process starts as fast as that goes, and processes that use the same file share its memory. If DST is a
-folder, the file in it is called model.fastattn. DST appears when it is complete, or not at all.
+folder, the file in it is called model.fastattn. DST appears when it is complete, or not at all. It replaces a packed
+file of that name, and has its mode; one that cannot be replaced (a mount of that one file) is refused, since others may
+have it mapped.
 """
 
 
@@ -35,9 +38,11 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", metavar="SRC", help="model folder or weights file; with --verify alone, a packed file"
+        "source", type=path, metavar="SRC", help="model folder or weights file; with --verify alone, a packed file"
     )
-    parser.add_argument("target", metavar="DST", nargs="?", help="packed file to write, or an existing folder")
+    parser.add_argument(
+        "target", type=path, metavar="DST", nargs="?", help="packed file to write, or an existing folder"
+    )
     parser.add_argument(
         "--dtype", metavar="TYPE", help="weights of linear layers: int8 (the default), bfloat16, float16, float32"
     )
@@ -65,20 +70,25 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.parser.error("--dtype: nothing is packed without DST")
     if arguments.target is None and arguments.head is not None:
         arguments.parser.error("--head: nothing is packed without DST")
-    path = arguments.source
+    place = arguments.source
     if arguments.target is not None:
+        from fastattn.loaders.newfile import leftovers
+        from fastattn.loaders.packed import FILE_IN_FOLDER
         from fastattn.models.packing import pack_noting
 
-        path = pack_noting(
-            UNFINISHED, path, arguments.target, arguments.dtype or "int8", arguments.threads, head=arguments.head,
+        into = arguments.target
+        into = os.path.join(into, FILE_IN_FOLDER) if os.path.isdir(into) else into
+        tell_leftovers(into, leftovers(into))
+        place = pack_noting(
+            UNFINISHED, place, arguments.target, arguments.dtype or "int8", arguments.threads, head=arguments.head,
             strict=arguments.strict,
         )  # fmt: skip
     from fastattn.loaders import open_weights
     from fastattn.loaders.packed import PackedFile
 
-    packed = open_weights(path)
+    packed = open_weights(place)
     if not isinstance(packed, PackedFile):
-        raise ValueError(f"{path}: not a packed file, there are no checksums to compare")
+        raise ValueError(f"{place}: not a packed file, there are no checksums to compare")
     if arguments.verify:
         packed.verify()
     found = {

@@ -7,6 +7,7 @@ import argparse
 import heapq
 from typing import Any
 
+from ..loaders.newfile import named_errors
 from .arguments import Formatter, add_prompt_options, positive_int
 from .inputs import (
     INPUT_NOTE,
@@ -18,7 +19,7 @@ from .inputs import (
     wanted_columns,
 )
 from .job import Task, add_length_options, add_model_options, load_model, stream
-from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
+from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format, output_name
 from .rows import Reader, Rows, Wanted, kept_types
 
 __all__ = ["add_parser"]
@@ -81,11 +82,14 @@ def _run(arguments: argparse.Namespace) -> int:
             model = load_model(arguments, characters)
             if arguments.query is None:
                 task = _Queries(arguments, model, wanted)
+                writer.begin()
                 stream(arguments, reader, wanted, task, writer.write, "queries", task=task)
             else:
                 best = _Best(arguments, model, wanted)
                 stream(arguments, reader, wanted, best.scores, best.add, "documents", task=best)
-                writer.write(best.columns())
+                writer.begin()
+                with named_errors(output_name(arguments)):
+                    writer.write(best.columns())
     finally:
         reader.close()
     return 0

@@ -9,12 +9,12 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .newfile import NewFile, named_errors, names_a_descriptor
 from .packed import ALIGNMENT, FILE, PAD, all_finite, file_crc, header_crc, header_start, is_packed
 from .weightfile import ARRAY_DTYPES
 
@@ -47,8 +47,8 @@ def write_packed(
 ) -> None:
     """Write the packed file ``target``, all of it or nothing.
 
-    It is written beside ``target`` under another name, brought to the disk, and renamed. An exception of any kind,
-    KeyboardInterrupt too, leaves what was there before.
+    It is written beside ``target`` under another name, brought to the disk, and renamed, as ``newfile`` says. An
+    exception of any kind, KeyboardInterrupt too, leaves what was there before.
 
     Parameters
     ----------
@@ -79,37 +79,38 @@ def write_packed(
     raw, entries, sums = _lay_out(tensors, files, dtypes or {})
     file_sums = json.dumps({name: file_crc(content) for name, content in files.items()}, separators=(",", ":"))
     header = _header(entries, {**metadata, "files_crc32": file_sums, "sha256": "".join(sums)})
-    partial = f"{target}.{os.getpid()}-{os.urandom(4).hex()}.partial"
-    unfinished = set() if unfinished is None else unfinished
-    unfinished.add(partial)
+    new = NewFile(str(target), in_place=False, noting=unfinished)
     try:
-        with _naming(target):
-            descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-        try:
-            with _naming(target), os.fdopen(descriptor, "wb", buffering=0) as file:
-                for piece in _pieces([np.frombuffer(header, np.uint8), *raw]):
-                    _write_all(file, piece)
-                os.fsync(file.fileno())
-            if check is not None:
-                check(Path(partial))
-            with _naming(target):
-                os.replace(partial, target)
-                _sync_folder(target.parent)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)
+        with named_errors(str(target)):
+            for piece in _pieces([np.frombuffer(header, np.uint8), *raw]):
+                _write_all(new.descriptor, piece)
+        new.sync()
+        if check is not None:
+            assert new.temporary is not None
+            check(Path(new.temporary))
+        new.replace()
     finally:
-        unfinished.discard(partial)
+        new.discard()
 
 
 def check_target(target: Path) -> None:
-    """``ValueError`` if there is something that is no packed file: a slip of the fingers must not cost a checkpoint."""
-    try:
+    """Errors of what cannot become a packed file, before anything is computed.
+
+    Raises
+    ------
+    ValueError
+        There is something that is no packed file: a slip of the fingers must not cost a checkpoint.
+    OSError
+        The folder takes no new file, or the file cannot be replaced. It is not written over as other outputs are:
+        workers may have it mapped.
+    """
+    if names_a_descriptor(str(target)):
+        raise ValueError(f"{target}: an open descriptor cannot become a packed file; choose the name of a file")
+    with contextlib.suppress(FileNotFoundError):
         mode = os.stat(target).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISREG(mode) or (os.path.getsize(target) and not is_packed(target)):
-        raise ValueError(f"{target}: exists and is not a packed file; remove it first, or choose another name")
+        if not stat.S_ISREG(mode) or (os.path.getsize(target) and not is_packed(target)):
+            raise ValueError(f"{target}: exists and is not a packed file; remove it first, or choose another name")
+    NewFile(str(target), in_place=False).discard()
 
 
 def _lay_out(
@@ -164,9 +165,9 @@ def _pieces(parts: list[_Bytes]) -> Iterator[memoryview]:
     yield buffer[:filled].data
 
 
-def _write_all(file: FileIO, data: memoryview) -> None:
+def _write_all(descriptor: int, data: memoryview) -> None:
     while data:
-        data = data[file.write(data) or 0 :]
+        data = data[os.write(descriptor, data) :]
 
 
 def _header(entries: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, str]) -> bytes:
@@ -177,24 +178,3 @@ def _header(entries: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, str
     length = len(text).to_bytes(8, "little")
     start = header_start(header_crc(length, text))
     return length + start + text[len(start) :]
-
-
-@contextlib.contextmanager
-def _naming(target: Path) -> Iterator[None]:
-    """Errors of the system name the file that was asked for, not the temporary one."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise type(error)(error.errno, error.strerror, str(target)) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """The new name outlives a power cut once its folder is on the disk; not every system can do it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
