@@ -72,7 +72,7 @@ cdef extern from "fastattn.h" nogil:
     int fa_omp_max_threads()
     void fa_set_thread_limit(int limit)
     int fa_threads_in_use()
-    int fa_threads_granted()
+    int fa_threads_granted(int forget)
     int fa_crew_size()
 
     ctypedef enum fa_team:
@@ -244,7 +244,8 @@ cdef extern from "ops/parallel.h" nogil:
 cdef extern from "ops/parallel_probe.h" nogil:
     ctypedef struct fa_parallel_probe:
         int32_t *runs
-        int64_t n_tasks, nested_tasks, busy_ns
+        int64_t n_tasks, nested_tasks, busy_ns, regions
         int32_t concurrent, process_concurrent, most_in_use, workers, bad_worker, disordered, bad_environment, nested_elsewhere
+        double region_ns
 
     fa_status fa_parallel_probe_run(const fa_ctx *ctx, fa_parallel_probe *probe)

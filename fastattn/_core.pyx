@@ -76,9 +76,9 @@ def threads_in_use():
     return fa_threads_in_use()
 
 
-def threads_granted():
-    """The largest team of this thread's calls since it last asked; 0 without any."""
-    return fa_threads_granted()
+def threads_granted(bint forget=False):
+    """The largest team of this thread's calls since it last forgot; 0 without any."""
+    return fa_threads_granted(forget)
 
 
 def crew_size():

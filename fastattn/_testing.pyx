@@ -137,7 +137,7 @@ def quantize(x, isa=None):
 ctypedef fa_status (*probe_run)(const fa_ctx *ctx, fa_parallel_probe *probe) noexcept nogil
 
 
-def probe_parallel(int64_t n_tasks, int32_t num_threads, *, int64_t busy_ns=0, int64_t nested_tasks=0):
+def probe_parallel(int64_t n_tasks, int32_t num_threads, *, int64_t busy_ns=0, int64_t nested_tasks=0, int64_t regions=0):
     """One fa_parallel_for of tasks that watch it from inside; what they saw, as src_c/ops/parallel_probe.h names it."""
     cdef probe_run run = <probe_run>PyCapsule_GetPointer(_core.parallel_probe_capsule(), b"fastattn.fa_parallel_probe_run")
     runs = np.zeros(n_tasks + 1, np.int32)
@@ -152,6 +152,7 @@ def probe_parallel(int64_t n_tasks, int32_t num_threads, *, int64_t busy_ns=0, i
     probe.n_tasks = n_tasks
     probe.nested_tasks = nested_tasks
     probe.busy_ns = busy_ns
+    probe.regions = regions
     with nogil:
         status = run(&ctx, &probe)
     if status != FA_OK:
@@ -160,5 +161,5 @@ def probe_parallel(int64_t n_tasks, int32_t num_threads, *, int64_t busy_ns=0, i
         "runs": runs[:n_tasks].tolist(), "concurrent": probe.concurrent, "process_concurrent": probe.process_concurrent,
         "most_in_use": probe.most_in_use, "workers": probe.workers, "bad_worker": probe.bad_worker,
         "disordered": probe.disordered, "bad_environment": probe.bad_environment,
-        "nested_elsewhere": probe.nested_elsewhere,
+        "nested_elsewhere": probe.nested_elsewhere, "region_ns": probe.region_ns,
     }

@@ -12,7 +12,7 @@ import sys
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from fastattn.threads import resolve
+from fastattn import _core
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -32,6 +32,7 @@ class CallLog:
         self._call = call
         self._texts = self._tokens = 0
         self._tokenizer = self._model = 0.0
+        _core.threads_granted(forget=True)
         self._started = self._mark = perf_counter()
 
     def texts_came(self, count: int) -> None:
@@ -52,11 +53,11 @@ class CallLog:
         self._model += now - self._mark
         self._mark = now
 
-    def write(self, num_threads: int | None, truncated: int = 0) -> None:
-        """The record of a call that may take ``num_threads`` (None: the setting's) and has cut ``truncated`` texts."""
+    def write(self, truncated: int = 0) -> None:
+        """The record of a call that has cut ``truncated`` texts."""
         if _logger is None:
             return
-        threads = threads_of(num_threads)
+        threads = _core.threads_granted()  # 0: nothing had to be computed
         numbers: dict[str, Any] = {
             "call": self._call,
             "texts": self._texts,
@@ -72,14 +73,6 @@ class CallLog:
             self._call, self._texts, "" if self._texts == 1 else "s", truncated, self._tokens, self._tokenizer,
             self._model, threads, "" if threads == 1 else "s", extra={"fastattn": numbers},
         )  # fmt: skip
-
-
-def threads_of(num_threads: int | None) -> int:
-    """Threads that a call with this ``num_threads`` gets; 0 for what is no count, which calls without a text take."""
-    try:
-        return resolve(num_threads)
-    except (TypeError, ValueError):
-        return 0
 
 
 def begin(call: str) -> CallLog | None:

@@ -114,7 +114,7 @@ int fa_omp_max_threads(void);           /* omp_get_max_threads() of the calling 
                                          * says, else no limit */
 void fa_set_thread_limit(int limit);    /* process-wide count of threads inside calls; callers share it */
 int fa_threads_in_use(void);
-int fa_threads_granted(void);           /* the largest team of the calling thread since it last asked; 0: no call */
+int fa_threads_granted(int forget);     /* the largest team of the calling thread's calls since it last forgot; 0: none */
 int fa_crew_size(void);                 /* threads of our own there are, beside those that call */
 
 /* Who helps callers: threads of our own, or OpenMP's (0: not built in). The thread a child starts with after fork() has

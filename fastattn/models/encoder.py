@@ -416,7 +416,7 @@ class Encoder(TextMethods, ABC):
         """``result`` of a call, whose ``log`` is written."""
         if log is not None:
             log.computed()
-            log.write(self.num_threads if num_threads is None else num_threads)
+            log.write()
         return result
 
     def _pack(self, input_ids: Any, attention_mask: Any, token_type_ids: Any, log: CallLog | None) -> PackedInputs:

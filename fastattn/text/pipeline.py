@@ -78,7 +78,7 @@ class TextPipeline:
         """``result`` of a call with ``options``, whose ``log`` is written."""
         if log is not None:
             threads = options.get("num_threads")
-            log.write(self._model.num_threads if threads is None else threads, getattr(result, "truncated", 0))
+            log.write(getattr(result, "truncated", 0))
         return result
 
     def warm(self) -> None:

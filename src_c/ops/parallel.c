@@ -291,9 +291,9 @@ void fa_set_thread_limit(int limit) {
 
 int fa_threads_in_use(void) { return (int)(atomic_load_explicit(&process.in_use, memory_order_relaxed) % CALL); }
 
-int fa_threads_granted(void) {
+int fa_threads_granted(int forget) {
     const int granted = self.granted;
-    self.granted = 0;
+    if (forget) self.granted = 0;
     return granted;
 }
 

@@ -89,6 +89,8 @@ static void watch_task(void *arg, int64_t task, int worker) {
     }
 }
 
+static void empty_task(void *arg, int64_t task, int worker) { (void)arg, (void)task, (void)worker; }
+
 fa_status fa_parallel_probe_run(const fa_ctx *ctx, fa_parallel_probe *probe) {
     watch w;
     memset(&w, 0, sizeof w);
@@ -98,7 +100,10 @@ fa_status fa_parallel_probe_run(const fa_ctx *ctx, fa_parallel_probe *probe) {
     if (w.team_max > MAX_WORKERS || probe->n_tasks < 0 || probe->nested_tasks < 0 || probe->busy_ns < 0) {
         return FA_ERR_VALUE;
     }
-    fa_parallel_for(ctx, probe->n_tasks, watch_task, &w);
+    const int64_t begin = now_ns();
+    for (int64_t i = 0; i < probe->regions; i++) fa_parallel_for(ctx, probe->n_tasks, empty_task, NULL);
+    probe->region_ns = probe->regions > 0 ? (double)(now_ns() - begin) / (double)probe->regions : 0.0;
+    const fa_status status = fa_parallel_for(ctx, probe->n_tasks, watch_task, &w);
     probe->concurrent = w.concurrent;
     probe->process_concurrent = w.process_concurrent;
     probe->most_in_use = w.most_in_use;
@@ -110,5 +115,5 @@ fa_status fa_parallel_probe_run(const fa_ctx *ctx, fa_parallel_probe *probe) {
     for (int i = 0; i < MAX_WORKERS; i++) {
         probe->workers += w.last[i] != 0;
     }
-    return FA_OK;
+    return status;
 }
