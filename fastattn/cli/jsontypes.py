@@ -150,12 +150,12 @@ class _Place:
         if self._low is None:
             return arrow.float64()
         if self._fractions:
-            if -_EXACT <= self._low and self._high <= _EXACT:
+            if self._low >= -_EXACT and self._high <= _EXACT:
                 return arrow.float64()
             raise _NoTypeError("doubles, and integers that no double holds (beyond 2**53)")
-        if _LEAST <= self._low and self._high <= _MOST:
+        if self._low >= _LEAST and self._high <= _MOST:
             return arrow.int64()
-        if 0 <= self._low and self._high <= _MOST_UNSIGNED:
+        if self._low >= 0 and self._high <= _MOST_UNSIGNED:
             return arrow.uint64()
         raise _NoTypeError("integers beyond 64 bits")
 
@@ -234,7 +234,7 @@ class JsonColumn:
             if kind is int:
                 numbers = [value for value in values if value is not None]
                 low, high = min(numbers), max(numbers)
-                if _LEAST <= low and high <= _MOST:
+                if low >= _LEAST and high <= _MOST:
                     place.integers(low, high)
                     return Stored(arrow.array(values, arrow.int64()), False)
         except (_NoTypeError, UnicodeEncodeError):
