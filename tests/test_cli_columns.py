@@ -132,6 +132,13 @@ TYPES: list[tuple[list[Any], Any]] = [
     ([{"a": None}, {"b": []}], pa.struct([("a", pa.string()), ("b", pa.list_(pa.string()))])),
     ([{"": 1, "a.b": 2, "é": 3, "\0": 4, "A": 5, "a": 6}], "any"),
     ([{"\ud800": 1}], JSON),
+    # the first two rows have a type that does not tell what they were, and then it turns out to be text
+    ([1, 0.5, "x", "y", "z", "u"], JSON),
+    ([[1], [2.0], "x", "y", "z", "u"], JSON),
+    ([{"a": 1}, {}, "x", "y", "z", "u"], JSON),
+    ([{"a": {"b": 1}}, {"a": {}}, "x", "y", "z", "u"], JSON),
+    ([{"a": 1}, {"a": 1, "b": None}, "x", "y", "z", "u"], JSON),
+    ([{"a": 1, "b": 2}, {"b": 2, "a": 1}, "x", "y", "z", "u"], JSON),
     ([json.loads("[" * 32 + "]" * 32)], "any"),
     ([json.loads("[" * 33 + "]" * 33)], JSON),
     ([json.loads('{"a":' * 33 + "1" + "}" * 33), None], JSON),

@@ -24,6 +24,7 @@ __all__ = ["ParquetWriter"]
 _GROUP_BYTES = 32 << 20
 _GROUP_ROWS = 1 << 17
 _ROWS_AT_ONCE = 4096  # of JSON text that is Python's objects for a moment
+_BUFFER = 1 << 20  # what is read of a column at a time
 
 
 class ParquetWriter(FileWriter):
@@ -169,37 +170,33 @@ class ParquetWriter(FileWriter):
             self._sink.seek(0)
             self._sink.truncate()
         types = {name: column.type for name, column in self._learned.items()}
-        for batch, stored_types in self._batches():
-            columns = {}
-            for name in batch.schema.names:
-                arrays = [batch.column(name)]
-                if name not in types:
-                    kind = self._schema.field(name).type  # a reader of Parquet may have made it a similar one
-                    arrays = [array if array.type == kind else array.cast(kind) for array in arrays]
-                else:
-                    arrays = []
-                    for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
-                        some = batch.column(name).slice(start, _ROWS_AT_ONCE)
-                        stored = Stored(some, stored_types[name] is None)
-                        arrays.append(self._learned[name].array(stored, types[name]))
-                        yield
-                columns[name] = self._arrow.chunked_array(arrays)
-            self._to_file(self._arrow.table(columns))
+        for group, stored_types in self._groups():
+            arrays: dict[str, list[Any]] = {name: [] for name in self._schema.names}
+            for batch in group:
+                for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                    if name in types:
+                        stored = Stored(column, stored_types[name] is None)
+                        arrays[name].append(self._learned[name].array(stored, types[name]))
+                    else:  # a reader of Parquet may have made its type a similar one
+                        kind = self._schema.field(name).type
+                        arrays[name].append(column if column.type == kind else column.cast(kind))
+                yield
+            self._to_file(self._arrow.table({name: self._arrow.chunked_array(each) for name, each in arrays.items()}))
             yield
         self._is_rewritten = True
 
-    def _batches(self) -> Iterator[tuple[Any, Mapping[str, Any]]]:
-        """What was written to the file, and then what waits beside it, with the types of learned columns."""
+    def _groups(self) -> Iterator[tuple[Iterator[Any], Mapping[str, Any]]]:
+        """Groups of rows in batches: those of the file, then those beside it; with the types of learned columns."""
         assert self._spool is not None
         if self._head is not None:
             assert self._written is not None
             self._head.file.seek(0)
-            file = self._parquet.ParquetFile(self._head.file, pre_buffer=False)
+            file = self._parquet.ParquetFile(self._head.file, buffer_size=_BUFFER, pre_buffer=False)
             for group in range(file.metadata.num_row_groups):
-                for batch in file.read_row_group(group, use_threads=False).to_batches():
-                    yield batch, self._written
+                yield file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], use_threads=False), self._written
         for batch in self._spool.batches():
-            yield batch, dict.fromkeys(self._learned)
+            starts = range(0, batch.num_rows, _ROWS_AT_ONCE)
+            yield (batch.slice(start, _ROWS_AT_ONCE) for start in starts), dict.fromkeys(self._learned)
 
     def _step(self) -> bool:
         """Does a little of what is left to do before the end; whether something may be left."""
