@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from fastattn.cli import jsontypes, parquetwriter
 from fastattn.cli.interrupt import OUTPUTS, WRITING
+from fastattn.cli.jsonlines import json_lines
 from fastattn.cli.linefiles import JsonLinesReader
 from fastattn.cli.rows import Checked, Wanted
 
@@ -402,6 +403,21 @@ def test_values_that_json_has_not_are_named(tmp_path: Path) -> None:
         ParquetWriter(str(tmp_path / "t.parquet")) as writer,
     ):
         writer.write(rows_of([1j]))
+
+
+def test_values_too_deep_to_be_written_are_named(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with (
+        pytest.raises(ValueError, match="column 'k' cannot be written to Parquet: row 4 has too many lists") as caught,
+        ParquetWriter(str(tmp_path / "t.parquet")) as writer,
+    ):
+        writer.write(rows_of([1, 2]))
+        writer.write(rows_of([3, deep]))
+    assert "2 rows that were done" in caught.value.__notes__[0]
+    with pytest.raises(ValueError, match="column 'k': too many lists"):
+        list(json_lines({"k": [deep]}))
 
 
 def test_reasons_are_told() -> None:

@@ -206,11 +206,7 @@ class JsonColumn:
         if stored is None:
             if self._mixed is None:
                 self._look(values)
-            try:
-                texts = [None if value is None else json_text(value) for value in values]
-            except RecursionError:
-                raise ValueError("too many lists and objects inside each other") from None
-            stored = Stored(self._arrow.array(texts, self._arrow.string()), True)
+            stored = Stored(self._arrow.array(_texts(values, self._rows + 1), self._arrow.string()), True)
         self._rows += len(values)
         return stored
 
@@ -277,7 +273,7 @@ class JsonColumn:
         arrow = self._arrow
         array = stored.array
         if kind is None:
-            return array if stored.is_text else arrow.array(_texts(array.to_pylist()), arrow.string())
+            return array if stored.is_text else arrow.array(_texts(array.to_pylist(), 1), arrow.string())
         if stored.is_text:
             return arrow.array([None if text is None else json.loads(text) for text in array.to_pylist()], kind)
         if array.null_count == len(array):
@@ -285,5 +281,11 @@ class JsonColumn:
         return array if array.type == kind else arrow.array(array.to_pylist(), kind)
 
 
-def _texts(values: list[Any]) -> list[str | None]:
-    return [None if value is None else json_text(value) for value in values]
+def _texts(values: Sequence[Any], first: int) -> list[str | None]:
+    texts: list[str | None] = []
+    try:
+        for value in values:
+            texts.append(None if value is None else json_text(value))
+    except RecursionError:
+        raise ValueError(f"row {first + len(texts)} has too many lists and objects inside each other") from None
+    return texts

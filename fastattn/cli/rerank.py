@@ -19,7 +19,7 @@ from .inputs import (
 )
 from .job import Task, add_length_options, add_model_options, load_model, stream
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
-from .rows import Reader, Rows, Wanted, kept_types
+from .rows import KEEP_NOTE, Reader, Rows, Wanted, kept_types
 
 __all__ = ["add_parser"]
 
@@ -34,6 +34,7 @@ has a query and a list of documents, {{"query": ..., "docs": [...]}}, and is ans
 {{"query": ..., "results": [{{"index": ..., "score": ..., "text": ...}}, ...]}}.
 
 {INPUT_NOTE}
+{KEEP_NOTE}
 {OUTPUT_NOTE}"""
 
 
