@@ -216,7 +216,7 @@ def columns(draw: Callable[..., Any]) -> list[Any]:
     return values
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_what_is_written_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str], data: Any) -> None:
     kept = {"k": data.draw(columns(), "k"), "l": data.draw(columns(), "l")}

@@ -47,6 +47,9 @@ class ParquetReader(Reader):
             self._names = list(wanted.names)
             self._check(schema, wanted)
             self.types = {column: schema.field(column).type for column in self._names}
+            for column in wanted.texts:
+                if arrow.types.is_null(self.types[column]):  # --on-null empty makes texts of them
+                    self.types[column] = arrow.string()
         except BaseException:
             self._stream.close()
             raise
