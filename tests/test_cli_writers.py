@@ -163,21 +163,6 @@ def test_parquet_of_nothing_has_its_columns(tmp_path: Path) -> None:
     assert table.num_rows == 0 and table.column_names == ["text", "embedding"]
 
 
-def test_parquet_columns_that_change_their_type(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
-    from fastattn.cli.parquetwriter import ParquetWriter
-
-    with (
-        pytest.raises(ValueError, match="column 'k' cannot be written to Parquet"),
-        ParquetWriter(str(tmp_path / "v.parquet")) as writer,
-    ):
-        writer.write({**vectors(2), "k": [1, 2]})
-        writer.write({**vectors(2), "k": ["a", "b"]})
-    assert pyarrow.parquet.read_table(tmp_path / "v.partial.parquet")["k"].to_pylist() == [1, 2]
-
-
 def test_parquet_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pyarrow")
     import pyarrow.parquet

@@ -11,7 +11,7 @@ from .inputs import INPUT_NOTE, add_input_options, refuse_options, text_source
 from .job import Task, add_length_options, add_model_options, load_model, stream
 from .linefiles import Arguments
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
-from .rows import Reader, Rows, Wanted, kept_types
+from .rows import KEEP_NOTE, Reader, Rows, Wanted, kept_types
 
 __all__ = ["add_parser"]
 
@@ -26,6 +26,7 @@ Output: one line {{"text": ..., "label": ..., "score": ...}} per text, in their 
 probabilities (of labels that exclude each other, or of each by itself, as problem_type says), or a regression's number.
 
 {INPUT_NOTE}
+{KEEP_NOTE}
 {OUTPUT_NOTE}"""
 
 

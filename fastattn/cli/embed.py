@@ -10,7 +10,7 @@ from .arguments import Formatter, add_prompt_options, positive_int
 from .inputs import INPUT_NOTE, add_input_options, text_source
 from .job import Task, add_length_options, add_model_options, load_model, stream
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format
-from .rows import Rows, Wanted, kept_types
+from .rows import KEEP_NOTE, Rows, Wanted, kept_types
 
 __all__ = ["add_parser"]
 
@@ -25,6 +25,7 @@ give back the float32 exactly. In a .npy file: a float32 array (texts, width). I
 embedding (fixed-size lists).
 
 {INPUT_NOTE}
+{KEEP_NOTE}
 {OUTPUT_NOTE}"""
 
 

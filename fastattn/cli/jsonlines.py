@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrowvalues import arrow_array, json_values
 from .interrupt import OUTPUTS, WRITING
 from .numbers import number_rows
 from .outfile import FileWriter, write_all
@@ -25,7 +26,8 @@ def json_lines(columns: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
     """Pieces of some rows each: how many, and their lines.
 
     Args:
-        columns: of equal length: float32 arrays (n, width) or (n,), or lists of what JSON can hold.
+        columns: of equal length: float32 arrays (n, width) or (n,), lists of what JSON can hold, or columns of a
+            Parquet file as its reader has them.
 
     Raises:
         TypeError, ValueError: a list has what JSON cannot hold.
@@ -36,7 +38,7 @@ def json_lines(columns: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
     names = [json.dumps(name, ensure_ascii=False).encode() for name in columns]
     heads = [b"}\n{" + names[0] + b": ", *[b", " + name + b": " for name in names[1:]]]  # what is before each value
     for start in range(0, count, step):
-        pieces = [_texts(column[start : start + step]) for column in columns.values()]
+        pieces = [_texts(column[start : start + step], name) for name, column in columns.items()]
         rows = list(zip(*pieces, strict=True))
         del pieces
         # Joined once: a text may be as long as the input, and each copy of it counts.
@@ -45,18 +47,22 @@ def json_lines(columns: Mapping[str, Any]) -> Iterator[tuple[int, bytes]]:
         yield len(rows), b"".join([*parts, b"}\n"] if parts else [])
 
 
-def _texts(column: Sequence[Any] | np.ndarray[Any, Any]) -> list[bytes]:
+def _texts(column: Sequence[Any] | np.ndarray[Any, Any], name: str) -> list[bytes]:
     if isinstance(column, np.ndarray):
         if column.ndim == 2:
             return [b"[%s]" % numbers for numbers in number_rows(column)]
         return [b"%.9g" % number for number in column.tolist()]
+    if (array := arrow_array(column)) is not None:
+        column = json_values(array, name)
     try:
         return [_encode(value).encode() for value in column]
+    except RecursionError:
+        raise ValueError(f"column {name!r}: too many lists and objects inside each other") from None
     except ValueError:
         return [_escape(_with_null(value)).encode() for value in column]
 
 
-# Dates, times and decimal numbers, which Parquet has and JSON has not, become their text.
+# Numbers as NumPy and others have them become their text.
 _encode: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode
 _escape: Callable[[Any], str] = json.JSONEncoder(allow_nan=False, default=str).encode
 """Takes half a surrogate pair too."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .arrowvalues import ArrowColumn
 from .parquetlib import arrow_errors, pyarrow_parquet
 from .rows import Reader, Rows, Wanted
 
@@ -17,7 +18,7 @@ _BUFFER = 1 << 20  # what is read of a column at a time, so that a group of rows
 
 
 class ParquetReader(Reader):
-    """The columns that are wanted; no others are read.
+    """The columns that are wanted; no others are read. Those that are only carried along stay as they are.
 
     Args:
         path: the file, or the descriptor of one that can be read anywhere.
@@ -46,9 +47,13 @@ class ParquetReader(Reader):
             self._names = list(wanted.names)
             self._check(schema, wanted)
             self.types = {column: schema.field(column).type for column in self._names}
+            for column in wanted.texts:
+                if arrow.types.is_null(self.types[column]):  # --on-null empty makes texts of them
+                    self.types[column] = arrow.string()
         except BaseException:
             self._stream.close()
             raise
+        self._as_python = {*wanted.texts, *wanted.lists}
         self._rows = self._file.metadata.num_rows
         self._done = 0
 
@@ -102,19 +107,37 @@ class ParquetReader(Reader):
     def _decoded(self, batch: Any, first: int) -> Iterator[Rows]:
         if not batch.num_rows:
             return
-        try:
-            columns = {name: batch.column(name).to_pylist() for name in self._names}
-        except UnicodeDecodeError:
-            for index in range(batch.num_rows):
-                try:
-                    for name in self._names:
-                        batch.column(name)[index].as_py()
-                except UnicodeDecodeError as error:
-                    if index:
-                        yield from self._decoded(batch.slice(0, index), first)
-                    raise ValueError(f"{self.where(first + index)}: {name!r} is not UTF-8: {error.reason}") from None
-            raise
-        yield Rows(range(first, first + batch.num_rows), columns)
+        columns = {name: batch.column(name) for name in self._names}
+        wrong, count = self._wrong(columns), batch.num_rows
+        if wrong is not None:
+            wrong = f"{self.where(first)}, or one after it: {wrong}"
+            for index in range(count):
+                one = self._wrong({name: self._alone(column, index) for name, column in columns.items()})
+                if one is not None:
+                    wrong, count = f"{self.where(first + index)}: {one}", index
+                    break
+        if count and (wrong is None or count < batch.num_rows):
+            kept: dict[str, Any] = {name: ArrowColumn(column)[:count] for name, column in columns.items()}
+            for name in self._as_python:
+                kept[name] = kept[name].array.to_pylist()
+            yield Rows(range(first, first + count), kept)
+        if wrong is not None:
+            raise ValueError(wrong)
+
+    def _wrong(self, columns: dict[str, Any]) -> str | None:
+        """What is wrong with the values of some rows, in words; text that is not UTF-8 above all."""
+        for name, column in columns.items():
+            try:
+                column.validate(full=True)
+            except self._arrow.ArrowInvalid as error:
+                text = " ".join(str(error).split())
+                return f"{name!r} is not UTF-8" if "UTF8" in text else f"{name!r} is damaged: {text[:200]}"
+        return None
+
+    def _alone(self, column: Any, index: int) -> Any:
+        """One value without what is beside it, which would be looked at too."""
+        one = ArrowColumn(column)[index].array
+        return one.dictionary_decode() if self._arrow.types.is_dictionary(one.type) else one
 
     def position(self) -> tuple[int, int | None]:
         """In rows."""

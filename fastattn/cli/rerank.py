@@ -20,7 +20,7 @@ from .inputs import (
 )
 from .job import Task, add_length_options, add_model_options, load_model, stream
 from .outputs import OUTPUT_NOTE, add_output_options, open_writer, output_format, output_name
-from .rows import Reader, Rows, Wanted, kept_types
+from .rows import KEEP_NOTE, Reader, Rows, Wanted, kept_types
 
 __all__ = ["add_parser"]
 
@@ -35,6 +35,7 @@ has a query and a list of documents, {{"query": ..., "docs": [...]}}, and is ans
 {{"query": ..., "results": [{{"index": ..., "score": ..., "text": ...}}, ...]}}.
 
 {INPUT_NOTE}
+{KEEP_NOTE}
 {OUTPUT_NOTE}"""
 
 

@@ -7,7 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
-__all__ = ["MISSING", "ON_NULL", "Checked", "Reader", "Rows", "Wanted", "kept_types"]
+__all__ = ["KEEP_NOTE", "MISSING", "ON_NULL", "Checked", "Reader", "Rows", "Wanted", "kept_types"]
+
+KEEP_NOTE = """\
+Columns of --keep come out as they went in. In a Parquet file they have the types of a Parquet input; columns of JSON
+get the narrowest type that holds every value of the whole input, whatever came first: bool, int64 or uint64, double
+(for integers too, up to 2**53), string, list, struct (null for a key that an object lacks). Where none does, as with
+numbers and strings, every value of the column is its JSON text, and stderr says so and why. Values that show only later
+what the type is may need the file to be written anew at the end, with as much room on the disk once more. In JSON,
+bytes of a Parquet input are base64, dates, times and decimal numbers text, NaN and infinities "NaN", "Infinity".
+"""
 
 ON_NULL = ("error", "skip", "empty")
 """What can be done about a row without a text: fail, leave it out, take it as an empty text."""
