@@ -14,7 +14,7 @@
  * this is wrong: a turn of such a loop is time taken from them, and from the very thread that is waited for; a member
  * that is woken runs when its turn comes, perhaps in place of its caller; and one that loses its CPU in the middle of a
  * task keeps the caller waiting for a time slice of somebody else. So the process is `pressed` for a while when
- *   - a waiting loop finds its looks at the clock further apart than a turn takes, or
+ *   - waiting loops find their looks at the clock further apart than a turn takes, twice in short time, or
  *   - the system says that a calling thread loses its CPU many times a second.
  * Then waits are short, sleeping members are called only by jobs that have lasted a while, and a caller that had to wait
  * long for a member's task asks for half as many from then on, in the end for none; after a penalty, which doubles when
@@ -46,9 +46,11 @@
 #define AWAKE_NS (500 * US)        /* how long a member waits awake for work, and a caller for tasks under way */
 #define PRESSED_AWAKE_NS (10 * US) /* the same while the process is pressed */
 #define CALL_NS (100 * US)         /* so old is a job before it calls members that sleep, while pressed */
-#define GAP_NS (100 * US)          /* two looks at the clock so far apart: the thread was interrupted */
-#define AROUND_NS (10 * MS)        /* the system is asked no more often, */
-#define OFTEN_NS (10 * MS)         /* and interruptions so far apart, or further, are what an idle machine has too */
+#define GAP_NS (1 * MS)            /* two looks at the clock so far apart: the thread was interrupted; */
+#define TWICE_NS (30 * MS)         /* that happens on an idle machine too, but not twice in this time */
+#define AROUND_NS (40 * MS)        /* the system is asked no more often, */
+#define OFTEN 3                    /* and fewer interruptions, */
+#define OFTEN_NS (20 * MS)         /* or so far apart are nothing unusual */
 #define RELIEF_NS (100 * MS)       /* pressed for so long after the last sign of it */
 #define LATE_NS (200 * US)         /* a wait for members that is worth a penalty */
 #define PENALTY_LEAST_NS (2 * MS)
@@ -70,7 +72,7 @@ static struct {
     alignas(FA_ALIGN) _Atomic uint32_t posts;
     _Atomic int slots; /* those below may be in use */
     alignas(FA_ALIGN) _Atomic int awake, asleep; /* members without work */
-    alignas(FA_ALIGN) _Atomic int64_t pressed_until;
+    alignas(FA_ALIGN) _Atomic int64_t pressed_until, gap;
     _Atomic int64_t level_until, penalty;
     _Atomic int level; /* callers ask for members >> level */
     _Atomic int64_t hire_from; /* not before: the system refused a thread */
@@ -100,7 +102,7 @@ static void look_around(int64_t now) {
     const int64_t since = now - last.at;
     if (since < AROUND_NS || getrusage(RUSAGE_THREAD, &use) != 0) return;
     const long lost = use.ru_nivcsw - last.lost;
-    if (last.at != 0 && lost >= 2 && since / lost < OFTEN_NS) press(now);
+    if (last.at != 0 && lost >= OFTEN && since / lost < OFTEN_NS) press(now);
     last.at = now;
     last.lost = use.ru_nivcsw;
 #else
@@ -117,7 +119,7 @@ static int spin_on(spin *s) {
     for (int i = 0; i < TURNS; i++) relax();
     const int64_t now = clock_ns(CLOCK_MONOTONIC);
     if (s->begin == 0) s->begin = s->last = now;
-    if (now - s->last > GAP_NS) press(now);
+    if (now - s->last > GAP_NS && now - atomic_exchange_explicit(&crew.gap, now, memory_order_relaxed) < TWICE_NS) press(now);
     s->last = now;
     return now - s->begin < (pressed(now) ? PRESSED_AWAKE_NS : AWAKE_NS);
 }
