@@ -11,7 +11,7 @@ _F32 = NDArray[np.float32]
 _I64 = NDArray[np.int64]
 _Floats = NDArray[Any]  # float32, float16, uint16 (bfloat16); k and v int8 too
 
-# ---- instruction sets, threads, build: _core.pyx
+# ---- instruction sets, threads, build: _core_process.pxi
 
 def isa_names() -> list[str]: ...
 def isa_supported(name: str) -> bool: ...

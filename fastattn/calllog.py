@@ -12,7 +12,7 @@ import sys
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from fastattn import _core
+from fastattn.threads import granted
 
 if TYPE_CHECKING:
     from logging import Logger
@@ -32,7 +32,7 @@ class CallLog:
         self._call = call
         self._texts = self._tokens = 0
         self._tokenizer = self._model = 0.0
-        _core.threads_granted(forget=True)
+        granted(forget=True)
         self._started = self._mark = perf_counter()
 
     def texts_came(self, count: int) -> None:
@@ -57,7 +57,7 @@ class CallLog:
         """The record of a call that has cut ``truncated`` texts."""
         if _logger is None:
             return
-        threads = _core.threads_granted()  # 0: nothing had to be computed
+        threads = granted()  # 0: nothing had to be computed
         numbers: dict[str, Any] = {
             "call": self._call,
             "texts": self._texts,

@@ -34,7 +34,10 @@ from typing import NamedTuple, SupportsIndex, TypedDict
 from fastattn import _core
 from fastattn.startup import from_environment
 
-__all__ = ["CpuQuota", "ThreadPolicy", "cpu_quota", "get_num_threads", "resolve", "set_num_threads", "thread_policy"]
+__all__ = [
+    "CpuQuota", "ThreadPolicy", "cpu_quota", "get_num_threads", "granted", "resolve", "set_num_threads",
+    "thread_policy",
+]  # fmt: skip
 
 ENVIRONMENT_VARIABLE = "FASTATTN_NUM_THREADS"
 
@@ -328,6 +331,15 @@ def resolve(num_threads: SupportsIndex | None) -> int:
             return num_threads
         return _checked(num_threads, "num_threads")
     return _chosen or _ENVIRONMENT or max(1, min(_DEFAULT_CAP, _core.omp_max_threads()))
+
+
+def granted(forget: bool = False) -> int:
+    """The most threads that one call of the calling thread was given since it last forgot; 0 without any call.
+
+    >>> granted() >= 0
+    True
+    """
+    return _core.threads_granted(forget)
 
 
 def thread_policy() -> ThreadPolicy:

@@ -338,7 +338,7 @@ class Encoder(TextMethods, ABC):
         """
         log = begin("model")
         packed = self._pack(input_ids, attention_mask, token_type_ids, log)
-        return self._told(log, self._output(packed, num_threads), num_threads)
+        return self._told(log, self._output(packed, num_threads))
 
     def _output(self, packed: PackedInputs, num_threads: int | None) -> ModelOutput:
         if self.head is not None:
@@ -379,7 +379,7 @@ class Encoder(TextMethods, ABC):
         log = begin("run_heads")
         packed = self._pack(input_ids, attention_mask, token_type_ids, log)
         outputs = self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads)
-        return self._told(log, outputs, num_threads)
+        return self._told(log, outputs)
 
     def warm(self) -> None:
         """Do what the first call would have to do beside its work; for probes that tell when a service is ready.
@@ -410,9 +410,9 @@ class Encoder(TextMethods, ABC):
             self._run_heads(packed, self.heads, None)
         if self._make_pipeline is not None and self.files.has("tokenizer.json"):
             self.pipeline.warm()
-        self._told(log, None, None)
+        self._told(log, None)
 
-    def _told(self, log: CallLog | None, result: Result, num_threads: int | None) -> Result:
+    def _told(self, log: CallLog | None, result: Result) -> Result:
         """``result`` of a call, whose ``log`` is written."""
         if log is not None:
             log.computed()

@@ -74,10 +74,9 @@ class TextPipeline:
         options["max_length"] = length
         return options
 
-    def _told(self, log: CallLog | None, result: T, options: dict[str, Any]) -> T:
-        """``result`` of a call with ``options``, whose ``log`` is written."""
+    def _told(self, log: CallLog | None, result: T) -> T:
+        """``result`` of a call, whose ``log`` is written."""
         if log is not None:
-            threads = options.get("num_threads")
             log.write(getattr(result, "truncated", 0))
         return result
 
@@ -109,11 +108,11 @@ class TextPipeline:
     ) -> Vectors[Any]:
         log = begin("embed")
         found = self.embedder.embed(texts, batch_size, normalize, log=log, **self._limited(options))
-        return self._told(log, found, options)
+        return self._told(log, found)
 
     def embed_tokens(self, texts: Iterable[str], **options: Any) -> Results[Floats]:
         log = begin("embed_tokens")
-        return self._told(log, self.embedder.embed_tokens(texts, log=log, **self._limited(options)), options)
+        return self._told(log, self.embedder.embed_tokens(texts, log=log, **self._limited(options)))
 
     def dimension(self, truncate_dim: int | None = None) -> int:
         return self.embedder.dimension(truncate_dim)
@@ -123,25 +122,25 @@ class TextPipeline:
 
         log = begin("classify")
         found = classify(self._model, self.tokenizer, texts, log=log, **self._limited(options))
-        return self._told(log, found, options)
+        return self._told(log, found)
 
     def rerank(self, query: str, docs: Iterable[str], **options: Any) -> Results[Ranked]:
         from .classifier import rerank
 
         log = begin("rerank")
         found = rerank(self._model, self.tokenizer, query, docs, log=log, **self._limited(options))
-        return self._told(log, found, options)
+        return self._told(log, found)
 
     def tokens(self, texts: Iterable[str], **options: Any) -> Results[list[Token]]:
         from .tokens import label_tokens
 
         log = begin("tokens")
         found = label_tokens(self._model, self.tokenizer, texts, log=log, **self._limited(options))
-        return self._told(log, found, options)
+        return self._told(log, found)
 
     def answer(self, question: str, context: str, **options: Any) -> Answer:
         from .answers import answer
 
         log = begin("answer")
         found = answer(self._model, self.tokenizer, question, context, log=log, **self._limited(options))
-        return self._told(log, found, options)
+        return self._told(log, found)

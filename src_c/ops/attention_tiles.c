@@ -81,7 +81,7 @@ static void run_chunk(const attn_job *job, const attn_seq *seq, int64_t kv_head,
     attn_tile_keys(job, seq, kv_head, index, set->n > 1, set->first, set->last, scratch, &chunk);
     chunk.safe = safe;
     const int64_t always = job->params->sink_tokens;
-    for (int t = 0; t < set->n; t++) {
+    for (int t = 0; t < set->n && !fa_stopping(job->ctx.stop); t++) {
         const attn_rows *rows = &set->rows[t];
         const int in_range = rows->first <= rows->last && rows->last >= chunk.j0 && rows->first < chunk.j0 + chunk.n;
         if (!in_range && !(always > chunk.j0 && rows->top >= chunk.j0)) continue;

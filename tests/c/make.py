@@ -69,7 +69,8 @@ VARIANTS = {
     ),
     "clang": Variant("the other compiler, warnings are errors", "clang", ("-Werror",), isas=("avx2",)),
     "serial": Variant(
-        "without OpenMP, threads of the crew alone", "gcc", ("-O1", "-Werror"), isas=("avx2",), openmp=False, arguments=("--quick",)
+        "without OpenMP, threads of the crew alone", "gcc", ("-O1", "-Werror"), isas=("avx2",), openmp=False,
+        arguments=("--quick",),
     ),
     "asan": Variant(
         # --no-fork: the child of a process with threads may find a lock of gcc 12's allocator runtime held for good.
