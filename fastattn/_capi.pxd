@@ -70,6 +70,7 @@ cdef extern from "fastattn.h" nogil:
 
     int fa_openmp_version()
     int fa_omp_max_threads()
+    int fa_omp_places(int32_t *cpus, int most)
     void fa_set_thread_limit(int limit)
     int fa_threads_in_use()
     int fa_threads_granted(int forget)

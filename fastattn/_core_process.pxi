@@ -61,6 +61,12 @@ def omp_max_threads():
     return fa_omp_max_threads()
 
 
+def omp_places():
+    """The CPUs of OpenMP's places, where it binds threads to them; else empty."""
+    cdef int32_t cpus[4096]
+    return [cpus[i] for i in range(fa_omp_places(cpus, 4096))]
+
+
 def threads_in_use():
     return fa_threads_in_use()
 

@@ -194,9 +194,13 @@ def _positive(text: str) -> int | None:
 
 
 def affinity() -> frozenset[int] | None:
-    """CPUs this process may run on; None where the system does not tell."""
+    """CPUs this process may run on; None where the system does not tell.
+
+    Where OpenMP binds threads (``OMP_PROC_BIND``, ``OMP_PLACES``) it has bound the first one already: then also those
+    of its places.
+    """
     try:
-        return frozenset(os.sched_getaffinity(0))
+        return frozenset(os.sched_getaffinity(0)).union(_core.omp_places())
     except (AttributeError, OSError):
         return None
 

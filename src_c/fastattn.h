@@ -112,6 +112,8 @@ const fa_kernels *fa_kernels_for(int index);
 int fa_openmp_version(void);            /* value of _OPENMP, 0 where it is not built in */
 int fa_omp_max_threads(void);           /* omp_get_max_threads() of the calling thread; without OpenMP what OMP_NUM_THREADS
                                          * says, else no limit */
+int fa_omp_places(int32_t *cpus, int most); /* where OpenMP binds threads (OMP_PROC_BIND, OMP_PLACES): how many CPUs its places
+                                             * have, and up to `most` of them; 0: it does not */
 void fa_set_thread_limit(int limit);    /* process-wide count of threads inside calls; callers share it */
 int fa_threads_in_use(void);
 int fa_threads_granted(int forget);     /* the largest team of the calling thread's calls since it last forgot; 0: none */

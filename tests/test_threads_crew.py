@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,26 @@ print(json.dumps([max(each["most_in_use"] for each in found), native()]))
 """
     in_use, others = seen(code, FASTATTN_THREADS=team, OMP_THREAD_LIMIT=limit, OPENBLAS_NUM_THREADS="1")
     assert in_use == expected and others <= expected - 1
+
+
+@needs_openmp
+@both
+@pytest.mark.parametrize("setting", [{"OMP_PROC_BIND": "true"}, {"OMP_PLACES": "threads"}, {"OMP_PLACES": "{0}"}])
+def test_openmps_places_are_those_of_the_crew(team: str, setting: dict[str, str]) -> None:
+    """It binds the first thread to one CPU at its start; the others are not bound to the same one."""
+    code = """
+count = fa.get_num_threads()
+_testing.probe_parallel(64, 3, busy_ns=100_000)
+members = [os.sched_getaffinity(int(t)) for t in os.listdir("/proc/self/task")
+           if open(f"/proc/self/task/{t}/comm").read() == "fastattn\\n"]
+print(json.dumps([count, sorted(set().union(*members))]))
+"""
+    count, cpus = seen(code, FASTATTN_THREADS=team, **setting)
+    all_cpus = sorted(os.sched_getaffinity(0))
+    places = [0] if setting.get("OMP_PLACES") == "{0}" else all_cpus
+    quota = threads.cpu_quota().cpus
+    assert count == max(1, len(places) if quota is None else min(len(places), int(quota)))
+    assert cpus == (places if team == "crew" else [])
 
 
 @pytest.mark.skipif(_core.openmp_version() != 0, reason="built with OpenMP")

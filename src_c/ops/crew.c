@@ -27,6 +27,7 @@
 #include "crew.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/resource.h>
@@ -201,6 +202,23 @@ static void *member(void *argument) {
     return NULL;
 }
 
+/* A thread is born with the CPUs of the one that hires it. OpenMP may have bound that one to a single CPU: then members
+ * get what OpenMP would give its own threads. */
+static void place(pthread_attr_t *attr) {
+#if defined(__linux__)
+    int32_t cpus[FA_MOST_THREADS];
+    cpu_set_t set;
+    const int count = fa_omp_places(cpus, FA_MOST_THREADS);
+    if (count == 0) return;
+    CPU_ZERO(&set);
+    for (int i = 0; i < count; i++)
+        if (cpus[i] >= 0 && cpus[i] < CPU_SETSIZE) CPU_SET(cpus[i], &set);
+    if (CPU_COUNT(&set) > 0) pthread_attr_setaffinity_np(attr, sizeof set, &set);
+#else
+    (void)attr;
+#endif
+}
+
 static int hire(int index) {
     /* Tasks need some tens of kilobytes; the thread-local memory of all libraries comes from the stack too. */
     int hired = 0;
@@ -208,6 +226,7 @@ static int hire(int index) {
         pthread_attr_t attr;
         pthread_t thread;
         if (pthread_attr_init(&attr) != 0) break;
+        place(&attr);
         atomic_fetch_add(&crew.awake, 1);
         hired = pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED) == 0 &&
                 pthread_attr_setstacksize(&attr, stack) == 0 &&
@@ -224,6 +243,7 @@ static int hire(int index) {
 /* Brings the crew up to `members`, or as near as the system allows; whoever comes while another hires goes on without.
  * The process's signals stay with its other threads: members are born with all of them blocked. */
 static void muster(int members) {
+    if (members >= FA_MOST_THREADS) members = FA_MOST_THREADS - 1;
     if (atomic_load_explicit(&crew.size, memory_order_relaxed) >= members) return;
     if (clock_ns(CLOCK_MONOTONIC) < atomic_load_explicit(&crew.hire_from, memory_order_relaxed)) return;
     if (pthread_mutex_trylock(&crew.hiring) != 0) return;

@@ -285,6 +285,23 @@ int fa_omp_max_threads(void) {
 #endif
 }
 
+int fa_omp_places(int32_t *cpus, int most) {
+    int count = 0;
+#if defined(_OPENMP) && _OPENMP >= 201511
+    if (is_inherited(&self) || omp_get_proc_bind() == omp_proc_bind_false) return 0;
+    for (int place = 0; place < omp_get_num_places(); place++) {
+        int ids[FA_MOST_THREADS];
+        const int size = omp_get_place_num_procs(place);
+        if (size <= 0 || size > FA_MOST_THREADS) continue;
+        omp_get_place_proc_ids(place, ids);
+        for (int i = 0; i < size && count < most; i++) cpus[count++] = ids[i];
+    }
+#else
+    (void)cpus, (void)most;
+#endif
+    return count;
+}
+
 void fa_set_thread_limit(int limit) {
     atomic_store_explicit(&process.limit, limit < 1 ? 1 : limit, memory_order_relaxed);
 }
