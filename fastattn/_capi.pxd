@@ -56,6 +56,7 @@ cdef extern from "fastattn.h" nogil:
         const fa_kernels *kernels
         int32_t num_threads
         int32_t force
+        int32_t small
         fa_stop *stop
 
     cdef enum fa_force:

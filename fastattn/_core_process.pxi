@@ -199,6 +199,7 @@ cdef int make_ctx(fa_ctx *ctx, object num_threads) except -1:
     ctx.kernels = fa_kernels_for(_isa)
     ctx.num_threads = n if n > 0 else 1
     ctx.force = _force
+    ctx.small = 0
     ctx.stop = NULL
     if PyThread_get_thread_ident() == _main_thread:
         memset(&_signals, 0, sizeof(_signals))

@@ -94,6 +94,7 @@ typedef struct fa_ctx {
     const fa_kernels *kernels;
     int32_t num_threads; /* the most threads this call may use; at least 1 */
     int32_t force;       /* tests: enum fa_force, 0 = choose */
+    int32_t small;       /* set by ops: so little work that nobody is woken for it; who is awake may join */
     fa_stop *stop;       /* NULL: the call runs to its end */
 } fa_ctx;
 

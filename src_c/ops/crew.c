@@ -320,7 +320,7 @@ static void await_members(slot *s, fa_stop *stop) {
     atomic_store(&s->asleep, 0);
 }
 
-void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int members, fa_stop *stop) {
+void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int members, int small, fa_stop *stop) {
     const int64_t begin = clock_ns(CLOCK_MONOTONIC);
     look_around(begin);
     const int places = allowed(team - 1, begin);
@@ -337,7 +337,8 @@ void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int member
     atomic_store_explicit(&job->state, (n_tasks - 1) * JOB_TASK + (s ? places * JOB_PLACE : 0), memory_order_release);
     if (s) {
         atomic_fetch_add(&crew.posts, 1);
-        if (pressed(begin)) job->wake_at = begin + CALL_NS;
+        if (small) job->wake_at = 0;
+        else if (pressed(begin)) job->wake_at = begin + CALL_NS;
         else wake(places < n_tasks - 1 ? places : (int)(n_tasks - 1));
     }
     fa_job_work(job, 0, 0);

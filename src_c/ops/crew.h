@@ -12,8 +12,8 @@
 #include "job.h"
 
 /* Runs tasks [0, n_tasks) by the calling thread and up to team - 1 members. `members`: as many may be needed in the
- * process now; those that are missing are hired, as far as the system gives threads. */
-void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int members, fa_stop *stop);
+ * process now; those that are missing are hired, as far as the system gives threads. `small`: nobody is woken. */
+void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int members, int small, fa_stop *stop);
 
 /* In the child of a fork: nobody is there any more. A call that was under way finds no tasks and nobody to wait for. */
 void fa_crew_after_fork(void);

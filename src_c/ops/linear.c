@@ -11,7 +11,8 @@
 #define FA_LINEAR_HALF_ROWS 288  /* the same where each task widens its weights first */
 #define FA_LINEAR_FAR (8 << 20)  /* bytes of weights that hardly stay in a shared L3 */
 #define FA_LINEAR_ENOUGH 12      /* tasks that will do for any team worth having; more, smaller ones cost more reading */
-#define FA_LINEAR_WORTH 600000.0 /* multiplications of a task that is worth handing out: 10 us */
+#define FA_LINEAR_WORTH 120000.0 /* multiplications of a task that is worth handing to somebody who is awake: 2 us */
+#define FA_LINEAR_AWAKE 1200000.0 /* multiplications of a product that is worth waking somebody */
 #define FA_LINEAR_FEWEST 6       /* panels of a task, when cut smaller than the cache asks: each copy of A serves these */
 
 fa_status fa_linear_packed_bytes(int32_t dtype, int64_t n, int64_t k, size_t *bytes) {
@@ -76,6 +77,7 @@ typedef struct fa_linear_plan {
     int64_t row_step, rows;     /* rows of a task, number of row blocks */
     int64_t panel_step, panels; /* panels of a task, number of panel blocks */
     int team;
+    double work;                /* multiplications, of at least 4 rows: below, the time goes by the weights read */
     float *c, *a, *wide;        /* scratch of all workers; wide and, behind it, part only with weights of 16 bits */
     size_t c_size, a_size, wide_size, half_size; /* floats of each worker; half_size: of wide and part */
 } fa_linear_plan;
@@ -100,8 +102,7 @@ static int64_t fa_linear_unit(int64_t m) {
  */
 static void fa_linear_cut(const fa_ctx *ctx, fa_linear_plan *plan) {
     const int64_t panels = fa_ceil_div(plan->n, 16), unit = fa_linear_unit(plan->m > 0 ? plan->m : 1);
-    /* below 4 rows the time goes by the weights read */
-    const double work = (double)(plan->m < 4 ? 4 : plan->m) * (double)plan->n * (double)plan->k;
+    plan->work = (double)(plan->m < 4 ? 4 : plan->m) * (double)plan->n * (double)plan->k;
     const int widened = plan->dtype != FA_F32 && ctx->kernels->linear.half_rows < FA_LINEAR_HALF_ROWS;
     const int64_t most_rows = widened ? FA_LINEAR_HALF_ROWS : FA_LINEAR_ROWS;
     int64_t row_pieces = fa_ceil_div(plan->m, most_rows), panel_pieces = fa_ceil_div(panels, FA_LINEAR_PANELS);
@@ -111,7 +112,7 @@ static void fa_linear_cut(const fa_ctx *ctx, fa_linear_plan *plan) {
         plan->rows = fa_ceil_div(plan->m, plan->row_step);
         plan->panels = fa_ceil_div(panels, plan->panel_step);
         const double tasks = (double)plan->rows * (double)plan->panels;
-        if (tasks < 1 || tasks >= FA_LINEAR_ENOUGH || work < FA_LINEAR_WORTH * 2 * tasks) break;
+        if (tasks < 1 || tasks >= FA_LINEAR_ENOUGH || plan->work < FA_LINEAR_WORTH * 2 * tasks) break;
         const int64_t fewer = fa_linear_step(panels, 2 * plan->panels, unit);
         const int splits = fewer < plan->panel_step;
         if (splits && fewer >= FA_LINEAR_PANELS / 2) plan->panel_step = fewer;
@@ -215,5 +216,7 @@ fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, con
     job.out = out->data;
     job.os = fa_estride(out, 0);
     job.act = (int)act;
-    return fa_parallel_for(ctx, job.plan.rows * job.plan.panels, fa_linear_task, &job);
+    fa_ctx worth = *ctx;
+    worth.small = job.plan.work < FA_LINEAR_AWAKE;
+    return fa_parallel_for(&worth, job.plan.rows * job.plan.panels, fa_linear_task, &job);
 }

@@ -176,10 +176,10 @@ static int in_a_region(struct thread_state *me) {
 
 #endif /* _OPENMP */
 
-static void run_team(struct thread_state *me, int64_t n_tasks, fa_task_fn fn, void *arg, int team, fa_stop *stop) {
+static void run_team(struct thread_state *me, int64_t n_tasks, fa_task_fn fn, void *arg, int team, const fa_ctx *ctx) {
 #ifdef _OPENMP
     if (atomic_load_explicit(&process.team, memory_order_relaxed) == FA_TEAM_OPENMP && !is_inherited(me)) {
-        fa_job job = {.fn = fn, .arg = arg, .n_tasks = n_tasks, .stop = stop, .team = team};
+        fa_job job = {.fn = fn, .arg = arg, .n_tasks = n_tasks, .stop = ctx->stop, .team = team};
         atomic_init(&job.state, n_tasks * JOB_TASK);
         run_region(&job, team);
         return;
@@ -187,7 +187,7 @@ static void run_team(struct thread_state *me, int64_t n_tasks, fa_task_fn fn, vo
 #endif
     const int64_t in_use = atomic_load_explicit(&process.in_use, memory_order_relaxed);
     (void)me;
-    fa_crew_run(fn, arg, n_tasks, team, (int)(in_use % CALL - in_use / CALL), stop);
+    fa_crew_run(fn, arg, n_tasks, team, (int)(in_use % CALL - in_use / CALL), ctx->small, ctx->stop);
 }
 
 /* ---- the seam -------------------------------------------------------------------------------------------------- */
@@ -235,8 +235,9 @@ fa_status fa_parallel_for(const fa_ctx *ctx, int64_t n_tasks, fa_task_fn fn, voi
     const int reserves = me->held == 0;
     if (reserves) team = reserve(me, team);
     else if (team > me->held) team = me->held;
+    if (ctx->small && atomic_load_explicit(&process.team, memory_order_relaxed) == FA_TEAM_OPENMP) team = 1;
     if (team == 1 || n_tasks > JOB_MOST_TASKS) run_serial(me, n_tasks, fn, arg, ctx->stop);
-    else run_team(me, n_tasks, fn, arg, team, ctx->stop);
+    else run_team(me, n_tasks, fn, arg, team, ctx);
     if (reserves) release(me);
     me->call = NULL;
     me->in_call = 0;
