@@ -204,7 +204,7 @@ def serve_an_event_loop(folder: str) -> None:
         try:  # who waits for it may give up; the work goes on in its thread
             await asyncio.wait_for(loop.run_in_executor(None, held), 0.05)
             raise AssertionError("it came to its end before it was let go")
-        except asyncio.TimeoutError:
+        except TimeoutError:
             gate.set()
         ticker.cancel()
 
