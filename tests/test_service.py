@@ -91,7 +91,7 @@ def digest_of_operators(folder: str) -> str:
     rng = generator("digest of operators")
     results: list[Any] = []
     for d in (5, 64, 128):
-        q, k = normal(rng, 2, 4, 77, d), normal(rng, 2, 2, 77, d)
+        q, k = normal(rng, 2, 4, 45, d), normal(rng, 2, 2, 45, d)
         small, spoilt = q * np.float32(1e-39), q.copy()  # denormal numbers are kept, whatever the process's settings
         spoilt[0, 0, 3] = np.nan
         results += [
@@ -113,7 +113,7 @@ def digest_of_operators(folder: str) -> str:
 
 def print_digests(folder: str) -> None:
     counts = []
-    for n in (None, 1, 2, 5):
+    for n in (None, 1, 5):
         fa.set_num_threads(n)
         counts.append(digest_of_operators(folder))
     print(_core.current_isa(), threads.thread_policy()["team"], *counts)
@@ -123,9 +123,9 @@ def test_one_digest_for_all_instruction_sets_teams_and_thread_counts(folder: str
     seen = {}
     for isa in _testing.isas():
         for team in TEAMS:
-            env = {"FASTATTN_ISA": isa, "FASTATTN_THREADS": team, "FASTATTN_NUM_THREADS": "3"}
+            env = {"FASTATTN_ISA": isa, "FASTATTN_THREADS": team, "FASTATTN_NUM_THREADS": "2"}
             used, of, *counts = output_of_function(print_digests, folder, env=env).split()
-            assert (used, of, len(counts)) == (isa, team, 4)
+            assert (used, of, len(counts)) == (isa, team, 3)
             seen[isa, team] = counts
     assert len({found for counts in seen.values() for found in counts}) == 1, seen
 
@@ -300,10 +300,9 @@ def load_again_and_again(folder: str, way: str) -> None:
     path = str(fa.pack(folder, Path(folder).parent / "model.fastattn")) if way == "packed" else folder
 
     def state() -> tuple[int, int, int]:
-        maps = Path("/proc/self/maps").read_text().count(".safetensors") + Path("/proc/self/maps").read_text().count(
-            ".fastattn\n"
-        )
-        return status("VmRSS"), len(os.listdir("/proc/self/fd")), maps
+        mapped = Path("/proc/self/maps").read_text()
+        files = mapped.count(".safetensors\n") + mapped.count(".fastattn\n")
+        return status("VmRSS"), len(os.listdir("/proc/self/fd")), files
 
     states = []
     for i in range(40):
