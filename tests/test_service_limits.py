@@ -222,6 +222,27 @@ def test_little_address_space(n: str, folder: str) -> None:
     output_of_function(call_with_little_memory, folder, n)
 
 
+def hire_with_the_last_memory(_: str) -> None:
+    """In children of many sizes, whose crew is new: its stacks take all there is but what is smaller than a stack."""
+    q = normal(generator("the last memory"), 1, 8, 300, 64)
+    out, expected = np.empty_like(q), fa.attention(q, q, q, num_threads=1).tobytes()
+    statuses = []
+    for i in range(20):
+        child = os.fork()
+        if child == 0:
+            limit_address_space((2 << 20) + i * (100 << 10))
+            for _ in range(3):
+                fa.attention(q, q, q, out=out, num_threads=EACH)
+            os._exit(0 if out.tobytes() == expected and 0 < _core.crew_size() < EACH - 1 else 9)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert statuses == [0] * 20, statuses
+
+
+def test_members_hired_with_the_last_memory() -> None:
+    """They need none beside their stack. (Thread-local variables would, of a library that is loaded later.)"""
+    output_of_function(hire_with_the_last_memory, "")
+
+
 def name_the_file(folder: str) -> None:
     path = Path(folder) / "model.safetensors"
     with pytest.raises(FileNotFoundError):
