@@ -8,6 +8,8 @@ needs, a user of its own for one on threads, is made where that is allowed; a li
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 from golden import tiny_bert
 from support.inputs import generator, normal
 from support.processes import output_of_function
+from test_cli import environment
 from test_service import TEXTS, status, task_names
 
 import fastattn as fa
@@ -304,3 +307,21 @@ def fill_a_cache(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["float32", "int8"])
 def test_a_cache_that_finds_no_room_keeps_what_it_has(kind: str) -> None:
     output_of_function(fill_a_cache, kind)
+
+
+# ---- long lines ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unit", ["x", "the cat ", ".", "\u6771"])
+def test_a_line_of_sixteen_megabytes(unit: str, folder: str, tmp_path: Path) -> None:
+    """Through the command: memory for some copies of the line, and the vector of its first words."""
+    long = unit * ((16 << 20) // len(unit.encode()))
+    (tmp_path / "in.txt").write_text(f"{long}\n{unit * 1000}\n")
+    command = [sys.executable, "-m", "fastattn", "embed", "--model", folder]
+    files = ["--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "out.npy")]
+    process = subprocess.Popen([*command, *files], env=environment())
+    _, ended, use = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(ended)
+    vectors = np.load(tmp_path / "out.npy")
+    assert process.returncode == 0 and vectors[0].tobytes() == vectors[1].tobytes()
+    assert use.ru_maxrss < (60 + 8 * 16) << 10
