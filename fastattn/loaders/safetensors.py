@@ -11,6 +11,7 @@ a new file and rename it over the old one instead.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import struct
 import zlib
@@ -36,6 +37,8 @@ class SafetensorsFile(WeightFile):
     ------
     FileNotFoundError, PermissionError
         As the operating system says.
+    MemoryError
+        There is no address space for the file; the message names it.
     WeightFileError
         The file is empty, truncated, or its header lies; the message names the file and the field.
 
@@ -110,7 +113,12 @@ def _map(path: Path) -> mmap.mmap:
     with open(path, "rb") as file:
         if size < 8:
             raise _foreign(path, file.read(8), f"{size} bytes, too short for the 8-byte header length")
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # of the size the file has by now
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # of the size the file has by now
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise MemoryError(f"{path}: no address space for its {size} bytes") from None
 
 
 def _check_metadata(value: Any, path: Path) -> dict[str, str]:

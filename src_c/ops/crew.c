@@ -98,7 +98,7 @@ static int pressed(int64_t now) { return now < atomic_load_explicit(&crew.presse
  * what an idle machine does too. */
 static void look_around(int64_t now) {
 #if defined(RUSAGE_THREAD)
-    static _Thread_local struct { int64_t at; long lost; } last;
+    static FA_THREAD_LOCAL struct { int64_t at; long lost; } last;
     struct rusage use;
     const int64_t since = now - last.at;
     if (since < AROUND_NS || getrusage(RUSAGE_THREAD, &use) != 0) return;

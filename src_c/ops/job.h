@@ -13,8 +13,19 @@
 
 #include <stdalign.h>
 #include <stdatomic.h>
+#include <stdint.h>
 
 #include "parallel.h"
+
+/* Memory of each thread, which is there when the thread is. In a library that is loaded later, glibc otherwise makes it
+ * at a thread's first use of it, and ends the process if there is no memory at that moment: members that were hired
+ * with the last of the address space would do that. There is little room for such variables; these are tens of bytes.
+ * musl makes all of it in time. */
+#if defined(__GLIBC__)
+#define FA_THREAD_LOCAL _Thread_local __attribute__((tls_model("initial-exec")))
+#else
+#define FA_THREAD_LOCAL _Thread_local
+#endif
 
 #define JOB_FIELD 12 /* bits of places and of members inside */
 #define JOB_MASK (((int64_t)1 << JOB_FIELD) - 1)

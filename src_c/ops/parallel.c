@@ -86,7 +86,7 @@ struct thread_state {
     const fa_stop *call;    /* of the call this thread has made */
 };
 
-static _Thread_local struct thread_state self;
+static FA_THREAD_LOCAL struct thread_state self;
 
 /* ---- the end of a call ----------------------------------------------------------------------------------------- */
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import fastattn
@@ -64,3 +64,13 @@ def compile_shared(source: str, folder: Path, *flags: str) -> Path | None:
     done = subprocess.run([compiler, "-O1", "-shared", "-fPIC", *flags, str(text), "-o", str(library)],
                           capture_output=True, text=True)
     return library if done.returncode == 0 else None
+
+
+def output_of_function(function: Callable[..., None], *args: str, env: Mapping[str, str | None] | None = None) -> str:
+    """Standard output of `function`, of a test's own file, called with `args` in a fresh interpreter.
+
+    Other processes, spawned ones too, find the functions of that file: they can be sent to pools.
+    """
+    code = "import sys; sys.path.insert(0, sys.argv[1]); module = __import__(sys.argv[2])\n" \
+           "getattr(module, sys.argv[3])(*sys.argv[4:])"
+    return output_of(code, str(Path(__file__).parents[1]), function.__module__, function.__name__, *args, env=env)
