@@ -31,6 +31,7 @@
 #include <signal.h>
 #include <stddef.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "park.h"
 
@@ -241,10 +242,14 @@ static int hire(int index) {
 }
 
 /* Brings the crew up to `members`, or as near as the system allows; whoever comes while another hires goes on without.
+ * More than there are CPUs help nobody, and others may want the room (a limit on processes): they come one for a call.
  * The process's signals stay with its other threads: members are born with all of them blocked. */
 static void muster(int members) {
+    const int there = atomic_load_explicit(&crew.size, memory_order_relaxed);
     if (members >= FA_MOST_THREADS) members = FA_MOST_THREADS - 1;
-    if (atomic_load_explicit(&crew.size, memory_order_relaxed) >= members) return;
+    if (there >= members) return;
+    const int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN), helpful = there < cpus - 1 ? cpus - 1 : there + 1;
+    if (members > helpful) members = helpful;
     if (clock_ns(CLOCK_MONOTONIC) < atomic_load_explicit(&crew.hire_from, memory_order_relaxed)) return;
     if (pthread_mutex_trylock(&crew.hiring) != 0) return;
     sigset_t all, before;

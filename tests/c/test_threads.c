@@ -122,6 +122,7 @@ static void hurry(void *arg, int64_t task, int worker) {
     (void)task, (void)worker;
     atomic_fetch_add(&l->tasks, 1);
     if (pthread_equal(pthread_self(), l->caller)) l->stop.next_look = 1;
+    else usleep(1000); /* most tasks are the caller's, however late the system runs it */
 }
 
 static int stopped_calls(const work *w, int threads) {
