@@ -8,6 +8,7 @@ from cpython.buffer cimport (
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New, PyCapsule_SetName
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
@@ -58,11 +59,6 @@ def kernels_capsule(str name):
     return PyCapsule_New(<void *>fa_kernels_for(isa_names().index(name)), b"fastattn.fa_kernels", NULL)
 
 
-def parallel_probe_capsule():
-    """fa_parallel_probe_run of this extension's thread seam, for fastattn._testing."""
-    return PyCapsule_New(<void *>fa_parallel_probe_run, b"fastattn.fa_parallel_probe_run", NULL)
-
-
 def openmp_version():
     """The value of _OPENMP, 0 where it is not built in."""
     return fa_openmp_version()
@@ -97,10 +93,6 @@ def set_thread_default(int cap, int explicit):
     _cap = cap
     _explicit = explicit
     fa_set_thread_limit(explicit if explicit > 0 else cap)
-
-
-cdef extern from "pythread.h":
-    unsigned long PyThread_get_thread_ident() nogil
 
 
 cdef extern from *:
@@ -160,6 +152,7 @@ def cpu_features():
 cdef fa_stop _signals               # of the main thread's calls
 cdef object _raised = None          # by a handler, until check() raises it
 cdef unsigned long _main_thread = 0
+cdef int _handling = 0              # handlers run in the middle of a call; calls of their own do not look for more
 
 
 def _find_main_thread():
@@ -168,7 +161,9 @@ def _find_main_thread():
 
 
 def _is_main_thread():
-    global _main_thread
+    global _main_thread, _handling
+    if _main_thread != <unsigned long>_threading.get_ident():
+        _handling = 0  # of another thread, which is not there any more
     _main_thread = _threading.get_ident()
 
 
@@ -187,8 +182,13 @@ cdef int run_handlers() noexcept:
 
 
 cdef int look_for_signals(void *arg) noexcept nogil:
+    global _handling
+    cdef int raised
     with gil:
-        return run_handlers()
+        _handling += 1
+        raised = run_handlers()
+        _handling -= 1
+    return raised
 
 
 cdef int make_ctx(fa_ctx *ctx, object num_threads) except -1:
@@ -209,7 +209,7 @@ cdef int make_ctx(fa_ctx *ctx, object num_threads) except -1:
     ctx.num_threads = n if n > 0 else 1
     ctx.force = _force
     ctx.stop = NULL
-    if PyThread_get_thread_ident() == _main_thread:
+    if _handling == 0 and <unsigned long>PyThread_get_thread_ident() == _main_thread:
         memset(&_signals, 0, sizeof(_signals))
         _signals.look = look_for_signals
         ctx.stop = &_signals
@@ -580,48 +580,9 @@ def attend(out, lse, weights, q, k, v, *, double scale, double softcap, bint cau
                   views.add(k, 4, False), views.add(v, 4, False), &params)
 
 
-# ---- the machine's limits -------------------------------------------------------------------------------------------
-
-def probe_fma(int64_t rounds, num_threads=None):
-    """Independent FMAs on every thread; the number of floating-point operations done."""
-    cdef fa_ctx ctx
-    cdef double flops = 0
-    cdef fa_status status
-    make_ctx(&ctx, num_threads)
-    with nogil:
-        status = fa_probe_fma(&ctx, rounds, &flops)
-    check(status, "probe_fma")
-    return flops
-
-
-def probe_int8(int64_t rounds, num_threads=None):
-    """The exact int8 products of the instruction set on every thread; the number of operations done."""
-    cdef fa_ctx ctx
-    cdef double ops = 0
-    cdef fa_status status
-    make_ctx(&ctx, num_threads)
-    with nogil:
-        status = fa_probe_int8(&ctx, rounds, &ops)
-    check(status, "probe_int8")
-    return ops
-
-
-def probe_read(array, num_threads=None):
-    """Reads a contiguous array once."""
-    cdef fa_ctx ctx
-    cdef Views views = Views.__new__(Views)
-    cdef fa_view *view = views.add(array, 1, False)
-    cdef size_t size = <size_t>views.buffers[0].len
-    cdef float sink = 0
-    cdef fa_status status
-    make_ctx(&ctx, num_threads)
-    with nogil:
-        status = fa_probe_read(&ctx, view.data, size, &sink)
-    check(status, "probe_read")
-
-
 include "_core_ops.pxi"
 include "_core_linear.pxi"
+include "_core_probes.pxi"
 include "_core_program.pxi"
 include "_core_recurrent.pxi"
 include "_core_rope.pxi"

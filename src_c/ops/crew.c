@@ -222,13 +222,15 @@ static int hire(int index) {
 }
 
 /* Brings the crew up to `members`, or as near as the system allows; whoever comes while another hires goes on without.
- * The process's signals stay with its other threads: members are born with all of them blocked. */
+ * The process's signals stay with its other threads: members are born with all of them blocked, but for those that a
+ * thread brings upon itself, which would end the process without a word of a handler's (faulthandler's, say). */
 static void muster(int members) {
     if (atomic_load_explicit(&crew.size, memory_order_relaxed) >= members) return;
     if (clock_ns(CLOCK_MONOTONIC) < atomic_load_explicit(&crew.hire_from, memory_order_relaxed)) return;
     if (pthread_mutex_trylock(&crew.hiring) != 0) return;
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGSEGV), sigdelset(&all, SIGBUS), sigdelset(&all, SIGFPE), sigdelset(&all, SIGILL);
     if (pthread_sigmask(SIG_SETMASK, &all, &before) == 0) {
         int size = atomic_load_explicit(&crew.size, memory_order_relaxed);
         while (size < members && hire(size)) size++;
@@ -242,6 +244,8 @@ static void muster(int members) {
 }
 
 /* ---- callers --------------------------------------------------------------------------------------------------- */
+
+static _Thread_local slot *mine; /* of the call this thread has made */
 
 /* A slot that nobody uses, the lowest; NULL: there is none. */
 static slot *take_slot(void) {
@@ -304,7 +308,7 @@ void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int member
     const int64_t begin = clock_ns(CLOCK_MONOTONIC);
     look_around(begin);
     const int places = allowed(team - 1, begin);
-    slot *s = places > 0 ? take_slot() : NULL;
+    slot *s = mine = places > 0 ? take_slot() : NULL;
     fa_job alone;
     if (s) muster(members);
     fa_job *job = s ? &s->job : &alone;
@@ -328,6 +332,7 @@ void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int member
         const int64_t end = clock_ns(CLOCK_MONOTONIC);
         learn(idle - begin, end - idle, end);
     }
+    mine = NULL;
     atomic_store_explicit(&s->taken, 0, memory_order_release);
 }
 
@@ -343,9 +348,11 @@ void fa_crew_after_fork(void) {
         if (atomic_load(&crew.beds[i].asleep)) atomic_store(&crew.beds[i].asleep, 0);
     }
     for (int i = 0; i < SLOTS; i++) {
-        atomic_store(&crew.row[i].job.state, 0);
-        atomic_store(&crew.row[i].asleep, 0);
-        atomic_store(&crew.row[i].taken, 0);
+        slot *s = &crew.row[i];
+        atomic_store(&s->job.state, 0);
+        atomic_store(&s->asleep, 0);
+        atomic_store(&s->taken, s == mine); /* until that call has ended: threads of the child call meanwhile */
+        if (s == mine) atomic_store(&crew.slots, i + 1);
     }
     park_after_fork();
 }
