@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One guest among others: beside other libraries' threads, forks and ends of processes at any moment, handlers that fork.
+"""One guest among others: forks and ends of the process at any moment, handlers that fork, callers of all sizes.
 
 Every case runs in an interpreter of its own with a time limit, because the failure is a hang; nothing may be left on
 stderr. With both teams.
@@ -141,7 +141,7 @@ def test_multiprocessing(method: str, tmp_path: Path) -> None:
     """, team="crew", common="")  # fmt: skip
 
 
-# ---- handlers in the middle of a call ----------------------------------------------------------------------------------
+# ---- handlers in the middle of a call --------------------------------------------------------------------------------
 
 HANDLER = """
 seen = []
@@ -155,7 +155,7 @@ def long_call(handler):
 
 @pytest.mark.parametrize("team", TEAMS)
 def test_a_handler_that_forks(team: str) -> None:
-    """In the child the call ends with an error, what the handler does there works; in the parent nothing is different."""
+    """In the child the call ends with an error, what the handler does there works; in the parent all is as ever."""
     found = run(HANDLER + textwrap.dedent("""
         def handler(*_):
             seen.append(os.fork())
