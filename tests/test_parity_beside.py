@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """torch, ONNX Runtime and CTranslate2 in the same process: either import order, calls in turn and at once, both teams,
-forks, ends of the process. (Daemon threads inside calls of torch's end it by abort(), with us or without.) Every case runs
+forks, ends of the process. (Daemon threads inside calls of torch end it by abort(), with us or without.) Every case runs
 in an interpreter of its own.
 """
 
