@@ -7,8 +7,8 @@ from cpython.buffer cimport (
 )
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
-from cpython.pythread cimport PyThread_get_thread_ident
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_IsValid, PyCapsule_New, PyCapsule_SetName
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
@@ -381,48 +381,9 @@ def attend(out, lse, weights, q, k, v, *, double scale, double softcap, bint cau
                   views.add(k, 4, False), views.add(v, 4, False), &params)
 
 
-# ---- the machine's limits -------------------------------------------------------------------------------------------
-
-def probe_fma(int64_t rounds, num_threads=None):
-    """Independent FMAs on every thread; the number of floating-point operations done."""
-    cdef fa_ctx ctx
-    cdef double flops = 0
-    cdef fa_status status
-    make_ctx(&ctx, num_threads)
-    with nogil:
-        status = fa_probe_fma(&ctx, rounds, &flops)
-    check(status, "probe_fma")
-    return flops
-
-
-def probe_int8(int64_t rounds, num_threads=None):
-    """The exact int8 products of the instruction set on every thread; the number of operations done."""
-    cdef fa_ctx ctx
-    cdef double ops = 0
-    cdef fa_status status
-    make_ctx(&ctx, num_threads)
-    with nogil:
-        status = fa_probe_int8(&ctx, rounds, &ops)
-    check(status, "probe_int8")
-    return ops
-
-
-def probe_read(array, num_threads=None):
-    """Reads a contiguous array once."""
-    cdef fa_ctx ctx
-    cdef Views views = Views.__new__(Views)
-    cdef fa_view *view = views.add(array, 1, False)
-    cdef size_t size = <size_t>views.buffers[0].len
-    cdef float sink = 0
-    cdef fa_status status
-    make_ctx(&ctx, num_threads)
-    with nogil:
-        status = fa_probe_read(&ctx, view.data, size, &sink)
-    check(status, "probe_read")
-
-
 include "_core_ops.pxi"
 include "_core_linear.pxi"
+include "_core_probes.pxi"
 include "_core_program.pxi"
 include "_core_recurrent.pxi"
 include "_core_rope.pxi"

@@ -47,11 +47,6 @@ def kernels_capsule(str name):
     return PyCapsule_New(<void *>fa_kernels_for(isa_names().index(name)), b"fastattn.fa_kernels", NULL)
 
 
-def parallel_probe_capsule():
-    """fa_parallel_probe_run of this extension's thread seam, for fastattn._testing."""
-    return PyCapsule_New(<void *>fa_parallel_probe_run, b"fastattn.fa_parallel_probe_run", NULL)
-
-
 def openmp_version():
     """The value of _OPENMP, 0 where it is not built in."""
     return fa_openmp_version()
@@ -151,6 +146,7 @@ def cpu_features():
 cdef fa_stop _signals               # of the main thread's calls
 cdef object _raised = None          # by a handler, until check() raises it
 cdef unsigned long _main_thread = 0
+cdef int _handling = 0              # handlers run in the middle of a call; calls of their own do not look for more
 
 
 def _find_main_thread():
@@ -159,7 +155,9 @@ def _find_main_thread():
 
 
 def _is_main_thread():
-    global _main_thread
+    global _main_thread, _handling
+    if _main_thread != <unsigned long>_threading.get_ident():
+        _handling = 0  # of another thread, which is not there any more
     _main_thread = _threading.get_ident()
 
 
@@ -178,8 +176,13 @@ cdef int run_handlers() noexcept:
 
 
 cdef int look_for_signals(void *arg) noexcept nogil:
+    global _handling
+    cdef int raised
     with gil:
-        return run_handlers()
+        _handling += 1
+        raised = run_handlers()
+        _handling -= 1
+    return raised
 
 
 cdef int make_ctx(fa_ctx *ctx, object num_threads) except -1:
@@ -201,7 +204,7 @@ cdef int make_ctx(fa_ctx *ctx, object num_threads) except -1:
     ctx.force = _force
     ctx.small = 0
     ctx.stop = NULL
-    if PyThread_get_thread_ident() == _main_thread:
+    if _handling == 0 and <unsigned long>PyThread_get_thread_ident() == _main_thread:
         memset(&_signals, 0, sizeof(_signals))
         _signals.look = look_for_signals
         ctx.stop = &_signals

@@ -17,7 +17,20 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # processor from the tests.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from collections.abc import Iterator  # noqa: E402
+
+import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
+
+import fastattn as fa  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _default_threads() -> Iterator[None]:
+    """Commands that run in this process set the thread count for all of it."""
+    yield
+    fa.set_num_threads(None)
+
 
 settings.register_profile(
     "fastattn",

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -50,14 +51,21 @@ def child_environment() -> dict[str, str]:
 class Child:
     """A process that has loaded the model of ``folder`` with the library ``name``; ends with the ``with`` block.
 
-    ``dtype`` is the type of the weights; with ``cpu_time`` run() counts the CPU time of the process.
+    ``dtype`` is the type of the weights; with ``cpu_time`` run() counts the CPU time of the process; ``environment`` is
+    laid over that of this process.
 
     Raises:
         ChildError: it could not, in what the library says.
     """
 
     def __init__(
-        self, name: str, folder: Path, num_threads: int, dtype: str = "float32", cpu_time: bool = False
+        self,
+        name: str,
+        folder: Path,
+        num_threads: int,
+        dtype: str = "float32",
+        cpu_time: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -70,7 +78,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=child_environment(),
+            env={**child_environment(), **(environment or {})},
         )
         try:
             ready = self._receive(_LOAD_LIMIT)
@@ -101,6 +109,11 @@ class Child:
     def latencies(self, count: int) -> list[float]:
         """Elapsed seconds of each of ``count`` calls."""
         return [float(seconds) for seconds in self._ask({"latencies": count})["seconds"]]
+
+    def calls_for(self, seconds: float) -> tuple[list[float], float]:
+        """Elapsed seconds of each of the calls that begin within ``seconds``, and CPU time of a call."""
+        answer = self._ask({"calls_for": seconds})
+        return [float(taken) for taken in answer["seconds"]], float(answer["cpu"])
 
     def callers(self, count: int, seconds: float) -> tuple[float, float]:
         """Calls per second of ``count`` Python threads that call at once for about ``seconds``, and CPU time of a call.
@@ -232,6 +245,13 @@ def _serve(loaded: Any, questions: IO[bytes], answer: Any, clock: Clock) -> None
         elif "latencies" in question:
             one = timed(call)
             answer(seconds=[one(1) for _ in range(question["latencies"])])
+        elif "calls_for" in question:
+            one = timed(call)
+            taken: list[float] = []
+            used, end = time.process_time(), time.perf_counter() + question["calls_for"]
+            while not taken or time.perf_counter() < end:
+                taken.append(one(1))
+            answer(seconds=taken, cpu=(time.process_time() - used) / len(taken))
         elif "callers" in question:
             calls = [loaded.prepare(*given) for _ in range(question["callers"])]
             rate, used = call_rate(calls, question["for"])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import bench_model, bench_modes
-from .arguments import add_threads, positive_float, positive_int
+from .arguments import add_threads, path, positive_float, positive_int
 from .bench_output import clock, header, print_determinism, print_grid, print_list, threads
 
 __all__ = ["add_parser"]
@@ -40,6 +40,7 @@ _EXAMPLES = {
     "similarity": """  fastattn bench similarity --threads 1 --compare numpy,torch
   fastattn bench similarity --shapes cosine --json""",
     "model": bench_model.EXAMPLES,
+    "threads": "  fastattn bench threads --seconds 4\n  fastattn bench threads --model path/to/folder --json",
 }
 _HELP = {
     "peak": "the machine's limits: fp32 FMA peak, int8 peak and memory read bandwidth",
@@ -48,6 +49,7 @@ _HELP = {
     "linear-attention": "linear attention over prompts and single tokens",
     "similarity": "the best of 100000 vectors for some queries",
     "model": "a sentence encoder, token ids in, hidden states out",
+    "threads": "what a team of threads costs, alone and beside busy processes",
 }
 _FLOPS = {
     "peak": "",
@@ -57,6 +59,7 @@ _FLOPS = {
     " gated rules\nend at 5/6 of the FMA peak, gated_delta at 7/8. Single tokens: states come from and go to memory.",
     "similarity": "\n\nFLOPs: 2 D for each pair, whatever the metric. The vectors come from memory.",
     "model": "\n\nFLOPs are those of the tokens that are there; padding counts for nothing.",
+    "threads": "\n\nTeams are those of FASTATTN_THREADS, each in processes of its own, which take turns.",
 }
 
 
@@ -81,7 +84,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=lambda arguments: parser.error(f"expected one of {', '.join(_EXAMPLES)}"))
     kinds = parser.add_subparsers(metavar="WHAT", title="what is measured")
-    runs = (_peak, _attention, _linear, _linear_attention, _similarity, _model)
+    runs = (_peak, _attention, _linear, _linear_attention, _similarity, _model, bench_modes.team)
     for name, run in zip(_EXAMPLES, runs, strict=True):
         kind = kinds.add_parser(
             name,
@@ -97,7 +100,7 @@ def add_parser(commands: Any) -> None:
         kind.add_argument(
             "--cpu-time", action="store_true", help="count CPU time (one thread, on a machine that is busy)"
         )
-        if name != "peak":
+        if name not in ("peak", "threads"):
             _add_grid_options(kind)
         if name == "linear":
             kind.add_argument(
@@ -110,6 +113,8 @@ def add_parser(commands: Any) -> None:
                 only.add_argument(f"--{mode}", action="store_true", help=text)
         if name == "model":
             bench_model.add_options(kind)
+        if name == "threads":
+            kind.add_argument("--model", type=path, metavar="PATH", help="model folder (default: random, as MiniLM's)")
         kind.set_defaults(run=run, parser=kind)
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""``fastattn bench attention --overhead | --memory | --decode | --long | --scaling``, and the end of --peak-shapes."""
+"""``fastattn bench attention --overhead | --memory | --decode | --long | --scaling``, and the end of --peak-shapes;
+``fastattn bench threads``."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any
 
 from .bench_output import clock, header, machine, print_list, threads
 
-__all__ = ["decode", "long", "memory", "overhead", "relations", "scaling"]
+__all__ = ["decode", "long", "memory", "overhead", "relations", "scaling", "team"]
 
 _LONG_ROUNDS = 5  # of a dozen seconds each
 
@@ -140,6 +141,45 @@ def relations(arguments: argparse.Namespace, chosen: Sequence[Any]) -> Callable[
         return {"relations": rows}
 
     return after
+
+
+def team(arguments: argparse.Namespace) -> int:
+    """What a team costs, and short calls beside busy processes."""
+    from pathlib import Path
+
+    from fastattn.bench.report import duration
+    from fastattn.bench.threads import beside_busy, team_costs
+
+    if arguments.cpu_time:
+        arguments.parser.error("argument --cpu-time: not with threads: their CPU time stands beside the elapsed one")
+    count = threads(arguments)
+
+    def say(text: str) -> None:
+        if not arguments.json:
+            print(text, flush=True)
+
+    say(f"{header(arguments)}\n")
+    costs = []
+    for row in team_costs(count, arguments.seconds, arguments.rounds):
+        costs.append(row)
+        regions = ", ".join(f"{n}: {duration(ns * 1e-9)}" for n, ns in row["region_ns"].items())
+        chain = ", ".join(f"{n}: {duration(us * 1e-6)}" for n, us in row["chain_us"].items())
+        say(f"{row['team']:<8} an empty region, by threads: {regions}; 250 small operators: {chain}")
+    say(f"\none sentence of 16 tokens, p50 and CPU time a call\n{'busy':>4}  {'default':>17}  {'one thread':>17}  "
+        f"{'OpenMP, passive':>17}  default / better other")  # fmt: skip
+    rows = []
+    for row in beside_busy(
+        Path(arguments.model) if arguments.model else None, count, arguments.seconds, arguments.rounds
+    ):
+        rows.append(row)
+        cells = [
+            f"{duration(row[name]['p50_s']):>8} {duration(row[name]['cpu_s']):>8}" if name in row else f"{'-':>17}"
+            for name in ("default", "one thread", "passive")
+        ]
+        say(f"{row['busy']:>4}  {'  '.join(cells)}  p50 {row['p50_ratio']:.2f}, CPU {row['cpu_ratio']:.2f}")
+    if arguments.json:
+        print(json.dumps({**machine(arguments), "teams": costs, "beside_busy": rows}, indent=2))
+    return 0
 
 
 def _plan(arguments: argparse.Namespace) -> Any:

@@ -161,6 +161,12 @@ static void sleep_until_posted(int index, uint32_t seen) {
     while (atomic_load(asleep)) park(asleep, 1, 0);
 }
 
+/* A member that has just joined the job of this state wakes the next ones. */
+static void pass_on(const fa_job *job, int64_t state) {
+    const int64_t places = job_places(state) - 1, tasks = job_tasks(state) - 1;
+    if (places > 0 && tasks > 0 && !job->small && !pressed(clock_ns(CLOCK_MONOTONIC))) wake((int)(places < tasks ? places : tasks));
+}
+
 /* Joins the job if it is open, works until none of its tasks is left, and leaves. Whether it was open. */
 static int join(slot *s) {
     fa_job *job = &s->job;
@@ -170,7 +176,7 @@ static int join(slot *s) {
     } while (!atomic_compare_exchange_weak_explicit(&job->state, &state, state - JOB_TASK - JOB_PLACE + JOB_INSIDE,
                                                     memory_order_acquire, memory_order_relaxed));
     atomic_fetch_sub(&crew.awake, 1);
-    if (job_places(state) > 1) wake(job_places(state) - 1);
+    pass_on(job, state);
     fa_job_work(job, job->n_tasks - job_tasks(state), job->team - job_places(state));
     if (job_inside(atomic_fetch_sub(&job->state, JOB_INSIDE)) == 1 && atomic_load(&s->asleep)) {
         atomic_store(&s->asleep, 0);
@@ -243,7 +249,8 @@ static int hire(int index) {
 
 /* Brings the crew up to `members`, or as near as the system allows; whoever comes while another hires goes on without.
  * More than there are CPUs help nobody, and others may want the room (a limit on processes): they come one for a call.
- * The process's signals stay with its other threads: members are born with all of them blocked. */
+ * The process's signals stay with its other threads: members are born with all of them blocked, but for those that a
+ * thread brings upon itself, which would end the process without a word of a handler's (faulthandler's, say). */
 static void muster(int members) {
     const int there = atomic_load_explicit(&crew.size, memory_order_relaxed);
     if (members >= FA_MOST_THREADS) members = FA_MOST_THREADS - 1;
@@ -254,6 +261,7 @@ static void muster(int members) {
     if (pthread_mutex_trylock(&crew.hiring) != 0) return;
     sigset_t all, before;
     sigfillset(&all);
+    sigdelset(&all, SIGSEGV), sigdelset(&all, SIGBUS), sigdelset(&all, SIGFPE), sigdelset(&all, SIGILL);
     if (pthread_sigmask(SIG_SETMASK, &all, &before) == 0) {
         int size = atomic_load_explicit(&crew.size, memory_order_relaxed);
         while (size < members && hire(size)) size++;
@@ -267,6 +275,8 @@ static void muster(int members) {
 }
 
 /* ---- callers --------------------------------------------------------------------------------------------------- */
+
+static _Thread_local slot *mine; /* of the call this thread has made */
 
 /* A slot that nobody uses, the lowest; NULL: there is none. */
 static slot *take_slot(void) {
@@ -329,7 +339,7 @@ void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int member
     const int64_t begin = clock_ns(CLOCK_MONOTONIC);
     look_around(begin);
     const int places = allowed(team - 1, begin);
-    slot *s = places > 0 ? take_slot() : NULL;
+    slot *s = mine = places > 0 ? take_slot() : NULL;
     fa_job alone;
     if (s) muster(members);
     fa_job *job = s ? &s->job : &alone;
@@ -339,12 +349,13 @@ void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int member
     job->stop = stop;
     job->team = places + 1;
     job->wake_at = 0;
+    job->small = small;
     atomic_store_explicit(&job->state, (n_tasks - 1) * JOB_TASK + (s ? places * JOB_PLACE : 0), memory_order_release);
     if (s) {
         atomic_fetch_add(&crew.posts, 1);
-        if (small) job->wake_at = 0;
-        else if (pressed(begin)) job->wake_at = begin + CALL_NS;
-        else wake(places < n_tasks - 1 ? places : (int)(n_tasks - 1));
+        /* who is awake may come to another call that was posted at the same time: a longer job calls once more */
+        if (!small && !pressed(begin)) wake(places < n_tasks - 1 ? places : (int)(n_tasks - 1));
+        if (!small && atomic_load(&crew.asleep)) job->wake_at = begin + CALL_NS;
     }
     fa_job_work(job, 0, 0);
     if (!s) return;
@@ -354,6 +365,7 @@ void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int member
         const int64_t end = clock_ns(CLOCK_MONOTONIC);
         learn(idle - begin, end - idle, end);
     }
+    mine = NULL;
     atomic_store_explicit(&s->taken, 0, memory_order_release);
 }
 
@@ -369,9 +381,11 @@ void fa_crew_after_fork(void) {
         if (atomic_load(&crew.beds[i].asleep)) atomic_store(&crew.beds[i].asleep, 0);
     }
     for (int i = 0; i < SLOTS; i++) {
-        atomic_store(&crew.row[i].job.state, 0);
-        atomic_store(&crew.row[i].asleep, 0);
-        atomic_store(&crew.row[i].taken, 0);
+        slot *s = &crew.row[i];
+        atomic_store(&s->job.state, 0);
+        atomic_store(&s->asleep, 0);
+        atomic_store(&s->taken, s == mine); /* until that call has ended: threads of the child call meanwhile */
+        if (s == mine) atomic_store(&crew.slots, i + 1);
     }
     park_after_fork();
 }

@@ -45,6 +45,7 @@
 #include "parallel.h"
 
 #include <pthread.h>
+#include <setjmp.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -146,10 +147,17 @@ static void run_serial(struct thread_state *me, int64_t n_tasks, fa_task_fn fn, 
 
 #ifdef _OPENMP
 
-/* The barrier at the end of the region orders the tasks' writes before the return. */
+/* The barrier at the end of the region orders the tasks' writes before the return. A look that forks comes back in the
+ * child too, where nobody else would ever come to the barrier: the child leaves the region as nobody may, and its
+ * inherited thread never opens another. */
 static void run_region(fa_job *job, int team) {
-#pragma omp parallel num_threads(team) default(none) shared(job)
-    fa_job_work(job, job_take(job), omp_get_thread_num());
+    jmp_buf child;
+    if (_setjmp(child)) return;
+#pragma omp parallel num_threads(team) default(none) shared(job, child)
+    {
+        fa_job_work(job, job_take(job), omp_get_thread_num());
+        if (self.forked) _longjmp(child, 1);
+    }
 }
 
 static int is_inherited(struct thread_state *me) {
@@ -181,7 +189,7 @@ static void run_team(struct thread_state *me, int64_t n_tasks, fa_task_fn fn, vo
     if (atomic_load_explicit(&process.team, memory_order_relaxed) == FA_TEAM_OPENMP && !is_inherited(me)) {
         fa_job job = {.fn = fn, .arg = arg, .n_tasks = n_tasks, .stop = ctx->stop, .team = team};
         atomic_init(&job.state, n_tasks * JOB_TASK);
-        run_region(&job, team);
+        if (!fa_stopping(ctx->stop)) run_region(&job, team); /* the others may leave no task for the caller to look before */
         return;
     }
 #endif

@@ -107,7 +107,8 @@ typedef struct looks {
     int count, stop_at;
     pthread_t caller;
     int elsewhere; /* looks in another thread than the caller's */
-    _Atomic int64_t tasks;
+    pid_t child;
+    _Atomic int64_t tasks, own; /* own: the caller's */
 } looks;
 
 static int look(void *arg) {
@@ -116,13 +117,16 @@ static int look(void *arg) {
     return ++l->count == l->stop_at;
 }
 
-/* Due for a look at once: it would be 50 ms after the beginning. */
+/* Due for a look at once: it would be 50 ms after the beginning. The others leave tasks for the caller to look between. */
 static void hurry(void *arg, int64_t task, int worker) {
     looks *l = arg;
     (void)task, (void)worker;
     atomic_fetch_add(&l->tasks, 1);
-    if (pthread_equal(pthread_self(), l->caller)) l->stop.next_look = 1;
-    else usleep(1000); /* most tasks are the caller's, however late the system runs it */
+    if (pthread_equal(pthread_self(), l->caller)) {
+        l->stop.next_look = 1;
+        atomic_fetch_add(&l->own, 1);
+    }
+    while (atomic_load(&l->own) < 4 && worker != 0 && !__atomic_load_n(&l->stop.asked, __ATOMIC_RELAXED)) usleep(100);
 }
 
 static int stopped_calls(const work *w, int threads) {
@@ -147,6 +151,31 @@ static int stopped_calls(const work *w, int threads) {
     return wrong;
 }
 
+/* A look that forks: the call goes on in the parent; in the child, where its members are missing, it ends as stopped, and
+ * those that follow are as in any child. */
+static int fork_once(void *arg) {
+    looks *l = arg;
+    if (l->count++ == 0) l->child = fork();
+    return 0;
+}
+
+static int forked_call(work *w, int threads) {
+    enum { TASKS = 100000 };
+    looks l = {.stop = {.look = fork_once, .next_look = 1}, .child = -1, .caller = pthread_self()};
+    l.stop.arg = &l;
+    const fa_ctx ctx = {.kernels = fa_kernels_for(0), .num_threads = threads, .stop = &l.stop};
+    const fa_status status = fa_parallel_for(&ctx, TASKS, hurry, &l);
+    if (l.child == 0) {
+        alarm(60); /* a hang is a failure too */
+        int wrong = status != FA_STOPPED || fa_threads_in_use() != 0;
+        wrong += call_alone(w, 3) + call_at_once(w, 2) + in_child(w, 1);
+        _exit(wrong ? 1 : 0);
+    }
+    int child = 1;
+    if (l.child < 0 || waitpid(l.child, &child, 0) != l.child) return 1;
+    return status != FA_OK || l.tasks != TASKS || child != 0;
+}
+
 /* Many calls under one team; the pairs nest, and others call meanwhile. */
 static int held_team(work *w, int threads) {
     const fa_ctx ctx = {.kernels = fa_kernels_for(0), .num_threads = threads};
@@ -164,6 +193,69 @@ static int held_team(work *w, int threads) {
     return wrong + (fa_threads_in_use() != 0);
 }
 
+/* ---- everything at once -------------------------------------------------------------------------------------------- */
+
+enum { MIXED_TASKS = 400 };
+
+typedef struct mixed {
+    work *w;
+    fa_stop stop, *next; /* of this caller's calls, and of another caller's */
+    unsigned seed;
+    int wrong, runs[MIXED_TASKS]; /* not atomic: a task that runs twice or too long is for ThreadSanitizer to see */
+} mixed;
+
+static void count_run(void *arg, int64_t task, int worker) {
+    mixed *m = arg;
+    (void)worker;
+    m->runs[task]++;
+}
+
+static int random_below(mixed *m, int n) {
+    m->seed = m->seed * 1664525u + 1013904223u;
+    return (int)((m->seed >> 16) % (unsigned)n);
+}
+
+/* Calls of changing size, alone or under a team that is held; each stops somebody else's now and then. */
+static void *mixed_caller(void *arg) {
+    mixed *m = arg;
+    enum { FEW = 8 };
+    float *out = malloc(sizeof m->w->expected);
+    for (int i = 0; out && i < 40 * m->w->calls; i++) {
+        fa_ctx ctx = {.kernels = fa_kernels_for(0), .num_threads = 1 + random_below(m, 4)};
+        const int held = random_below(m, 3) == 0;
+        if (held) fa_team_begin(&ctx);
+        if (random_below(m, 8) == 0) m->wrong += !attend(m->w, 0, 1 + random_below(m, 4), FEW, out);
+        const int n = 1 + random_below(m, MIXED_TASKS);
+        memset(m->runs, 0, sizeof m->runs);
+        __atomic_store_n(&m->stop.asked, 0, __ATOMIC_RELAXED);
+        ctx.stop = &m->stop;
+        const fa_status status = fa_parallel_for(&ctx, n, count_run, m);
+        int done = 0;
+        for (int t = 0; t < n; t++) done += m->runs[t] == 1;
+        if (status == FA_OK ? done != n : status != FA_STOPPED) m->wrong++;
+        if (random_below(m, 4) == 0) __atomic_store_n(&m->next->asked, 1, __ATOMIC_RELAXED);
+        if (held) fa_team_end();
+    }
+    free(out);
+    return NULL;
+}
+
+static int all_at_once(work *w) {
+    static mixed callers[CALLERS];
+    pthread_t ids[CALLERS];
+    int wrong = 0, started = 0;
+    for (int i = 0; i < CALLERS; i++) {
+        callers[i] = (mixed){.w = w, .next = &callers[(i + 1) % CALLERS].stop, .seed = (unsigned)i};
+    }
+    for (int i = 0; i < CALLERS; i++) {
+        if (pthread_create(&ids[started], NULL, mixed_caller, &callers[i])) wrong++;
+        else started++;
+    }
+    for (int i = 0; i < started; i++) pthread_join(ids[i], NULL);
+    for (int i = 0; i < CALLERS; i++) wrong += callers[i].wrong;
+    return wrong + (fa_threads_in_use() != 0);
+}
+
 static void with_team(const options *o, work *w, const char *name) {
     char what[80];
 #define SHOULD(condition, text) if (!(condition)) snprintf(what, sizeof what, "%s: %s", name, text), fail(what)
@@ -172,7 +264,9 @@ static void with_team(const options *o, work *w, const char *name) {
     SHOULD(!call_at_once(w, 2), "callers at once, teams of 2");
     SHOULD(!held_team(w, 3), "a team that is held");
     SHOULD(!stopped_calls(w, 1) && !stopped_calls(w, 3), "calls that are stopped");
+    SHOULD(!all_at_once(w), "callers of all sizes that stop each other");
     if (o->no_fork) return;
+    SHOULD(!forked_call(w, 1) && !forked_call(w, 3), "a call whose look forks");
     SHOULD(!in_child(w, 2), "in a forked child");
     SHOULD(!call_alone(w, 4), "a team after the fork");
 #undef SHOULD
