@@ -2,7 +2,7 @@
 """torch, ONNX Runtime and CTranslate2 in the same process.
 
 Either import order, calls in turn and at once, both teams, forks, ends of the process. (Daemon threads inside calls of
-torch end it by abort(), with us or without.) Every case runs
+torch end it by abort(), with us or without.) Every case runs in an interpreter of its own.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@
  * task keeps the caller waiting for a time slice of somebody else. So the process is `pressed` for a while when
  *   - waiting loops find their looks at the clock further apart than a turn takes, twice in short time, or
  *   - the system says that a calling thread loses its CPU many times a second.
- * Then waits are short, sleeping members are called only by jobs that have lasted a while, and a caller that had to wait
- * long for a member's task asks for half as many from then on, in the end for none; after a penalty, which doubles when
- * it happens again, it asks for more. The bits do not depend on any of this.
+ * Then waits are short, sleeping members are called only by jobs that have lasted a while, and where jobs with members
+ * take longer than the caller's own pace says that they would alone, callers ask for half as many, in the end for none;
+ * after a penalty, which doubles when it happens again, they ask for more. The bits do not depend on any of this.
  */
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE 1
@@ -54,8 +54,8 @@
 #define OFTEN 3                    /* and fewer interruptions, */
 #define OFTEN_NS (20 * MS)         /* or so far apart are nothing unusual */
 #define RELIEF_NS (100 * MS)       /* pressed for so long after the last sign of it */
-#define LATE_NS (200 * US)         /* a wait for members that is worth a penalty */
-#define PENALTY_LEAST_NS (2 * MS)
+#define ENOUGH_NS (20 * MS)        /* of jobs, to tell whether members help */
+#define PENALTY_LEAST_NS (20 * MS)
 #define PENALTY_MOST_NS (256 * MS)
 #define HIRE_AGAIN_NS (20 * MS)    /* after the system has refused a thread */
 #define LOOK_NS (20 * MS)          /* a sleeping caller looks whether it is to stop */
@@ -305,9 +305,17 @@ static int allowed(int members, int64_t now) {
     return members >> level;
 }
 
-/* The caller had worked `own` nanoseconds and then waited `late` for tasks that members had begun. */
-static void learn(int64_t own, int64_t late, int64_t now) {
-    if (late < LATE_NS || late < own / 2 || !pressed(now)) return;
+/* A job took `took` nanoseconds while the process was pressed, of which the caller worked `own`, on `did` of its tasks:
+ * alone it would have taken about own / did for each of them. Where help made a while of such jobs longer, callers ask for
+ * fewer members. */
+static void learn(int64_t took, int64_t own, int64_t did, int64_t tasks, int64_t now) {
+    static _Thread_local struct { int64_t took, alone; } sum;
+    sum.took += took;
+    sum.alone += (int64_t)((double)own * (double)tasks / (double)(did > 0 ? did : 1));
+    if (sum.took < ENOUGH_NS) return;
+    const int helps = sum.took <= sum.alone;
+    sum.took = sum.alone = 0;
+    if (helps) return;
     int64_t penalty = atomic_load_explicit(&crew.penalty, memory_order_relaxed);
     const int again = now < atomic_load_explicit(&crew.level_until, memory_order_relaxed) + RELIEF_NS;
     penalty = !again || penalty == 0 ? PENALTY_LEAST_NS : penalty < PENALTY_MOST_NS ? 2 * penalty : penalty;
@@ -359,11 +367,12 @@ void fa_crew_run(fa_task_fn fn, void *arg, int64_t n_tasks, int team, int member
     }
     fa_job_work(job, 0, 0);
     if (!s) return;
-    if (job_inside(atomic_load_explicit(&job->state, memory_order_acquire))) {
-        const int64_t idle = clock_ns(CLOCK_MONOTONIC);
-        await_members(s, stop);
+    const int learns = pressed(begin);
+    const int64_t idle = learns ? clock_ns(CLOCK_MONOTONIC) : 0;
+    if (job_inside(atomic_load_explicit(&job->state, memory_order_acquire))) await_members(s, stop);
+    if (learns) {
         const int64_t end = clock_ns(CLOCK_MONOTONIC);
-        learn(idle - begin, end - idle, end);
+        learn(end - begin, idle - begin, job->did, n_tasks, end);
     }
     mine = NULL;
     atomic_store_explicit(&s->taken, 0, memory_order_release);

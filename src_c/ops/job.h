@@ -41,6 +41,7 @@ typedef struct fa_job {
     int64_t n_tasks;
     fa_stop *stop;
     int team;
+    int64_t did;     /* tasks of the caller, once it has nothing left to do */
     int small;       /* nobody is woken for it */
     int64_t wake_at; /* nanoseconds; 0: nobody has to be called any more */
 } fa_job;

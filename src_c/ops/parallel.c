@@ -124,7 +124,8 @@ void fa_job_work(fa_job *job, int64_t task, int worker) {
     fa_fpenv env; /* the thread may serve another library's regions too, so it is left as it was found */
     fa_fpenv_enter(&env);
     me->depth++;
-    for (; task >= 0; task = job_take(job)) {
+    int64_t did = 0;
+    for (; task >= 0; task = job_take(job), did++) {
         if (fa_stopping(job->stop)) {
             atomic_fetch_and_explicit(&job->state, JOB_TASK - 1, memory_order_relaxed);
             break;
@@ -132,6 +133,7 @@ void fa_job_work(fa_job *job, int64_t task, int worker) {
         job->fn(job->arg, task, worker);
         if (worker == 0 && job->wake_at) fa_crew_call(job);
     }
+    if (worker == 0) job->did = did;
     me->depth--;
     fa_fpenv_leave(&env);
 }
