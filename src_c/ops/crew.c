@@ -247,6 +247,15 @@ static int hire(int index) {
     return hired;
 }
 
+/* CPUs that the calling thread may run on. */
+static int cpus_here(void) {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+    return (int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 /* Brings the crew up to `members`, or as near as the system allows; whoever comes while another hires goes on without.
  * More than there are CPUs help nobody, and others may want the room (a limit on processes): they come one for a call.
  * The process's signals stay with its other threads: members are born with all of them blocked, but for those that a
@@ -255,10 +264,10 @@ static void muster(int members) {
     const int there = atomic_load_explicit(&crew.size, memory_order_relaxed);
     if (members >= FA_MOST_THREADS) members = FA_MOST_THREADS - 1;
     if (there >= members) return;
-    const int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN), helpful = there < cpus - 1 ? cpus - 1 : there + 1;
-    if (members > helpful) members = helpful;
     if (clock_ns(CLOCK_MONOTONIC) < atomic_load_explicit(&crew.hire_from, memory_order_relaxed)) return;
     if (pthread_mutex_trylock(&crew.hiring) != 0) return;
+    const int cpus = cpus_here(), helpful = there < cpus - 1 ? cpus - 1 : there + 1;
+    if (members > helpful) members = helpful;
     sigset_t all, before;
     sigfillset(&all);
     sigdelset(&all, SIGSEGV), sigdelset(&all, SIGBUS), sigdelset(&all, SIGFPE), sigdelset(&all, SIGILL);
@@ -276,7 +285,7 @@ static void muster(int members) {
 
 /* ---- callers --------------------------------------------------------------------------------------------------- */
 
-static _Thread_local slot *mine; /* of the call this thread has made */
+static FA_THREAD_LOCAL slot *mine; /* of the call this thread has made */
 
 /* A slot that nobody uses, the lowest; NULL: there is none. */
 static slot *take_slot(void) {
@@ -309,7 +318,7 @@ static int allowed(int members, int64_t now) {
  * alone it would have taken about own / did for each of them. Where help made a while of such jobs longer, callers ask for
  * fewer members. */
 static void learn(int64_t took, int64_t own, int64_t did, int64_t tasks, int64_t now) {
-    static _Thread_local struct { int64_t took, alone; } sum;
+    static FA_THREAD_LOCAL struct { int64_t took, alone; } sum;
     sum.took += took;
     sum.alone += (int64_t)((double)own * (double)tasks / (double)(did > 0 ? did : 1));
     if (sum.took < ENOUGH_NS) return;
