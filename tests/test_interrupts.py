@@ -14,6 +14,9 @@ import pytest
 from golden import tiny_bert
 from support.processes import output_of
 
+from fastattn import _core
+
+needs_openmp = pytest.mark.skipif(_core.openmp_version() == 0, reason="built without OpenMP")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals here are not POSIX")
 
 # ends(call) interrupts a call that would take minutes; MOST is far below that and far above what a busy machine adds.
@@ -102,6 +105,7 @@ def run(script: str, threads: str = "2", **env: str) -> None:
     assert output_of(f"{COMMON}\n{script}\nprint('done')", threads, env=dict(env)) == "done"
 
 
+@needs_openmp
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_with_threads_of_openmp(threads: str) -> None:
     run("ends(attention); still_right()", threads, FASTATTN_THREADS="openmp")
@@ -141,7 +145,7 @@ still_right()
 """)
 
 
-@pytest.mark.parametrize("team", ["crew", "openmp"])
+@pytest.mark.parametrize("team", ["crew", pytest.param("openmp", marks=needs_openmp)])
 def test_a_handler_that_raises_nothing_ends_nothing(team: str) -> None:
     """It runs in the middle, in the main thread, as often as signals come; calls that it makes have their bits."""
     run(

@@ -11,7 +11,9 @@ import pytest
 from support.processes import output_of, run_python
 
 import fastattn as fa
-from fastattn import threads
+from fastattn import _core, threads
+
+needs_openmp = pytest.mark.skipif(_core.openmp_version() == 0, reason="built without OpenMP")
 
 REPORT = "import json, fastattn as fa; from fastattn import threads; print(json.dumps(threads.thread_policy()))"
 
@@ -144,6 +146,7 @@ def test_policy_explains_itself() -> None:
     json.dumps(policy)
 
 
+@needs_openmp
 def test_threadpoolctl_limits_the_default() -> None:
     threadpoolctl = pytest.importorskip("threadpoolctl")
     before = fa.get_num_threads()
@@ -152,6 +155,7 @@ def test_threadpoolctl_limits_the_default() -> None:
     assert fa.get_num_threads() == before
 
 
+@needs_openmp
 def test_threadpoolctl_reaches_the_kernels() -> None:
     """Not only the number: a region opened under the limit runs in one thread."""
     code = """
