@@ -6,7 +6,6 @@
  */
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -257,8 +256,7 @@ static int all_at_once(work *w) {
 }
 
 static void with_team(const options *o, work *w, const char *name) {
-    char what[80];
-#define SHOULD(condition, text) if (!(condition)) snprintf(what, sizeof what, "%s: %s", name, text), fail(what)
+#define SHOULD(condition, text) if (!(condition)) fail("%s: %s", name, text)
     SHOULD(!call_alone(w, 3), "a team of 3");
     SHOULD(!call_at_once(w, 1), "callers at once, one thread each");
     SHOULD(!call_at_once(w, 2), "callers at once, teams of 2");
