@@ -12,7 +12,6 @@ The compiler is asked what it can do; the machine that builds is not. Environmen
 from __future__ import annotations
 
 import json
-import logging
 import os
 import platform
 import re
@@ -227,7 +226,7 @@ class BuildExt(build_ext):
         self._check_arithmetic()
         self.openmp = [] if serial else self._probe_openmp()
         if not self.openmp:
-            self.announce("fastattn: no OpenMP, building with the crew alone", level=logging.WARNING)
+            self.warn("fastattn: no OpenMP, building with the crew alone")
         super().build_extensions()
 
     def build_extension(self, ext: Extension) -> None:
@@ -256,7 +255,7 @@ class BuildExt(build_ext):
             found |= out
         self.left_out = list(found)
         for flag, why in found.items():
-            self.announce(f"fastattn: {flag} in {origin(flag, os.environ)} is left out: {why}", level=logging.WARNING)
+            self.warn(f"fastattn: {flag} in {origin(flag, os.environ)} is left out: {why}")
 
     def _stamp(self, ext: Extension) -> str:
         """A file that is newer than the extension where the commands that make it are others."""
@@ -342,7 +341,7 @@ class BuildExt(build_ext):
             if self._probe(flags, "int main(void) { return 0; }\n"):
                 wanted[name] = flags
             else:
-                self.announce(f"fastattn: the compiler cannot build {name}, leaving it out", level=logging.WARNING)
+                self.warn(f"fastattn: the compiler cannot build {name}, leaving it out")
 
         def build(name: str) -> str:
             return self._compile([str(SRC / "isa" / f"{name}.c")], f"isa_{name}", [*COMMON, *wanted[name]], [])[0]
