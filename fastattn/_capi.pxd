@@ -170,11 +170,16 @@ cdef extern from "fastattn.h" nogil:
                             const fa_view *weight, const fa_view *bias, float eps)
     fa_status fa_rms_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *residual,
                           const fa_view *weight, float eps)
+    fa_status fa_rms_norm_groups(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int64_t groups, const fa_view *weight,
+                                 float eps)
     fa_status fa_softmax(const fa_ctx *ctx, const fa_view *out, const fa_view *x)
     fa_status fa_activate(const fa_ctx *ctx, const fa_view *out, const fa_view *x, fa_activation act)
     fa_status fa_gated(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *gate, fa_activation act)
+    fa_status fa_scale(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float factor)
     fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y)
     fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids)
+
+    fa_status fa_gather(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *index)
 
     ctypedef enum fa_pool_mode:
         FA_POOL_MEAN
@@ -218,6 +223,101 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_merge_attention_workspace(const fa_ctx *ctx, int64_t n, size_t *bytes)
     fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, int64_t n, const fa_view *outs,
                        const fa_view *lses, void *ws, size_t ws_bytes)
+
+    int FA_ROW_KINDS
+    int FA_STEP_INDICES
+    int FA_STEP_TABLES
+
+    ctypedef struct fa_value:
+        int32_t rows
+        int32_t array
+        int64_t at
+        int64_t stride
+        int64_t first
+        int64_t width
+
+    ctypedef struct fa_array:
+        int32_t dtype
+        int32_t ndim
+        int32_t rows
+        int32_t more
+        int32_t optional
+        int64_t width
+
+    ctypedef enum fa_step_kind:
+        FA_STEP_EMBED
+        FA_STEP_LINEAR
+        FA_STEP_LAYER_NORM
+        FA_STEP_RMS_NORM
+        FA_STEP_ATTENTION
+        FA_STEP_ROPE
+        FA_STEP_GATED
+        FA_STEP_ADD
+        FA_STEP_ACTIVATE
+        FA_STEP_SCALE
+        FA_STEP_GATHER
+        FA_STEP_POOL
+        FA_STEP_NORMALIZE
+        FA_STEP_COPY
+
+    ctypedef struct fa_step:
+        int32_t kind
+        int32_t act
+        fa_value out
+        fa_value x
+        fa_value y
+        fa_value z
+        int32_t index[5]
+        int32_t n_tables
+        fa_view tables[4]
+        const fa_linear_weights *weights
+        fa_view weight
+        fa_view bias
+        float eps
+        float scale
+        int64_t heads
+        int64_t kv_heads
+        int64_t head_size
+        int64_t v_head_size
+        fa_attention_params attention
+        int32_t layer
+        int32_t group
+        int64_t like
+
+    ctypedef struct fa_program:
+        fa_step *steps
+        int64_t n_steps
+        const fa_array *arrays
+        int32_t n_arrays
+        int32_t n_layers
+        int32_t n_groups
+        int64_t columns[8]
+
+    ctypedef struct fa_memory_layer:
+        fa_view k
+        fa_view v
+        fa_view k_scale
+        fa_view v_scale
+
+    ctypedef struct fa_memory_group:
+        fa_view slots
+        fa_view page_table
+        const int64_t *kv_lengths
+        const int64_t *q_offset
+
+    ctypedef struct fa_batch:
+        int64_t rows[8]
+        const fa_view *arrays
+        int32_t n_arrays
+        int32_t n_layers
+        int32_t n_groups
+        const fa_memory_layer *layers
+        const fa_memory_group *groups
+
+    fa_status fa_program_check(const fa_program *program, int64_t *bad)
+    fa_status fa_program_space(const fa_ctx *ctx, const fa_program *program, const fa_batch *batch, size_t *bytes)
+    fa_status fa_program_run(const fa_ctx *ctx, const fa_program *program, const fa_batch *batch, void *ws, size_t ws_bytes,
+                             int64_t *bad)
 
     fa_status fa_probe_fma(const fa_ctx *ctx, int64_t iterations, double *flops)
     fa_status fa_probe_int8(const fa_ctx *ctx, int64_t iterations, double *ops)

@@ -4,6 +4,7 @@
 
 import threading as _threading
 from os import register_at_fork as _register_at_fork
+from time import monotonic_ns as _monotonic_ns
 
 # ---- instruction sets and threads -----------------------------------------------------------------------------------
 

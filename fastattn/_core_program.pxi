@@ -1,327 +1,300 @@
 # SPDX-License-Identifier: MIT
-# Several operators in one call: what a layer does, noted once and run without the GIL. Included behind _core_linear.pxi.
+# Programs: the steps of a model noted once and run by one C call. Included behind _core_linear.pxi. graph/program.py
+# writes them.
 
-cdef enum:
-    MOST_SLOTS = 8
-    MOST_TABLES = 4
-    STEP_LINEAR = 0, STEP_LAYER_NORM, STEP_RMS_NORM, STEP_ATTENTION, STEP_GATED, STEP_ADD, STEP_ROPE
-
-
-cdef struct Step:
-    int kind
-    int x, residual, out        # slots; -1: none
-    int act
-    float eps
-    const Packed *packed
-    fa_view weight, bias        # norms; ndim 0: none
-    int64_t at[3]               # attention: first column of q, k, v in slot x; gated: of what is activated, of the gate
-    int table                   # rope
-    int64_t heads, head_size
-    float scale
-    int64_t window[2]           # -1: unbounded
-    fa_view distance_bias       # (heads, 2 R + 1); ndim 0: none
+STEP_KINDS = {
+    "embed": FA_STEP_EMBED, "linear": FA_STEP_LINEAR, "layer_norm": FA_STEP_LAYER_NORM, "rms_norm": FA_STEP_RMS_NORM,
+    "attention": FA_STEP_ATTENTION, "rope": FA_STEP_ROPE, "gated": FA_STEP_GATED, "add": FA_STEP_ADD,
+    "activate": FA_STEP_ACTIVATE, "scale": FA_STEP_SCALE, "gather": FA_STEP_GATHER, "pool": FA_STEP_POOL,
+    "normalize": FA_STEP_NORMALIZE, "copy": FA_STEP_COPY,
+}
+ROW_KINDS = FA_ROW_KINDS
 
 
-cdef struct Rows:
-    # The arrays of one run: slot i is (T, width) with rows one behind the other.
-    fa_view slots[MOST_SLOTS]
-    const int64_t *cu
-    int64_t n_seq
-    int tables
-    fa_view cos[MOST_TABLES]                    # (positions, pairs)
-    fa_view sin[MOST_TABLES]
-    fa_view at[MOST_TABLES]                     # (1, T), the rows of cos and sin
+cdef class Blocks:
+    """Scratch memory for programs: a run borrows a block, and at most two idle ones are kept warm.
+
+    Fresh memory costs a page fault for every 4 KB, which is most of the time of a short call; two blocks serve a model
+    that is called from many threads without keeping memory for all of them.
+    """
+
+    cdef list idle
+
+    def __cinit__(self):
+        self.idle = []
+
+    cdef object take(self, size_t size):
+        """A block of at least `size` bytes; it has room for FA_ALIGN more."""
+        if self.idle:
+            block = self.idle.pop()
+            if block.nbytes >= size + FA_ALIGN:
+                return block
+        return _empty(size + FA_ALIGN, "uint8")
+
+    cdef int give(self, object block) except -1:
+        if len(self.idle) < 2:
+            self.idle.append(block)
+        return 0
+
+    def clear(self):
+        """Writes to what is idle, which has the system give the memory."""
+        for block in list(self.idle):
+            block.fill(0)
+
+    @property
+    def nbytes(self):
+        """Memory of the idle blocks."""
+        return sum(block.nbytes for block in self.idle)
 
 
-cdef void heads_of(fa_view *view, const fa_view *slot, int64_t at, int64_t heads, int64_t size) noexcept nogil:
-    """(1, heads, T, size): columns `at` and on of a slot."""
-    view.data = <char *>slot.data + at * 4
-    view.ndim = 4
-    view.dtype = FA_F32
-    view.shape[0] = 1
-    view.stride[0] = 0
-    view.shape[1] = heads
-    view.stride[1] = size * 4
-    view.shape[2] = slot.shape[0]
-    view.stride[2] = slot.stride[0]
-    view.shape[3] = size
-    view.stride[3] = 4
+cdef class Memory:
+    """What sequences keep between the runs of a program: keys and values of each layer, and where a batch's rows go."""
+
+    cdef fa_memory_layer *layers
+    cdef fa_memory_group *groups
+    cdef int n_layers
+    cdef int n_groups
+    cdef list held        # of the layers
+    cdef list placed      # of the groups: one Views each, replaced by place()
+
+    def __cinit__(self, arrays, int groups):
+        """arrays: of each layer (k, v, k_scale, v_scale); the scales None but for int8."""
+        cdef Views views
+        cdef int i
+        self.n_layers = len(arrays)
+        self.n_groups = groups
+        self.held = []
+        self.placed = [None] * groups
+        self.layers = <fa_memory_layer *>PyMem_RawMalloc((self.n_layers + 1) * sizeof(fa_memory_layer))
+        self.groups = <fa_memory_group *>PyMem_RawMalloc((groups + 1) * sizeof(fa_memory_group))
+        if self.layers == NULL or self.groups == NULL:
+            raise MemoryError("memory")
+        memset(self.layers, 0, (self.n_layers + 1) * sizeof(fa_memory_layer))
+        memset(self.groups, 0, (groups + 1) * sizeof(fa_memory_group))
+        for i, (k, v, k_scale, v_scale) in enumerate(arrays):
+            views = Views.__new__(Views)
+            self.layers[i].k = views.add(k, 4, True)[0]
+            self.layers[i].v = views.add(v, 4, True)[0]
+            if k_scale is not None:
+                self.layers[i].k_scale = views.add(k_scale, 3, True)[0]
+                self.layers[i].v_scale = views.add(v_scale, 3, True)[0]
+            self.held.append(views)
+
+    def __dealloc__(self):
+        PyMem_RawFree(self.layers)
+        PyMem_RawFree(self.groups)
+
+    def place(self, int group, slots, page_table, kv_lengths, q_offset):
+        """Of the next runs: int64 slots (T,), page table (n, pages), and lengths and offsets (n,), contiguous."""
+        cdef Views views = Views.__new__(Views)
+        if not 0 <= group < self.n_groups:
+            raise ValueError(f"group: {group}, expected 0 to {self.n_groups - 1}")
+        for name, array, ndim in (("slots", slots, 1), ("page_table", page_table, 2), ("kv_lengths", kv_lengths, 1), ("q_offset", q_offset, 1)):
+            if array.dtype != "int64" or array.ndim != ndim or not array.flags.c_contiguous:
+                raise ValueError(f"{name}: expected contiguous int64 of rank {ndim}")
+        if len(page_table) != len(kv_lengths) or len(page_table) != len(q_offset):
+            raise ValueError(f"kv_lengths: {len(kv_lengths)}, q_offset: {len(q_offset)}, expected {len(page_table)} each")
+        cdef fa_memory_group *place = &self.groups[group]
+        place.slots = views.add(slots, 2, False)[0]
+        place.page_table = views.add(page_table, 2, False)[0]
+        place.kv_lengths = <const int64_t *>views.add(kv_lengths, 1, False).data
+        place.q_offset = <const int64_t *>views.add(q_offset, 1, False).data
+        self.placed[group] = views
 
 
-cdef fa_status run_step(const fa_ctx *ctx, Step *step, Rows *rows, Workspace *ws, bint measure, size_t *size) noexcept nogil:
-    """Runs a step, or says how much workspace it wants."""
-    cdef fa_view q, k, v, out
-    cdef fa_attention_params params
-    cdef fa_view *x = &rows.slots[step.x]
-    cdef fa_view *target = &rows.slots[step.out]
-    cdef fa_view *residual = &rows.slots[step.residual] if step.residual >= 0 else NULL
-    cdef fa_view *bias = &step.bias if step.bias.ndim else NULL
-    size[0] = 0
-    if step.kind == STEP_LINEAR:
-        if measure:
-            return packed_space(ctx, step.packed, target, x, size)
-        return packed_run(ctx, step.packed, target, x, <fa_activation>step.act, ws)
-    if step.kind == STEP_ATTENTION:
-        heads_of(&q, x, step.at[0], step.heads, step.head_size)
-        heads_of(&k, x, step.at[1], step.heads, step.head_size)
-        heads_of(&v, x, step.at[2], step.heads, step.head_size)
-        heads_of(&out, target, 0, step.heads, step.head_size)
-        memset(&params, 0, sizeof(params))
-        params.scale = step.scale
-        params.window_left = step.window[0]
-        params.window_right = step.window[1]
-        params.n_seq = rows.n_seq
-        params.cu_q = rows.cu
-        params.cu_k = rows.cu
-        params.bias = &step.distance_bias if step.distance_bias.ndim else NULL
-        if measure:
-            return fa_attention_workspace(ctx, &out, NULL, NULL, &q, &k, &v, &params, size)
-        return fa_attention(ctx, &out, NULL, NULL, &q, &k, &v, &params, ws.base, ws.size)
-    if measure:
-        return FA_OK
-    if step.kind == STEP_GATED:
-        q = target[0]
-        k = target[0]
-        q.data = <char *>x.data + step.at[0] * 4
-        k.data = <char *>x.data + step.at[1] * 4
-        q.stride[0] = k.stride[0] = x.stride[0]
-        return fa_gated(ctx, target, &q, &k, <fa_activation>step.act)
-    if step.kind == STEP_ADD:
-        return fa_add(ctx, target, x, residual)
-    if step.kind == STEP_ROPE:
-        heads_of(&q, x, step.at[0], step.heads, step.head_size)
-        return fa_rope(ctx, &q, &q, &rows.cos[step.table], &rows.sin[step.table], &rows.at[step.table], step.act)
-    if step.kind == STEP_LAYER_NORM:
-        return fa_layer_norm(ctx, target, x, residual, &step.weight, bias, step.eps)
-    return fa_rms_norm(ctx, target, x, residual, &step.weight, step.eps)
+cdef int value_of(fa_value *value, object place) except -1:
+    """place: (kind of rows, array or -1, at, stride, first, width); None: no value."""
+    if place is not None:
+        value.rows, value.array, value.at, value.stride, value.first, value.width = place
+    return 0
 
 
 cdef class Program:
-    """Operators one behind the other over rows of tokens, run in one call without the GIL.
+    """Steps over rows of several kinds, run in one call without the GIL; fastattn.h says what they do.
 
-    A program is written once, by slots: slot i stands for the i-th of the arrays (T, width) that a run gets. It does what
-    the functions of ops and attention_varlen do, with the same bits. It does not change any more once it runs.
-
-    >>> import numpy as np, fastattn as fa
-    >>> from fastattn.program import Program
-    >>> program = Program([4, 2])                       # widths of the slots
-    >>> program.linear(0, fa.pack_linear(np.ones((2, 4), np.float32)), 1)
-    >>> arrays = [np.ones((3, 4), np.float32), np.zeros((3, 2), np.float32)]
-    >>> program.run(arrays, np.array([0, 3]))
-    >>> arrays[1][0]
-    array([4., 4.], dtype=float32)
+    Attributes:
+        arrays: names of the arrays a batch has, in their order
     """
 
-    cdef Step *steps
-    cdef int count
-    cdef int capacity
+    cdef fa_program core
+    cdef fa_array *specs
+    cdef int64_t capacity
     cdef list keep
-    cdef tuple widths
+    cdef readonly tuple arrays
+    cdef list writable
 
-    def __cinit__(self, widths):
-        self.widths = tuple(widths)
+    def __cinit__(self, columns, arrays, int layers=0, int groups=0):
+        """columns: of all tables of each kind of rows.
+        arrays: (name, dtype, ndim, kind of rows or -1, more, optional, width, written) of each.
+        """
+        cdef int i
         self.keep = []
-        if not 0 < len(self.widths) <= MOST_SLOTS:
-            raise ValueError(f"widths: {len(self.widths)} slots, expected 1 to {MOST_SLOTS}")
+        self.writable = []
+        self.arrays = tuple(spec[0] for spec in arrays)
+        if len(columns) > FA_ROW_KINDS:
+            raise ValueError(f"columns: {len(columns)} kinds of rows, expected at most {FA_ROW_KINDS}")
+        for i in range(len(columns)):
+            self.core.columns[i] = columns[i]
+        self.specs = <fa_array *>PyMem_RawMalloc((len(arrays) + 1) * sizeof(fa_array))
+        if self.specs == NULL:
+            raise MemoryError("program")
+        for i, (name, dtype, ndim, kind, more, optional, width, written) in enumerate(arrays):
+            self.writable.append(bool(written))
+            self.specs[i].dtype = FA_F32 if dtype == "float32" else FA_I64
+            self.specs[i].ndim = ndim
+            self.specs[i].rows = kind
+            self.specs[i].more = more
+            self.specs[i].optional = optional
+            self.specs[i].width = width
+        self.core.arrays = self.specs
+        self.core.n_arrays = len(arrays)
+        self.core.n_layers = layers
+        self.core.n_groups = groups
 
     def __dealloc__(self):
-        PyMem_RawFree(self.steps)
+        PyMem_RawFree(self.core.steps)
+        PyMem_RawFree(self.specs)
 
     def __len__(self):
-        return self.count
+        return self.core.n_steps
 
-    cdef Step *add(self, int kind, int x, int out) except NULL:
-        cdef Step *grown
-        cdef Step *step
-        if self.count == self.capacity:
-            grown = <Step *>PyMem_RawRealloc(self.steps, (2 * self.capacity + 16) * sizeof(Step))
+    cdef fa_view hold(self, object array, int ndim) except *:
+        """The view of a read-only float32 array, which is kept."""
+        cdef Views held = Views.__new__(Views)
+        held.add(array, ndim, False)
+        if held.views[0].dtype != FA_F32 or held.views[0].stride[ndim - 1] != 4:
+            raise ValueError(f"array of shape {array.shape}, expected contiguous float32 of rank {ndim}")
+        self.keep.append(held)
+        return held.views[0]
+
+    def add(self, str kind, out, x=None, y=None, z=None, *, index=(), PackedLinear packed=None, tables=(), weight=None,
+            bias=None, activation=None, pooling=None, int act=0, double eps=0, double scale=0, int64_t heads=1,
+            int64_t kv_heads=0, int64_t head_size=0, int64_t v_head_size=0, double softcap=0, bint causal=False,
+            window=(-1, -1), int layer=-1, int group=-1):
+        """Writes a step; what it needs depends on its kind."""
+        cdef fa_step *grown
+        cdef fa_step *step
+        cdef fa_step new
+        cdef int i
+        memset(&new, 0, sizeof(new))
+        new.kind = STEP_KINDS[kind]
+        value_of(&new.out, out)
+        value_of(&new.x, x)
+        value_of(&new.y, y)
+        value_of(&new.z, z)
+        for i in range(FA_STEP_INDICES):
+            new.index[i] = index[i] if i < len(index) else -1
+        if len(tables) > FA_STEP_TABLES or len(index) > FA_STEP_INDICES:
+            raise ValueError(f"tables: {len(tables)}, index: {len(index)}, expected at most {FA_STEP_TABLES}, {FA_STEP_INDICES}")
+        new.n_tables = len(tables)
+        for i in range(new.n_tables):
+            new.tables[i] = self.hold(tables[i], 2)
+        if packed is not None:
+            if new.x.width != packed.in_features or new.out.width != packed.out_features:
+                raise ValueError(f"{packed!r} from width {new.x.width} to {new.out.width}")
+            self.keep.append(packed)
+            new.weights = &packed.core.weights
+            if packed.core.bias != NULL:
+                new.bias = packed.core.bias[0]
+        if weight is not None:
+            new.weight = self.hold(weight, 1)
+        if bias is not None:
+            new.bias = self.hold(bias, 2 if new.kind == FA_STEP_ATTENTION else 1)
+        new.act = _activations[activation] if activation is not None else act if pooling is None else _pool_modes[pooling]
+        new.eps = fa_to_float(eps)
+        new.scale = fa_to_float(scale)
+        new.heads = heads
+        new.kv_heads = kv_heads
+        new.head_size = head_size
+        new.v_head_size = v_head_size
+        new.attention.scale = new.scale
+        new.attention.softcap = fa_to_float(softcap)
+        new.attention.causal = causal
+        new.attention.window_left, new.attention.window_right = window
+        new.layer = layer
+        new.group = group
+        if self.core.n_steps == self.capacity:
+            grown = <fa_step *>PyMem_RawRealloc(self.core.steps, (2 * self.capacity + 16) * sizeof(fa_step))
             if grown == NULL:
                 raise MemoryError("program")
-            self.steps = grown
+            self.core.steps = grown
             self.capacity = 2 * self.capacity + 16
-        step = &self.steps[self.count]
-        memset(step, 0, sizeof(Step))
-        step.kind = kind
-        step.x = x
-        step.out = out
-        step.residual = -1
-        self.count += 1
-        return step
+        self.core.steps[self.core.n_steps] = new
+        self.core.n_steps += 1
 
-    cdef Py_ssize_t width(self, int slot) except -1:
-        if not 0 <= slot < len(self.widths):
-            raise ValueError(f"slot {slot}, expected 0 to {len(self.widths) - 1}")
-        return self.widths[slot]
+    def seal(self):
+        """Checks all steps, when the last one is written; a program that was not sealed does not run."""
+        cdef int64_t bad = -1
+        cdef fa_status status = fa_program_check(&self.core, &bad)
+        check(status, f"program: step {bad}")
+        self.capacity = -1
 
-    cdef int vector(self, fa_view *view, object array, Py_ssize_t width) except -1:
-        """The view of a float32 (width,) array, which is kept."""
-        cdef Views held = Views.__new__(Views)
-        held.add(array, 1, False)
-        if held.views[0].dtype != FA_F32 or held.views[0].shape[0] != width or held.views[0].stride[0] != 4:
-            raise ValueError(f"vector of shape {array.shape}, expected contiguous float32 ({width},)")
-        self.keep.append(held)
-        view[0] = held.views[0]
-        return 0
+    def run(self, rows, arrays, Blocks blocks not None, num_threads=None, Memory memory=None, int64_t deadline=0):
+        """Runs all steps over a batch.
 
-    def linear(self, int x, PackedLinear packed not None, int out, activation=None):
-        """out = activation(x W^T + bias)."""
-        if self.width(x) != packed.in_features or self.width(out) != packed.out_features or x == out:
-            raise ValueError(f"linear: {packed!r} from width {self.width(x)} to {self.width(out)}")
-        cdef Step *step = self.add(STEP_LINEAR, x, out)
-        step.act = _activations[activation]
-        step.packed = &packed.core
-        self.keep.append(packed)
+        rows: how many there are of each kind. arrays: as `self.arrays` names them; None where one is optional and missing.
+        deadline: nanoseconds of time.monotonic_ns, 0 for none.
 
-    def norm(self, int x, weight, bias, double eps, int out, residual=None, bint rms=False):
-        """out = layer_norm(x + residual), or rms_norm; out may be x or residual."""
-        cdef Py_ssize_t width = self.width(x)
-        if self.width(out) != width or (residual is not None and self.width(residual) != width):
-            raise ValueError(f"norm: slots {x}, {residual}, {out} of different widths")
-        cdef Step *step = self.add(STEP_RMS_NORM if rms else STEP_LAYER_NORM, x, out)
-        step.eps = fa_to_float(eps)
-        step.residual = -1 if residual is None else residual
-        self.vector(&step.weight, weight, width)
-        if bias is not None:
-            self.vector(&step.bias, bias, width)
-
-    def attention(self, int x, columns, Py_ssize_t heads, Py_ssize_t head_size, int out, *, double scale, window=(-1, -1),
-                  distance_bias=None):
-        """out = attention of every sequence to itself; q, k, v are heads * head_size columns of slot x, from `columns` on.
-
-        window: keys to the left and right, -1 for all. distance_bias: float32 (heads, 2 R + 1), added to the scores by
-        the distance of key and query, clipped to -R..R.
-        """
-        cdef Views held
-        cdef int i
-        if self.width(out) != heads * head_size or x == out or not 1 <= head_size <= FA_MAX_HEAD_DIM or heads < 1:
-            raise ValueError(f"attention: {heads} heads of {head_size} from slot {x} to one of width {self.width(out)}")
-        cdef Step *step = self.add(STEP_ATTENTION, x, out)
-        columns = tuple(columns)
-        for i in range(3):
-            if len(columns) != 3 or not 0 <= columns[i] <= self.width(x) - heads * head_size:
-                self.count -= 1
-                raise ValueError(f"attention: columns {columns} of a slot of width {self.width(x)}")
-            step.at[i] = columns[i]
-        step.heads = heads
-        step.head_size = head_size
-        step.scale = fa_to_float(scale)
-        step.window[0], step.window[1] = window
-        if distance_bias is not None:
-            held = Views.__new__(Views)
-            held.add(distance_bias, 2, False)
-            if held.views[0].dtype != FA_F32 or held.views[0].shape[0] != heads or held.views[0].stride[1] != 4:
-                self.count -= 1
-                raise ValueError(f"distance_bias: shape {distance_bias.shape}, expected float32 ({heads}, 2 R + 1)")
-            self.keep.append(held)
-            step.distance_bias = held.views[0]
-
-    def gated(self, int x, columns, int out, activation=None):
-        """out = activation(a) * b, where a and b are as many columns of slot x as out has, from `columns` on."""
-        cdef Py_ssize_t a, b
-        a, b = columns
-        if x == out or not 0 <= a <= self.width(x) - self.width(out) or not 0 <= b <= self.width(x) - self.width(out):
-            raise ValueError(f"gated: columns {columns} of slot {x} to one of width {self.width(out)}")
-        act = _activations[activation]
-        cdef Step *step = self.add(STEP_GATED, x, out)
-        step.act = act
-        step.at[0] = a
-        step.at[1] = b
-
-    def plus(self, int x, int other, int out):
-        """out = x + other; out may be one of them."""
-        if self.width(x) != self.width(other) or self.width(x) != self.width(out):
-            raise ValueError(f"plus: slots {x}, {other}, {out} of different widths")
-        cdef Step *step = self.add(STEP_ADD, x, out)
-        step.residual = other
-
-    def rope(self, int x, Py_ssize_t column, Py_ssize_t heads, Py_ssize_t head_size, int table, bint interleaved=False):
-        """Turns heads * head_size columns of slot x in place by table `table` of the run."""
-        if heads < 1 or head_size < 2 or not 0 <= column <= self.width(x) - heads * head_size or not 0 <= table < MOST_TABLES:
-            raise ValueError(f"rope: {heads} heads of {head_size} from column {column} of slot {x}, table {table}")
-        cdef Step *step = self.add(STEP_ROPE, x, x)
-        step.at[0] = column
-        step.heads = heads
-        step.head_size = head_size
-        step.table = table
-        step.act = interleaved
-
-    def run(self, arrays, cu_seqlens, num_threads=None, int first=0, int stop=-1, tables=()):
-        """Runs steps first to stop (-1: all).
-
-        arrays: for each slot a float32 array (T, width), rows one behind the other; steps read and write them in place,
-        and none of those that one step works with may overlap another.
-        cu_seqlens: (n + 1,) int64 from 0 to T, ascending.
-        tables: of the rope steps: (cos, sin, rows) each, float32 (P, pairs) twice and int64 (T,) from 0 to P - 1.
-
-        Raises:
-            ValueError: arrays or bounds that do not fit
+        Returns False when the deadline has passed, and outputs are undefined.
         """
         cdef fa_ctx ctx
-        cdef Rows rows
-        cdef Views views = Views.__new__(Views)
-        cdef Views bounds = Views.__new__(Views)
-        cdef fa_view *view
-        cdef Workspace ws
-        cdef fa_status status = FA_OK
-        cdef size_t size = 0, most = 0
-        cdef int64_t tokens = 0
-        cdef int i, last = self.count if stop < 0 else stop
-        if len(arrays) != len(self.widths) or not 0 <= first <= last <= self.count:
-            raise ValueError(f"arrays: {len(arrays)} for steps {first} to {last}, expected {len(self.widths)} and steps to {self.count}")
-        for i in range(len(self.widths)):
-            view = views.add(arrays[i], 2, True)
-            if i == 0:
-                tokens = view.shape[0]
-            if view.dtype != FA_F32 or view.shape[0] != tokens or view.shape[1] != self.widths[i] or <uintptr_t>view.data % 4 != 0:
-                raise ValueError(f"arrays[{i}]: shape {arrays[i].shape}, expected float32 ({tokens}, {self.widths[i]})")
-            view.stride[0] = view.shape[1] * 4 if tokens <= 1 else view.stride[0]
-            if view.stride[0] != view.shape[1] * 4 or view.stride[1] != 4:
-                raise ValueError(f"arrays[{i}]: strides {arrays[i].strides}, expected rows one behind the other")
-            rows.slots[i] = view[0]
-        view = bounds.add(cu_seqlens, 1, False)
-        if view.dtype != FA_I64 or view.shape[0] < 1 or view.stride[0] != 8:
-            raise ValueError("cu_seqlens: expected a contiguous int64 array of one dimension")
-        rows.cu = <const int64_t *>view.data
-        rows.n_seq = view.shape[0] - 1
-        if rows.cu[0] != 0 or rows.cu[rows.n_seq] != tokens:
-            raise ValueError(f"cu_seqlens: from {rows.cu[0]} to {rows.cu[rows.n_seq]}, expected from 0 to {tokens}")
-        for i in range(rows.n_seq):
-            if rows.cu[i + 1] < rows.cu[i]:
-                raise ValueError(f"cu_seqlens: {rows.cu[i + 1]} after {rows.cu[i]}, expected ascending values")
-        rows.tables = len(tables)
-        if rows.tables > MOST_TABLES:
-            raise ValueError(f"tables: {rows.tables}, expected at most {MOST_TABLES}")
-        held = []
-        for i in range(rows.tables):
-            bounds = Views.__new__(Views)
-            held.append(bounds)
-            cos, sin, positions = tables[i]
-            rows.cos[i] = take(bounds, cos, f"tables[{i}][0]", 2, 2, 1u << FA_F32, True, False)[0]
-            rows.sin[i] = take(bounds, sin, f"tables[{i}][1]", 2, 2, 1u << FA_F32, True, False)[0]
-            rows.at[i] = take(bounds, positions, f"tables[{i}][2]", 1, 2, 1u << FA_I64, False, False)[0]
-            if rows.at[i].shape[0] != 1 or rows.at[i].shape[1] != tokens:
-                raise ValueError(f"tables[{i}][2]: shape {positions.shape}, expected ({tokens},)")
-        for i in range(first, last):
-            if self.steps[i].kind == STEP_ROPE and self.steps[i].table >= rows.tables:
-                raise ValueError(f"tables: {rows.tables}, expected at least {self.steps[i].table + 1}")
-        if tokens == 0 or first == last:
-            return
-        make_ctx(&ctx, num_threads)
-        with nogil:
-            for i in range(first, last):
-                status = run_step(&ctx, &self.steps[i], &rows, &ws, True, &size)
-                if status != FA_OK:
-                    break
-                if size > most:
-                    most = size
-        check(status, "program")
-        take_workspace(&ws, most)
-        with nogil:
-            fa_team_begin(&ctx)
-            for i in range(first, last):
-                status = run_step(&ctx, &self.steps[i], &rows, &ws, False, &size)
-                if status != FA_OK:
-                    break
-            fa_team_end()
-            PyMem_RawFree(ws.block)
-        check(status, "program")
+        cdef fa_stop stop
+        cdef fa_batch batch
+        cdef fa_view *views = NULL
+        cdef Views held
+        cdef char *base
+        cdef size_t size = 0, room
+        cdef int64_t bad = -1
+        cdef fa_status status
+        cdef Py_ssize_t i, n = len(arrays)
+        cdef uintptr_t start
+        if self.capacity >= 0 or n != self.core.n_arrays:
+            raise ValueError(f"arrays: {n}, expected {self.core.n_arrays} of a program that is sealed")
+        memset(&batch, 0, sizeof(batch))
+        for i in range(len(rows)):
+            batch.rows[i] = rows[i]
+        if memory is not None:
+            if memory.n_layers != self.core.n_layers or memory.n_groups != self.core.n_groups or None in memory.placed:
+                raise ValueError(f"memory: of {memory.n_layers} layers, expected {self.core.n_layers}, with places for all groups")
+            batch.layers = memory.layers
+            batch.groups = memory.groups
+            batch.n_layers = memory.n_layers
+            batch.n_groups = memory.n_groups
+        views = <fa_view *>PyMem_RawMalloc((n + 1) * sizeof(fa_view))
+        if views == NULL:
+            raise MemoryError("program")
+        keep = []
+        try:
+            memset(views, 0, (n + 1) * sizeof(fa_view))
+            for i in range(n):
+                if arrays[i] is None:
+                    continue
+                if not keep or held.count == 8:
+                    held = Views.__new__(Views)
+                    keep.append(held)
+                views[i] = held.add(arrays[i], self.specs[i].ndim, self.writable[i])[0]
+            batch.arrays = views
+            batch.n_arrays = n
+            make_ctx(&ctx, num_threads)
+            if deadline:
+                memset(&stop, 0, sizeof(stop))
+                stop.deadline = deadline
+                if ctx.stop != NULL:
+                    stop.look = ctx.stop.look
+                    stop.arg = ctx.stop.arg
+                ctx.stop = &stop
+            status = fa_program_space(&ctx, &self.core, &batch, &size)
+            check(status, "program")
+            block = blocks.take(size)
+            start = <uintptr_t>block.ctypes.data
+            base = <char *>((start + FA_ALIGN - 1) & ~<uintptr_t>(FA_ALIGN - 1))
+            room = size
+            with nogil:
+                status = fa_program_run(&ctx, &self.core, &batch, base, room, &bad)
+            blocks.give(block)
+        finally:
+            PyMem_RawFree(views)
+        if status == FA_STOPPED and deadline and _raised is None and _monotonic_ns() >= deadline:
+            return False
+        check(status, f"program: step {bad}")
+        return True

@@ -236,14 +236,23 @@ fa_status fa_layer_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x,
 /* (x + residual) / sqrt(mean(square) + eps) * weight */
 fa_status fa_rms_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *residual,
                       const fa_view *weight, float eps);
+/* The same in each of `groups` groups of columns, with one weight (H / groups,): queries and keys by head. */
+fa_status fa_rms_norm_groups(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int64_t groups, const fa_view *weight,
+                             float eps);
 fa_status fa_softmax(const fa_ctx *ctx, const fa_view *out, const fa_view *x);
 fa_status fa_activate(const fa_ctx *ctx, const fa_view *out, const fa_view *x, fa_activation act);
 /* act(x) * gate, elementwise; both are (M, H). out may be x or gate. */
 fa_status fa_gated(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *gate, fa_activation act);
+/* x * factor, elementwise; out may be x. */
+fa_status fa_scale(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float factor);
 /* x + y, elementwise; out may be either. */
 fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y);
 /* out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ..., left to right; ids outside a table: FA_ERR_VALUE, nothing read. */
 fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids);
+
+/* Rows side by side: x (T, W), index (M, n) int64 -> out (M, n * W), whose row i is rows index[i][0..n-1] of x; -1 stands for
+ * zeros. Any other index outside x: FA_ERR_VALUE, nothing written. */
+fa_status fa_gather(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *index);
 
 typedef enum fa_pool_mode {
     FA_POOL_MEAN = 0,
@@ -331,6 +340,108 @@ fa_status fa_kv_store(const fa_ctx *ctx, const fa_view *dst, const fa_view *scal
 fa_status fa_merge_attention_workspace(const fa_ctx *ctx, int64_t n, size_t *bytes);
 fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, int64_t n, const fa_view *outs,
                    const fa_view *lses, void *ws, size_t ws_bytes);
+
+/* ---- programs (ops/program.c) ------------------------------------------------------------------------------------
+ *
+ * The operators of a model one behind the other, run in one call. A value is columns of a table that has a row for each
+ * row of its kind (tokens, sequences, ...): how many rows there are is known when a batch comes, everything else when the
+ * program is made. A step is a call of the operator of its name, with its bits.
+ *
+ *   fa_program_check   once, when it is made: every value lies where it may, every step fits its values
+ *   fa_program_space   bytes of workspace for a batch: all tables, and what the steps work in
+ *   fa_program_run     the steps, by one team of threads; ctx->stop is looked at between steps and within them
+ */
+#define FA_ROW_KINDS 8
+#define FA_STEP_INDICES 5
+#define FA_STEP_TABLES 4
+
+typedef struct fa_value {
+    int32_t rows;  /* kind */
+    int32_t array; /* of the batch, fp32 (rows, stride); -1: memory of the program */
+    int64_t at;    /* there: columns of the tables before this one, a multiple of 16 */
+    int64_t stride;       /* columns of the table */
+    int64_t first, width; /* those of the value; width 0: no value */
+} fa_value;
+
+/* What an array of every batch is. */
+typedef struct fa_array {
+    int32_t dtype;    /* fa_dtype */
+    int32_t ndim;     /* 1 or 2; 4 for attention weights, of which the step looks at the shape itself */
+    int32_t rows;     /* kind its first dimension counts, -1: any number */
+    int32_t more;     /* entries beyond the rows: 1 for ends of sequences */
+    int32_t optional; /* a batch may leave it out (ndim 0) */
+    int64_t width;    /* second dimension, -1: any */
+} fa_array;
+
+typedef enum fa_step_kind {
+    FA_STEP_EMBED = 0,      /* out = sum of rows of tables: arrays index[i] */
+    FA_STEP_LINEAR = 1,     /* out = act(x W^T + bias) */
+    FA_STEP_LAYER_NORM = 2, /* out = norm(x + y); out may be x or y */
+    FA_STEP_RMS_NORM = 3,   /* the same, or without y in `heads` groups of columns */
+    FA_STEP_ATTENTION = 4,  /* out = attention of q = x, k = y, v = z: index[0] ends, [1] positions or -1, [2] weights or -1 */
+    FA_STEP_ROPE = 5,       /* x in place: index[0] cosines, [1] sines, [2] the row of both for each row of x */
+    FA_STEP_GATED = 6,      /* out = act(x) * y; out may be x or y */
+    FA_STEP_ADD = 7,        /* out = x + y; out may be either */
+    FA_STEP_ACTIVATE = 8,   /* out = act(x); out may be x */
+    FA_STEP_SCALE = 9,      /* out = x * scale; out may be x */
+    FA_STEP_GATHER = 10,    /* out = rows index[0] of x side by side */
+    FA_STEP_POOL = 11,      /* out = pool of x, by act (fa_pool_mode): index[0] ends, [1] -1 or one number: skip */
+    FA_STEP_NORMALIZE = 12, /* out = x / max(|x|, eps); out may be x */
+    FA_STEP_COPY = 13       /* out = x */
+} fa_step_kind;
+
+typedef struct fa_step {
+    int32_t kind;
+    int32_t act;         /* fa_activation, fa_pool_mode; of rope: interleaved */
+    fa_value out, x, y, z;
+    int32_t index[FA_STEP_INDICES]; /* arrays of the batch, -1: none */
+    int32_t n_tables;
+    fa_view tables[FA_STEP_TABLES]; /* of embed: (rows, width) fp32 */
+    const fa_linear_weights *weights;
+    fa_view weight, bias; /* of norms and of linear; ndim 0: none. Of attention: bias (heads, 2 R + 1) by distance */
+    float eps, scale;
+    int64_t heads, kv_heads, head_size, v_head_size;
+    fa_attention_params attention; /* scale, softcap, causal, windows, sink_tokens alone */
+    int32_t layer, group;          /* of attention: where batches with memory keep its keys; -1: nowhere */
+    int64_t like;                  /* set by fa_program_check: a step that wants as much workspace */
+} fa_step;
+
+typedef struct fa_program {
+    fa_step *steps;
+    int64_t n_steps;
+    const fa_array *arrays;
+    int32_t n_arrays;
+    int32_t n_layers, n_groups;     /* of memory */
+    int64_t columns[FA_ROW_KINDS];  /* of all tables of a kind */
+} fa_program;
+
+/* What sequences keep between batches: k, v (pages, Hkv, page_size, D), scales (pages, Hkv, page_size) with int8, else ndim 0. */
+typedef struct fa_memory_layer {
+    fa_view k, v, k_scale, v_scale;
+} fa_memory_layer;
+
+/* Where the rows of a batch go, and what its sequences hold: the same for all layers of a group. */
+typedef struct fa_memory_group {
+    fa_view slots;             /* (1, rows) of fa_kv_store */
+    fa_view page_table;        /* (sequences, n) of fa_attention_params */
+    const int64_t *kv_lengths; /* [sequences], with the rows of this batch */
+    const int64_t *q_offset;   /* [sequences] */
+} fa_memory_group;
+
+typedef struct fa_batch {
+    int64_t rows[FA_ROW_KINDS];
+    const fa_view *arrays;
+    int32_t n_arrays;
+    int32_t n_layers, n_groups;
+    const fa_memory_layer *layers; /* NULL: every sequence is whole within the batch */
+    const fa_memory_group *groups;
+} fa_batch;
+
+/* *bad gets the number of the step that does not fit. */
+fa_status fa_program_check(const fa_program *program, int64_t *bad);
+fa_status fa_program_space(const fa_ctx *ctx, const fa_program *program, const fa_batch *batch, size_t *bytes);
+/* *bad gets the step that returned another status than FA_OK, -1 for the batch itself. */
+fa_status fa_program_run(const fa_ctx *ctx, const fa_program *program, const fa_batch *batch, void *ws, size_t ws_bytes, int64_t *bad);
 
 /* ---- the machine's limits, for benchmarks ------------------------------------------------------------------------ */
 

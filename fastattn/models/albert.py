@@ -8,80 +8,68 @@ from __future__ import annotations
 
 import re
 
-from .builder import Builder
-from .heads import Dense
-from .kin import PROBES, Kin, architectures, label_heads, masked_lm, refuse_other_models
-from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormNames, PostNormStack, check_head_size
+from ..graph.family import Facts, Family
+from ..graph.graph import Graph
+from ..graph.heads import Dense
+from ..graph.names import Names
+from .blocks import (
+    EMBEDDINGS, MAX_LAYERS, PROBES, Sizes, add_heads, architectures, embeddings, label_heads, masked_lm, pool_by,
+    post_norm, project, refuse_other_models,
+)  # fmt: skip
 
-__all__ = ["AlbertModel"]
+__all__ = ["FAMILY"]
+
+_LAYER = {
+    "attn_q": "attention.query", "attn_k": "attention.key", "attn_v": "attention.value",
+    "attn_output": "attention.dense", "attn_output_norm": "attention.LayerNorm",
+    "ffn_up": "ffn", "ffn_down": "ffn_output", "layer_output_norm": "full_layer_layer_norm",
+}  # fmt: skip
 
 
-class AlbertModel(Kin):
-    """An ALBERT encoder; see ``Encoder`` for how to call it."""
+def build(g: Graph) -> Facts:
+    c = g.config
+    refuse_other_models(c, "ALBERT")
+    s = Sizes.read(c, activation="gelu_new")
+    size = c.size("embedding_size", 128)
+    groups = c.size("num_hidden_groups", 1, maximum=s.layers)
+    repeats = c.size("inner_group_num", 1, maximum=MAX_LAYERS // s.layers)
+    prefix = g.source.prefix("albert.", *PROBES)
+    names = {**EMBEDDINGS, "pooler": "pooler", "projection": "encoder.embedding_hidden_mapping_in"}
+    g.names = Names(prefix, "encoder.albert_layer_groups.{i}.albert_layers.0.", _LAYER, **names)
+    words, decoder = f"{g.name('token_embd')}.weight", "predictions.decoder"
+    tie = c.flag("tie_word_embeddings", True)
+    x = embeddings(g, s, size, tied=f"{decoder}.weight" if tie else None, types=s.types, positions=s.positions)
+    x = g.linear(x, "projection", s.hidden)
+    for i in range(s.layers):
+        g.hidden_state(x)
+        group = int(i / (s.layers / groups))
+        for j in range(repeats):
+            g.names = Names(prefix, f"encoder.albert_layer_groups.{{i}}.albert_layers.{j}.", _LAYER, **names)
+            layer = g.layer(group)
+            x = post_norm(layer, x, layer.attention(*project(layer, x, s.hidden), s.heads), s)
+    g.hidden_state(x)
+    g.output("hidden", x)
 
-    architectures = architectures("Albert", AlbertForPreTraining=None)
+    pooler = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh")
+    pool_by(g, x, pooler)
+    add_heads(
+        g, x,
+        masked_lm=masked_lm(
+            Dense("predictions.dense", size, s.hidden, s.activation), "predictions.LayerNorm", decoder, s,
+            bias="predictions.bias", tied=words if tie else None,
+        ),
+        **label_heads(s.hidden, pooler),
+    )  # fmt: skip
+    return s.facts(kinds=groups)
 
+
+FAMILY = Family(
+    name="AlbertModel",
+    build=build,
+    architectures=architectures("Albert", AlbertForPreTraining=None),
     # Index buffers that old versions of transformers saved, a pooler below a head, the heads of other classes.
-    ignorable = re.compile(
+    ignorable=re.compile(
         r"(albert\.)?embeddings\.(position_ids|token_type_ids)|albert\.pooler\..*"
         r"|(predictions|sop_classifier|classifier|qa_outputs)\..*"
-    )
-
-    def __init__(self, builder: Builder) -> None:
-        super().__init__(builder)
-        c = builder.config
-        refuse_other_models(c, "ALBERT")
-        self.vocab_size = c.size("vocab_size")
-        self.hidden_size = hidden = c.size("hidden_size")
-        self.max_positions = c.size("max_position_embeddings")
-        self.type_vocab_size = c.size("type_vocab_size", 2)
-        size = c.size("embedding_size", 128)
-        layers = c.size("num_hidden_layers", maximum=MAX_LAYERS)
-        groups = c.size("num_hidden_groups", 1, maximum=layers)
-        repeats = c.size("inner_group_num", 1, maximum=MAX_LAYERS // layers)
-        heads = c.size("num_attention_heads")
-        inner = c.size("intermediate_size")
-        activation = c.choice("hidden_act", ACTIVATIONS, "gelu_new")
-        self._eps = c.positive("layer_norm_eps", 1e-12)
-        tie = c.flag("tie_word_embeddings", True)
-        check_head_size(c, hidden, heads)
-        self._describe = f"{layers} layers of {groups} kinds, {hidden} wide, {heads} heads"
-
-        prefix = builder.prefix("albert.", *PROBES)
-        words, decoder = f"{prefix}embeddings.word_embeddings.weight", "predictions.decoder"
-        self.add_tables(builder, f"{prefix}embeddings.", size, tied=f"{decoder}.weight" if tie else None)
-        self._projection = builder.linear(f"{prefix}encoder.embedding_hidden_mapping_in", hidden, size)
-        stored = [
-            [
-                PostNormLayer.build(builder, _names(f"{prefix}encoder.albert_layer_groups.{i}.albert_layers.{j}."),
-                                    hidden, inner)
-                for j in range(repeats)
-            ]
-            for i in range(groups)
-        ]  # fmt: skip
-        self._stack = PostNormStack(
-            [layer for i in range(layers) for layer in stored[int(i / (layers / groups))]],
-            hidden=hidden, inner=inner, heads=heads, activation=activation, eps=self._eps,
-        )  # fmt: skip
-
-        pooler = Dense(f"{prefix}pooler", hidden, hidden, "tanh")
-        self.pool_by(builder, pooler)
-        self.add_heads(
-            builder,
-            masked_lm=masked_lm(
-                Dense("predictions.dense", size, hidden, activation), "predictions.LayerNorm", decoder,
-                vocabulary=self.vocab_size, eps=self._eps, bias="predictions.bias", tied=words if tie else None,
-            ),
-            **label_heads(hidden, pooler),
-        )  # fmt: skip
-
-
-def _names(prefix: str) -> PostNormNames:
-    return PostNormNames(
-        qkv=(f"{prefix}attention.query", f"{prefix}attention.key", f"{prefix}attention.value"),
-        attention_out=f"{prefix}attention.dense",
-        attention_norm=f"{prefix}attention.LayerNorm",
-        up=f"{prefix}ffn",
-        down=f"{prefix}ffn_output",
-        norm=f"{prefix}full_layer_layer_norm",
-    )
+    ),
+)

@@ -10,108 +10,83 @@ from __future__ import annotations
 
 import re
 
-from .builder import Builder
-from .heads import Dense, HeadSpec, NormStep
-from .inputs import NO_LIMIT
-from .kin import Kin, architectures, label_heads
-from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormStack, check_head_size
-from .rotary import build_rotary, read_scaling
+from ..graph.family import NO_LIMIT, Facts, Family
+from ..graph.graph import Graph
+from ..graph.heads import Dense, HeadSpec, NormStep
+from ..graph.names import Names
+from ..graph.rotary import build_rotary, read_scaling
+from .blocks import EMBEDDINGS, Sizes, add_heads, architectures, embeddings, gated_post_norm, label_heads, pool_by
 
-__all__ = ["GteModel"]
+__all__ = ["FAMILY"]
+
+_NAMES = Names("", "layers.{i}.", {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_output_norm": "post_attention_layernorm", "ffn_up": "mlp.up_proj",
+    "ffn_gate": "mlp.gate_proj", "ffn_down": "mlp.down_proj", "layer_output_norm": "post_mlp_layernorm",
+}, **EMBEDDINGS)  # fmt: skip
+_PUBLISHED = Names("", "encoder.layer.{i}.", {
+    "attn_qkv": "attention.qkv_proj", "attn_q": "attention.q_proj", "attn_k": "attention.k_proj",
+    "attn_v": "attention.v_proj", "attn_output": "attention.o_proj", "attn_output_norm": "attn_ln",
+    "ffn_up_gate": "mlp.up_gate_proj", "ffn_down": "mlp.down_proj", "layer_output_norm": "mlp_ln",
+}, **EMBEDDINGS)  # fmt: skip
 
 
-class GteModel(Kin):
-    """A GTE encoder; see ``Encoder`` for how to call it."""
+def build(g: Graph) -> Facts:
+    c = g.config
+    c.choice("position_embedding_type", {"rope": None}, "rope")
+    c.choice("layer_norm_type", {"layer_norm": None}, "layer_norm")
+    for key in ("logn_attention_scale", "logn_attention_clip1"):
+        c.refuse(key, "attention scaled by the logarithm of the length is not supported")
+    c.refuse("quantization_config", "quantised checkpoints are not supported")
+    s = Sizes.read(c, types=1, fewest_types=0, positions=8192)
+    published = c.model_type() == "new"
+    base, scaling = read_scaling(c, 10000.0 if published else 160000.0)
+    rotary = build_rotary(c, s.hidden // s.heads, base=base, scaling=scaling, positions=s.positions)
 
-    position_table = False
+    words, decoder = "embeddings.word_embeddings.weight", "lm_head.decoder"
+    prefix = g.source.prefix("gte.", words) or g.source.prefix("new.", words)
+    words, tie = prefix + words, c.flag("tie_word_embeddings", True)
+    # Published layers have names of their own: what tells them apart is their first norm.
+    named = published or g.source.has(f"{prefix}encoder.layer.0.attn_ln.weight")
+    g.names = (_PUBLISHED if named else _NAMES).replace(prefix)
+    qkv: str | tuple[str, ...] = ("attn_q", "attn_k", "attn_v")
+    if named and c.flag("pack_qkv", True):
+        qkv = "attn_qkv"
+    x = embeddings(g, s, s.hidden, tied=f"{decoder}.weight" if tie else None, types=s.types, positions=0)
+    for _, layer in g.layers(s.layers):
+        g.hidden_state(x)
+        both = layer.linear(x, qkv, 3 * s.hidden if qkv == "attn_qkv" else s.hidden)
+        qk, v = layer.split(both, 2 * s.hidden, s.hidden)
+        q, k = layer.split(layer.rope(qk, 2 * s.heads, rotary), s.hidden, s.hidden)
+        attended = layer.attention(q, k, v, s.heads)
+        x = gated_post_norm(
+            layer, x, attended, s, "ffn_up_gate" if named else ("ffn_up", "ffn_gate"), biases=(True, False, True)
+        )  # fmt: skip
+    g.hidden_state(x)
+    g.output("hidden", x)
 
-    architectures = architectures("New", "Gte")
+    pooler = Dense(f"{prefix}pooler.dense", s.hidden, s.hidden, "tanh")
+    pool_by(g, x, pooler)
+    norm = "lm_head.norm" if g.source.has("lm_head.norm.weight") else "lm_head.layer_norm"
+    add_heads(
+        g, x,
+        masked_lm=lambda: HeadSpec("masked_lm", "all", (
+            Dense("lm_head.dense", s.hidden, s.hidden, s.activation if published else "gelu"),
+            NormStep(norm, s.hidden, s.eps),
+            Dense(decoder, s.vocab, s.hidden, large=True, tied=words if tie else None),
+        )),
+        **label_heads(s.hidden, pooler),
+    )  # fmt: skip
+    return s.facts(max_positions=NO_LIMIT, trained_positions=s.positions, type_vocab_size=s.types or 1)
 
+
+FAMILY = Family(
+    name="GteModel",
+    build=build,
+    architectures=architectures("New", "Gte"),
     # Index and frequency buffers, and the heads of other classes.
-    ignorable = re.compile(
+    ignorable=re.compile(
         r"((new|gte)\.)?(embeddings\.(position_ids|token_type_ids|rotary_emb\..*)|rotary_emb\..*|pooler\..*)"
         r"|(lm_head|classifier|qa_outputs)\..*"
-    )
-
-    def __init__(self, builder: Builder) -> None:
-        super().__init__(builder)
-        c = builder.config
-        c.choice("position_embedding_type", {"rope": None}, "rope")
-        c.choice("layer_norm_type", {"layer_norm": None}, "layer_norm")
-        for key in ("logn_attention_scale", "logn_attention_clip1"):
-            c.refuse(key, "attention scaled by the logarithm of the length is not supported")
-        c.refuse("quantization_config", "quantised checkpoints are not supported")
-        self.vocab_size = c.size("vocab_size")
-        self.hidden_size = hidden = c.size("hidden_size")
-        self.max_positions, self.trained_positions = NO_LIMIT, c.size("max_position_embeddings", 8192)
-        types = c.size("type_vocab_size", 1, minimum=0)
-        self.type_vocab_size = types or 1
-        layers = c.size("num_hidden_layers", maximum=MAX_LAYERS)
-        heads = c.size("num_attention_heads")
-        inner = c.size("intermediate_size")
-        activation = c.choice("hidden_act", ACTIVATIONS, "gelu")
-        self._eps = c.positive("layer_norm_eps", 1e-12)
-        tie = c.flag("tie_word_embeddings", True)
-        check_head_size(c, hidden, heads)
-        published = c.model_type() == "new"
-        base, scaling = read_scaling(c, 10000.0 if published else 160000.0)
-        rotary = build_rotary(c, hidden // heads, base=base, scaling=scaling, positions=self.trained_positions)
-        self._describe = f"{layers} layers, {hidden} wide, {heads} heads"
-
-        words = "embeddings.word_embeddings.weight"
-        prefix = builder.prefix("gte.", words) or builder.prefix("new.", words)
-        words = prefix + words
-        tables = [builder.table(words, (self.vocab_size, hidden), tied="lm_head.decoder.weight" if tie else None)]
-        if types:
-            tables.append(builder.table(f"{prefix}embeddings.token_type_embeddings.weight", (types, hidden)))
-        self._tables = tuple(tables)
-        self._embedding_size, self._projection = hidden, None
-        self._norm = builder.norm(f"{prefix}embeddings.LayerNorm", hidden)
-        # Published layers have names of their own: what tells them apart is their first norm.
-        build = _published_layer if builder.has(f"{prefix}encoder.layer.0.attn_ln.weight") or published else _layer
-        self._stack = PostNormStack(
-            [build(builder, prefix, i, hidden, inner) for i in range(layers)],
-            hidden=hidden, inner=inner, heads=heads, activation=activation, eps=self._eps, gated=True,
-            rotary=rotary,
-        )  # fmt: skip
-
-        pooler = Dense(f"{prefix}pooler.dense", hidden, hidden, "tanh")
-        self.pool_by(builder, pooler)
-        norm = "lm_head.norm" if builder.has("lm_head.norm.weight") else "lm_head.layer_norm"
-        self.add_heads(
-            builder,
-            masked_lm=lambda: HeadSpec("masked_lm", "all", (
-                Dense("lm_head.dense", hidden, hidden, activation if published else "gelu"),
-                NormStep(norm, hidden, self._eps),
-                Dense("lm_head.decoder", self.vocab_size, hidden, large=True, tied=words if tie else None),
-            )),
-            **label_heads(hidden, pooler),
-        )  # fmt: skip
-
-
-def _published_layer(builder: Builder, prefix: str, number: int, hidden: int, inner: int) -> PostNormLayer:
-    name = f"{prefix}encoder.layer.{number}."
-    if builder.config.flag("pack_qkv", True):
-        qkv = builder.linear(f"{name}attention.qkv_proj", 3 * hidden, hidden)
-    else:
-        qkv = builder.linear([f"{name}attention.{part}_proj" for part in "qkv"], hidden, hidden)
-    return PostNormLayer(
-        qkv=qkv,
-        attention_out=builder.linear(f"{name}attention.o_proj", hidden, hidden),
-        attention_norm=builder.norm(f"{name}attn_ln", hidden),
-        up=builder.linear(f"{name}mlp.up_gate_proj", 2 * inner, hidden, bias=False),
-        down=builder.linear(f"{name}mlp.down_proj", hidden, inner),
-        norm=builder.norm(f"{name}mlp_ln", hidden),
-    )
-
-
-def _layer(builder: Builder, prefix: str, number: int, hidden: int, inner: int) -> PostNormLayer:
-    name = f"{prefix}layers.{number}."
-    return PostNormLayer(
-        qkv=builder.linear([f"{name}self_attn.{part}_proj" for part in "qkv"], hidden, hidden),
-        attention_out=builder.linear(f"{name}self_attn.o_proj", hidden, hidden),
-        attention_norm=builder.norm(f"{name}post_attention_layernorm", hidden),
-        up=builder.linear([f"{name}mlp.up_proj", f"{name}mlp.gate_proj"], inner, hidden, bias=False),
-        down=builder.linear(f"{name}mlp.down_proj", hidden, inner),
-        norm=builder.norm(f"{name}post_mlp_layernorm", hidden),
-    )
+    ),
+)

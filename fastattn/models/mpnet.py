@@ -11,72 +11,61 @@ import re
 
 import numpy as np
 
-from .builder import Builder, Floats
-from .heads import Dense
-from .inputs import Integers
-from .kin import PROBES, Kin, architectures, label_heads, masked_lm, positions_beside_padding, refuse_other_models
-from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormNames, PostNormStack, check_head_size
+from ..attention.relative import bias_by_distance
+from ..graph.family import Facts, Family
+from ..graph.graph import Graph
+from ..graph.heads import Dense
+from ..graph.names import Names
+from ..graph.source import Floats
+from .blocks import (
+    EMBEDDINGS, PROBES, Sizes, add_heads, architectures, embeddings, label_heads, masked_lm, pool_by,
+    positions_beside_padding, post_norm, project, refuse_other_models,
+)  # fmt: skip
 
-__all__ = ["MPNetModel"]
+__all__ = ["FAMILY"]
 
 _PADDING = 1  # of the architecture, whatever pad_token_id says
 _BUCKETS, _MAX_DISTANCE = 32, 128  # of the architecture too: a larger table has rows that nothing reads
 
+_LAYER = {
+    "attn_q": "attention.attn.q", "attn_k": "attention.attn.k", "attn_v": "attention.attn.v",
+    "attn_output": "attention.attn.o", "attn_output_norm": "attention.LayerNorm",
+    "ffn_up": "intermediate.dense", "ffn_down": "output.dense", "layer_output_norm": "output.LayerNorm",
+}  # fmt: skip
 
-class MPNetModel(Kin):
-    """An MPNet encoder; see ``Encoder`` for how to call it. All its token types are 0."""
 
-    architectures = architectures("MPNet")
+def build(g: Graph) -> Facts:
+    c = g.config
+    refuse_other_models(c, "MPNet")
+    s = Sizes.read(c, types=0)
+    rows = c.size("max_position_embeddings", minimum=_PADDING + 2)
+    buckets = c.size("relative_attention_num_buckets", _BUCKETS, minimum=_BUCKETS)
+    g.names = Names(g.source.prefix("mpnet.", *PROBES), "encoder.layer.{i}.", _LAYER, **EMBEDDINGS)
+    words, decoder = f"{g.name('token_embd')}.weight", "lm_head.decoder"
+    tie = c.flag("tie_word_embeddings", True)
+    x = embeddings(g, s, s.hidden, tied=f"{decoder}.weight" if tie else None, types=0, positions=rows)
+    name = words.replace("embeddings.word_embeddings.weight", "encoder.relative_attention_bias")
+    table = g.source.derive(
+        name, {f"{name}.weight": (buckets, s.heads)}, _by_head, shapes={"table": (s.heads, _BUCKETS)}
+    )["table"]  # fmt: skip
+    bias = None if table is None else bias_by_distance(table, True, _MAX_DISTANCE, _MAX_DISTANCE)
+    for _, layer in g.layers(s.layers):
+        g.hidden_state(x)
+        attended = layer.attention(*project(layer, x, s.hidden), s.heads, distance_bias=bias)
+        x = post_norm(layer, x, attended, s)
+    g.hidden_state(x)
+    g.output("hidden", x)
 
-    # An index buffer that old versions of transformers saved, a pooler below a head, the heads of other classes.
-    ignorable = re.compile(r"(mpnet\.)?embeddings\.position_ids|mpnet\.pooler\..*|(lm_head|classifier|qa_outputs)\..*")
-
-    def __init__(self, builder: Builder) -> None:
-        super().__init__(builder)
-        c = builder.config
-        refuse_other_models(c, "MPNet")
-        self.vocab_size = c.size("vocab_size")
-        self.hidden_size = hidden = c.size("hidden_size")
-        self.max_positions = c.size("max_position_embeddings", minimum=_PADDING + 2) - 1 - _PADDING
-        layers = c.size("num_hidden_layers", maximum=MAX_LAYERS)
-        heads = c.size("num_attention_heads")
-        inner = c.size("intermediate_size")
-        buckets = c.size("relative_attention_num_buckets", _BUCKETS, minimum=_BUCKETS)
-        activation = c.choice("hidden_act", ACTIVATIONS, "gelu")
-        self._eps = c.positive("layer_norm_eps", 1e-12)
-        tie = c.flag("tie_word_embeddings", True)
-        check_head_size(c, hidden, heads)
-        self._describe = f"{layers} layers, {hidden} wide, {heads} heads"
-
-        prefix = builder.prefix("mpnet.", *PROBES)
-        words, decoder = f"{prefix}embeddings.word_embeddings.weight", "lm_head.decoder"
-        self.add_tables(
-            builder, f"{prefix}embeddings.", hidden, tied=f"{decoder}.weight" if tie else None, token_types=False
-        )
-        bias = f"{prefix}encoder.relative_attention_bias"
-        table = builder.derive(
-            bias, {f"{bias}.weight": (buckets, heads)}, _by_head, shapes={"table": (heads, _BUCKETS)}
-        )
-        names = [_names(f"{prefix}encoder.layer.{i}.") for i in range(layers)]
-        self._stack = PostNormStack(
-            [PostNormLayer.build(builder, name, hidden, inner) for name in names],
-            hidden=hidden, inner=inner, heads=heads, activation=activation, eps=self._eps,
-            relative_bias=(table["table"], True, _MAX_DISTANCE),
-        )  # fmt: skip
-
-        pooler = Dense(f"{prefix}pooler.dense", hidden, hidden, "tanh")
-        self.pool_by(builder, pooler)
-        self.add_heads(
-            builder,
-            masked_lm=masked_lm(
-                Dense("lm_head.dense", hidden, hidden, "gelu"), "lm_head.layer_norm", decoder,
-                vocabulary=self.vocab_size, eps=self._eps, bias="lm_head.bias", tied=words if tie else None,
-            ),
-            **label_heads(hidden, Dense("classifier.dense", hidden, hidden, "tanh"), last="classifier.out_proj"),
-        )  # fmt: skip
-
-    def _position_ids(self, ids: Integers, columns: Integers, lengths: Integers) -> Integers:
-        return positions_beside_padding(ids, lengths, _PADDING)
+    pool_by(g, x, Dense(g.name("pooler"), s.hidden, s.hidden, "tanh"))
+    add_heads(
+        g, x,
+        masked_lm=masked_lm(
+            Dense("lm_head.dense", s.hidden, s.hidden, "gelu"), "lm_head.layer_norm", decoder, s,
+            bias="lm_head.bias", tied=words if tie else None,
+        ),
+        **label_heads(s.hidden, Dense("classifier.dense", s.hidden, s.hidden, "tanh"), last="classifier.out_proj"),
+    )  # fmt: skip
+    return s.facts(max_positions=rows - 1 - _PADDING, positions=positions_beside_padding(_PADDING))
 
 
 def _by_head(weight: Floats) -> dict[str, Floats]:
@@ -84,12 +73,10 @@ def _by_head(weight: Floats) -> dict[str, Floats]:
     return {"table": np.ascontiguousarray(weight[:_BUCKETS].T)}
 
 
-def _names(prefix: str) -> PostNormNames:
-    return PostNormNames(
-        qkv=(f"{prefix}attention.attn.q", f"{prefix}attention.attn.k", f"{prefix}attention.attn.v"),
-        attention_out=f"{prefix}attention.attn.o",
-        attention_norm=f"{prefix}attention.LayerNorm",
-        up=f"{prefix}intermediate.dense",
-        down=f"{prefix}output.dense",
-        norm=f"{prefix}output.LayerNorm",
-    )
+FAMILY = Family(
+    name="MPNetModel",
+    build=build,
+    architectures=architectures("MPNet"),
+    # An index buffer that old versions of transformers saved, a pooler below a head, the heads of other classes.
+    ignorable=re.compile(r"(mpnet\.)?embeddings\.position_ids|mpnet\.pooler\..*|(lm_head|classifier|qa_outputs)\..*"),
+)

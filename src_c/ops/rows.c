@@ -15,6 +15,7 @@ typedef struct fa_row_job {
     void (*kernel)(const fa_rows *job);
     fa_rows rows;
     int64_t step;
+    int64_t groups; /* of norms by groups of columns: their number */
 } fa_row_job;
 
 static void fa_row_task(void *arg, int64_t task, int worker) {
@@ -89,6 +90,38 @@ fa_status fa_rms_norm(const fa_ctx *ctx, const fa_view *out, const fa_view *x, c
     return fa_norm(ctx, ctx->kernels->rows.rms_norm, out, x, residual, weight, NULL, eps);
 }
 
+static void fa_group_task(void *arg, int64_t task, int worker) {
+    const fa_row_job *job = arg;
+    const int64_t first = task * job->step, left = job->rows.rows - first;
+    fa_rows rows = job->rows;
+    (void)worker;
+    rows.rows = job->groups;
+    rows.xs = rows.os = rows.h;
+    for (int64_t i = first; i < first + (left < job->step ? left : job->step); i++) {
+        rows.x = job->rows.x + i * job->rows.xs;
+        rows.out = job->rows.out + i * job->rows.os;
+        job->kernel(&rows);
+    }
+}
+
+fa_status fa_rms_norm_groups(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int64_t groups, const fa_view *weight,
+                             float eps) {
+    fa_row_job job;
+    fa_status status = fa_row_prepare(&job, out, x);
+    if (status != FA_OK) return status;
+    if (groups < 1 || x->shape[1] % groups) return FA_ERR_SHAPE;
+    job.rows.h = x->shape[1] / groups;
+    status = weight ? fa_check_row(weight, job.rows.h) : FA_ERR_VALUE;
+    if (status != FA_OK) return status;
+    if (!(eps >= 0.0f && eps <= FLT_MAX)) return FA_ERR_VALUE;
+    job.kernel = ctx->kernels->rows.rms_norm;
+    job.rows.weight = weight->data;
+    job.rows.eps = eps;
+    job.groups = groups;
+    if (job.rows.rows == 0 || job.rows.h == 0) return FA_OK;
+    return fa_parallel_for(ctx, (job.rows.rows - 1) / job.step + 1, fa_group_task, &job);
+}
+
 fa_status fa_softmax(const fa_ctx *ctx, const fa_view *out, const fa_view *x) {
     fa_row_job job;
     fa_status status = fa_row_prepare(&job, out, x);
@@ -134,6 +167,15 @@ fa_status fa_gated(const fa_ctx *ctx, const fa_view *out, const fa_view *x, cons
     if (act < FA_ACT_NONE || act > FA_ACT_SIGMOID) return FA_ERR_VALUE;
     job.kernel = ctx->kernels->rows.gated;
     job.rows.act = (int)act;
+    return fa_row_run(ctx, &job);
+}
+
+fa_status fa_scale(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float factor) {
+    fa_row_job job;
+    fa_status status = fa_row_prepare(&job, out, x);
+    if (status != FA_OK) return status;
+    job.kernel = ctx->kernels->rows.scale;
+    job.rows.eps = factor;
     return fa_row_run(ctx, &job);
 }
 

@@ -9,13 +9,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NO_LIMIT", "PackedInputs", "check_range", "pack_inputs"]
+__all__ = ["PackedInputs", "check_range", "has_holes", "pack_inputs"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-
-NO_LIMIT = 2**31 - 1
-"""``max_positions`` of models without a table of positions: longer than any sequence that memory holds."""
-
 
 @dataclass(frozen=True, slots=True)
 class PackedInputs:
@@ -122,3 +118,11 @@ def _array(name: str, value: Any) -> np.ndarray[Any, Any]:
         raise ValueError(
             f"{name}: rows of different lengths; pad them and exclude the padding by attention_mask"
         ) from None
+
+
+def has_holes(columns: Integers, cu_seqlens: Integers) -> bool:
+    """Whether the columns (T,) of some sequence jump."""
+    jumps = np.diff(columns) != 1
+    starts = cu_seqlens[1:-1]
+    jumps[starts[(starts > 0) & (starts <= jumps.size)] - 1] = False
+    return bool(jumps.any())

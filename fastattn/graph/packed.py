@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Models from packed files.
 
-A family's constructor cannot tell where its weights come from: a ``PackedBuilder`` hands out what a
-``CheckpointBuilder`` made when the file was written, as views of the mapped file, without arithmetic or copies.
+A family's page cannot tell where its weights come from: a ``Packed`` source hands out what a ``Checkpoint`` made when
+the file was written, as views of the mapped file, without arithmetic or copies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,20 +16,16 @@ from ..loaders.errors import WeightFileError
 from ..loaders.jsonfile import parse_json
 from ..loaders.packed import PackedFile
 from ..weights import PackedLinear
-from .builder import Builder, Floats, Norm, TensorReport, derive_key, stored_name
 from .choice import HEADS
 from .config import ConfigReader
-from .configkeys import note_keys, refuse_keys
+from .source import Floats, Norm, Source, TensorReport, derive_key, stored_name
 
-if TYPE_CHECKING:
-    from .encoder import Encoder
-
-__all__ = ["PackedBuilder", "build_packed", "packed_head"]
+__all__ = ["Packed", "packed_head"]
 
 _Array = np.ndarray[Any, Any]
 
 
-class PackedBuilder(Builder):
+class Packed(Source):
     """Serves the objects of a packed file by their keys."""
 
     def __init__(self, config: ConfigReader, packed: PackedFile, num_threads: int | None) -> None:
@@ -144,19 +140,3 @@ def packed_head(packed: PackedFile) -> str | None:
     if head is not None and head not in HEADS:
         raise WeightFileError(f"{packed.path}: head is {head[:40]!r}, expected one of {', '.join(HEADS)}")
     return head
-
-
-def build_packed(packed: PackedFile, family: Callable[[Builder], Encoder], config: ConfigReader) -> Encoder:
-    """The model of an opened packed file.
-
-    Raises
-    ------
-    WeightFileError
-        Configuration and weights do not belong together.
-    """
-    builder = PackedBuilder(config, packed, None)
-    model = family(builder)
-    builder.check_all_served()
-    refuse_keys(config)
-    model.settle(packed.path, packed.files(), builder.report, note_keys(config))
-    return model

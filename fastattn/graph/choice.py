@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .builder import Builder, listed
+from .source import Source, listed
 from .heads import Dense, HeadSpec
 from .labels import are_tags
 
@@ -81,11 +81,11 @@ class Choice(NamedTuple):
 
 
 def choose_head(
-    builder: Builder, classes: Mapping[str, str | None], specs: Mapping[str, Callable[[], HeadSpec]]
+    source: Source, classes: Mapping[str, str | None], specs: Mapping[str, Callable[[], HeadSpec]]
 ) -> Choice:
     """Decide for one of ``specs``, the heads that the family has by name.
 
-    In this order: ``builder.head``; the first head that ``architectures`` names and of which there is a tensor; the one
+    In this order: ``source.head``; the first head that ``architectures`` names and of which there is a tensor; the one
     head for a task of which all tensors are there; where ``architectures`` names neither the encoder nor pre-training,
     the one head of pre-training. Sequence and token classification may have the same tensors: labels like B-PER are of
     tokens; else it is the former, as it is most often.
@@ -102,22 +102,22 @@ def choose_head(
         nothing says which one is meant.
     """
     every = {kind: spec() for kind, spec in specs.items()}
-    if builder.head is not None:
-        return _asked(builder, every)
-    names = builder.config.architectures()
+    if source.head is not None:
+        return _asked(source, every)
+    names = source.config.architectures()
     named = [classes[name] or "none" if name in classes else _of_class(name) for name in names]
-    complete = [kind for kind in every if not _missing(every[kind], builder)]
+    complete = [kind for kind in every if not _missing(every[kind], source)]
     for kind in named:
-        if kind in every and _touched(every[kind], builder, bool(complete)):
+        if kind in every and _touched(every[kind], source, bool(complete)):
             return Choice(kind, True, ())
     notes = []
     encoder = "none" in named
     shown = ", ".join(name[:_LONGEST] for name in names[:5])
-    said = f"{builder.config.path}: architectures is {shown[:_LONGEST]!r}" if names else ""
+    said = f"{source.config.path}: architectures is {shown[:_LONGEST]!r}" if names else ""
     tasks = [kind for kind in complete if kind in _OF_TASKS]
     if any(name.endswith("ForMultipleChoice") for name in names):
         return Choice(None, False, (f"{said}: the head of multiple choice is left out",) if tasks else ())
-    told = _tell_apart(builder, every, tasks)
+    told = _tell_apart(source, every, tasks)
     if len(told) < len(tasks) and told:
         others = " or ".join(kind for kind in tasks if kind not in told)
         notes.append(f"the tensors of {told[0]} would be those of {others} too: head= says which one is meant")
@@ -128,7 +128,7 @@ def choose_head(
     if len(told) > 1:
         if not encoder:
             raise ValueError(
-                f"{builder.config.path}: architectures does not say which head is meant, and there are tensors of "
+                f"{source.config.path}: architectures does not say which head is meant, and there are tensors of "
                 f"{', '.join(told)}: give head="
             )
         notes.append(f"{said}: of the heads {', '.join(told)}, head= gives one")
@@ -138,17 +138,17 @@ def choose_head(
     return Choice(told[0] if told else None, False, tuple(notes))
 
 
-def _asked(builder: Builder, every: Mapping[str, HeadSpec]) -> Choice:
-    kind = builder.head
+def _asked(source: Source, every: Mapping[str, HeadSpec]) -> Choice:
+    kind = source.head
     if kind is None or kind == "none":
         return Choice(None, False, ())
     if kind not in every:
         raise ValueError(f"head: got {kind!r}, but this family has {', '.join((*every, 'none'))}")
-    missing = _missing(every[kind], builder)
+    missing = _missing(every[kind], source)
     if missing:
-        complete = [name for name in every if not _missing(every[name], builder)]
+        complete = [name for name in every if not _missing(every[name], source)]
         raise ValueError(
-            f"head: got {kind!r}, but {builder.config.path} is of a model that lacks {listed(missing)}; it has "
+            f"head: got {kind!r}, but {source.config.path} is of a model that lacks {listed(missing)}; it has "
             f"{', '.join((*complete, 'none'))}"
         )
     return Choice(kind, False, ())
@@ -161,31 +161,31 @@ def _own(spec: HeadSpec) -> list[Dense]:
     ]
 
 
-def _touched(spec: HeadSpec, builder: Builder, last: bool) -> bool:
+def _touched(spec: HeadSpec, source: Source, last: bool) -> bool:
     """Whether any tensor of the head, or of its ``last`` layer, is there: without any, a checkpoint kept the name of
     what it was trained with. (Layers before the last one may be those of another head.)
     """
     steps = _own(spec)[-1:] if last else _own(spec)
     names = (name for step in steps for name in (f"{step.name}.weight", f"{step.name}.bias", *_biases(step)))
-    return any(builder.offers(name) for name in names)
+    return any(source.offers(name) for name in names)
 
 
-def _missing(spec: HeadSpec, builder: Builder) -> list[str]:
+def _missing(spec: HeadSpec, source: Source) -> list[str]:
     """Names of tensors that the head lacks; also of those that have another number of outputs."""
     missing = []
     for step in spec.steps:
         if isinstance(step, Dense):
-            if not builder.offers(f"{step.name}.weight") and not (step.tied and builder.offers(step.tied)):
+            if not source.offers(f"{step.name}.weight") and not (step.tied and source.offers(step.tied)):
                 missing.append(f"{step.name}.weight")
             names: Sequence[str] = _biases(step)
-            if names and not any(builder.offers(name) for name in names):
+            if names and not any(source.offers(name) for name in names):
                 missing.append(names[0])
         else:
             names = (f"{step.name}.weight", f"{step.name}.bias")[: 1 + step.bias]
-            missing += [name for name in names if not builder.offers(name)]
+            missing += [name for name in names if not source.offers(name)]
     last = spec.steps[-1]
     if not missing and isinstance(last, Dense) and not last.large and not spec.labelled:
-        rows = builder.outputs(last.name, last.inputs)
+        rows = source.outputs(last.name, last.inputs)
         if rows is not None and rows != last.outputs:
             missing.append(f"{last.name}.weight")
     return missing
@@ -196,12 +196,12 @@ def _biases(step: Dense) -> tuple[str, ...]:
     return (f"{step.name}.bias",) if step.bias is True else tuple(step.bias or ())
 
 
-def _tell_apart(builder: Builder, every: Mapping[str, HeadSpec], kinds: Sequence[str]) -> list[str]:
+def _tell_apart(source: Source, every: Mapping[str, HeadSpec], kinds: Sequence[str]) -> list[str]:
     """Of ``kinds``, whose tensors are there, those that are no reading of another one's tensors."""
     told = list(kinds)
     if _SEQUENCE in told and _TOKEN in told and _last(every[_SEQUENCE]) == _last(every[_TOKEN]):
         more = {step.name for step in _own(every[_SEQUENCE])} - {step.name for step in _own(every[_TOKEN])}
-        tags = not more and builder.config.problem_type() is None and are_tags(builder.config)
+        tags = not more and source.config.problem_type() is None and are_tags(source.config)
         told.remove(_SEQUENCE if tags else _TOKEN)
     for kind in (_SEQUENCE, _TOKEN):
         if kind in told and _ANSWER in told and _last(every[kind]) == _last(every[_ANSWER]):

@@ -1,73 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""What stands on top of an encoder: a pooler or the head of a task, described as data.
+"""What stands on top of an encoder: a pooler or the head of a task, described as data and recorded as steps.
 
 A family says which rows a head starts from and which steps follow; everything else is the same for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from .. import ops
 from ..weights import PackedLinear
-from .builder import Builder, Floats, Norm
+from .graph import Graph, Value
 from .labels import MAX_LABELS, read_labels
+from .source import Norm, Source
 
-__all__ = [
-    "BaseModelOutput", "BaseModelOutputWithPooling", "Dense", "Head", "HeadSpec", "MaskedLMOutput", "NormStep",
-    "QuestionAnsweringModelOutput", "SequenceClassifierOutput", "TokenClassifierOutput", "classifier",
-    "with_labels",
-]  # fmt: skip
-
-
-class BaseModelOutput(NamedTuple):
-    """Hidden states alone."""
-
-    last_hidden_state: Floats
-    """(B, S, H); zeros where the attention mask is 0."""
-
-
-class BaseModelOutputWithPooling(NamedTuple):
-    """Hidden states, and what the pooler makes of the first token."""
-
-    last_hidden_state: Floats
-    """(B, S, H); zeros where the attention mask is 0."""
-    pooler_output: Floats | None
-    """(B, H); None where the checkpoint has no pooler."""
-
-
-class SequenceClassifierOutput(NamedTuple):
-    """Of an architecture ...ForSequenceClassification."""
-
-    logits: Floats
-    """(B, labels); zeros for a row whose first token the attention mask excludes."""
-
-
-class TokenClassifierOutput(NamedTuple):
-    """Of an architecture ...ForTokenClassification."""
-
-    logits: Floats
-    """(B, S, labels); zeros where the attention mask is 0."""
-
-
-class QuestionAnsweringModelOutput(NamedTuple):
-    """Of an architecture ...ForQuestionAnswering."""
-
-    start_logits: Floats
-    """(B, S); zeros where the attention mask is 0."""
-    end_logits: Floats
-    """(B, S)"""
-
-
-class MaskedLMOutput(NamedTuple):
-    """Of an architecture ...ForMaskedLM."""
-
-    logits: Floats
-    """(B, S, vocabulary); zeros where the attention mask is 0."""
+__all__ = ["Dense", "Head", "HeadSpec", "NormStep", "classifier", "with_labels"]
 
 
 class Dense(NamedTuple):
@@ -117,7 +65,7 @@ def classifier(kind: str, rows: str, before: Sequence[Dense | NormStep], name: s
     return HeadSpec(kind, rows, (*before, Dense(name, 0, inputs)), labelled=True)
 
 
-def with_labels(spec: HeadSpec, builder: Builder, *, silent: bool) -> HeadSpec:
+def with_labels(spec: HeadSpec, source: Source, *, silent: bool) -> HeadSpec:
     """``spec`` with the labels of config.json and the outputs that the stored tensors have.
 
     ``silent``: where config.json names no labels, there are as many as the tensors have outputs; else two.
@@ -125,8 +73,8 @@ def with_labels(spec: HeadSpec, builder: Builder, *, silent: bool) -> HeadSpec:
     last = spec.steps[-1]
     if not spec.labelled or not isinstance(last, Dense):
         return spec
-    config = builder.config
-    rows = builder.outputs(last.name, last.inputs)
+    config = source.config
+    rows = source.outputs(last.name, last.inputs)
     known = rows if rows is not None and 0 < rows <= MAX_LABELS else None
     labels = read_labels(config, known, last.name, last.inputs, silent=silent)
     problem_type = config.problem_type() if spec.kind == "sequence_classification" else None
@@ -136,6 +84,7 @@ def with_labels(spec: HeadSpec, builder: Builder, *, silent: bool) -> HeadSpec:
 
 class _DenseStep(NamedTuple):
     layer: PackedLinear
+    outputs: int
     activation: Any  # of ``Dense``: None, or what ops.linear takes
 
 
@@ -160,7 +109,7 @@ class Head:
     _steps: tuple[_DenseStep | _NormStep, ...]
 
     @classmethod
-    def build(cls, spec: HeadSpec, builder: Builder) -> Head:
+    def build(cls, spec: HeadSpec, source: Source) -> Head:
         """Ask for the weights of ``spec``."""
         steps: list[_DenseStep | _NormStep] = []
         outputs = 0
@@ -168,14 +117,14 @@ class Head:
             if isinstance(step, Dense):
                 outputs = step.outputs
                 dtype = None if step.large else "float32"
-                layer = builder.linear(
+                layer = source.linear(
                     step.name, step.outputs, step.inputs, bias=step.bias, tied=step.tied, dtype=dtype
                 )
-                steps.append(_DenseStep(layer, step.activation))
+                steps.append(_DenseStep(layer, step.outputs, step.activation))
             else:
-                steps.append(_NormStep(builder.norm(step.name, step.size, bias=step.bias), step.eps))
+                steps.append(_NormStep(source.norm(step.name, step.size, bias=step.bias), step.eps))
         if spec.labels and len(spec.labels) != outputs:
-            raise ValueError(f"{builder.config.path}: {len(spec.labels)} labels for {outputs} outputs of the head")
+            raise ValueError(f"{source.config.path}: {len(spec.labels)} labels for {outputs} outputs of the head")
         return cls(spec.kind, spec.labels, spec.problem_type, outputs, spec.rows, tuple(steps))
 
     @property
@@ -188,49 +137,17 @@ class Head:
         """Whether the outputs of a sequence are made from its first token alone."""
         return self._rows == "first"
 
-    def apply(self, hidden: Floats, cu_seqlens: Any, num_threads: int | None = None) -> Floats:
-        """The head's outputs for packed sequences.
-
-        Parameters
-        ----------
-        hidden
-            (T, H) hidden states.
-        cu_seqlens
-            (n + 1,) the ends of the n sequences, none of them empty.
-
-        Returns
-        -------
-        (n, L) float32, or (T, L) where ``per_token``.
-        """
-        x = hidden
-        if self._rows == "first":
-            x = np.take(hidden, np.asarray(cu_seqlens)[:-1], axis=0)
-        elif self._rows == "mean":
-            x = ops.pool(hidden, cu_seqlens, "mean", num_threads=num_threads)
-        return self.apply_rows(x, num_threads)
-
-    def apply_rows(self, x: Floats, num_threads: int | None = None) -> Floats:
-        """The steps alone: (n, H) -> (n, L)."""
+    def record(self, graph: Graph, hidden: Value) -> Value:
+        """The head's outputs: (sequences, L), or (tokens, L) where ``per_token``."""
+        x = graph.first(hidden) if self.from_first else graph.pool(hidden, ["mean"]) if self._rows == "mean" else hidden
         for step in self._steps:
             if isinstance(step, _NormStep):
-                x = ops.layer_norm(x, step.norm.weight, step.norm.bias, step.eps, num_threads=num_threads)
+                weight, bias = (None, None) if step.norm is None else step.norm
+                x = graph.record(
+                    "layer_norm", x.rows, x.width, x, weight=weight, bias=bias, eps=step.eps, reuse=True
+                )  # fmt: skip
             else:
-                x = ops.linear(x, step.layer, activation=step.activation, num_threads=num_threads)
+                x = graph.record(
+                    "linear", x.rows, step.outputs, x, packed=step.layer, activation=step.activation
+                )  # fmt: skip
         return x
-
-
-class _TwoOutputs:
-    """start and end of a question answering head, which are the two columns of its outputs."""
-
-    @staticmethod
-    def of(logits: Floats) -> QuestionAnsweringModelOutput:
-        return QuestionAnsweringModelOutput(logits[..., 0].copy(), logits[..., 1].copy())
-
-
-OUTPUTS: Mapping[str, Any] = {
-    "sequence_classification": SequenceClassifierOutput,
-    "token_classification": TokenClassifierOutput,
-    "question_answering": _TwoOutputs.of,
-    "masked_lm": MaskedLMOutput,
-}
-"""Kind of a head -> what makes the result of a call from its (B, L) or (B, S, L) outputs."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """How a family gets its weights: it asks for layers by name, and whoever has them answers.
 
-A family's constructor runs against a ``Builder``. For a checkpoint it runs twice: against a ``Plan``, which notes names
+A family's page runs against a ``Source``. For a checkpoint it runs twice: against a ``Plan``, which notes names
 and shapes, so that everything missing, misshaped or unknown is told before a byte is read; then against a
-``CheckpointBuilder``, which reads and packs. So a constructor asks and keeps, and does no arithmetic on what it gets.
+``Checkpoint``, which reads and packs. So a page asks and records, and does no arithmetic on what it gets.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from ..weights import PackedLinear, pack_linear
 from .config import ConfigReader
 
 __all__ = [
-    "Builder",
-    "CheckpointBuilder",
+    "Checkpoint",
     "Floats",
     "Norm",
     "Plan",
+    "Source",
     "TensorReport",
     "check_tensors",
     "derive_key",
     "listed",
+    "touch",
     "stored_name",
 ]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
+_PAGE = 4096
 _FLOATS = ("F32", "F16", "BF16")
 
 # How the norms of checkpoints converted from the first TensorFlow release are named.
@@ -56,8 +58,8 @@ class TensorReport(NamedTuple):
     """Names of the others: heads of another task, index buffers of old versions."""
 
 
-class Builder(ABC):
-    """What a family's constructor asks for its weights."""
+class Source(ABC):
+    """What a page asks for its weights."""
 
     def __init__(
         self, config: ConfigReader, dtype: str, num_threads: int | None, head: str | None = None
@@ -144,7 +146,7 @@ class Builder(ABC):
 
 
 def derive_key(names: str | Sequence[str]) -> str:
-    """The key of what ``Builder.linear`` hands out for ``names``."""
+    """The key of what ``Source.linear`` hands out for ``names``."""
     return names if isinstance(names, str) else "+".join(names)
 
 
@@ -161,7 +163,7 @@ def _linear_parts(
     return parts
 
 
-class Plan(Builder):
+class Plan(Source):
     """Notes what is asked for; what it returns stands for nothing and must not be computed with."""
 
     def __init__(self, config: ConfigReader, weights: WeightFile, head: str | None = None) -> None:
@@ -225,7 +227,7 @@ class _Nothing(dict[str, Any]):
         return None
 
 
-class CheckpointBuilder(Builder):
+class Checkpoint(Source):
     """Reads tensors and packs layers. ``made`` keeps every object by its key, which is what a packed file stores."""
 
     def __init__(
@@ -358,6 +360,13 @@ def stored_name(weights: Container[str], name: str) -> str | None:
         if name.endswith(new) and name.removesuffix(new) + old in weights:
             return name.removesuffix(new) + old
     return None
+
+
+def touch(array: np.ndarray[Any, Any]) -> None:
+    """Read a byte of every page of a contiguous array, so that what is mapped is there."""
+    pages = array.reshape(-1).view(np.uint8)[::_PAGE]
+    if pages.size:
+        pages.max()
 
 
 def listed(names: Sequence[str]) -> str:

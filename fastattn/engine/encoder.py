@@ -1,0 +1,542 @@
+# SPDX-License-Identifier: MIT
+"""A model of token ids: inputs are packed, run a group of sequences at a time, and results put where they belong."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from .._core import Blocks
+from ..calllog import CallLog, begin
+from ..graph.family import NO_LIMIT, columns_as_positions
+from ..graph.heads import Head
+from ..graph.program import Compiled, compile_trace
+from ..graph.source import listed, touch
+from ..graph.tasks import head_output
+from .inputs import Integers, PackedInputs, check_range, has_holes, pack_inputs
+from .outputs import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Floats
+from .stop import check_deadline, deadline_of
+from .travel import Origin, reduce_model
+
+if TYPE_CHECKING:
+    from ..graph.build import Built
+    from ..typing import ModelOutput, TokenIds
+
+__all__ = ["Encoder", "Floats"]
+
+Result = TypeVar("Result")
+
+_WARM_TOKENS = 32  # enough for every thread and for the kernels of many rows
+
+# Tensors of numbers that follow from the sizes: old versions of transformers saved them.
+_BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*")
+
+
+class Kept:
+    """Things that are made once, when they are first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+        self._lock, self._process = RLock(), os.getpid()  # what is made may ask for others
+
+    def get(self, name: Any, make: Callable[[], Result]) -> Result:
+        """What is called ``name``; ``make()`` where it is not there yet. What ``make`` raises is not kept."""
+        found: Result | None = self._made.get(name)
+        if found is not None:
+            return found
+        if self._process != os.getpid():  # forked: another thread of the parent may have held the lock
+            self._lock, self._process = RLock(), os.getpid()
+        with self._lock:
+            found = self._made.get(name)
+            if found is None:
+                found = self._made[name] = make()
+        return found
+
+
+class Encoder:
+    """A model with its weights, ready to be called with token ids. Made by ``fastattn.load``.
+
+    It is safe to call one model from many threads at once: weights are never written, and each call borrows its own
+    scratch memory.
+    """
+
+    GROUP_TOKENS: ClassVar[int] = 512
+    """Tokens that go through the layers together. It bounds scratch memory and keeps it in the cache; a sequence is
+    never split, and the bits of a result do not depend on this number."""
+
+    UNLIMITED_TEXT: ClassVar[int] = 4096
+    """Most tokens of a text, by default, for models that have no limit of their own."""
+
+    SETTABLE: ClassVar[tuple[str, ...]] = ("num_threads", "chosen_length")
+    """Attributes that a user may set, and that go with a pickled model."""
+
+    chosen_length: int | None = None
+    """What ``max_seq_length`` was set to."""
+
+    def __init__(self, built: Built) -> None:
+        facts, tasks = built.facts, built.graph.tasks
+        self.family = built.family
+        """What its family is called, and its page."""
+        self.path: Path = built.path
+        """The folder the model was loaded from."""
+        self.files = built.files
+        """The small files that came with the weights: configuration, tokenizer, pooling."""
+        self.num_threads = built.num_threads
+        """Threads of each call; None for the library's setting."""
+        self.tensors = built.tensors
+        """Which tensors of the file the model was made from, and which were left."""
+        self.hidden_size = facts.hidden_size
+        """H, the width of hidden states and sentence vectors."""
+        self.vocab_size = facts.vocab_size
+        """Token ids are 0 to ``vocab_size - 1``."""
+        self.type_vocab_size = facts.type_vocab_size
+        """Token type ids are 0 to ``type_vocab_size - 1``."""
+        self.max_positions = facts.max_positions
+        """The longest sequence that can be run: the rows of the table of positions, ``NO_LIMIT`` without one."""
+        self.trained_positions = facts.trained_positions
+        """The length a model without such a table is for, where its file says one."""
+        self.pooled_output = built.family.pooled_output
+        """Whether the family's output has a ``pooler_output``."""
+        self.pooler = tasks.pooler
+        """What makes ``pooler_output`` of the first token."""
+        self.head = tasks.head
+        """The head that was asked for, or found in the file; None for the encoder alone."""
+        self.head_name = tasks.name
+        """What ``load`` takes for ``head`` to find it: "none" for the encoder alone."""
+        self.heads: dict[str, Head] = {} if tasks.head is None else {tasks.head.kind: tasks.head}
+        """Every head by name: that of the file under its kind, and those ``add_head`` put beside it."""
+        self.origin: Origin | None = built.origin
+        """What ``pickle`` keeps of the model."""
+        self.graph = built.graph
+        """What the family's page has recorded, and what was put behind it since."""
+        self._positions = facts.positions or columns_as_positions
+        self._describe = facts.text
+        self._added: dict[str, Origin | None] = {}  # where the heads that were put beside its own are from
+        self._notes = [*tasks.notes, *built.notes]
+        if built.unknown:
+            self._notes.append(f"{built.path}: left out as unknown: {listed(built.unknown)}")
+        unused = [name for name in built.tensors.ignored if name not in built.unknown and not _BUFFER.fullmatch(name)]
+        if unused:
+            self._notes.append(f"{built.path}: not used: {listed(unused)}")
+        self._more_notes: list[Callable[[Any], Iterable[str]]] = []
+        self._blocks, self._kept = Blocks(), Kept()
+
+    def __repr__(self) -> str:
+        head = self.head
+        what = "" if head is None else f", {head.kind}"
+        if head is not None and head.labels:
+            what += f" ({len(head.labels)} label{'s' * (len(head.labels) != 1)})"
+        return f"<{self.family.name} {str(self.path)!r}: {self._describe}{what}>"
+
+    # ---- what a model is ----
+
+    @property
+    def notes(self) -> list[str]:
+        """What was found in the model's files and not obeyed: unknown keys, tensors that are left out, a head that was
+        found otherwise than the files say. A sentence each; none is an error.
+        """
+        return [*self._notes, *(note for more in self._more_notes for note in more(self))]
+
+    def add_notes(self, more: Callable[[Any], Iterable[str]]) -> None:
+        """For loaders: further ``notes``, looked for when they are asked for. ``more`` must not hold the model."""
+        self._more_notes.append(more)
+
+    def keep(self, name: Any, make: Callable[[], Result]) -> Result:
+        """What ``make()`` returned when ``name`` was first asked for: once, even if many threads ask at once.
+
+        What is kept must not hold the model (but a ``weakref.proxy`` of it), or it would never be freed.
+        """
+        return self._kept.get(name, make)
+
+    def add_head(self, name: str, other: Encoder) -> None:
+        """Put the head of another model beside this one's, for several tasks on one backbone.
+
+        Parameters
+        ----------
+        name
+            Under which ``heads`` and the ``head=`` of other methods know it.
+        other
+            A model of the same family and width, loaded from a folder with that head. Its encoder is not used: the head
+            has to have been trained on this one (with a frozen backbone).
+
+        Raises
+        ------
+        ValueError
+            ``other`` has no head, or is of another family or width; ``name`` is taken.
+
+        Example
+        -------
+        >>> model.add_head("topic", fastattn.load("topic-classifier"))            # doctest: +SKIP
+        >>> sorted(model.run_heads([[101, 7592, 102]]))                          # doctest: +SKIP
+        ['sequence_classification', 'topic']
+        """
+        if getattr(other, "family", None) is not self.family or other.hidden_size != self.hidden_size:
+            raise ValueError(f"other: {other!r}, expected a {self.family.name} that is {self.hidden_size} wide")
+        if other.head is None:
+            raise ValueError(f"other: {other!r} has no head")
+        if name in self.heads:
+            raise ValueError(f"name: there is a head {name!r} already")
+        head = other.head
+        self.record(head_output(name), lambda: head.record(self.graph, self.graph.trace.outputs["hidden"]))
+        self.heads[name] = head
+        self._added[name] = other.origin
+
+    def record(self, name: str, steps: Callable[[], Any]) -> str:
+        """Put further ``steps`` behind the model, once: what they return is the output ``name``."""
+
+        def once() -> str:
+            if name not in self.graph.trace.outputs:
+                self.graph.output(name, steps())
+            return name
+
+        return self.keep(("output", name), once)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {name: getattr(self, name) for name in self.SETTABLE}
+        return reduce_model(self, self.origin, self._added, state)
+
+    def __copy__(self) -> Encoder:
+        """A model of its own over the same weights, which are never written."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.heads, other._added = dict(self.heads), dict(self._added)
+        other._notes, other._more_notes = list(self._notes), list(self._more_notes)
+        other.graph = self.graph.copy()
+        other._blocks, other._kept = Blocks(), Kept()
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
+        memo[id(self)] = other = self.__copy__()
+        return other
+
+    @property
+    def text_positions(self) -> int:
+        """Most tokens of a text where neither the caller nor the files of the tokenizer say how many.
+
+        Attention costs the square of a text: where nothing limits it, one text of a book would stop a service.
+        """
+        if self.trained_positions is not None:
+            return self.trained_positions
+        return self.max_positions if self.max_positions < NO_LIMIT else self.UNLIMITED_TEXT
+
+    # ---- runs ----
+
+    def program(self, outputs: Sequence[str]) -> Compiled:
+        """What computes these outputs of the graph."""
+        names = tuple(outputs)
+        return self.keep(("program", names), lambda: compile_trace(self.graph.trace, names))
+
+    def run_packed(
+        self,
+        outputs: Sequence[str],
+        ids: Integers,
+        type_ids: Integers,
+        columns: Integers,
+        lengths: Integers,
+        *,
+        positions: Integers | None = None,
+        into: Mapping[str, Floats] | None = None,
+        more: Mapping[str, Any] | None = None,
+        max_sequences: int | None = None,
+        num_threads: int | None = None,
+        deadline: int = 0,
+    ) -> Iterator[tuple[slice, slice, Integers, dict[str, Floats]]]:
+        """Run packed sequences through the model, a group of whole sequences at a time.
+
+        Parameters
+        ----------
+        outputs
+            Names of outputs of the graph.
+        ids, type_ids
+            (T,) int64, the tokens of all sequences one behind the other.
+        columns
+            (T,) int64, where each token stands in its sequence, ascending.
+        lengths
+            (n,) int64, at least 1 each, with sum T.
+        positions
+            (T,) int64, rows of the table of positions; None: as the family makes them of ids without padding.
+        into
+            Arrays of all T tokens, or n sequences, that take outputs; the others get arrays of their own.
+        more
+            Further arrays of every batch, by name.
+        max_sequences
+            Most sequences of a group; None for no limit but ``GROUP_TOKENS``.
+        deadline
+            Of ``deadline_of``.
+
+        Yields
+        ------
+        (sequences, tokens, cu_seqlens, found)
+            Which sequences and which tokens the group is, the ends of its sequences (n_group + 1,), and its outputs by
+            name, (T_group, width) or (n_group, width).
+
+        Raises
+        ------
+        ValueError
+            An id or a type id is outside the model's tables.
+        DeadlineExceeded
+        """
+        check_range("input_ids", ids, self.vocab_size, "vocab_size of the model")
+        check_range("token_type_ids", type_ids, self.type_vocab_size, "type_vocab_size of the model")
+        threads = self.num_threads if num_threads is None else num_threads
+        if positions is None:
+            positions = self._positions(ids, columns, lengths)
+        ends = np.zeros(lengths.size + 1, np.int64)
+        np.cumsum(lengths, out=ends[1:])
+        program = self.program(outputs)
+        rotaries = self.graph.trace.rotaries
+        for start, stop in _groups(ends, self.GROUP_TOKENS, max_sequences):
+            tokens, sequences = slice(int(ends[start]), int(ends[stop])), slice(start, stop)
+            cu_seqlens = ends[start : stop + 1] - ends[start]
+            rows = {"tokens": tokens.stop - tokens.start, "sequences": stop - start}
+            arrays: dict[str, Any] = {
+                "ids": ids[tokens],
+                "types": type_ids[tokens],
+                "positions": positions[tokens],
+                "places": columns[tokens],
+                "ends": cu_seqlens,
+                "first": cu_seqlens[:-1, None],
+                **(more or {}),
+            }
+            if "columns" in program.arrays and has_holes(columns[tokens], cu_seqlens):
+                arrays["columns"] = columns[tokens]
+            for name in program.index_arrays:
+                arrays[name] = program.index(name, columns[tokens], cu_seqlens)
+            for i, rotary in enumerate(rotaries):
+                if f"rope{i}.cos" in program.arrays:
+                    table = rotary.rows(positions[tokens], cu_seqlens)
+                    arrays[f"rope{i}.cos"], arrays[f"rope{i}.sin"], arrays[f"rope{i}.rows"] = table
+            found: dict[str, Floats] = {}
+            for name, (kind, width) in program.outputs.items():
+                whole = None if into is None else into.get(name)
+                if whole is None:
+                    found[name] = np.empty((rows[kind], width), np.float32)
+                else:
+                    found[name] = whole[tokens if kind == "tokens" else sequences]
+                arrays[f"out.{name}"] = found[name]
+            done = program.run(rows, arrays, self._blocks, num_threads=threads, deadline=deadline)
+            check_deadline(0, done)
+            yield sequences, tokens, cu_seqlens, found
+
+    def __call__(
+        self,
+        input_ids: TokenIds,
+        attention_mask: TokenIds | None = None,
+        token_type_ids: TokenIds | None = None,
+        *,
+        num_threads: int | None = None,
+        timeout: float | None = None,
+    ) -> ModelOutput:
+        """Run a batch of token ids through the model.
+
+        Parameters
+        ----------
+        input_ids
+            (B, S) integers from 0 to ``vocab_size - 1``: an array, anything NumPy takes for one, or lists of equal
+            length. S is at most ``max_positions``, which is beyond ``max_position_embeddings`` where the positions of
+            the family have no table.
+        attention_mask
+            (B, S) of bool, or of the integers 0 and 1; 1 where a token is attended. Any pattern is allowed, with holes
+            too. Excluded positions are not computed, and their ids may be anything (but families that count positions
+            by their ids, as RoBERTa does, see whether they are padding). None attends to all.
+        token_type_ids
+            (B, S) integers from 0 to ``type_vocab_size - 1``; None for zeros.
+        num_threads
+            Threads of this call; None for what ``load`` was given.
+
+        Returns
+        -------
+        named tuple
+            The fields that transformers' output has for the architecture, float32: ``logits``; ``start_logits`` and
+            ``end_logits``; or, without a head, ``last_hidden_state`` (B, S, H) and, in families with a pooler,
+            ``pooler_output`` (B, H), None where the checkpoint has none. What the mask excludes is zeros. The position
+            of a token is its column, as in transformers, whatever the mask. A row whose first token is excluded has
+            zeros in what is made from that token alone, which is not computed.
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not fit, ids outside the tables, too many columns, a mask of other values.
+        TypeError
+            Values that are not integers.
+
+        Example
+        -------
+        >>> out = model([[101, 7592, 102], [101, 102, 0]], attention_mask=[[1, 1, 1], [1, 1, 0]])  # doctest: +SKIP
+        >>> out.last_hidden_state.shape                                                            # doctest: +SKIP
+        (2, 3, 384)
+        """
+        log, deadline = begin("model"), deadline_of(timeout)
+        packed = self._pack(input_ids, attention_mask, token_type_ids, log)
+        return self._told(log, self._output(packed, num_threads, deadline))
+
+    def _output(self, packed: PackedInputs, num_threads: int | None, deadline: int = 0) -> ModelOutput:
+        if self.head is not None:
+            output: ModelOutput = self._run_heads(packed, {self.head.kind: self.head}, num_threads, deadline)[
+                self.head.kind
+            ]
+            return output
+        outputs = ["hidden"] if self.pooler is None else ["hidden", "pooler"]
+        found = self._spread(packed, outputs, num_threads, deadline)
+        if not self.pooled_output:
+            plain: Any = BaseModelOutput(found["hidden"])  # it has some of the fields of ModelOutput
+            return plain
+        if self.pooler is not None and packed.shape[1]:
+            self._clear_unseen(packed, found["pooler"])
+        pooled: Any = BaseModelOutputWithPooling(found["hidden"], found.get("pooler"))
+        return pooled
+
+    def _spread(
+        self, packed: PackedInputs, outputs: Sequence[str], num_threads: int | None, deadline: int
+    ) -> dict[str, Floats]:
+        """Outputs of a batch (B, S, width) or (B, width): zeros where nothing was computed."""
+        batch, columns = packed.shape
+        rows = np.flatnonzero(packed.lengths)  # of the batch, of each sequence
+        whole, into = {}, {}
+        for name, (kind, width) in self.program(outputs).outputs.items():
+            count = batch * columns if kind == "tokens" else batch
+            direct = packed.where is None if kind == "tokens" else rows.size == batch
+            whole[name] = np.empty((count, width), np.float32) if direct else np.zeros((count, width), np.float32)
+            if direct:
+                into[name] = whole[name]
+        steps = self.run_packed(
+            outputs, packed.ids, packed.type_ids, packed.columns, packed.lengths[rows], positions=packed.positions,
+            into=into, num_threads=num_threads, deadline=deadline,
+        )  # fmt: skip
+        for sequences, tokens, _, found in steps:
+            for name, array in found.items():
+                if name in into:
+                    continue
+                per_token = self.program(outputs).outputs[name][0] == "tokens"
+                at: Any = packed.where[tokens] if per_token and packed.where is not None else rows[sequences]
+                whole[name][at] = array
+        kinds = self.program(outputs).outputs
+        return {
+            name: array.reshape(batch, columns, -1) if kinds[name][0] == "tokens" and array.size else
+            array.reshape(*((batch, columns) if kinds[name][0] == "tokens" else (batch,)), kinds[name][1])
+            for name, array in whole.items()
+        }  # fmt: skip
+
+    @staticmethod
+    def _clear_unseen(packed: PackedInputs, outputs: Floats) -> None:
+        """Where column 0 is excluded, its hidden state is not known."""
+        starts = np.cumsum(packed.lengths) - packed.lengths
+        rows = np.flatnonzero(packed.lengths)
+        outputs[rows[packed.columns[starts[rows]] != 0]] = 0
+
+    def run_heads(
+        self,
+        input_ids: TokenIds,
+        attention_mask: TokenIds | None = None,
+        token_type_ids: TokenIds | None = None,
+        *,
+        heads: Sequence[str] | None = None,
+        num_threads: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, ModelOutput]:
+        """Several heads in one pass through the encoder: the result of a call, for each of ``heads`` by name.
+
+        ``heads``: names from ``self.heads``, None for all. The other arguments are those of a call.
+
+        Raises
+        ------
+        ValueError
+            There is no head of a name; and as a call does.
+        """
+        names = tuple(self.heads) if heads is None else tuple(heads)
+        unknown = [name for name in names if name not in self.heads]
+        if unknown:
+            raise ValueError(f"heads: {unknown[0]!r}, expected some of {', '.join(map(repr, self.heads)) or 'none'}")
+        log, deadline = begin("run_heads"), deadline_of(timeout)
+        packed = self._pack(input_ids, attention_mask, token_type_ids, log)
+        return self._told(log, self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads, deadline))
+
+    def warm(self) -> None:
+        """Do what the first call would have to do beside its work; for probes that tell when a service is ready.
+
+        The tokenizer is made, memory is taken, the weights are read (of a mapped file all pages that calls need), and
+        the model runs once for what it is: an encoder embeds a text, a classifier classifies one. Calls that follow
+        take as long as later ones. A model without tokenizer.json is warmed for token ids alone. It may be called
+        again, by several threads too, which costs such a run each time.
+
+        Raises
+        ------
+        ImportError, ValueError
+            The model cannot take text, though it has a tokenizer.json; see the class.
+
+        Example
+        -------
+        >>> model = fastattn.load("all-MiniLM-L6-v2")                        # doctest: +SKIP
+        >>> model.warm()                                                     # doctest: +SKIP
+        """
+        log = begin("warm")
+        for table in self.graph.tables:
+            touch(table)
+        wide = np.zeros((1, min(self.GROUP_TOKENS, self.max_positions)), np.int64)
+        short = np.zeros((1, min(_WARM_TOKENS, self.max_positions)), np.int64)
+        self._reserve(wide)
+        packed = self._pack(short, None, None, log)
+        self._output(packed, None)
+        if len(self.heads) > 1:
+            self._run_heads(packed, self.heads, None, 0)
+        self._warm_texts()
+        self._told(log, None)
+
+    def _reserve(self, ids: Integers) -> None:
+        """Take the memory that a whole group needs."""
+
+    def _warm_texts(self) -> None:
+        """What is above token ids gets warm too."""
+
+    def _told(self, log: CallLog | None, result: Result) -> Result:
+        """``result`` of a call, whose ``log`` is written."""
+        if log is not None:
+            log.computed()
+            log.write()
+        return result
+
+    def _pack(self, input_ids: Any, attention_mask: Any, token_type_ids: Any, log: CallLog | None) -> PackedInputs:
+        packed = pack_inputs(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            max_positions=self.max_positions,
+            position_ids=self._positions,
+        )
+        if log is not None:
+            log.texts_came(packed.shape[0])
+            log.tokens_came(packed.ids.size)
+        return packed
+
+    def _run_heads(
+        self, packed: PackedInputs, heads: Mapping[str, Head], num_threads: int | None, deadline: int
+    ) -> dict[str, Any]:
+        found = self._spread(packed, [head_output(name) for name in heads], num_threads, deadline)
+        results = {}
+        for name, head in heads.items():
+            logits = found[head_output(name)]
+            if head.from_first:
+                self._clear_unseen(packed, logits)
+            results[name] = OUTPUTS[head.kind](logits)
+        return results
+
+
+def _groups(ends: Integers, max_tokens: int, max_sequences: int | None) -> Iterator[tuple[int, int]]:
+    """Cut n sequences, which end at ``ends[1:]``, into runs of at most so many tokens (or of one sequence)."""
+    count, start = ends.size - 1, 0
+    if count and max_sequences is None and ends[-1] <= max_tokens:
+        yield 0, count
+        return
+    while start < count:
+        stop = int(np.searchsorted(ends, ends[start] + max_tokens, side="right")) - 1
+        if max_sequences is not None:
+            stop = min(stop, start + max_sequences)
+        stop = max(stop, start + 1)
+        yield start, stop
+        start = stop

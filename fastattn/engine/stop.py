@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+"""``timeout=``: a call that takes longer ends, within milliseconds, and the model stays usable."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+__all__ = ["DeadlineExceeded", "check_deadline", "deadline_of"]
+
+_LONGEST = 10**9  # seconds; longer is no limit
+
+
+class DeadlineExceeded(TimeoutError):
+    """The ``timeout`` of a call has passed before it was done. The model may be called again."""
+
+
+def deadline_of(timeout: Any) -> int:
+    """The nanosecond of ``time.monotonic_ns`` at which a call that begins now has to end; 0 for never.
+
+    Raises
+    ------
+    TypeError, ValueError
+        ``timeout`` is no number of seconds above 0.
+    """
+    if timeout is None:
+        return 0
+    if isinstance(timeout, bool) or not hasattr(timeout, "__float__"):
+        raise TypeError(f"timeout: expected seconds or None, got {type(timeout).__name__}")
+    seconds = float(timeout)
+    if math.isnan(seconds) or seconds <= 0:
+        raise ValueError(f"timeout: got {seconds:g}, expected seconds above 0")
+    return 0 if seconds > _LONGEST else time.monotonic_ns() + int(seconds * 1e9) + 1
+
+
+def check_deadline(deadline: int, done: bool = True) -> None:
+    """``DeadlineExceeded`` where ``deadline`` has passed, or a run was not ``done``."""
+    if not done or (deadline and time.monotonic_ns() >= deadline):
+        raise DeadlineExceeded("timeout: the call took longer than it was given")

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: MIT
+"""What a family's page gets: a configuration, a source of weights, and a recorder of steps.
+
+A page asks for weights by their roles and says in the same line what is done with them. Run against a plan it is the list
+of tensors; against a checkpoint it packs; against a packed file it maps; and each time it leaves a trace, of which
+``graph.program`` makes what C runs. A step's result is a ``Value``: columns of a table that has one row for each row of
+its kind. There are no shapes beside, no reshapes and no transposes: heads are columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .family import Family, Tasks
+from .names import Names
+
+if TYPE_CHECKING:
+    from .config import ConfigReader
+    from .rotary import Rotary
+    from .source import Floats, Source
+
+__all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
+
+
+class Table:
+    """Where a step's result goes: rows of a kind, ``width`` columns."""
+
+    __slots__ = ("changes", "number", "rows", "width")
+
+    def __init__(self, number: int, rows: str, width: int) -> None:
+        self.number, self.rows, self.width = number, rows, width
+        self.changes: list[tuple[int, int]] = []
+        """Columns (first, end) of each step that changes them in place."""
+
+
+class Value:
+    """Columns ``first`` to ``first + width`` of a table, as they are after the first ``version`` changes in place."""
+
+    __slots__ = ("first", "graph", "table", "version", "width")
+
+    def __init__(self, graph: Graph, table: Table, first: int, width: int) -> None:
+        self.graph, self.table, self.first, self.width = graph, table, first, width
+        self.version = len(table.changes)
+
+    @property
+    def stale(self) -> bool:
+        """Whether a later step has changed some of its columns."""
+        end = self.first + self.width
+        return any(first < end and self.first < last for first, last in self.table.changes[self.version :])
+
+    @property
+    def rows(self) -> str:
+        """The kind of its rows."""
+        return self.table.rows
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all columns of its table."""
+        return self.width == self.table.width
+
+    def of(self, graph: Graph) -> Value:
+        """The same value in a copy of its graph."""
+        value = Value(graph, self.table, self.first, self.width)
+        value.version = self.version
+        return value
+
+    def columns(self, first: int, width: int) -> Value:
+        """Some of its columns."""
+        if not 0 <= first <= self.width - width or width < 1:
+            raise ValueError(f"columns {first} to {first + width} of a value of width {self.width}")
+        part = Value(self.graph, self.table, self.first + first, width)
+        part.version = self.version
+        return part
+
+    def __add__(self, other: Value) -> Value:
+        return self.graph.add(self, other)
+
+    def __repr__(self) -> str:
+        return f"<{self.width} columns from {self.first} of table {self.table.number} of {self.rows}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array that comes with every batch."""
+
+    name: str
+    dtype: str
+    ndim: int
+    rows: str | None
+    """The kind of rows its first dimension counts; None for any number."""
+    more: int = 0
+    optional: bool = False
+    width: int = -1
+
+
+@dataclass(slots=True)
+class Node:
+    """A step: its operator, what it writes and reads, and what else the operator takes."""
+
+    kind: str
+    out: Value
+    inputs: tuple[Value | None, ...] = ()
+    arrays: tuple[str | None, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    reuse: bool = False
+    """Whether the result may take the place of an input that nobody reads any more."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it changes its input."""
+        return bool(self.inputs) and self.inputs[0] is not None and self.inputs[0].table is self.out.table
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Layers whose keys are kept alike."""
+
+    kv_heads: int
+    head_size: int
+    v_head_size: int
+    window: int | None
+    """Keys that a query sees, itself included; None for all."""
+
+
+@dataclass(slots=True)
+class Trace:
+    """What a page has recorded."""
+
+    nodes: list[Node] = field(default_factory=list)
+    outputs: dict[str, Value] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
+    rotaries: list[Rotary] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    layers: list[int] = field(default_factory=list)
+    """The group of each layer that keeps keys."""
+    tables: int = 0
+
+
+class Graph:
+    """A recorder of steps over the weights of a source."""
+
+    def __init__(self, source: Source, family: Family) -> None:
+        self.source = source
+        self.config: ConfigReader = source.config
+        self.trace = Trace()
+        self.tasks = Tasks()
+        self.family = family
+        self.names = Names("", "", {})
+        self._layer: int | None = None
+
+    def copy(self) -> Graph:
+        """A graph that may get further steps of its own."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        trace = self.trace
+        other.trace = Trace(
+            list(trace.nodes), dict(trace.outputs), dict(trace.arrays), list(trace.rotaries), list(trace.groups),
+            list(trace.layers), trace.tables,
+        )  # fmt: skip
+        for name, value in other.trace.outputs.items():
+            other.trace.outputs[name] = value.of(other)
+        return other
+
+    # ---- names ----
+
+    def layers(self, count: int) -> Iterator[tuple[int, Graph]]:
+        """(i, the graph whose roles are those of layer i)."""
+        for i in range(count):
+            yield i, self.layer(i)
+
+    def layer(self, number: int) -> Graph:
+        """The graph whose roles are those of a layer."""
+        inner = object.__new__(type(self))
+        inner.__dict__.update(self.__dict__)
+        inner._layer = number
+        return inner
+
+    def name(self, role: str) -> str:
+        """The full name of ``role`` in the file; what begins with a slash is one."""
+        return role[1:] if role.startswith("/") else self.names.of(role, self._layer)
+
+    # ---- recording ----
+
+    def _table(self, rows: str, width: int) -> Value:
+        self.trace.tables += 1
+        return Value(self, Table(self.trace.tables, rows, width), 0, width)
+
+    def array(self, name: str, dtype: str = "int64", ndim: int = 1, rows: str | None = "tokens", **more: Any) -> str:
+        """Declare an array of the batch; its name."""
+        array = Array(name, dtype, ndim, rows, **more)
+        if self.trace.arrays.setdefault(name, array) != array:
+            raise ValueError(f"array {name!r} is asked for as {array} and as {self.trace.arrays[name]}")
+        return name
+
+    def _read(self, *values: Value | None) -> None:
+        for value in values:
+            if value is None:
+                continue
+            if value.graph.trace is not self.trace:
+                raise ValueError(f"{value!r} is of another graph")
+            if value.stale:
+                raise ValueError(f"{value!r} is read after it was changed in place: use what that step returned")
+
+    def record(
+        self, kind: str, rows: str, width: int, *inputs: Value | None, arrays: Sequence[str | None] = (),
+        reuse: bool = False, **options: Any,
+    ) -> Value:  # fmt: skip
+        """A step with a table of its own."""
+        self._read(*inputs)
+        out = self._table(rows, width)
+        self.trace.nodes.append(Node(kind, out, inputs, tuple(arrays), options, reuse))
+        return out
+
+    def output(self, name: str, x: Value) -> None:
+        """``x`` is what a batch may ask for by that name."""
+        self._read(x)
+        self.trace.outputs[name] = x
+
+    def hidden_state(self, x: Value) -> None:
+        """``x`` is the next of the hidden states that a call may ask for."""
+        count = sum(name.startswith("hidden_states.") for name in self.trace.outputs)
+        self.output(f"hidden_states.{count}", x)
+
+    # ---- rows come in ----
+
+    def embed(self, tables: Mapping[str, Floats], width: int, rows: str = "tokens") -> Value:
+        """The sum of a row of each table: array of the batch that says which -> table, added in this order."""
+        arrays = [self.array(name, rows=rows) for name in tables]
+        return self.record("embed", rows, width, arrays=arrays, tables=tuple(tables.values()))
+
+    def table(self, role: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
+        """The tensor ``role``.weight as it is; ``tied``: full name of a tensor of the same values."""
+        return self.source.table(f"{self.name(role)}.weight", shape, tied=tied)
+
+    # ---- weights ----
+
+    def linear(
+        self, x: Value, roles: str | Sequence[str], outputs: int | Sequence[int], *, bias: bool | Sequence[str] = True,
+        activation: str | None = None, tied: str | None = None, dtype: str | None = None,
+    ) -> Value:  # fmt: skip
+        """activation(x W^T + b); several roles are one product, their outputs side by side. ``tied`` is a full name."""
+        names = self.name(roles) if isinstance(roles, str) else [self.name(role) for role in roles]
+        packed = self.source.linear(names, outputs, x.width, bias=bias, tied=tied, dtype=dtype)
+        count = 1 if isinstance(roles, str) else len(roles)
+        width = outputs * count if isinstance(outputs, int) else sum(outputs)
+        return self.record("linear", x.rows, width, x, packed=packed, activation=activation)
+
+    def layer_norm(self, x: Value, role: str, eps: float, *, residual: Value | None = None, bias: bool = True) -> Value:
+        """The norm of each row of x + residual."""
+        norm = self.source.norm(self.name(role), x.width, bias=bias)
+        weight, shift = (None, None) if norm is None else norm
+        return self.record(
+            "layer_norm", x.rows, x.width, x, residual, weight=weight, bias=shift, eps=eps, reuse=True
+        )  # fmt: skip
+
+    def rms_norm(self, x: Value, role: str, eps: float, *, residual: Value | None = None, groups: int = 1) -> Value:
+        """x / sqrt(mean(x^2) + eps) * weight; in each of ``groups`` groups of columns (heads) with one weight."""
+        norm = self.source.norm(self.name(role), x.width // groups, bias=False)
+        weight = None if norm is None else norm.weight
+        if groups > 1 and residual is not None:
+            raise ValueError("rms_norm: a residual together with groups")
+        return self.record(
+            "rms_norm", x.rows, x.width, x, residual, weight=weight, eps=eps, heads=groups, reuse=True
+        )  # fmt: skip
+
+    def split(self, x: Value, *widths: int) -> list[Value]:
+        """``x`` cut into columns of these widths, which are all of it."""
+        if sum(widths) != x.width:
+            raise ValueError(f"split: widths {widths} of a value of width {x.width}")
+        starts = [sum(widths[:i]) for i in range(len(widths))]
+        return [x.columns(first, width) for first, width in zip(starts, widths, strict=True)]
+
+    # ---- mixing ----
+
+    def attention(
+        self, q: Value, k: Value, v: Value, heads: int, kv_heads: int | None = None, *, scale: float | None = None,
+        causal: bool = False, window: tuple[int | None, int | None] | None = None, cached: bool = False,
+        distance_bias: Floats | None = None,
+    ) -> Value:  # fmt: skip
+        """Attention of every sequence to itself; ``cached``: batches may continue sequences, whose keys are kept."""
+        kv_heads = heads if kv_heads is None else kv_heads
+        size, v_size = q.width // heads, v.width // kv_heads
+        if (q.width, k.width, v.width) != (heads * size, kv_heads * size, kv_heads * v_size):
+            raise ValueError(f"attention: q, k, v are {q.width}, {k.width}, {v.width} wide for {heads} and {kv_heads} heads")
+        left, right = (None, None) if window is None else window
+        layer = group = -1
+        if cached:
+            keep = Group(kv_heads, size, v_size, None if left is None else left + 1)
+            if keep not in self.trace.groups:
+                self.trace.groups.append(keep)
+            layer, group = len(self.trace.layers), self.trace.groups.index(keep)
+            self.trace.layers.append(group)
+        ends = self.array("ends", rows="sequences", more=1)
+        columns = self.array("columns", rows=q.rows, optional=True)
+        return self.record(
+            "attention", q.rows, heads * v_size, q, k, v, arrays=(ends, columns), heads=heads, kv_heads=kv_heads,
+            head_size=size, v_head_size=v_size, scale=1 / math.sqrt(size) if scale is None else scale, causal=causal,
+            window=(-1 if left is None else left, -1 if right is None else right), bias=distance_bias, layer=layer,
+            group=group,
+        )  # fmt: skip
+
+    def rope(self, x: Value, heads: int, rotary: Rotary) -> Value:
+        """``x`` turned by the positions of its rows, head by head, where it lies: older handles of its columns are void."""
+        self._read(x)
+        if rotary not in self.trace.rotaries:
+            self.trace.rotaries.append(rotary)
+        number = self.trace.rotaries.index(rotary)
+        tables = [self.array(f"rope{number}.{part}", "float32", 2, None) for part in ("cos", "sin")]
+        rows = self.array(f"rope{number}.rows", rows=x.rows)
+        x.table.changes.append((x.first, x.first + x.width))
+        turned = Value(self, x.table, x.first, x.width)
+        options = {"heads": heads, "head_size": x.width // heads, "act": int(rotary.interleaved)}
+        self.trace.nodes.append(Node("rope", turned, (turned,), (*tables, rows), options))
+        return turned
+
+    # ---- pointwise ----
+
+    def add(self, x: Value, y: Value) -> Value:
+        """x + y"""
+        return self.record("add", x.rows, x.width, x, y, reuse=True)
+
+    def gated(self, x: Value, gate: Value, activation: str) -> Value:
+        """activation(x) * gate"""
+        return self.record("gated", x.rows, x.width, x, gate, activation=activation, reuse=True)
+
+    def scale(self, x: Value, factor: float) -> Value:
+        """x * factor; ``x`` itself where that is 1."""
+        return x if factor == 1 else self.record("scale", x.rows, x.width, x, scale=factor, reuse=True)
+
+    # ---- rows change ----
+
+    def gather(self, x: Value, index: str, rows: str, times: int = 1) -> Value:
+        """Row i is the rows index[i, :] of ``x`` side by side, -1 for zeros; ``index``: an array (rows, times)."""
+        return self.record(
+            "gather", rows, times * x.width, x, arrays=(self.array(index, ndim=2, rows=rows, width=times),)
+        )  # fmt: skip
+
+    def first(self, x: Value) -> Value:
+        """The first token of each sequence."""
+        return self.gather(x, "first", "sequences")
+
+    def pool(self, x: Value, modes: Sequence[str], *, skip: bool = False) -> Value:
+        """One row for each sequence, side by side for several modes, which are those of ``ops.pool``.
+
+        ``skip``: as many tokens of each as the batch says are left out.
+        """
+        self._read(x)
+        arrays = [self.array("ends", rows="sequences", more=1)]
+        if skip:
+            arrays.append(self.array("skip", rows=None))
+        out = self._table("sequences", len(modes) * x.width)
+        for i, mode in enumerate(modes):
+            part = out.columns(i * x.width, x.width)
+            self.trace.nodes.append(Node("pool", part, (x,), tuple(arrays), {"pooling": mode}))
+        return out
+
+    def outputs(self, x: Value) -> Value:
+        """The rows that a batch wants to know of."""
+        return self.gather(x, "wanted", "outputs")
+
+    def normalize(self, x: Value, eps: float = 1e-12) -> Value:
+        """x / max(|x|, eps)"""
+        return self.record("normalize", x.rows, x.width, x, eps=eps, reuse=True)

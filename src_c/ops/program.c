@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Programs: a table of steps, each of which makes views of its values and calls the operator of its name.
+ *
+ * Why one operator for each step, and no fused loops: the bits of a program are those of the functions by construction,
+ * and a step costs less than 0.1 us beside its operator.
+ */
+#include <string.h>
+
+#include "../arena.h"
+#include "../view.h"
+#include "parallel.h"
+
+/* One run. Where only workspace is measured, `ws` is NULL and tables have an address that nothing is read from. */
+typedef struct prog_run {
+    const fa_ctx *ctx;
+    const fa_program *program;
+    const fa_batch *batch;
+    float *tables[FA_ROW_KINDS];
+    void *ws; /* of steps */
+    size_t ws_bytes;
+} prog_run;
+
+/* ---- values ------------------------------------------------------------------------------------------------------ */
+
+static fa_view view_of(const prog_run *run, const fa_value *value) {
+    const int64_t rows = run->batch->rows[value->rows];
+    fa_view view = {.shape = {rows, value->width}, .stride = {value->stride * 4, 4}, .ndim = 2, .dtype = FA_F32};
+    if (value->array < 0) {
+        view.data = run->tables[value->rows] + value->at * rows + value->first;
+    } else {
+        const fa_view *array = &run->batch->arrays[value->array];
+        view.data = (float *)array->data + value->first;
+        view.stride[0] = array->stride[0];
+    }
+    return view;
+}
+
+/* (1, heads, rows, size) of columns head by head. */
+static fa_view heads_of(const prog_run *run, const fa_value *value, int64_t heads, int64_t size) {
+    const fa_view rows = view_of(run, value);
+    return (fa_view){.data = rows.data, .shape = {1, heads, rows.shape[0], size}, .stride = {0, size * 4, rows.stride[0], 4},
+                     .ndim = 4, .dtype = FA_F32};
+}
+
+static const fa_view *array_of(const prog_run *run, const fa_step *step, int i) {
+    if (step->index[i] < 0) return NULL;
+    const fa_view *array = &run->batch->arrays[step->index[i]];
+    return array->ndim ? array : NULL;
+}
+
+static const fa_view *given(const fa_view *view) { return view->ndim ? view : NULL; }
+
+static int is_there(const fa_value *value) { return value->width > 0; }
+
+/* ---- checks of a step, once ---------------------------------------------------------------------------------------- */
+
+static int fits(const fa_program *program, const fa_value *value) {
+    if (value->rows < 0 || value->rows >= FA_ROW_KINDS || value->width < 1 || value->first < 0) return 0;
+    if (value->stride < 1 || value->width > value->stride || value->first > value->stride - value->width) return 0;
+    if (value->array < 0) {
+        const int64_t columns = program->columns[value->rows];
+        return value->at >= 0 && value->at % 16 == 0 && value->at <= columns && value->stride <= columns - value->at;
+    }
+    if (value->array >= program->n_arrays) return 0;
+    const fa_array *array = &program->arrays[value->array];
+    return array->dtype == FA_F32 && array->ndim == 2 && array->rows == value->rows && array->more == 0 && !array->optional &&
+           array->width == value->stride;
+}
+
+static int same_place(const fa_value *a, const fa_value *b) {
+    return a->rows == b->rows && a->array == b->array && a->at == b->at && a->stride == b->stride && a->first == b->first &&
+           a->width == b->width;
+}
+
+static int overlap(const fa_value *a, const fa_value *b) {
+    if (!is_there(a) || !is_there(b) || a->array != b->array) return 0;
+    if (a->array < 0 && (a->rows != b->rows || a->at + a->stride <= b->at || b->at + b->stride <= a->at)) return 0;
+    if (a->at == b->at && a->stride == b->stride) return a->first < b->first + b->width && b->first < a->first + a->width;
+    return 1;
+}
+
+/* Whether `out` lies apart from `in`, or, with `in_place`, exactly where it does. */
+static int apart(const fa_value *out, const fa_value *in, int in_place) {
+    return !overlap(out, in) || (in_place && same_place(out, in));
+}
+
+static int array_is(const fa_program *program, int32_t index, int32_t dtype, int32_t ndim, int32_t rows, int32_t more) {
+    if (index < 0 || index >= program->n_arrays) return 0;
+    const fa_array *array = &program->arrays[index];
+    return array->dtype == dtype && array->ndim == ndim && array->rows == rows && array->more == more;
+}
+
+static int vector_is(const fa_view *view, int64_t size) {
+    return fa_check_f32(view, 1) == FA_OK && view->shape[0] == size;
+}
+
+static int act_is(int32_t act) { return act >= FA_ACT_NONE && act <= FA_ACT_SIGMOID; }
+
+static int check_embed(const fa_program *p, const fa_step *s) {
+    if (s->n_tables < 1 || s->n_tables > FA_STEP_TABLES) return 0;
+    for (int i = 0; i < s->n_tables; i++) {
+        if (fa_check_f32(&s->tables[i], 2) != FA_OK || s->tables[i].shape[1] != s->out.width) return 0;
+        if (!array_is(p, s->index[i], FA_I64, 1, s->out.rows, 0)) return 0;
+    }
+    return 1;
+}
+
+static int check_linear(const fa_program *p, const fa_step *s) {
+    (void)p;
+    return s->weights && s->x.rows == s->out.rows && apart(&s->out, &s->x, 0) && act_is(s->act) &&
+           (!s->bias.ndim || vector_is(&s->bias, s->out.width));
+}
+
+static int check_norm(const fa_program *p, const fa_step *s) {
+    (void)p;
+    if (s->heads > 1 && (s->kind != FA_STEP_RMS_NORM || is_there(&s->y) || s->out.width % s->heads)) return 0;
+    const int64_t width = s->heads > 1 ? s->out.width / s->heads : s->out.width;
+    return s->x.rows == s->out.rows && s->x.width == s->out.width && apart(&s->out, &s->x, 1) && apart(&s->out, &s->y, 1) &&
+           (!is_there(&s->y) || (s->y.rows == s->x.rows && s->y.width == s->x.width)) && vector_is(&s->weight, width) &&
+           (!s->bias.ndim || (s->kind == FA_STEP_LAYER_NORM && vector_is(&s->bias, width)));
+}
+
+static int check_attention(const fa_program *p, const fa_step *s) {
+    const int64_t most = FA_MAX_HEAD_DIM;
+    if (s->heads < 1 || s->kv_heads < 1 || s->head_size < 1 || s->head_size > most || s->v_head_size < 1 || s->v_head_size > most)
+        return 0;
+    if (s->heads > s->out.width || s->kv_heads > s->y.width || s->heads % s->kv_heads) return 0;
+    if (s->x.width != s->heads * s->head_size || s->y.width != s->kv_heads * s->head_size) return 0;
+    if (s->z.width != s->kv_heads * s->v_head_size || s->out.width != s->heads * s->v_head_size) return 0;
+    if (s->x.rows != s->out.rows || s->y.rows != s->x.rows || s->z.rows != s->x.rows) return 0;
+    if (!apart(&s->out, &s->x, 0) || !apart(&s->out, &s->y, 0) || !apart(&s->out, &s->z, 0)) return 0;
+    if (s->index[0] < 0 || s->index[0] >= p->n_arrays) return 0;
+    const fa_array *ends = &p->arrays[s->index[0]];
+    if (ends->dtype != FA_I64 || ends->ndim != 1 || ends->rows < 0 || ends->more != 1 || ends->optional) return 0;
+    if (s->index[1] >= 0 && !array_is(p, s->index[1], FA_I64, 1, s->x.rows, 0)) return 0;
+    if (s->index[2] >= 0 && !array_is(p, s->index[2], FA_F32, 4, -1, 0)) return 0;
+    if (s->bias.ndim && s->bias.ndim != 2) return 0;
+    if ((s->layer < 0) != (s->group < 0)) return 0;
+    return s->layer < 0 || (s->layer < p->n_layers && s->group < p->n_groups);
+}
+
+static int check_rope(const fa_program *p, const fa_step *s) {
+    return same_place(&s->out, &s->x) && s->heads >= 1 && s->head_size >= 1 && s->heads <= s->x.width &&
+           s->x.width == s->heads * s->head_size && array_is(p, s->index[0], FA_F32, 2, -1, 0) &&
+           array_is(p, s->index[1], FA_F32, 2, -1, 0) && array_is(p, s->index[2], FA_I64, 1, s->x.rows, 0);
+}
+
+static int check_pair(const fa_program *p, const fa_step *s) {
+    (void)p;
+    return s->x.rows == s->out.rows && s->y.rows == s->out.rows && s->x.width == s->out.width && s->y.width == s->out.width &&
+           apart(&s->out, &s->x, 1) && apart(&s->out, &s->y, 1) && act_is(s->act);
+}
+
+static int check_one(const fa_program *p, const fa_step *s) {
+    (void)p;
+    return s->x.rows == s->out.rows && s->x.width == s->out.width && apart(&s->out, &s->x, s->kind != FA_STEP_COPY) &&
+           (s->kind != FA_STEP_ACTIVATE || act_is(s->act));
+}
+
+static int check_gather(const fa_program *p, const fa_step *s) {
+    if (!array_is(p, s->index[0], FA_I64, 2, s->out.rows, 0) || !apart(&s->out, &s->x, 0)) return 0;
+    const int64_t times = p->arrays[s->index[0]].width;
+    return times >= 1 && times <= s->out.width && s->out.width == times * s->x.width;
+}
+
+static int check_pool(const fa_program *p, const fa_step *s) {
+    return s->x.width == s->out.width && apart(&s->out, &s->x, 0) && s->act >= FA_POOL_MEAN && s->act <= FA_POOL_WEIGHTED_MEAN &&
+           array_is(p, s->index[0], FA_I64, 1, s->out.rows, 1) && (s->index[1] < 0 || array_is(p, s->index[1], FA_I64, 1, -1, 0));
+}
+
+/* ---- what steps do; with `size` they say what workspace it takes ---------------------------------------------------- */
+
+static fa_status run_embed(const prog_run *run, const fa_step *step, size_t *size) {
+    if (size) return FA_OK;
+    const fa_view out = view_of(run, &step->out);
+    fa_view ids[FA_STEP_TABLES];
+    for (int i = 0; i < step->n_tables; i++) ids[i] = run->batch->arrays[step->index[i]];
+    return fa_embedding(run->ctx, &out, step->n_tables, step->tables, ids);
+}
+
+static fa_status run_linear(const prog_run *run, const fa_step *step, size_t *size) {
+    const fa_view out = view_of(run, &step->out), x = view_of(run, &step->x);
+    if (size) return fa_linear_workspace(run->ctx, &out, &x, step->weights->dtype, size);
+    return fa_linear(run->ctx, &out, &x, step->weights, given(&step->bias), (fa_activation)step->act, run->ws, run->ws_bytes);
+}
+
+static fa_status run_norm(const prog_run *run, const fa_step *step, size_t *size) {
+    if (size) return FA_OK;
+    const fa_view out = view_of(run, &step->out), x = view_of(run, &step->x);
+    if (step->heads > 1) return fa_rms_norm_groups(run->ctx, &out, &x, step->heads, &step->weight, step->eps);
+    fa_view y;
+    const fa_view *residual = NULL;
+    if (is_there(&step->y)) {
+        y = view_of(run, &step->y);
+        residual = &y;
+    }
+    if (step->kind == FA_STEP_RMS_NORM) return fa_rms_norm(run->ctx, &out, &x, residual, &step->weight, step->eps);
+    return fa_layer_norm(run->ctx, &out, &x, residual, &step->weight, given(&step->bias), step->eps);
+}
+
+static fa_status store(const prog_run *run, const fa_view *to, const fa_view *scale, const fa_view *from,
+                       const fa_memory_group *group, size_t *size) {
+    size_t bytes = 0;
+    if (!size)
+        return fa_kv_store(run->ctx, to, given(scale), from, &group->slots, NULL, NULL, NULL, 0, run->ws, run->ws_bytes);
+    const fa_status status = fa_kv_store_workspace(&group->slots, &bytes);
+    if (bytes > *size) *size = bytes;
+    return status;
+}
+
+static fa_status run_attention(const prog_run *run, const fa_step *step, size_t *size) {
+    const fa_view q = heads_of(run, &step->x, step->heads, step->head_size);
+    const fa_view k = heads_of(run, &step->y, step->kv_heads, step->head_size);
+    const fa_view v = heads_of(run, &step->z, step->kv_heads, step->v_head_size);
+    const fa_view out = heads_of(run, &step->out, step->heads, step->v_head_size);
+    const fa_view *ends = array_of(run, step, 0), *positions = array_of(run, step, 1), *weights = array_of(run, step, 2);
+    const fa_view *keys = &k, *values = &v;
+    fa_attention_params params = step->attention;
+    fa_status status = FA_OK;
+    size_t bytes = 0;
+    params.cu_q = params.cu_k = ends->data;
+    params.n_seq = ends->shape[0] - 1;
+    params.bias = given(&step->bias);
+    if (run->batch->layers && step->layer >= 0) {
+        const fa_memory_layer *layer = &run->batch->layers[step->layer];
+        const fa_memory_group *group = &run->batch->groups[step->group];
+        status = store(run, &layer->k, &layer->k_scale, &k, group, size ? &bytes : NULL);
+        if (status == FA_OK) status = store(run, &layer->v, &layer->v_scale, &v, group, size ? &bytes : NULL);
+        if (status != FA_OK) return status;
+        keys = &layer->k;
+        values = &layer->v;
+        params.k_scale = given(&layer->k_scale);
+        params.v_scale = given(&layer->v_scale);
+        params.cu_k = NULL;
+        params.page_table = &group->page_table;
+        params.kv_lengths = group->kv_lengths;
+        params.q_offset = group->q_offset;
+    } else if (positions) {
+        return FA_ERR_VALUE;
+    }
+    if (!size) return fa_attention(run->ctx, &out, NULL, weights, &q, keys, values, &params, run->ws, run->ws_bytes);
+    status = fa_attention_workspace(run->ctx, &out, NULL, weights, &q, keys, values, &params, size);
+    if (bytes > *size) *size = bytes;
+    return status;
+}
+
+static fa_status run_rope(const prog_run *run, const fa_step *step, size_t *size) {
+    if (size) return FA_OK;
+    const fa_view x = heads_of(run, &step->x, step->heads, step->head_size);
+    fa_view at = *array_of(run, step, 2);
+    at.ndim = 2;
+    at.shape[1] = at.shape[0];
+    at.stride[1] = at.stride[0];
+    at.shape[0] = 1;
+    at.stride[0] = 0;
+    return fa_rope(run->ctx, &x, &x, array_of(run, step, 0), array_of(run, step, 1), &at, step->act);
+}
+
+static fa_status run_pair(const prog_run *run, const fa_step *step, size_t *size) {
+    if (size) return FA_OK;
+    const fa_view out = view_of(run, &step->out), x = view_of(run, &step->x), y = view_of(run, &step->y);
+    if (step->kind == FA_STEP_ADD) return fa_add(run->ctx, &out, &x, &y);
+    return fa_gated(run->ctx, &out, &x, &y, (fa_activation)step->act);
+}
+
+static fa_status run_one(const prog_run *run, const fa_step *step, size_t *size) {
+    if (size) return FA_OK;
+    if (step->kind == FA_STEP_COPY) {
+        const fa_view to = heads_of(run, &step->out, 1, step->out.width), from = heads_of(run, &step->x, 1, step->x.width);
+        return fa_convert(run->ctx, &to, &from);
+    }
+    const fa_view out = view_of(run, &step->out), x = view_of(run, &step->x);
+    if (step->kind == FA_STEP_ACTIVATE) return fa_activate(run->ctx, &out, &x, (fa_activation)step->act);
+    if (step->kind == FA_STEP_SCALE) return fa_scale(run->ctx, &out, &x, step->scale);
+    return fa_l2_normalize(run->ctx, &out, &x, step->eps);
+}
+
+static fa_status run_gather(const prog_run *run, const fa_step *step, size_t *size) {
+    if (size) return FA_OK;
+    const fa_view out = view_of(run, &step->out), x = view_of(run, &step->x);
+    return fa_gather(run->ctx, &out, &x, array_of(run, step, 0));
+}
+
+static fa_status run_pool(const prog_run *run, const fa_step *step, size_t *size) {
+    if (size) return FA_OK;
+    const fa_view out = view_of(run, &step->out), x = view_of(run, &step->x);
+    const fa_view *skip = array_of(run, step, 1);
+    if (skip && skip->shape[0] != 1) return FA_ERR_SHAPE;
+    return fa_pool(run->ctx, &out, &x, array_of(run, step, 0), (fa_pool_mode)step->act, skip ? *(const int64_t *)skip->data : 0);
+}
+
+static const struct prog_kind {
+    int (*check)(const fa_program *program, const fa_step *step);
+    fa_status (*run)(const prog_run *run, const fa_step *step, size_t *size);
+} kinds[] = {
+    [FA_STEP_EMBED] = {check_embed, run_embed},
+    [FA_STEP_LINEAR] = {check_linear, run_linear},
+    [FA_STEP_LAYER_NORM] = {check_norm, run_norm},
+    [FA_STEP_RMS_NORM] = {check_norm, run_norm},
+    [FA_STEP_ATTENTION] = {check_attention, run_attention},
+    [FA_STEP_ROPE] = {check_rope, run_rope},
+    [FA_STEP_GATED] = {check_pair, run_pair},
+    [FA_STEP_ADD] = {check_pair, run_pair},
+    [FA_STEP_ACTIVATE] = {check_one, run_one},
+    [FA_STEP_SCALE] = {check_one, run_one},
+    [FA_STEP_GATHER] = {check_gather, run_gather},
+    [FA_STEP_POOL] = {check_pool, run_pool},
+    [FA_STEP_NORMALIZE] = {check_one, run_one},
+    [FA_STEP_COPY] = {check_one, run_one},
+};
+
+#define KINDS ((int32_t)(sizeof kinds / sizeof *kinds))
+
+/* ---- a program ------------------------------------------------------------------------------------------------------ */
+
+static int like_value(const fa_value *a, const fa_value *b) {
+    return a->rows == b->rows && a->width == b->width && a->stride == b->stride && (a->array < 0) == (b->array < 0);
+}
+
+/* Whether both steps want the same workspace, whatever the batch. */
+static int wants_as(const fa_step *a, const fa_step *b) {
+    if (a->kind != b->kind || !like_value(&a->out, &b->out) || !like_value(&a->x, &b->x)) return 0;
+    if (a->kind == FA_STEP_LINEAR) return a->weights->dtype == b->weights->dtype;
+    if (a->kind != FA_STEP_ATTENTION) return 1;
+    const fa_attention_params *p = &a->attention, *q = &b->attention;
+    return like_value(&a->y, &b->y) && like_value(&a->z, &b->z) && a->heads == b->heads && a->kv_heads == b->kv_heads &&
+           a->head_size == b->head_size && a->group == b->group && memcmp(a->index, b->index, sizeof a->index) == 0 &&
+           a->bias.ndim == b->bias.ndim && a->bias.shape[1] == b->bias.shape[1] && p->scale == q->scale &&
+           p->softcap == q->softcap && p->causal == q->causal && p->window_left == q->window_left &&
+           p->window_right == q->window_right && p->sink_tokens == q->sink_tokens;
+}
+
+fa_status fa_program_check(const fa_program *program, int64_t *bad) {
+    *bad = -1;
+    for (int kind = 0; kind < FA_ROW_KINDS; kind++)
+        if (program->columns[kind] < 0 || program->columns[kind] % 16 || program->columns[kind] > (int64_t)1 << 40) return FA_ERR_SHAPE;
+    for (int32_t i = 0; i < program->n_arrays; i++) {
+        const fa_array *array = &program->arrays[i];
+        if (array->rows < -1 || array->rows >= FA_ROW_KINDS || array->more < 0) return FA_ERR_SHAPE;
+    }
+    for (int64_t i = 0; i < program->n_steps; i++) {
+        fa_step *step = &program->steps[i];
+        *bad = i;
+        if (step->kind < 0 || step->kind >= KINDS) return FA_ERR_VALUE;
+        if (!fits(program, &step->out) || (step->kind != FA_STEP_EMBED && !fits(program, &step->x))) return FA_ERR_SHAPE;
+        if ((is_there(&step->y) && !fits(program, &step->y)) || (is_there(&step->z) && !fits(program, &step->z))) return FA_ERR_SHAPE;
+        if (!kinds[step->kind].check(program, step)) return FA_ERR_SHAPE;
+        step->like = i;
+        for (int64_t j = 0; j < i && step->like == i; j++)
+            if (program->steps[j].like == j && wants_as(&program->steps[j], step)) step->like = j;
+    }
+    *bad = -1;
+    return FA_OK;
+}
+
+static fa_status check_array(const fa_batch *batch, const fa_array *expected, const fa_view *array) {
+    if (array->ndim == 0) return expected->optional ? FA_OK : FA_ERR_VALUE;
+    if (array->ndim != expected->ndim) return FA_ERR_SHAPE;
+    if (array->dtype != expected->dtype) return FA_ERR_DTYPE;
+    if (expected->rows >= 0 && array->shape[0] != batch->rows[expected->rows] + expected->more) return FA_ERR_SHAPE;
+    if (expected->ndim == 2 && expected->width >= 0 && array->shape[1] != expected->width) return FA_ERR_SHAPE;
+    if (expected->dtype == FA_F32) return fa_check_f32(array, array->ndim);
+    const fa_status status = fa_check_view(array, array->ndim, FA_IS(FA_I64));
+    /* attention reads ends and positions one behind the other */
+    return status == FA_OK && array->ndim == 1 && array->shape[0] > 1 && array->stride[0] != 8 ? FA_ERR_STRIDE : status;
+}
+
+static fa_status check_batch(const fa_program *program, const fa_batch *batch) {
+    for (int kind = 0; kind < FA_ROW_KINDS; kind++)
+        if (batch->rows[kind] < 0) return FA_ERR_SHAPE;
+    if (batch->n_arrays != program->n_arrays) return FA_ERR_SHAPE;
+    if (batch->layers && (!batch->groups || batch->n_layers != program->n_layers || batch->n_groups != program->n_groups))
+        return FA_ERR_SHAPE;
+    for (int32_t i = 0; i < program->n_arrays; i++) {
+        const fa_status status = check_array(batch, &program->arrays[i], &batch->arrays[i]);
+        if (status != FA_OK) return status;
+    }
+    return FA_OK;
+}
+
+/* The tables of all kinds one behind the other, then the workspace of the steps. */
+static void carve(fa_arena *arena, const fa_program *program, const fa_batch *batch, prog_run *run) {
+    for (int kind = 0; kind < FA_ROW_KINDS; kind++) {
+        const size_t columns = (size_t)program->columns[kind];
+        if (columns > SIZE_MAX / sizeof(float)) arena->overflow = 1;
+        else run->tables[kind] = fa_arena_take(arena, (size_t)batch->rows[kind], columns * sizeof(float));
+    }
+    run->ws = fa_arena_take(arena, run->ws_bytes, 1);
+}
+
+static fa_status measure(const prog_run *run, size_t *most) {
+    *most = 0;
+    for (int64_t i = 0; i < run->program->n_steps; i++) {
+        const fa_step *step = &run->program->steps[i];
+        size_t size = 0;
+        if (step->like != i) continue;
+        const fa_status status = kinds[step->kind].run(run, step, &size);
+        if (status != FA_OK) return status;
+        if (size > *most) *most = size;
+    }
+    return FA_OK;
+}
+
+fa_status fa_program_space(const fa_ctx *ctx, const fa_program *program, const fa_batch *batch, size_t *bytes) {
+    static float nothing[FA_ALIGN];
+    prog_run run = {.ctx = ctx, .program = program, .batch = batch};
+    fa_arena arena = {0};
+    *bytes = 0;
+    fa_status status = check_batch(program, batch);
+    if (status != FA_OK) return status;
+    for (int kind = 0; kind < FA_ROW_KINDS; kind++) run.tables[kind] = nothing;
+    status = measure(&run, &run.ws_bytes);
+    if (status != FA_OK) return status;
+    carve(&arena, program, batch, &run);
+    if (arena.overflow) return FA_ERR_MEMORY;
+    *bytes = arena.used;
+    return FA_OK;
+}
+
+fa_status fa_program_run(const fa_ctx *ctx, const fa_program *program, const fa_batch *batch, void *ws, size_t ws_bytes,
+                         int64_t *bad) {
+    prog_run run = {.ctx = ctx, .program = program, .batch = batch};
+    fa_arena arena = {0};
+    *bad = -1;
+    fa_status status = check_batch(program, batch);
+    if (status != FA_OK) return status;
+    carve(&arena, program, batch, &run); /* what is left behind the tables is for the steps, which look whether it is enough */
+    if (arena.overflow) return FA_ERR_MEMORY;
+    if ((ws_bytes && !ws) || ws_bytes < arena.used || (uintptr_t)ws % FA_ALIGN) return FA_ERR_WORKSPACE;
+    run.ws_bytes = ws_bytes - arena.used;
+    arena = (fa_arena){.base = ws};
+    carve(&arena, program, batch, &run);
+    fa_team_begin(ctx);
+    for (int64_t i = 0; i < program->n_steps && status == FA_OK; i++) {
+        *bad = i;
+        status = fa_stopping(ctx->stop) ? FA_STOPPED : kinds[program->steps[i].kind].run(&run, &program->steps[i], NULL);
+    }
+    fa_team_end();
+    if (status == FA_OK) *bad = -1;
+    return status;
+}
