@@ -14,7 +14,7 @@ from pathlib import Path
 import fastattn
 
 # Where this copy of the package is, for processes that run elsewhere.
-_PACKAGE_PARENT = str(Path(next(iter(fastattn.__path__))).resolve().parent)
+PACKAGE_PARENT = str(Path(next(iter(fastattn.__path__))).resolve().parent)
 
 TIME_LIMIT = 150.0  # for machines that are busy with something else; what can hang would hang for ever
 
@@ -30,7 +30,7 @@ def run_python(code: str, *args: str, env: Mapping[str, str | None] | None = Non
         clean.pop(name, None)
         if value is not None:
             clean[name] = value
-    paths = [_PACKAGE_PARENT, clean.get("PYTHONPATH", "")]
+    paths = [PACKAGE_PARENT, clean.get("PYTHONPATH", "")]
     clean["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *args], env=clean, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
