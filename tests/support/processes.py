@@ -2,6 +2,7 @@
 """Runs Python code in a process of its own, with a time limit that also ends what it forked."""
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import signal
@@ -15,6 +16,9 @@ import fastattn
 
 # Where this copy of the package is, for processes that run elsewhere.
 PACKAGE_PARENT = str(Path(next(iter(fastattn.__path__))).resolve().parent)
+
+# What processes need on their path to import what tests share.
+TESTS = str(Path(__file__).resolve().parents[1])
 
 TIME_LIMIT = 150.0  # for machines that are busy with something else; what can hang would hang for ever
 
@@ -71,6 +75,7 @@ def output_of_function(function: Callable[..., None], *args: str, env: Mapping[s
 
     Other processes, spawned ones too, find the functions of that file: they can be sent to pools.
     """
-    code = "import sys; sys.path.insert(0, sys.argv[1]); module = __import__(sys.argv[2])\n" \
-           "getattr(module, sys.argv[3])(*sys.argv[4:])"
-    return output_of(code, str(Path(__file__).parents[1]), function.__module__, function.__name__, *args, env=env)
+    code = "import sys; sys.path[:0] = sys.argv[1:3]; module = __import__(sys.argv[3])\n" \
+           "getattr(module, sys.argv[4])(*sys.argv[5:])"
+    folders = (str(Path(inspect.getfile(function)).parent), TESTS)
+    return output_of(code, *folders, function.__module__, function.__name__, *args, env=env)
