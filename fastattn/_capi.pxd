@@ -118,6 +118,7 @@ cdef extern from "fastattn.h" nogil:
         const fa_view *page_table
         int64_t ring_first
         int64_t ring_size
+        const int64_t *positions
 
     fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
                                      const fa_view *q, const fa_view *k, const fa_view *v,

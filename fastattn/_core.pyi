@@ -88,6 +88,7 @@ def attend(
     page_table: _I64 | None = None,
     ring_first: int = 0,
     ring_size: int = 0,
+    positions: _I64 | None = None,
 ) -> None: ...
 
 # ---- the machine's limits, and what a team costs: _core_probes.pxi

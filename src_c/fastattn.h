@@ -169,6 +169,9 @@ typedef struct fa_attention_params {
                                 * j of sequence b lies in row j % page_size of page page_table[b][j / page_size] */
     int64_t ring_first, ring_size; /* ring_size > 0: key j lies in row j < ring_first ? j : ring_first + (j - ring_first) % ring_size
                                     * of k and v; both multiples of 16. Keys that were overwritten must not be seen: the caller's window */
+    const int64_t *positions; /* [Tk] of the packed form where cu_q and cu_k are the same, or NULL: where each token stands, within
+                               * 2^46 of 0, ascending strictly in a sequence. Causality, windows and bias then go by these in place
+                               * of j and p; blocks, scores and weights by index as ever. Without q_offset, sink_tokens, alibi */
 } fa_attention_params;
 
 /* q (B, Hq, Sq, D), k (B, Hkv, Sk, D), v (B, Hkv, Sk, Dv) -> out (B, Hq, Sq, Dv); lse (B, Hq, Sq) fp32 and weights

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..attention import attention, attention_varlen
+from ..attention import attention_varlen
+from ..attention.positions import attend_positions
 from .builder import Floats
 from .inputs import Integers
 
@@ -49,27 +50,12 @@ class Spans:
         num_threads: int | None = None,
     ) -> Floats:
         """Attention of each sequence to itself; q, k, v, out (T, heads, D), the options those of ``attention``."""
-        by_distance = window is not None or relative_bias is not None
-        if not by_distance or not self.has_holes:
+        if window is None and relative_bias is None:
             return attention_varlen(
-                q, k, v, self.cu_seqlens, self.cu_seqlens, scale=scale, window=window, relative_bias=relative_bias,
-                out=out, num_threads=num_threads,
-            )  # fmt: skip
-        for start, stop in zip(self.cu_seqlens[:-1].tolist(), self.cu_seqlens[1:].tolist(), strict=True):
-            rows = slice(start, stop)
-            columns = self.columns[rows] - self.columns[start]
-            spread = [spread_rows(a[rows], columns) for a in (q, k, v)]
-            there = np.zeros(spread[0].shape[-2], np.bool_)
-            there[columns] = True
-            result = attention(
-                *spread, mask=there, scale=scale, window=window, relative_bias=relative_bias, num_threads=num_threads
+                q, k, v, self.cu_seqlens, self.cu_seqlens, scale=scale, out=out, num_threads=num_threads
             )
-            out[rows] = result[0][:, columns].swapaxes(0, 1)
+        attend_positions(
+            q, k, v, self.cu_seqlens, self.columns, scale=scale, window=window, relative_bias=relative_bias, out=out,
+            num_threads=num_threads,
+        )  # fmt: skip
         return out
-
-
-def spread_rows(x: Floats, columns: Integers) -> Floats:
-    """(t, heads, D) -> (1, heads, span, D): each token in its column, zeros in the holes."""
-    result = np.zeros((1, x.shape[1], int(columns[-1]) + 1, x.shape[2]), np.float32)
-    result[0, :, columns] = x
-    return result
