@@ -176,6 +176,7 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_gated(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *gate, fa_activation act)
     fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y)
     fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids)
+    fa_status fa_gather(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *index)
 
     ctypedef enum fa_pool_mode:
         FA_POOL_MEAN
@@ -191,6 +192,22 @@ cdef extern from "fastattn.h" nogil:
 
     fa_status fa_disentangled_bias(const fa_ctx *ctx, const fa_view *out, const fa_view *c2p, const fa_view *p2c,
                                    const fa_view *q_positions, const fa_view *k_positions, const fa_view *columns, float scale)
+    fa_status fa_distance_columns(const fa_view *columns, int64_t span, int64_t max_distance)
+
+    ctypedef struct fa_disentangled_params:
+        float scale
+        int64_t n_seq
+        const int64_t *cu
+        const int64_t *positions
+        int64_t span
+        int64_t max_distance
+        const float *c2p
+        const float *p2c
+
+    fa_status fa_disentangled_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *q, const fa_view *k,
+                                                  const fa_view *v, const fa_disentangled_params *params, size_t *bytes)
+    fa_status fa_disentangled_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *q, const fa_view *k,
+                                        const fa_view *v, const fa_disentangled_params *params, void *ws, size_t ws_bytes)
 
     ctypedef enum fa_metric:
         FA_METRIC_DOT

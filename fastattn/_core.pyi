@@ -228,6 +228,25 @@ def merge(
     outs: list[NDArray[Any]], lses: list[NDArray[Any]], out: NDArray[Any], lse: _F32, num_threads: int | None
 ) -> None: ...
 
+# ---- disentangled attention, rows side by side: _core_disentangled.pxi
+
+def distance_columns(columns: NDArray[np.int32], span: int, max_distance: int) -> None: ...
+def disentangled_attention(
+    out: _F32,
+    q: _F32,
+    k: _F32,
+    v: _F32,
+    cu_seqlens: _I64,
+    positions: _I64,
+    c2p: _F32 | None,
+    p2c: _F32 | None,
+    span: int,
+    max_distance: int,
+    scale: float,
+    num_threads: int | None,
+) -> None: ...
+def gather(out: _F32, x: _F32, index: _I64, num_threads: int | None) -> None: ...
+
 # ---- vectors: _core_vectors.pxi
 
 def similarity(out: _F32, a: _Floats, b: _Floats, metric: int, num_threads: int | None) -> None: ...

@@ -8,6 +8,7 @@ transformers' DebertaV2Model.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from .. import ops
 from ..weights import PackedLinear, pack_linear
 from .builder import Builder, Floats, Norm
 from .config import ConfigReader
-from .disentangled import Disentangled, PositionLayers, position_layers
+from .disentangled import Disentangled, position_panels
 from .encoder import Encoder
 from .heads import Dense, HeadSpec, NormStep
 from .inputs import NO_LIMIT, Integers
@@ -112,17 +113,17 @@ class DebertaV2Model(Encoder):
         span = buckets or furthest
         try:
             self._attention = Disentangled(
-                heads=heads, width=hidden // heads, terms=1 + len(kinds), span=span,
+                width=hidden // heads, terms=1 + len(kinds), span=span,
                 max_distance=furthest if buckets and relative else None,
             )  # fmt: skip
         except ValueError as error:
             raise ValueError(f"{c.path}: position_buckets, max_relative_positions: {error}") from error
         normed = c.words("norm_rel_ebd", ("none", "layer_norm")) or ()
-        self._positions: list[PositionLayers] = []
+        self._positions: list[Mapping[str, Floats]] = []
         embeddings, norm = f"{prefix}rel_embeddings.weight", f"{prefix}LayerNorm" if "layer_norm" in normed else None
         if relative and kinds:
             self._positions = [
-                position_layers(
+                position_panels(
                     builder, f"{prefix}layer.{i}.attention.self", embeddings, norm, self._eps, rows=2 * span,
                     hidden=hidden, heads=heads, shared=c.flag("share_att_key", False), kinds=kinds,
                 )
@@ -153,11 +154,7 @@ class DebertaV2Model(Encoder):
 
     def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
         shapes = self._stack.scratch_shapes(tokens)
-        extra: tuple[tuple[int, ...], ...] = ()
-        if self._positions:
-            extra += ((self._attention.scratch_size(tokens),),)
-        if self._convolution is not None:
-            extra += ((tokens, self.hidden_size),)
+        extra = () if self._convolution is None else ((tokens, self.hidden_size),)
         *states, (wide,) = shapes
         return (*states, (max(wide, 2 * tokens * self._width, self._windows(tokens)),), *extra)
 
@@ -185,19 +182,17 @@ class DebertaV2Model(Encoder):
         norm = self._norm
         ops.layer_norm(summed, norm.weight, norm.bias, self._eps, out=x, num_threads=num_threads)
         scratch = (x, y, z, wide)
-        room = extra[0] if self._positions else None
         number = 0  # of the first layer of a stack
 
         def attend(layer: int, q: Floats, k: Floats, v: Floats, context: Floats) -> None:
-            if room is None:
+            if not self._positions:
                 spans.attend(q, k, v, out=context, scale=self._attention.scale, num_threads=num_threads)
                 return
-            self._attention.attend(
-                self._positions[number + layer], spans, q, k, v, out=context, scratch=room, num_threads=num_threads
-            )
+            panels = self._positions[number + layer]
+            self._attention.attend(panels, spans, q, k, v, out=context, num_threads=num_threads)
 
         if self._convolution is not None:
-            beside = extra[-1]
+            beside = extra[0]
             self._convolution.run(x, spans, wide, out=beside, num_threads=num_threads)
             self._first_stack.run(scratch, spans, out=None, attend=attend, num_threads=num_threads)
             last = out if self._stack.depth == 0 and out is not None else x
@@ -249,17 +244,14 @@ class _Convolution:
                 {"panels": self._panels, "bias": self._bias}, self.size * self._hidden, self._hidden
             )
         t = len(x)
-        windows = room[: t * self.size * self._hidden].reshape(t, self.size, self._hidden)
+        windows = room[: t * self.size * self._hidden].reshape(t, -1)
         sequence = np.repeat(np.arange(spans.cu_seqlens.size - 1), np.diff(spans.cu_seqlens))
         # One number for each column of each sequence, ascending: neighbours are one apart.
         place = spans.columns + sequence * (int(spans.columns.max(initial=0)) + self.size + 1)
-        for i in range(self.size):
-            wanted = place + (i - self.size // 2)
-            at = np.minimum(np.searchsorted(place, wanted), t - 1)
-            there = place[at] == wanted
-            windows[:, i] = np.where(there[:, None], x[at], np.float32(0))
-        flat = windows.reshape(t, -1)
-        ops.linear(flat, self._layer, activation=self._activation, out=out, num_threads=num_threads)
+        wanted = place[:, None] + np.arange(self.size) - self.size // 2
+        at = np.minimum(np.searchsorted(place, wanted), t - 1)
+        ops.gather(x, np.where(place[at] == wanted, at, -1), out=windows, num_threads=num_threads)
+        ops.linear(windows, self._layer, activation=self._activation, out=out, num_threads=num_threads)
 
     def join(self, beside: Floats, x: Floats, *, out: Floats, num_threads: int | None) -> None:
         """norm(x + beside) -> out"""
