@@ -118,6 +118,7 @@ cdef extern from "fastattn.h" nogil:
         const fa_view *page_table
         int64_t ring_first
         int64_t ring_size
+        const int64_t *positions
 
     fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
                                      const fa_view *q, const fa_view *k, const fa_view *v,
@@ -178,7 +179,6 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_scale(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float factor)
     fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y)
     fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids)
-
     fa_status fa_gather(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *index)
 
     ctypedef enum fa_pool_mode:
@@ -195,6 +195,22 @@ cdef extern from "fastattn.h" nogil:
 
     fa_status fa_disentangled_bias(const fa_ctx *ctx, const fa_view *out, const fa_view *c2p, const fa_view *p2c,
                                    const fa_view *q_positions, const fa_view *k_positions, const fa_view *columns, float scale)
+    fa_status fa_distance_columns(const fa_view *columns, int64_t span, int64_t max_distance)
+
+    ctypedef struct fa_disentangled_params:
+        float scale
+        int64_t n_seq
+        const int64_t *cu
+        const int64_t *positions
+        int64_t span
+        int64_t max_distance
+        const float *c2p
+        const float *p2c
+
+    fa_status fa_disentangled_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *q, const fa_view *k,
+                                                  const fa_view *v, const fa_disentangled_params *params, size_t *bytes)
+    fa_status fa_disentangled_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *q, const fa_view *k,
+                                        const fa_view *v, const fa_disentangled_params *params, void *ws, size_t ws_bytes)
 
     ctypedef enum fa_metric:
         FA_METRIC_DOT
@@ -259,6 +275,7 @@ cdef extern from "fastattn.h" nogil:
         FA_STEP_POOL
         FA_STEP_NORMALIZE
         FA_STEP_COPY
+        FA_STEP_DISENTANGLED
 
     ctypedef struct fa_step:
         int32_t kind
@@ -280,6 +297,7 @@ cdef extern from "fastattn.h" nogil:
         int64_t head_size
         int64_t v_head_size
         fa_attention_params attention
+        fa_disentangled_params disentangled
         int32_t layer
         int32_t group
         int64_t like

@@ -88,6 +88,7 @@ def attend(
     page_table: _I64 | None = None,
     ring_first: int = 0,
     ring_size: int = 0,
+    positions: _I64 | None = None,
 ) -> None: ...
 
 # ---- the machine's limits, and what a team costs: _core_probes.pxi
@@ -226,6 +227,25 @@ def disentangled_bias(
 def merge(
     outs: list[NDArray[Any]], lses: list[NDArray[Any]], out: NDArray[Any], lse: _F32, num_threads: int | None
 ) -> None: ...
+
+# ---- disentangled attention, rows side by side: _core_disentangled.pxi
+
+def distance_columns(columns: NDArray[np.int32], span: int, max_distance: int) -> None: ...
+def disentangled_attention(
+    out: _F32,
+    q: _F32,
+    k: _F32,
+    v: _F32,
+    cu_seqlens: _I64,
+    positions: _I64,
+    c2p: _F32 | None,
+    p2c: _F32 | None,
+    span: int,
+    max_distance: int,
+    scale: float,
+    num_threads: int | None,
+) -> None: ...
+def gather(out: _F32, x: _F32, index: _I64, num_threads: int | None) -> None: ...
 
 # ---- vectors: _core_vectors.pxi
 

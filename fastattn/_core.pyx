@@ -333,11 +333,11 @@ cdef fa_view *optional(Views views, object array, int ndim) except? NULL:
 def attend(out, lse, weights, q, k, v, *, double scale, double softcap, bint causal, int64_t window_left, int64_t window_right,
            num_threads, mask=None, q_offset=None, kv_lengths=None, cu_q=None, cu_k=None, int64_t sink_tokens=0, block_mask=None,
            int64_t block_rows=0, int64_t block_cols=0, alibi=None, sinks=None, bias=None, k_scale=None, v_scale=None, scores=None,
-           int score_stage=0, page_table=None, int64_t ring_first=0, int64_t ring_size=0):
+           int score_stage=0, page_table=None, int64_t ring_first=0, int64_t ring_size=0, positions=None):
     """One C call; every argument has been checked and brought to the ranks of fastattn.h by fastattn.attention.
 
-    mask is broadcast to (B, Hq, Sq, Sk); q_offset, kv_lengths (B,) and cu_q, cu_k (B + 1,) are contiguous int64; what
-    does not apply is None or 0.
+    mask is broadcast to (B, Hq, Sq, Sk); q_offset, kv_lengths (B,), cu_q, cu_k (B + 1,) and positions (Tk,) are
+    contiguous int64; what does not apply is None or 0.
     """
     cdef fa_ctx ctx
     cdef fa_attention_params params
@@ -362,6 +362,8 @@ def attend(out, lse, weights, q, k, v, *, double scale, double softcap, bint cau
         params.cu_q = <const int64_t *>rows.add(cu_q, 1, False).data
     if cu_k is not None:
         params.cu_k = <const int64_t *>rows.add(cu_k, 1, False).data
+    if positions is not None:
+        params.positions = <const int64_t *>rows.add(positions, 1, False).data
     params.page_table = optional(rows, page_table, 2)
     params.ring_first = ring_first
     params.ring_size = ring_size
@@ -387,6 +389,7 @@ include "_core_probes.pxi"
 include "_core_program.pxi"
 include "_core_recurrent.pxi"
 include "_core_rope.pxi"
+include "_core_disentangled.pxi"
 include "_core_vectors.pxi"
 
 

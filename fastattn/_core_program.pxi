@@ -7,6 +7,7 @@ STEP_KINDS = {
     "attention": FA_STEP_ATTENTION, "rope": FA_STEP_ROPE, "gated": FA_STEP_GATED, "add": FA_STEP_ADD,
     "activate": FA_STEP_ACTIVATE, "scale": FA_STEP_SCALE, "gather": FA_STEP_GATHER, "pool": FA_STEP_POOL,
     "normalize": FA_STEP_NORMALIZE, "copy": FA_STEP_COPY,
+    "disentangled": FA_STEP_DISENTANGLED,
 }
 ROW_KINDS = FA_ROW_KINDS
 
@@ -167,10 +168,20 @@ cdef class Program:
         self.keep.append(held)
         return held.views[0]
 
+    cdef const float *panels(self, object array, const fa_step *step, int64_t span) except NULL:
+        """Of position keys or queries, kept: (heads * ceil(2 span / 16), head_size, 16), aligned."""
+        cdef fa_view view = self.hold(array, 3)
+        cdef int64_t each = (2 * span + 15) // 16
+        if view.shape[0] != step.heads * each or view.shape[1] != step.head_size or view.shape[2] != 16:
+            raise ValueError(f"panels: shape {array.shape}, expected {(step.heads * each, step.head_size, 16)}")
+        if not array.flags.c_contiguous or <uintptr_t>view.data % FA_ALIGN != 0:
+            raise ValueError(f"panels: expected contiguous memory at a multiple of {FA_ALIGN} bytes")
+        return <const float *>view.data
+
     def add(self, str kind, out, x=None, y=None, z=None, *, index=(), PackedLinear packed=None, tables=(), weight=None,
             bias=None, activation=None, pooling=None, int act=0, double eps=0, double scale=0, int64_t heads=1,
             int64_t kv_heads=0, int64_t head_size=0, int64_t v_head_size=0, double softcap=0, bint causal=False,
-            window=(-1, -1), int layer=-1, int group=-1):
+            window=(-1, -1), int layer=-1, int group=-1, c2p=None, p2c=None, int64_t span=0, int64_t max_distance=0):
         """Writes a step; what it needs depends on its kind."""
         cdef fa_step *grown
         cdef fa_step *step
@@ -211,6 +222,13 @@ cdef class Program:
         new.attention.softcap = fa_to_float(softcap)
         new.attention.causal = causal
         new.attention.window_left, new.attention.window_right = window
+        new.disentangled.scale = new.scale
+        new.disentangled.span = span
+        new.disentangled.max_distance = max_distance
+        if c2p is not None:
+            new.disentangled.c2p = self.panels(c2p, &new, span)
+        if p2c is not None:
+            new.disentangled.p2c = self.panels(p2c, &new, span)
         new.layer = layer
         new.group = group
         if self.core.n_steps == self.capacity:

@@ -411,6 +411,31 @@ def embedding(
     return target if out is None else out
 
 
+def gather(
+    x: NDArray[np.float32], index: NDArray[np.int64], *, out: NDArray[np.float32], num_threads: int | None = None
+) -> None:
+    """Rows side by side, for models: out[i] = x[index[i, 0]], x[index[i, 1]], ...; an index of -1 stands for zeros.
+
+    Args:
+        x: (T, W) float32
+        index: (M, n) int64 from -1 to T - 1
+        out: (M, n * W) float32, apart from both
+        num_threads: threads of this call
+
+    Raises:
+        TypeError, ValueError: naming the argument; nothing has been written.
+
+    >>> import numpy as np
+    >>> from fastattn import ops
+    >>> out = np.empty((2, 4), np.float32)
+    >>> ops.gather(np.float32([[1, 2], [3, 4]]), np.array([[1, 0], [-1, 1]]), out=out)
+    >>> out
+    array([[3., 4., 1., 2.],
+           [0., 0., 3., 4.]], dtype=float32)
+    """
+    _core.gather(out, x, index, num_threads)
+
+
 @overload
 def pool(
     x: Array, cu_seqlens: Indices, mode: PoolMode = ..., *, skip: int = ..., out: None = ...,

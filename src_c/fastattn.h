@@ -169,6 +169,9 @@ typedef struct fa_attention_params {
                                 * j of sequence b lies in row j % page_size of page page_table[b][j / page_size] */
     int64_t ring_first, ring_size; /* ring_size > 0: key j lies in row j < ring_first ? j : ring_first + (j - ring_first) % ring_size
                                     * of k and v; both multiples of 16. Keys that were overwritten must not be seen: the caller's window */
+    const int64_t *positions; /* [Tk] of the packed form where cu_q and cu_k are the same, or NULL: where each token stands, within
+                               * 2^46 of 0, ascending strictly in a sequence. Causality, windows and bias then go by these in place
+                               * of j and p; blocks, scores and weights by index as ever. Without q_offset, sink_tokens, alibi */
 } fa_attention_params;
 
 /* q (B, Hq, Sq, D), k (B, Hkv, Sk, D), v (B, Hkv, Sk, Dv) -> out (B, Hq, Sq, Dv); lse (B, Hq, Sq) fp32 and weights
@@ -249,7 +252,6 @@ fa_status fa_scale(const fa_ctx *ctx, const fa_view *out, const fa_view *x, floa
 fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y);
 /* out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ..., left to right; ids outside a table: FA_ERR_VALUE, nothing read. */
 fa_status fa_embedding(const fa_ctx *ctx, const fa_view *out, int32_t n_tables, const fa_view *tables, const fa_view *ids);
-
 /* Rows side by side: x (T, W), index (M, n) int64 -> out (M, n * W), whose row i is rows index[i][0..n-1] of x; -1 stands for
  * zeros. Any other index outside x: FA_ERR_VALUE, nothing written. */
 fa_status fa_gather(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *index);
@@ -276,6 +278,30 @@ fa_status fa_l2_normalize(const fa_ctx *ctx, const fa_view *out, const fa_view *
  * reach, or a column outside N: FA_ERR_VALUE, nothing written. */
 fa_status fa_disentangled_bias(const fa_ctx *ctx, const fa_view *out, const fa_view *c2p, const fa_view *p2c,
                                const fa_view *q_positions, const fa_view *k_positions, const fa_view *columns, float scale);
+
+/* The column of each distance -R..R among 2 * span relative embeddings -> columns (2 R + 1,) int32. max_distance 0: d + span,
+ * within 0 and 2 * span - 1. Else distances up to m = span / 2 (rounded down) have columns of their own, and d > m that of
+ * m + ceil(log(d / m) / log((max_distance - 1) / m) * (m - 1)), exactly. span from 1, with max_distance from 2 to 2048, and
+ * max_distance from span / 2 + 2 to 2^24, or FA_ERR_VALUE. */
+fa_status fa_distance_columns(const fa_view *columns, int64_t span, int64_t max_distance);
+
+typedef struct fa_disentangled_params {
+    float scale;
+    int64_t n_seq;
+    const int64_t *cu;        /* [n_seq + 1] rows of sequence b: cu[b]..cu[b+1] */
+    const int64_t *positions; /* [T] from 0 up, ascending within a sequence: distances are differences of them */
+    int64_t span;
+    int64_t max_distance;     /* both as fa_distance_columns takes them */
+    const float *c2p;         /* position keys: for each head ceil(2 * span / 16) panels [D][16], 64-byte aligned, or NULL */
+    const float *p2c;         /* position queries likewise; not both NULL */
+} fa_disentangled_params;
+
+/* Disentangled attention of packed sequences, each to itself: q, k, v, out (1, H, T, D) fp32. The bits of fa_linear of each
+ * head with its panels, fa_disentangled_bias, and fa_attention with that bias for a mask. Rows of no sequence are not touched. */
+fa_status fa_disentangled_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *q, const fa_view *k,
+                                              const fa_view *v, const fa_disentangled_params *params, size_t *bytes);
+fa_status fa_disentangled_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *q, const fa_view *k, const fa_view *v,
+                                    const fa_disentangled_params *params, void *ws, size_t ws_bytes);
 
 /* ---- vectors: similarity, the best of many, quantisation ----------------------------------------------------------- */
 
@@ -387,7 +413,8 @@ typedef enum fa_step_kind {
     FA_STEP_GATHER = 10,    /* out = rows index[0] of x side by side */
     FA_STEP_POOL = 11,      /* out = pool of x, by act (fa_pool_mode): index[0] ends, [1] -1 or one number: skip */
     FA_STEP_NORMALIZE = 12, /* out = x / max(|x|, eps); out may be x */
-    FA_STEP_COPY = 13       /* out = x */
+    FA_STEP_COPY = 13,      /* out = x */
+    FA_STEP_DISENTANGLED = 14 /* as attention, by `disentangled`: index[0] ends, [1] positions */
 } fa_step_kind;
 
 typedef struct fa_step {
@@ -402,6 +429,7 @@ typedef struct fa_step {
     float eps, scale;
     int64_t heads, kv_heads, head_size, v_head_size;
     fa_attention_params attention; /* scale, softcap, causal, windows, sink_tokens alone */
+    fa_disentangled_params disentangled; /* scale, span, max_distance, c2p, p2c alone */
     int32_t layer, group;          /* of attention: where batches with memory keep its keys; -1: nowhere */
     int64_t like;                  /* set by fa_program_check: a step that wants as much workspace */
 } fa_step;

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Settings of the suite: hypothesis runs the same bounded set of examples everywhere, and says how to repeat one."""
+"""Settings of the suite: hypothesis runs the same bounded set of examples everywhere, and says how to repeat one.
+
+Tests stand in rooms that mirror the package: a folder for each of its folders, ``ops`` for what stands beside them,
+``process`` for threads, forks and signals, ``project`` for the sources, the build and the documentation. Rooms are no
+packages, so the base names of their files differ; what several rooms use is in ``support`` and ``golden``, which all
+of them import by these names because this file's folder is on the path.
+"""
 
 from __future__ import annotations
 

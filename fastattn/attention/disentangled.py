@@ -8,7 +8,6 @@ layers; disentangled_bias() picks from them, and adds, what a pair (i, j) needs.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -17,14 +16,16 @@ from fastattn import _core
 from fastattn.arrays import as_array, as_float32, as_indices, as_real, check_out, describe
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from fastattn.typing import Array, Indices, OutT
 
-__all__ = ["disentangled_bias", "distance_columns"]
+__all__ = ["attend_disentangled", "check_distances", "disentangled_bias", "distance_columns"]
 
 MAX_BUCKETS = 2048
-_NO_END = 1 << 40  # further than any distance
+_MOST_REACH = 1 << 30
 
 
 @overload
@@ -121,19 +122,20 @@ def distance_columns(reach: int, span: int, max_distance: int | None = None) -> 
     >>> distance_columns(8, 4, 9).tolist()
     [1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 6, 7, 7, 7, 7, 7, 7]
     """
-    distances = np.arange(reach + 1)
-    buckets = distances
-    middle = span // 2
-    if max_distance is not None:
-        _check_buckets(span, max_distance)
-    if max_distance is not None and reach > middle:
-        ends = np.array(_shared_ends(span, max_distance))  # largest distances of buckets middle, middle + 1, ...
-        buckets = np.where(distances <= middle, distances, middle + np.searchsorted(ends, distances))
-    both = np.concatenate([-buckets[:0:-1], buckets])
-    return np.clip(both + span, 0, 2 * span - 1).astype(np.int32)
+    if not 0 <= reach <= _MOST_REACH:
+        raise ValueError(f"reach: {reach}, expected 0 to {_MOST_REACH}")
+    check_distances(span, max_distance)
+    columns = np.empty(2 * reach + 1, np.int32)
+    _core.distance_columns(columns, span, 0 if max_distance is None else max_distance)
+    return columns
 
 
-def _check_buckets(span: int, max_distance: int) -> None:
+def check_distances(span: int, max_distance: int | None) -> None:
+    """ValueError for sizes of relative embeddings that no model has."""
+    if max_distance is None:
+        if not 1 <= span <= _MOST_REACH:
+            raise ValueError(f"span: {span}, expected 1 to {_MOST_REACH}")
+        return
     if not 2 <= span <= MAX_BUCKETS:
         raise ValueError(f"span: {span} buckets of distances, expected 2 to {MAX_BUCKETS}")
     if not span // 2 + 1 < max_distance <= 1 << 24:
@@ -143,30 +145,29 @@ def _check_buckets(span: int, max_distance: int) -> None:
         )
 
 
-@functools.lru_cache(maxsize=16)
-def _shared_ends(span: int, max_distance: int) -> tuple[int, ...]:
-    """The largest distance d of each k = ceil(log(d / m) / log((max_distance - 1) / m) * (m - 1)), k from 0 on, until
-    the bucket m + k is beyond the last: where d^(m - 1) m^k <= (max_distance - 1)^k m^(m - 1), which integers decide.
+def attend_disentangled(
+    q: NDArray[np.float32], k: NDArray[np.float32], v: NDArray[np.float32], cu_seqlens: NDArray[np.int64],
+    positions: NDArray[np.int64], panels: Mapping[str, NDArray[np.float32]], *, span: int, max_distance: int | None,
+    scale: float, out: NDArray[np.float32], num_threads: int | None = None,
+) -> None:  # fmt: skip
+    """Attention of packed sequences by content and distance, each to itself: the whole of it in one call, for models.
+
+    Args:
+        q, k, v: (T, H, D) float32
+        cu_seqlens: (n + 1,) int64, the ends of the sequences
+        positions: (T,) int64 from 0 up, ascending within a sequence
+        panels: "c2p", position keys, and "p2c", position queries, one or both: for each head a linear layer of 2 * span
+            outputs as pack_linear packs it, (H * ceil(span / 8), D, 16) together
+        span, max_distance: as distance_columns takes them
+        scale: of the sum of the products
+        out: (T, H, D) float32, apart from all others
+        num_threads: threads of this call
+
+    Raises:
+        TypeError, ValueError: naming the argument.
     """
-    m, furthest = span // 2, max_distance - 1
-    if m == 1:  # the exponent is 0: all distances have bucket m
-        return (_NO_END,)
-    ends = [m]
-    left, right = 1, pow(m, m - 1)
-    for _ in range(span - m):
-        left, right = left * m, right * furthest
-
-        def within(d: int, left: int = left, right: int = right) -> bool:
-            return pow(d, m - 1) * left <= right
-
-        # The ends grow by nearly one factor: from a guess a little short, by steps that double, then halves.
-        guess = ends[-1] * ends[-1] // ends[-2] - 4 if len(ends) > 1 else m
-        low, step = guess if guess > ends[-1] and within(guess) else ends[-1], 1
-        while within(low + step):
-            low, step = low + step, 2 * step
-        while step > 1:
-            step //= 2
-            if within(low + step):
-                low += step
-        ends.append(min(low, _NO_END))
-    return tuple(ends)
+    check_distances(span, max_distance)
+    _core.disentangled_attention(
+        out, q, k, v, cu_seqlens, positions, panels.get("c2p"), panels.get("p2c"), span, max_distance or 0, scale,
+        num_threads,
+    )  # fmt: skip

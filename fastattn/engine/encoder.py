@@ -301,13 +301,13 @@ class Encoder:
                 "positions": positions[tokens],
                 "places": columns[tokens],
                 "ends": cu_seqlens,
-                "first": cu_seqlens[:-1, None],
                 **(more or {}),
             }
             if "columns" in program.arrays and has_holes(columns[tokens], cu_seqlens):
                 arrays["columns"] = columns[tokens]
-            for name in program.index_arrays:
-                arrays[name] = program.index(name, columns[tokens], cu_seqlens)
+            for name in program.arrays:
+                if name in self.graph.trace.made:
+                    arrays[name] = self.graph.trace.made[name](columns[tokens], cu_seqlens)
             for i, rotary in enumerate(rotaries):
                 if f"rope{i}.cos" in program.arrays:
                     table = rotary.rows(positions[tokens], cu_seqlens)

@@ -10,16 +10,20 @@ its kind. There are no shapes beside, no reshapes and no transposes: heads are c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
-from .family import Family, Tasks
+from .family import Family, Integers, Tasks
+from .gathers import first_rows, neighbour_rows
 from .names import Names
 
 if TYPE_CHECKING:
     from .config import ConfigReader
     from .rotary import Rotary
+    from ..weights import PackedLinear
     from .source import Floats, Source
 
 __all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
@@ -39,11 +43,20 @@ class Table:
 class Value:
     """Columns ``first`` to ``first + width`` of a table, as they are after the first ``version`` changes in place."""
 
-    __slots__ = ("first", "graph", "table", "version", "width")
+    __slots__ = ("_graph", "first", "table", "version", "width")
 
     def __init__(self, graph: Graph, table: Table, first: int, width: int) -> None:
-        self.graph, self.table, self.first, self.width = graph, table, first, width
+        self._graph = graph.ref  # no more: a model that nobody has a name for is freed at once
+        self.table, self.first, self.width = table, first, width
         self.version = len(table.changes)
+
+    @property
+    def graph(self) -> Graph:
+        """What recorded it."""
+        graph = self._graph()
+        if graph is None:
+            raise ValueError(f"{self!r}: its graph is gone")
+        return graph
 
     @property
     def stale(self) -> bool:
@@ -136,6 +149,8 @@ class Trace:
     groups: list[Group] = field(default_factory=list)
     layers: list[int] = field(default_factory=list)
     """The group of each layer that keeps keys."""
+    made: dict[str, Callable[[Integers, Integers], Integers]] = field(default_factory=dict)
+    """Arrays that follow from the columns of the tokens and the ends of the sequences."""
     tables: int = 0
 
 
@@ -143,22 +158,31 @@ class Graph:
     """A recorder of steps over the weights of a source."""
 
     def __init__(self, source: Source, family: Family) -> None:
+        self.ref = ref(self)
         self.source = source
         self.config: ConfigReader = source.config
         self.trace = Trace()
+        self.tables: tuple[Floats, ...] = ()
+        """Tables of the model, of which a batch reads a few rows."""
         self.tasks = Tasks()
         self.family = family
         self.names = Names("", "", {})
         self._layer: int | None = None
 
+    def seal(self) -> None:
+        """For loaders: the page has run. What is recorded from now on asks for no weights."""
+        self.tables = tuple(self.source.tables)
+        del self.source
+
     def copy(self) -> Graph:
         """A graph that may get further steps of its own."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
+        other.ref = ref(other)
         trace = self.trace
         other.trace = Trace(
             list(trace.nodes), dict(trace.outputs), dict(trace.arrays), list(trace.rotaries), list(trace.groups),
-            list(trace.layers), trace.tables,
+            list(trace.layers), dict(trace.made), trace.tables,
         )  # fmt: skip
         for name, value in other.trace.outputs.items():
             other.trace.outputs[name] = value.of(other)
@@ -246,15 +270,28 @@ class Graph:
         packed = self.source.linear(names, outputs, x.width, bias=bias, tied=tied, dtype=dtype)
         count = 1 if isinstance(roles, str) else len(roles)
         width = outputs * count if isinstance(outputs, int) else sum(outputs)
+        return self.product(x, packed, activation, width)
+
+    def product(
+        self, x: Value, packed: PackedLinear | None, activation: str | None = None, width: int | None = None
+    ) -> Value:  # fmt: skip
+        """activation(x W^T + b) of packed weights; ``width`` is that of the result, where there are none yet."""
+        if width is None:
+            assert packed is not None
+            width = packed.out_features
         return self.record("linear", x.rows, width, x, packed=packed, activation=activation)
+
+    def norm(self, x: Value, weight: Floats | None, bias: Floats | None, eps: float, residual: Value | None = None) -> Value:
+        """The layer norm of x + residual by these weights."""
+        return self.record(
+            "layer_norm", x.rows, x.width, x, residual, weight=weight, bias=bias, eps=eps, reuse=True
+        )  # fmt: skip
 
     def layer_norm(self, x: Value, role: str, eps: float, *, residual: Value | None = None, bias: bool = True) -> Value:
         """The norm of each row of x + residual."""
         norm = self.source.norm(self.name(role), x.width, bias=bias)
         weight, shift = (None, None) if norm is None else norm
-        return self.record(
-            "layer_norm", x.rows, x.width, x, residual, weight=weight, bias=shift, eps=eps, reuse=True
-        )  # fmt: skip
+        return self.norm(x, weight, shift, eps, residual)
 
     def rms_norm(self, x: Value, role: str, eps: float, *, residual: Value | None = None, groups: int = 1) -> Value:
         """x / sqrt(mean(x^2) + eps) * weight; in each of ``groups`` groups of columns (heads) with one weight."""
@@ -302,6 +339,19 @@ class Graph:
             group=group,
         )  # fmt: skip
 
+    def disentangled(
+        self, q: Value, k: Value, v: Value, heads: int, panels: Mapping[str, Floats], *, scale: float, span: int,
+        max_distance: int,
+    ) -> Value:  # fmt: skip
+        """Attention by content and distance: ``attention.disentangled``."""
+        arrays = (self.array("ends", rows="sequences", more=1), self.array("places", rows=q.rows))
+        size = q.width // heads
+        return self.record(
+            "disentangled", q.rows, q.width, q, k, v, arrays=arrays, heads=heads, kv_heads=heads, head_size=size,
+            v_head_size=size, scale=scale, span=span, max_distance=max_distance, c2p=panels.get("c2p"),
+            p2c=panels.get("p2c"),
+        )  # fmt: skip
+
     def rope(self, x: Value, heads: int, rotary: Rotary) -> Value:
         """``x`` turned by the positions of its rows, head by head, where it lies: older handles of its columns are void."""
         self._read(x)
@@ -332,15 +382,26 @@ class Graph:
 
     # ---- rows change ----
 
-    def gather(self, x: Value, index: str, rows: str, times: int = 1) -> Value:
-        """Row i is the rows index[i, :] of ``x`` side by side, -1 for zeros; ``index``: an array (rows, times)."""
-        return self.record(
-            "gather", rows, times * x.width, x, arrays=(self.array(index, ndim=2, rows=rows, width=times),)
-        )  # fmt: skip
+    def gather(
+        self, x: Value, index: str, rows: str, times: int = 1, *,
+        make: Callable[[Integers, Integers], Integers] | None = None,
+    ) -> Value:  # fmt: skip
+        """Row i is the rows index[i, :] of ``x`` side by side, -1 for zeros; ``index``: an array (rows, times).
+
+        ``make`` gives that array from the columns of the tokens and the ends of the sequences.
+        """
+        name = self.array(index, ndim=2, rows=rows, width=times)
+        if make is not None:
+            self.trace.made[name] = make
+        return self.record("gather", rows, times * x.width, x, arrays=(name,))
 
     def first(self, x: Value) -> Value:
         """The first token of each sequence."""
-        return self.gather(x, "first", "sequences")
+        return self.gather(x, "first", "sequences", make=first_rows)
+
+    def neighbours(self, x: Value, size: int) -> Value:
+        """Each token's ``size`` neighbouring columns side by side, itself in the middle; zeros for what is not there."""
+        return self.gather(x, f"neighbours{size}", x.rows, size, make=partial(neighbour_rows, size))
 
     def pool(self, x: Value, modes: Sequence[str], *, skip: bool = False) -> Value:
         """One row for each sequence, side by side for several modes, which are those of ``ops.pool``.

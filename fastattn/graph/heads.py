@@ -143,11 +143,7 @@ class Head:
         for step in self._steps:
             if isinstance(step, _NormStep):
                 weight, bias = (None, None) if step.norm is None else step.norm
-                x = graph.record(
-                    "layer_norm", x.rows, x.width, x, weight=weight, bias=bias, eps=step.eps, reuse=True
-                )  # fmt: skip
+                x = graph.norm(x, weight, bias, step.eps)
             else:
-                x = graph.record(
-                    "linear", x.rows, step.outputs, x, packed=step.layer, activation=step.activation
-                )  # fmt: skip
+                x = graph.product(x, step.layer, step.activation, step.outputs)
         return x

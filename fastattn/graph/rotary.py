@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..program import Program
 from ..rope import RopeTable, rope_table
-from .builder import Floats
 from .config import ConfigReader
-from .inputs import Integers
+from .family import Integers
+from .source import Floats
 
 __all__ = ["Rotary", "build_rotary", "read_scaling", "theta_of"]
 
@@ -56,7 +55,7 @@ class Rotary:
             "scaling": scaling,
             "max_position_embeddings": trained or positions,
         }
-        self._interleaved = interleaved
+        self.interleaved = interleaved
         self._make = partial(_make_table, self._options)  # no method: what holds itself is not freed at once
         self._table = lru_cache(maxsize=16)(self._make)
         self._make(1, 1)  # what cannot be made is said now
@@ -69,10 +68,6 @@ class Rotary:
     def _rows(self, last: int) -> int:
         """Rows of a table that has position ``last``: few sizes, so that few tables are made."""
         return max(_FIRST_ROWS, 1 << last.bit_length())
-
-    def note(self, program: Program, slot: int, heads: int, head_size: int, table: int = 0) -> None:
-        """Write into ``program`` that the first ``heads`` heads of ``slot`` are turned."""
-        program.rope(slot, 0, heads, head_size, table, self._interleaved)
 
     def rows(self, positions: Integers, cu_seqlens: Integers) -> tuple[Floats, Floats, Integers]:
         """Cosines and sines, (P, R / 2) each, and the row (T,) that each token has in them.

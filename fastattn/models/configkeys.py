@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .config import PROBLEM_TYPES, ConfigReader, short
+from ..graph.config import PROBLEM_TYPES, ConfigReader, short
 
 __all__ = ["REFUSED", "WITHOUT_EFFECT", "WITHOUT_EFFECT_IN", "note_keys", "refuse_keys"]
 

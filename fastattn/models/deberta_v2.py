@@ -7,273 +7,201 @@ transformers' DebertaV2Model.
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .. import ops
+from ..attention.disentangled import check_distances
+from ..graph.family import NO_LIMIT, Facts, Family
+from ..graph.graph import Graph, Value
+from ..graph.heads import Dense, HeadSpec, NormStep
+from ..graph.names import Names
+from ..graph.source import Floats, Source
 from ..weights import PackedLinear, pack_linear
-from .builder import Builder, Floats, Norm
-from .config import ConfigReader
-from .disentangled import Disentangled, PositionLayers, position_layers
-from .encoder import Encoder
-from .heads import Dense, HeadSpec, NormStep
-from .inputs import NO_LIMIT, Integers
-from .kin import architectures, label_heads
-from .postnorm import ACTIVATIONS, MAX_LAYERS, PostNormLayer, PostNormNames, PostNormStack, check_head_size
-from .spans import Spans
-from .workspace import Workspace
+from .blocks import (
+    ACTIVATIONS, EMBEDDINGS, Sizes, add_heads, architectures, check_head_size, label_heads, post_norm, project,
+)  # fmt: skip
 
-__all__ = ["DebertaV2Model"]
+__all__ = ["FAMILY"]
 
 _KINDS = ("c2p", "p2c")
+_LANES = 16  # outputs of a panel
+_NAMES = Names("", "encoder.layer.{i}.", {
+    "attn_q": "attention.self.query_proj", "attn_k": "attention.self.key_proj", "attn_v": "attention.self.value_proj",
+    "attn": "attention.self", "attn_output": "attention.output.dense",
+    "attn_output_norm": "attention.output.LayerNorm", "ffn_up": "intermediate.dense", "ffn_down": "output.dense",
+    "layer_output_norm": "output.LayerNorm",
+}, **EMBEDDINGS, projection="embeddings.embed_proj", conv="encoder.conv", conv_norm="encoder.conv.LayerNorm",
+    relative="encoder.rel_embeddings", relative_norm="encoder.LayerNorm")  # fmt: skip
 
 
-class DebertaV2Model(Encoder):
-    """A DeBERTa-v2 or -v3 encoder; see ``Encoder`` for how to call it."""
+def build(g: Graph) -> Facts:
+    c = g.config
+    for key, reason in {
+        "is_decoder": "DeBERTa as a decoder is not supported",
+        "quantization_config": "quantised checkpoints are not supported",
+        "z_steps": "an enhanced mask decoder of several steps is not supported",
+    }.items():
+        c.refuse(key, reason)
+    s = Sizes.read(c, eps=1e-7, types=0, fewest_types=0, positions=512)
+    width = c.size("embedding_size", s.hidden)
+    check_head_size(c, s.hidden, s.heads)
+    if c.size("attention_head_size", s.hidden // s.heads) != s.hidden // s.heads:
+        raise ValueError(f"{c.path}: attention_head_size is not hidden_size divided by num_attention_heads")
+    words, decoder = "embeddings.word_embeddings.weight", "cls.predictions.decoder"
+    prefix = g.source.prefix("deberta.", words, "embeddings.LayerNorm.weight")
+    g.names, words = _NAMES.replace(prefix), prefix + words
+    tie = c.flag("tie_word_embeddings", True)
+    # Without a table of positions nothing ends: all distances beyond the furthest share its embedding.
+    absolute = c.flag("position_biased_input", True)
+    tables = {"ids": g.table("token_embd", (s.vocab, width), tied=f"{decoder}.weight" if tie else None)}
+    if absolute:  # in the order in which transformers adds them
+        tables["positions"] = g.table("position_embd", (s.positions, width))
+    if s.types:
+        tables["types"] = g.table("token_types", (s.types, width))
+    x = g.embed(tables, width)
+    if width != s.hidden:
+        x = g.linear(x, "projection", s.hidden, bias=False)
+    x = first = g.layer_norm(x, "token_embd_norm", s.eps)
+    attend = _attention(g, s)
+    for i, layer in g.layers(s.layers):
+        g.hidden_state(x)
+        x = post_norm(layer, x, attend(layer, x), s)
+        if i == 0:
+            x = _with_convolution(g, first, x, s)
+    g.hidden_state(x)
+    g.output("hidden", x)
 
-    architectures = architectures("DebertaV2")
-    pooled_output = False
+    pooler = Dense("pooler.dense", s.hidden, s.hidden, c.choice("pooler_hidden_act", ACTIVATIONS, "gelu"))
+    add_heads(g, x, masked_lm=lambda: _masked_lm(g, s, width, words, decoder, tie), **label_heads(s.hidden, pooler))
+    return s.facts(max_positions=s.positions if absolute else NO_LIMIT, type_vocab_size=s.types or 1)
 
+
+def _attention(g: Graph, s: Sizes) -> Callable[[Graph, Value], Value]:
+    """score(i, j) = scale (q_i k_j + q_i P(i - j) + k_j R(i - j)), which of the terms there are the file says.
+
+    P (position keys) and R (position queries) are projections of the relative embeddings, which depend on the weights
+    alone: they are made once, when the model is loaded, and packed as linear layers, one for each head.
+    """
+    c = g.config
+    kinds = tuple(kind for kind in _KINDS if kind in (c.words("pos_att_type", _KINDS) or ()))
+    furthest = c.size_or_none("max_relative_positions") or s.positions
+    buckets, relative = c.size_or_none("position_buckets"), c.flag("relative_attention", False)
+    span, most = buckets or furthest, furthest if buckets and relative else 0
+    try:
+        if most:
+            check_distances(span, most)
+    except ValueError as error:
+        raise ValueError(f"{c.path}: position_buckets, max_relative_positions: {error}") from error
+    normed = "layer_norm" in (c.words("norm_rel_ebd", ("none", "layer_norm")) or ())
+    shared = c.flag("share_att_key", False)
+    scale = 1 / math.sqrt(s.hidden // s.heads * (1 + len(kinds)))
+    if relative and not kinds:  # stored without being used
+        g.table("relative", (2 * span, s.hidden))
+    if normed and not (relative and kinds):
+        g.source.norm(g.name("relative_norm"), s.hidden)
+
+    def attend(layer: Graph, x: Value) -> Value:
+        q, k, v = project(layer, x, s.hidden)
+        if not (relative and kinds):
+            return layer.attention(q, k, v, s.heads, scale=scale)
+        norm = g.name("relative_norm") if normed else None
+        embeddings = f"{g.name('relative')}.weight"
+        panels = _panels(
+            g.source, layer.name("attn"), embeddings, norm, s, rows=2 * span, shared=shared, kinds=kinds
+        )  # fmt: skip
+        return layer.disentangled(q, k, v, s.heads, panels, scale=scale, span=span, max_distance=most)
+
+    return attend
+
+
+def _panels(
+    source: Source, name: str, embeddings: str, norm: str | None, s: Sizes, *, rows: int, shared: bool,
+    kinds: Sequence[str],
+) -> Mapping[str, Floats]:  # fmt: skip
+    """The position keys ("c2p") and queries ("p2c") of the attention ``name``, packed for each head.
+
+    ``shared``: positions go through the projections of the content.
+    """
+    own = {"c2p": "key_proj" if shared else "pos_key_proj", "p2c": "query_proj" if shared else "pos_query_proj"}
+    tensors: dict[str, tuple[int, ...]] = {embeddings: (rows, s.hidden)}
+    if norm is not None:
+        tensors |= {f"{norm}.weight": (s.hidden,), f"{norm}.bias": (s.hidden,)}
+    for kind in kinds:
+        tensors |= {f"{name}.{own[kind]}.weight": (s.hidden, s.hidden), f"{name}.{own[kind]}.bias": (s.hidden,)}
+    threads, width, panels = source.num_threads, s.hidden // s.heads, -(-rows // _LANES)
+
+    def make(table: Floats, *parts: Floats) -> dict[str, Floats]:
+        if norm is not None:
+            table, parts = ops.layer_norm(table, parts[0], parts[1], s.eps, num_threads=threads), parts[2:]
+        result = {}
+        for kind, weight, bias in zip(kinds, parts[::2], parts[1::2], strict=True):
+            projected = ops.linear(table, pack_linear(weight, bias, num_threads=threads), num_threads=threads)
+            by_head = np.zeros((s.heads, panels * _LANES, width), np.float32)
+            by_head[:, :rows] = projected.reshape(rows, s.heads, width).swapaxes(0, 1)
+            result[kind] = pack_linear(by_head.reshape(-1, width), num_threads=threads).arrays()["panels"]
+        return result
+
+    shapes = dict.fromkeys(kinds, (s.heads * panels, width, _LANES))
+    return source.derive(f"{name}.positions", tensors, make, shapes=shapes)
+
+
+def _with_convolution(g: Graph, first: Value, x: Value, s: Sizes) -> Value:
+    """norm(x + act(convolution of neighbouring columns of the embeddings)), in files that have one."""
+    c, hidden = g.config, s.hidden
+    size = c.size_or_none("conv_kernel_size")
+    if size is None:
+        return x
+    if size % 2 == 0 or size > 63:
+        raise ValueError(f"{c.path}: conv_kernel_size is {size}, expected an odd number below 64")
+    if c.size("conv_groups", 1) != 1:
+        raise ValueError(f"{c.path}: conv_groups is not 1: grouped convolutions are not supported")
+
+    def make(weight: Floats, bias: Floats) -> dict[str, Floats]:
+        # (outputs, inputs, size) -> a linear layer over the inputs of `size` tokens side by side
+        flat = np.ascontiguousarray(weight.swapaxes(1, 2)).reshape(hidden, size * hidden)
+        arrays = pack_linear(flat, bias, num_threads=g.source.num_threads).arrays()
+        return {"panels": arrays["panels"], "bias": arrays["bias"]}
+
+    name = g.name("conv")
+    tensors = {f"{name}.conv.weight": (hidden, hidden, size), f"{name}.conv.bias": (hidden,)}
+    shapes = {"panels": (-(-hidden // _LANES), size * hidden, _LANES), "bias": (hidden,)}
+    made = g.source.derive(f"{name}.windows", tensors, make, shapes=shapes)
+    packed = None if made["panels"] is None else PackedLinear.from_arrays(dict(made), size * hidden, hidden)
+    activation = c.choice("conv_act", ACTIVATIONS, "tanh")
+    beside = g.product(g.neighbours(first, size), packed, activation, hidden)
+    return g.layer_norm(beside, "conv_norm", s.eps, residual=x)
+
+
+def _masked_lm(g: Graph, s: Sizes, width: int, words: str, decoder: str, tie: bool) -> HeadSpec:
+    tied = words if tie else None
+    if g.config.flag("legacy", True):
+        transform = "cls.predictions.transform"
+        bias: tuple[str, ...] = ("cls.predictions.bias", f"{decoder}.bias")
+        if tied is None:  # a decoder of its own has a bias of its own
+            bias = bias[::-1]
+    else:  # its decoder is always the table of words
+        tied, width = words, s.hidden
+        transform, decoder = "lm_predictions.lm_head", "lm_predictions.lm_head.decoder"
+        bias = ("lm_predictions.lm_head.bias",)
+    return HeadSpec("masked_lm", "all", (
+        Dense(f"{transform}.dense", width, s.hidden, s.activation),
+        NormStep(f"{transform}.LayerNorm", width, s.eps),
+        Dense(decoder, s.vocab, width, bias=bias, tied=tied, large=True),
+    ))  # fmt: skip
+
+
+FAMILY = Family(
+    name="DebertaV2Model",
+    build=build,
+    architectures=architectures("DebertaV2"),
+    pooled_output=False,
     # Absolute positions of models that do not add them, index buffers, and heads, of pre-training and of other tasks.
-    ignorable = re.compile(
+    ignorable=re.compile(
         r"(deberta\.)?embeddings\.(position_ids|position_embeddings\.weight)"
         r"|(cls|lm_predictions|mask_predictions|classifier|qa_outputs|pooler)\..*"
-    )
-
-    def __init__(self, builder: Builder) -> None:
-        super().__init__(builder)
-        c = builder.config
-        for key, reason in {
-            "is_decoder": "DeBERTa as a decoder is not supported",
-            "quantization_config": "quantised checkpoints are not supported",
-            "z_steps": "an enhanced mask decoder of several steps is not supported",
-        }.items():
-            c.refuse(key, reason)
-        self.vocab_size = c.size("vocab_size")
-        self.hidden_size = hidden = c.size("hidden_size")
-        self._rows = c.size("max_position_embeddings", 512)  # of a table, and the furthest relative position
-        types = c.size("type_vocab_size", 0, minimum=0)
-        self.type_vocab_size = types or 1
-        layers = c.size("num_hidden_layers", maximum=MAX_LAYERS)
-        heads = c.size("num_attention_heads")
-        inner = c.size("intermediate_size")
-        activation = c.choice("hidden_act", ACTIVATIONS, "gelu")
-        self._eps = c.positive("layer_norm_eps", 1e-7)
-        self._width = c.size("embedding_size", hidden)
-        tie = c.flag("tie_word_embeddings", True)
-        check_head_size(c, hidden, heads)
-        if c.size("attention_head_size", hidden // heads) != hidden // heads:
-            raise ValueError(f"{c.path}: attention_head_size is not hidden_size divided by num_attention_heads")
-        self._describe = f"{layers} layers, {hidden} wide, {heads} heads"
-
-        words = "embeddings.word_embeddings.weight"
-        prefix = builder.prefix("deberta.", words, "embeddings.LayerNorm.weight")
-        words, decoder = prefix + words, "cls.predictions.decoder"
-        # Without a table of positions nothing ends: all distances beyond the furthest share its embedding.
-        self._absolute = c.flag("position_biased_input", True)
-        self.max_positions = self._rows if self._absolute else NO_LIMIT
-        tables = [builder.table(words, (self.vocab_size, self._width), tied=f"{decoder}.weight" if tie else None)]
-        if self._absolute:  # in the order in which transformers adds them
-            name = f"{prefix}embeddings.position_embeddings.weight"
-            tables.append(builder.table(name, (self._rows, self._width)))
-        if types:
-            tables.append(builder.table(f"{prefix}embeddings.token_type_embeddings.weight", (types, self._width)))
-        self._types, self._tables = bool(types), tuple(tables)
-        self._projection = None
-        if self._width != hidden:
-            self._projection = builder.linear(f"{prefix}embeddings.embed_proj", hidden, self._width, bias=False)
-        self._norm = builder.norm(f"{prefix}embeddings.LayerNorm", hidden)
-        self._read_attention(builder, f"{prefix}encoder.", layers, heads)
-        names = [_names(f"{prefix}encoder.layer.{i}.") for i in range(layers)]
-        built = [PostNormLayer.build(builder, name, hidden, inner) for name in names]
-        # The convolution stands between the first layer and the others.
-        self._convolution = _Convolution.read(builder, f"{prefix}encoder.conv", hidden, self._eps)
-        first = 1 if self._convolution is not None else 0
-        self._first_stack, self._stack = (
-            PostNormStack(part, hidden=hidden, inner=inner, heads=heads, activation=activation, eps=self._eps)
-            for part in (built[:first], built[first:])
-        )
-
-        pooler = Dense("pooler.dense", hidden, hidden, c.choice("pooler_hidden_act", ACTIVATIONS, "gelu"))
-        self.add_heads(
-            builder, masked_lm=lambda: self._masked_lm(c, words, tie, decoder, activation),
-            **label_heads(hidden, pooler),
-        )  # fmt: skip
-
-    def _read_attention(self, builder: Builder, prefix: str, layers: int, heads: int) -> None:
-        c, hidden = builder.config, self.hidden_size
-        kinds = c.words("pos_att_type", _KINDS) or ()
-        kinds = tuple(kind for kind in _KINDS if kind in kinds)
-        furthest = c.size_or_none("max_relative_positions") or self._rows
-        buckets = c.size_or_none("position_buckets")
-        relative = c.flag("relative_attention", False)
-        span = buckets or furthest
-        try:
-            self._attention = Disentangled(
-                heads=heads, width=hidden // heads, terms=1 + len(kinds), span=span,
-                max_distance=furthest if buckets and relative else None,
-            )  # fmt: skip
-        except ValueError as error:
-            raise ValueError(f"{c.path}: position_buckets, max_relative_positions: {error}") from error
-        normed = c.words("norm_rel_ebd", ("none", "layer_norm")) or ()
-        self._positions: list[PositionLayers] = []
-        embeddings, norm = f"{prefix}rel_embeddings.weight", f"{prefix}LayerNorm" if "layer_norm" in normed else None
-        if relative and kinds:
-            self._positions = [
-                position_layers(
-                    builder, f"{prefix}layer.{i}.attention.self", embeddings, norm, self._eps, rows=2 * span,
-                    hidden=hidden, heads=heads, shared=c.flag("share_att_key", False), kinds=kinds,
-                )
-                for i in range(layers)
-            ]  # fmt: skip
-            return
-        if relative:  # stored without being used
-            builder.table(embeddings, (2 * span, hidden))
-        if norm is not None:
-            builder.norm(norm, hidden)
-
-    def _masked_lm(self, c: ConfigReader, words: str, tie: bool, decoder: str, activation: str) -> HeadSpec:
-        hidden, width, tied = self.hidden_size, self._width, words if tie else None
-        if c.flag("legacy", True):
-            transform = "cls.predictions.transform"
-            bias: tuple[str, ...] = ("cls.predictions.bias", f"{decoder}.bias")
-            if tied is None:  # a decoder of its own has a bias of its own
-                bias = bias[::-1]
-        else:  # its decoder is always the table of words
-            tied = words
-            transform, decoder, width = "lm_predictions.lm_head", "lm_predictions.lm_head.decoder", hidden
-            bias = ("lm_predictions.lm_head.bias",)
-        return HeadSpec("masked_lm", "all", (
-            Dense(f"{transform}.dense", width, hidden, activation),
-            NormStep(f"{transform}.LayerNorm", width, self._eps),
-            Dense(decoder, self.vocab_size, width, bias=bias, tied=tied, large=True),
-        ))  # fmt: skip
-
-    def _scratch_shapes(self, tokens: int) -> tuple[tuple[int, ...], ...]:
-        shapes = self._stack.scratch_shapes(tokens)
-        extra: tuple[tuple[int, ...], ...] = ()
-        if self._positions:
-            extra += ((self._attention.scratch_size(tokens),),)
-        if self._convolution is not None:
-            extra += ((tokens, self.hidden_size),)
-        *states, (wide,) = shapes
-        return (*states, (max(wide, 2 * tokens * self._width, self._windows(tokens)),), *extra)
-
-    def _windows(self, tokens: int) -> int:
-        return 0 if self._convolution is None else tokens * self._convolution.size * self.hidden_size
-
-    def _forward(
-        self,
-        ids: Integers,
-        type_ids: Integers,
-        positions: Integers,
-        spans: Spans,
-        *,
-        workspace: Workspace,
-        out: Floats | None,
-        num_threads: int | None,
-    ) -> Floats:
-        t = ids.size
-        x, y, z, wide, *extra = workspace.carve(*self._scratch_shapes(t))
-        summed = wide[: t * self._width].reshape(t, self._width)
-        rows = [ids, *([positions] if self._absolute else []), *([type_ids] if self._types else [])]
-        ops.embedding(self._tables, rows, out=summed, num_threads=num_threads)
-        if self._projection is not None:
-            summed = ops.linear(summed, self._projection, out=y, num_threads=num_threads)
-        norm = self._norm
-        ops.layer_norm(summed, norm.weight, norm.bias, self._eps, out=x, num_threads=num_threads)
-        scratch = (x, y, z, wide)
-        room = extra[0] if self._positions else None
-        number = 0  # of the first layer of a stack
-
-        def attend(layer: int, q: Floats, k: Floats, v: Floats, context: Floats) -> None:
-            if room is None:
-                spans.attend(q, k, v, out=context, scale=self._attention.scale, num_threads=num_threads)
-                return
-            self._attention.attend(
-                self._positions[number + layer], spans, q, k, v, out=context, scratch=room, num_threads=num_threads
-            )
-
-        if self._convolution is not None:
-            beside = extra[-1]
-            self._convolution.run(x, spans, wide, out=beside, num_threads=num_threads)
-            self._first_stack.run(scratch, spans, out=None, attend=attend, num_threads=num_threads)
-            last = out if self._stack.depth == 0 and out is not None else x
-            self._convolution.join(beside, x, out=last, num_threads=num_threads)
-            if self._stack.depth == 0:
-                return last
-            number = 1
-        return self._stack.run(scratch, spans, out=out, attend=attend, num_threads=num_threads)
-
-
-class _Convolution:
-    """A convolution over neighbouring columns of the embeddings, added to the first layer's output under a norm."""
-
-    def __init__(self, size: int, activation: Any, panels: Floats, bias: Floats, norm: Norm, hidden: int, eps: float):
-        self.size = size
-        self._activation, self._norm, self._hidden, self._eps = activation, norm, hidden, eps
-        self._panels, self._bias = panels, bias
-        self._layer: PackedLinear | None = None
-
-    @classmethod
-    def read(cls, builder: Builder, name: str, hidden: int, eps: float) -> _Convolution | None:
-        """For constructors; None where the model has none."""
-        c = builder.config
-        size = c.size_or_none("conv_kernel_size")
-        if size is None:
-            return None
-        if size % 2 == 0 or size > 63:
-            raise ValueError(f"{c.path}: conv_kernel_size is {size}, expected an odd number below 64")
-        if c.size("conv_groups", 1) != 1:
-            raise ValueError(f"{c.path}: conv_groups is not 1: grouped convolutions are not supported")
-
-        def make(weight: Floats, bias: Floats) -> dict[str, Floats]:
-            # (outputs, inputs, size) -> a linear layer over the inputs of `size` tokens side by side
-            flat = np.ascontiguousarray(weight.swapaxes(1, 2)).reshape(hidden, size * hidden)
-            arrays = pack_linear(flat, bias, num_threads=builder.num_threads).arrays()
-            return {"panels": arrays["panels"], "bias": arrays["bias"]}
-
-        tensors = {f"{name}.conv.weight": (hidden, hidden, size), f"{name}.conv.bias": (hidden,)}
-        shapes = {"panels": (-(-hidden // 16), size * hidden, 16), "bias": (hidden,)}
-        made = builder.derive(f"{name}.windows", tensors, make, shapes=shapes)
-        activation = c.choice("conv_act", ACTIVATIONS, "tanh")
-        norm = builder.norm(f"{name}.LayerNorm", hidden)
-        return cls(size, activation, made["panels"], made["bias"], norm, hidden, eps)
-
-    def run(self, x: Floats, spans: Spans, room: Floats, *, out: Floats, num_threads: int | None) -> None:
-        """activation(convolution(x)) -> out, (T, H) each; excluded and missing neighbours count as zeros."""
-        if self._layer is None:
-            self._layer = PackedLinear.from_arrays(
-                {"panels": self._panels, "bias": self._bias}, self.size * self._hidden, self._hidden
-            )
-        t = len(x)
-        windows = room[: t * self.size * self._hidden].reshape(t, self.size, self._hidden)
-        sequence = np.repeat(np.arange(spans.cu_seqlens.size - 1), np.diff(spans.cu_seqlens))
-        # One number for each column of each sequence, ascending: neighbours are one apart.
-        place = spans.columns + sequence * (int(spans.columns.max(initial=0)) + self.size + 1)
-        for i in range(self.size):
-            wanted = place + (i - self.size // 2)
-            at = np.minimum(np.searchsorted(place, wanted), t - 1)
-            there = place[at] == wanted
-            windows[:, i] = np.where(there[:, None], x[at], np.float32(0))
-        flat = windows.reshape(t, -1)
-        ops.linear(flat, self._layer, activation=self._activation, out=out, num_threads=num_threads)
-
-    def join(self, beside: Floats, x: Floats, *, out: Floats, num_threads: int | None) -> None:
-        """norm(x + beside) -> out"""
-        norm = self._norm
-        ops.layer_norm(beside, norm.weight, norm.bias, self._eps, residual=x, out=out, num_threads=num_threads)
-
-
-def _names(prefix: str) -> PostNormNames:
-    own = f"{prefix}attention.self."
-    return PostNormNames(
-        qkv=(f"{own}query_proj", f"{own}key_proj", f"{own}value_proj"),
-        attention_out=f"{prefix}attention.output.dense",
-        attention_norm=f"{prefix}attention.output.LayerNorm",
-        up=f"{prefix}intermediate.dense",
-        down=f"{prefix}output.dense",
-        norm=f"{prefix}output.LayerNorm",
-    )
+    ),
+)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From a checkpoint to a packed file: what its builder made, and the small files of its folder."""
+"""From a checkpoint to a packed file: what its source made, and the small files of its folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..loaders.jsonfile import MAX_JSON_BYTES, parse_json
 from ..loaders.packed import FILE_IN_FOLDER, PackedFile
 from ..loaders.packwriter import check_target, write_packed
 from ..weights import PackedLinear
-from .builder import Norm
-from .registry import build_checkpoint, load, open_source
+from ..graph.source import Norm
+from .registry import build, build_checkpoint, open_source
 
 if TYPE_CHECKING:
     from ..typing import HeadName, WeightType
@@ -116,31 +116,31 @@ def pack_noting(
         raise ValueError(f"path: {checkpoint.weights.path} is packed already; pack the checkpoint it was made from")
 
     check_target(place)
-    model, builder = build_checkpoint(checkpoint)
+    built, source = build_checkpoint(checkpoint)
     tensors: dict[str, _Array] = {}
-    for key, made in builder.made.items():
+    for key, made in source.made.items():
         for part, array in _parts(made).items():
             tensors[f"{key}/{part}"] = array
     info = build_info()
     metadata = {
         "numerics_version": str(info["numerics_version"]),
         "fastattn_version": info["version"],
-        "dtype": builder.dtype,
+        "dtype": source.dtype,
         "model_type": checkpoint.config.model_type(),
-        "head": model.head_name,
-        "used": json.dumps(model.tensors.used, separators=(",", ":")),
-        "ignored": json.dumps(model.tensors.ignored, separators=(",", ":")),
+        "head": built.graph.tasks.name,
+        "used": json.dumps(built.tensors.used, separators=(",", ":")),
+        "ignored": json.dumps(built.tensors.ignored, separators=(",", ":")),
     }
     write_packed(
         place, tensors, _small_files(checkpoint.files), metadata,
-        dtypes=_bfloat16(builder.made), check=_can_be_loaded, unfinished=unfinished,
+        dtypes=_bfloat16(source.made), check=_can_be_loaded, unfinished=unfinished,
     )  # fmt: skip
     return place
 
 
 def _can_be_loaded(path: Path) -> None:
-    """Nothing gets the name of a packed file that does not load again, whatever a family asked its builder for."""
-    load(path)
+    """Nothing gets the name of a packed file that does not load again, whatever a page asked its source for."""
+    build(open_source(path, None, None))
 
 
 def _parts(made: PackedLinear | Norm | _Array | Mapping[str, _Array]) -> Mapping[str, _Array]:

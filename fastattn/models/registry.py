@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""From a path to a model: which class reads which configuration."""
+"""From a path to a model's graph: which page reads which configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import zlib
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..cpu import numerics_version
 from ..loaders import WeightFile, open_weights
@@ -16,78 +16,63 @@ from ..loaders.errors import WeightFileError
 from ..loaders.files import FolderFiles, ModelFiles
 from ..loaders.hubcache import download_command, find_model, snapshot_name
 from ..loaders.packed import PackedFile
-from .builder import CheckpointBuilder, Plan, check_tensors
-from .choice import head_name
-from .config import ConfigReader
+from ..graph.build import Built, trace_page
+from ..graph.choice import head_name
+from ..graph.config import ConfigReader
+from ..graph.family import Family
+from ..graph.packed import Packed, packed_head
+from ..graph.source import Checkpoint, Plan, check_tensors
 from .configkeys import note_keys, refuse_keys
-from .travel import Origin
 
-if TYPE_CHECKING:
-    from .encoder import Encoder
-
-__all__ = ["FAMILIES", "Source", "build_checkpoint", "load", "open_source"]
+__all__ = ["FAMILIES", "Opened", "build", "build_checkpoint", "family_of", "open_source"]
 
 FAMILIES = {
-    "albert": ("fastattn.models.albert", "AlbertModel"),
-    "bert": ("fastattn.models.bert", "BertModel"),
-    "camembert": ("fastattn.models.roberta", "RobertaModel"),
-    "deberta-v2": ("fastattn.models.deberta_v2", "DebertaV2Model"),
-    "distilbert": ("fastattn.models.distilbert", "DistilBertModel"),
-    "electra": ("fastattn.models.electra", "ElectraModel"),
-    "gte": ("fastattn.models.gte", "GteModel"),
-    "modernbert": ("fastattn.models.modernbert", "ModernBertModel"),
-    "mpnet": ("fastattn.models.mpnet", "MPNetModel"),
-    "new": ("fastattn.models.gte", "GteModel"),
-    "nomic_bert": ("fastattn.models.nomic_bert", "NomicBertModel"),
-    "roberta": ("fastattn.models.roberta", "RobertaModel"),
-    "xlm-roberta": ("fastattn.models.roberta", "RobertaModel"),
+    "albert": "albert",
+    "bert": "bert",
+    "camembert": "roberta",
+    "deberta-v2": "deberta_v2",
+    "distilbert": "distilbert",
+    "electra": "electra",
+    "gte": "gte",
+    "modernbert": "modernbert",
+    "mpnet": "mpnet",
+    "new": "gte",
+    "nomic_bert": "nomic_bert",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
 }
-"""``model_type`` of config.json -> module and class; modules are imported when a model of the family is loaded."""
+"""``model_type`` of config.json -> its page, a module here, which is imported when a model of it is loaded."""
 
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
 _ACTIVATIONS = ("int16", "int8")
 
 
-def load(
-    path: str | os.PathLike[str],
-    dtype: Any = None,
-    num_threads: int | None = None,
-    *,
-    head: str | None = None,
-    activations: str | None = None,
-    strict: bool = True,
-    verify: bool = False,
-) -> Encoder:
-    """Load the model at ``path``, without what it takes to embed text: ``fastattn.load`` (of the text layer) adds that,
-    and says what the arguments are and which errors are raised.
-    """
-    source = open_source(path, dtype, num_threads, head=head, activations=activations, strict=strict)
-    if not isinstance(source.weights, PackedFile):
+def family_of(model_type: str) -> Family:
+    """The family of a ``model_type`` of ``FAMILIES``."""
+    family: Family = import_module(f".{FAMILIES[model_type]}", __package__).FAMILY
+    return family
+
+
+def build(opened: Opened, *, verify: bool = False) -> Built:
+    """The model of an opened path; errors are those of ``fastattn.load``, which says what ``verify`` is."""
+    if not isinstance(opened.weights, PackedFile):
         if verify:
-            raise ValueError(f"verify: {source.weights.path} is not a packed file, which alone have checksums")
-        model = build_checkpoint(source)[0]
-    else:
-        if verify:
-            source.weights.verify()
-        from .packed import build_packed
-
-        model = build_packed(source.weights, source.family, source.config)
-        model.num_threads = source.num_threads
-    model.origin = _origin(source)
-    return model
-
-
-def _origin(source: Source) -> Origin:
-    """How to load the model again, in a process that may have another working directory."""
-    fingerprint = source.weights.fingerprint()
-    if not isinstance(source.weights, PackedFile):
-        config = source.files.read_bytes("config.json")
-        fingerprint += f"{zlib.crc32(config):08x}"
-    options = {"dtype": source.dtype, "head": source.head, "strict": source.strict}
-    return Origin(load, os.path.abspath(source.path), options, fingerprint)
+            raise ValueError(f"verify: {opened.weights.path} is not a packed file, which alone have checksums")
+        return build_checkpoint(opened)[0]
+    if verify:
+        opened.weights.verify()
+    source = Packed(opened.config, opened.weights, None)
+    graph, facts = trace_page(opened.family, source)
+    source.check_all_served()
+    refuse_keys(opened.config)
+    graph.seal()
+    notes = tuple(note_keys(opened.config))
+    return Built(
+        opened.family, graph, facts, opened.weights.path, opened.files, source.report, notes, (), opened.num_threads
+    )
 
 
-class Source(NamedTuple):
+class Opened(NamedTuple):
     """A model that is opened, of a supported family, and not read yet."""
 
     path: Path
@@ -98,11 +83,18 @@ class Source(NamedTuple):
     folder: Path
     """Where the weights are."""
     config: ConfigReader
-    family: type[Encoder]
+    family: Family
     dtype: str
     num_threads: int | None
     head: str | None
     strict: bool
+
+    def fingerprint(self) -> str:
+        """Of the weights and of config.json."""
+        found = self.weights.fingerprint()
+        if not isinstance(self.weights, PackedFile):
+            found += f"{zlib.crc32(self.files.read_bytes('config.json')):08x}"
+        return found
 
 
 def open_source(
@@ -113,7 +105,7 @@ def open_source(
     head: str | None = None,
     activations: str | None = None,
     strict: bool = True,
-) -> Source:
+) -> Opened:
     """Check the arguments of ``load``, open the weights, read the configuration; errors are those of ``load``."""
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"path: expected a str or os.PathLike, got {type(path).__name__}")
@@ -153,7 +145,6 @@ def open_source(
         raise ValueError(
             f"{config.path}: model_type {model_type[:100]!r} is not supported; supported: {', '.join(FAMILIES)}"
         )
-    module, class_name = FAMILIES[model_type]
     if isinstance(weights, PackedFile) and wanted is not None:
         _check_packed_head(weights, wanted)
     if activations is not None:
@@ -161,8 +152,7 @@ def open_source(
             f"activations: got {activations!r}, but {weights.path} has no block-quantised weights, to which alone it "
             "applies"
         )
-    family = getattr(import_module(module), class_name)
-    return Source(target, weights, files, folder, config, family, name or "float32", threads, wanted, strict)
+    return Opened(target, weights, files, folder, config, family_of(model_type), name or "float32", threads, wanted, strict)
 
 
 def _open(target: Path) -> WeightFile:
@@ -230,8 +220,6 @@ def _packed_dtype(packed: PackedFile, asked: str | None) -> str:
 
 def _check_packed_head(packed: PackedFile, wanted: str) -> None:
     """``ValueError`` where a packed file is known to hold another head than the one that is ``wanted``."""
-    from .packed import packed_head
-
     stored = packed_head(packed)
     if stored is None:
         raise ValueError(
@@ -245,14 +233,16 @@ def _check_packed_head(packed: PackedFile, wanted: str) -> None:
         )
 
 
-def build_checkpoint(source: Source) -> tuple[Encoder, CheckpointBuilder]:
-    """The model of a checkpoint, and the builder that kept what it was made of."""
-    plan = Plan(source.config, source.weights, source.head)
-    source.family(plan)
-    refuse_keys(source.config)
-    report, unknown = check_tensors(plan, source.weights, source.family.ignorable, source.strict)
-    builder = CheckpointBuilder(source.config, source.weights, source.dtype, source.num_threads, source.head)
-    model = source.family(builder)
-    model.settle(source.folder, source.files, report, note_keys(source.config), unknown)
-    model.num_threads = source.num_threads
-    return model, builder
+def build_checkpoint(opened: Opened) -> tuple[Built, Checkpoint]:
+    """The model of a checkpoint, and the source that kept what it was made of."""
+    plan = Plan(opened.config, opened.weights, opened.head)
+    trace_page(opened.family, plan)
+    refuse_keys(opened.config)
+    report, unknown = check_tensors(plan, opened.weights, opened.family.ignorable, opened.strict)
+    source = Checkpoint(opened.config, opened.weights, opened.dtype, opened.num_threads, opened.head)
+    graph, facts = trace_page(opened.family, source)
+    graph.seal()
+    notes = tuple(note_keys(opened.config))
+    return Built(
+        opened.family, graph, facts, opened.folder, opened.files, report, notes, tuple(unknown), opened.num_threads
+    ), source

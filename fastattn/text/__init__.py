@@ -9,19 +9,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..engine.travel import Origin
 from .cutting import TextTooLong
+from .encoder import TextEncoder
 from .limits import TruncationWarning
 from .pipeline import TextPipeline
 from .settings import TextSettings
 from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from ..models.encoder import Encoder
     from ..typing import HeadName, WeightType
     from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = [
-    "Answer", "Classification", "Ranked", "Results", "TextPipeline", "TextSettings", "TextTokenizer", "TextTooLong",
+    "Answer", "Classification", "Ranked", "Results", "TextPipeline", "TextEncoder", "TextSettings", "TextTokenizer", "TextTooLong",
     "Token", "TruncationWarning", "Vectors", "load",
 ]  # fmt: skip
 
@@ -44,7 +45,7 @@ def load(
     activations: Literal["int16", "int8"] | None = None,
     strict: bool = True,
     verify: bool = False,
-) -> Encoder:
+) -> TextEncoder:
     """Load the model at ``path``.
 
     Parameters
@@ -82,7 +83,7 @@ def load(
 
     Returns
     -------
-    Encoder
+    TextEncoder
         ``model(input_ids, ...)`` gives hidden states, ``model.embed(texts)`` sentence vectors. It may be called from
         many threads at once.
 
@@ -103,23 +104,24 @@ def load(
     >>> model([[101, 7592, 2088, 102]]).last_hidden_state.shape          # doctest: +SKIP
     (1, 4, 384)
     """
-    from .. import models
     from ..loaders.hubcache import find_model
+    from ..models.registry import build, open_source
 
     where = find_model(path) if isinstance(path, (str, os.PathLike)) else path
     try:
-        model = models.load(where, dtype, num_threads, head=head, activations=activations, strict=strict, verify=verify)
+        opened = open_source(where, dtype, num_threads, head=head, activations=activations, strict=strict)
     except FileNotFoundError:
         _refuse_old_layout(where)
         raise
-    model.attach_pipeline(TextPipeline)
+    # Loaded again in a process that may have another working directory.
+    options = {"dtype": opened.dtype, "head": opened.head, "strict": opened.strict}
+    origin = Origin(load, os.path.abspath(opened.path), options, opened.fingerprint())
+    model = TextEncoder(build(opened, verify=verify)._replace(origin=origin))
     model.add_notes(_side_notes)
-    if model.origin is not None:
-        model.origin = model.origin._replace(load=load)
     return model
 
 
-def _side_notes(model: Encoder) -> list[str]:
+def _side_notes(model: TextEncoder) -> list[str]:
     from .notes import side_notes
 
     return side_notes(model.files)

@@ -10,12 +10,12 @@ import numpy as np
 
 from .. import ops
 from .batches import Integers, as_count, check_text, run_sorted
-from .classifier import find_head
+from .classifier import find_head, output_of
 from .results import Answer
 
 if TYPE_CHECKING:
     from ..calllog import CallLog
-    from ..models.encoder import Encoder, Floats
+    from ..engine.encoder import Encoder, Floats
     from .tokenizer import TextTokenizer
 
 __all__ = ["answer"]
@@ -34,6 +34,7 @@ def answer(
     max_length: int | None,
     num_threads: int | None,
     log: CallLog | None = None,
+    deadline: int = 0,
 ) -> Answer:
     """See ``Encoder.answer``."""
     chosen = find_head(model, "question_answering", head)
@@ -43,7 +44,7 @@ def answer(
         raise TypeError("max_answer_tokens: expected an int, got NoneType")
     check_text(question, "question")
     check_text(context, "context")
-    threads = model.num_threads if num_threads is None else num_threads
+    output = output_of(model, chosen)
     best = Answer("", 0, 0, 0.0)
     windows = tokenizer.encode_windows(question, context, max_length)
     if log is not None:
@@ -51,8 +52,9 @@ def answer(
     while some := list(islice(windows, _TOGETHER)):
         found: list[Answer] = [best] * len(some)
         every = [tokens for tokens, _ in some]
-        for rows, cu_seqlens, hidden in run_sorted(model, every, None, num_threads, log):
-            logits = chosen.apply(hidden, cu_seqlens, threads)
+        steps = run_sorted(model, [output], every, None, num_threads, log, deadline=deadline)
+        for rows, cu_seqlens, outputs in steps:
+            logits = outputs[output]
             for i, row in enumerate(rows):
                 span = slice(int(cu_seqlens[i]), int(cu_seqlens[i + 1]))
                 found[row] = _best(context, logits[span], some[row][1], longest)

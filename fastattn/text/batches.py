@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from ..engine.stop import check_deadline
 from .tokenizer import Tokens
 
 if TYPE_CHECKING:
     from ..calllog import CallLog
-    from ..models.encoder import Encoder, Floats
+    from ..engine.encoder import Encoder, Floats
 
 __all__ = ["Progress", "as_count", "check_pair", "check_text", "run_sorted", "windows"]
 
@@ -135,24 +136,29 @@ def as_count(value: Any, name: str) -> int | None:
 
 def run_sorted(
     model: Encoder,
+    outputs: Sequence[str],
     tokens: Sequence[Tokens],
     max_sequences: int | None,
     num_threads: int | None,
     log: CallLog | None = None,
-) -> Iterator[tuple[Integers, Integers, Floats]]:
+    *,
+    more: Mapping[str, Any] | None = None,
+    deadline: int = 0,
+) -> Iterator[tuple[Integers, Integers, dict[str, Floats]]]:
     """Run texts through ``model``, the longest first, packed into groups that stay in the cache.
 
-    ``log`` gets their number of tokens, and the time until the last step has been used.
+    ``outputs`` are names of the model's graph, ``more`` arrays for it. ``log`` gets the number of tokens, and the time
+    until the last step has been used.
 
     Yields
     ------
-    (rows, cu_seqlens, hidden)
-        Indices of texts, the ends of their tokens (n + 1,), and hidden states (T, H) that are valid until the next
-        step. Texts without tokens do not come.
+    (rows, cu_seqlens, found)
+        Indices of texts, the ends of their tokens (n + 1,), and outputs by name. Texts without tokens do not come.
     """
     lengths = np.fromiter((len(ids) for ids, _ in tokens), np.int64, len(tokens))
     if log is not None:
         log.tokens_came(int(lengths.sum()))
+    check_deadline(deadline)
     order = np.argsort(-lengths, kind="stable")
     order = order[: np.count_nonzero(lengths)]
     if not order.size:
@@ -162,9 +168,12 @@ def run_sorted(
     types = np.concatenate([tokens[i][1] for i in order]) if typed else np.zeros_like(ids)
     sizes = lengths[order]
     columns = np.arange(ids.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    steps = model.encode_packed(ids, types, columns, sizes, max_sequences=max_sequences, num_threads=num_threads)
-    for sequences, _, cu_seqlens, hidden in steps:
-        yield order[sequences], cu_seqlens, hidden
+    steps = model.run_packed(
+        outputs, ids, types, columns, sizes, more=more, max_sequences=max_sequences, num_threads=num_threads,
+        deadline=deadline,
+    )  # fmt: skip
+    for sequences, _, cu_seqlens, found in steps:
+        yield order[sequences], cu_seqlens, found
     if log is not None:
         log.computed()
 

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import ops
+from ..graph.tasks import head_output
 from .batches import Integers, as_count, check_pair, check_text, run_sorted, windows
 from .results import Classification, Ranked, Results
 from .stconfig import StConfig
 
 if TYPE_CHECKING:
     from ..calllog import CallLog
-    from ..models.encoder import Encoder, Floats
-    from ..models.heads import Head
+    from ..engine.encoder import Encoder, Floats
+    from ..graph.heads import Head
     from ..typing import OnLong, TextOrPair
     from .limits import Limit
     from .tokenizer import TextTokenizer
 
-__all__ = ["classify", "find_head", "rerank"]
+__all__ = ["classify", "find_head", "output_of", "rerank"]
 
 _TASKS = {
     "sequence_classification": "sequence classification",
@@ -49,6 +50,11 @@ def find_head(model: Encoder, kind: str, name: Any, *, required: bool = True) ->
         has = ", ".join(sorted({head.kind for head in model.heads.values()})) or "none at all"
         raise ValueError(f"{model.path}: the model has no head for {_TASKS[kind]} (heads: {has})")
     return model.heads[fitting[0]] if fitting else None
+
+
+def output_of(model: Encoder, head: Head) -> str:
+    """The output of ``model`` that is what ``head`` gives."""
+    return head_output(next(name for name, other in model.heads.items() if other is head))
 
 
 def _probabilities(head: Head) -> str:
@@ -83,14 +89,17 @@ def _scores(
     batch_size: int | None,
     num_threads: int | None,
     log: CallLog | None,
+    deadline: int,
 ) -> Iterator[Floats]:
     """Scores (n, L) of each window of texts or pairs. A text without any token has logits of zero."""
+    output = output_of(model, head)
     threads = model.num_threads if num_threads is None else num_threads
     for window in items:
         logits: Floats = np.zeros((len(window), head.outputs), np.float32)
         tokens = tokenizer.encode_many(window, limit)
-        for rows, cu_seqlens, hidden in run_sorted(model, tokens, batch_size, num_threads, log):
-            logits[rows] = head.apply(hidden, cu_seqlens, threads)
+        steps = run_sorted(model, [output], tokens, batch_size, num_threads, log, deadline=deadline)
+        for rows, _, found in steps:
+            logits[rows] = found[output]
         yield _finish(logits, how, threads)
 
 
@@ -114,6 +123,7 @@ def classify(
     batch_size: int | None,
     num_threads: int | None,
     log: CallLog | None = None,
+    deadline: int = 0,
 ) -> Results[Classification]:
     """See ``Encoder.classify``."""
     chosen = find_head(model, "sequence_classification", head)
@@ -128,7 +138,7 @@ def classify(
     if before:
         items = ([_behind(before, item) for item in window] for window in items)
     results: list[Classification] = []
-    for scores in _scores(model, tokenizer, chosen, how, items, limit, most, num_threads, log):
+    for scores in _scores(model, tokenizer, chosen, how, items, limit, most, num_threads, log, deadline):
         order = _best_first(scores)[:, :kept]
         for row, values in zip(order.tolist(), np.take_along_axis(scores, order, axis=1).tolist(), strict=True):
             names = tuple([labels[i] for i in row])
@@ -157,6 +167,7 @@ def rerank(
     batch_size: int | None,
     num_threads: int | None,
     log: CallLog | None = None,
+    deadline: int = 0,
 ) -> Results[Ranked]:
     """See ``Encoder.rerank``."""
     chosen = find_head(model, "sequence_classification", head)
@@ -175,7 +186,7 @@ def rerank(
     limit = tokenizer.limit(max_length, on_long, "docs")
     tokenizer.check_cost(asked, "query")
     pairs = ([(asked, text) for text in window] for window in windows(docs, check_text, "docs", log))
-    parts = list(_scores(model, tokenizer, chosen, how, pairs, limit, most, num_threads, log))
+    parts = list(_scores(model, tokenizer, chosen, how, pairs, limit, most, num_threads, log, deadline))
     limit.warn()
     if not parts:
         return Results()

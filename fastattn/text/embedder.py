@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import ops
 from .batches import Integers, Progress, as_count, check_text, length_of, run_sorted, windows
 from .precision import check_precision, quantize, quantized_width
 from .results import Results, Vectors
@@ -18,7 +17,8 @@ from .vectors import VectorSettings
 if TYPE_CHECKING:
     from ..calllog import CallLog
     from ..loaders.files import ModelFiles
-    from ..models.encoder import Encoder, Floats
+    from ..engine.encoder import Encoder, Floats
+    from ..graph.graph import Value
     from ..typing import OnLong, Precision
     from .modules import Step
     from .tokenizer import TextTokenizer
@@ -27,7 +27,7 @@ __all__ = ["Embedder"]
 
 
 class _VectorHead:
-    """From hidden states to sentence vectors: pooling and what follows it, all of it in float32."""
+    """From hidden states to sentence vectors: pooling and what follows it, all of it in float32, behind the model."""
 
     def __init__(self, files: ModelFiles, settings: VectorSettings, hidden_size: int) -> None:
         self._settings = settings
@@ -39,34 +39,25 @@ class _VectorHead:
             self._steps, self.size = read_steps(files, settings.modules, self.size)
         self._width = hidden_size
 
-    def apply(
-        self,
-        hidden: Floats,
-        cu_seqlens: Integers,
-        *,
-        prompt_tokens: int,
-        dim: int,
-        normalize: bool,
-        num_threads: int | None,
-    ) -> Floats:
-        """Vectors (n, dim) of packed sequences (T, H), whose first ``prompt_tokens`` tokens are left out.
+    def output(self, model: Encoder, *, skip: bool, dim: int, normalize: bool) -> str:
+        """The output of ``model`` that is vectors (n, dim); with ``skip`` a batch says how many tokens are left out.
 
         They are cut to ``dim`` before they are scaled to length 1 by ``normalize``.
         """
-        width = hidden.shape[1]
-        x: Floats = np.empty((len(cu_seqlens) - 1, self._pooled_size), np.float32)
-        for i, mode in enumerate(self._settings.pooling):
-            part = x[:, i * width : (i + 1) * width]
-            ops.pool(hidden, cu_seqlens, mode, skip=prompt_tokens, out=part, num_threads=num_threads)
-        for step in self._steps:
-            x = step.apply(x, num_threads)
-        if dim < self.size:
-            x = np.ascontiguousarray(x[:, :dim])
-        return ops.l2_normalize(x, num_threads=num_threads) if normalize else x
+
+        def steps() -> Value:
+            graph = model.graph
+            x = graph.pool(graph.trace.outputs["hidden"], self._settings.pooling, skip=skip)
+            for step in self._steps:
+                x = step.record(graph, x)
+            x = x.columns(0, dim)
+            return graph.normalize(x) if normalize else x
+
+        return model.record(f"vectors.{skip}.{dim}.{normalize}", steps)
 
     @property
     def token_size(self) -> int:
-        """Width of the vectors of ``apply_tokens``."""
+        """Width of the vectors of tokens."""
         if self._steps and self._pooled_size != self._width:
             raise ValueError(
                 "embed_tokens: the folder's modules take vectors of several pooling modes side by side, which a token "
@@ -74,12 +65,17 @@ class _VectorHead:
             )
         return self.size if self._steps else self._width
 
-    def apply_tokens(self, hidden: Floats, *, normalize: bool, num_threads: int | None) -> Floats:
-        """Vectors (T, dim) of tokens (T, H), each through what stands behind the pooling."""
-        x = hidden
-        for step in self._steps:
-            x = step.apply(x, num_threads)
-        return ops.l2_normalize(x, num_threads=num_threads) if normalize else x
+    def token_output(self, model: Encoder, *, normalize: bool) -> str:
+        """The output of ``model`` that is vectors (T, dim) of tokens, each through what stands behind the pooling."""
+
+        def steps() -> Value:
+            graph = model.graph
+            x = graph.trace.outputs["hidden"]
+            for step in self._steps:
+                x = step.record(graph, x)
+            return graph.normalize(x) if normalize else x
+
+        return model.record(f"token_vectors.{normalize}", steps)
 
 
 class Embedder:
@@ -121,6 +117,7 @@ class Embedder:
         progress: bool | None = None,
         num_threads: int | None = None,
         log: CallLog | None = None,
+        deadline: int = 0,
     ) -> Vectors[Any]:
         """See ``Encoder.embed``."""
         most = as_count(batch_size, "batch_size")
@@ -132,6 +129,8 @@ class Embedder:
         skipped = 0 if self.settings.include_prompt else self._tokenizer.count_prompt(before)
         threads = self._model.num_threads if num_threads is None else num_threads
 
+        output = self._head.output(self._model, skip=skipped > 0, dim=width, normalize=scaled)
+        more = {"skip": np.array([skipped], np.int64)} if skipped else None
         limit = self._tokenizer.limit(max_length, on_long)
         batches = windows(texts, check_text, log=log)
         total = length_of(texts)
@@ -140,10 +139,11 @@ class Embedder:
             for window in batches:
                 vectors = np.zeros((len(window), width), np.float32)
                 tokens = self._tokenizer.encode_many([before + text for text in window] if before else window, limit)
-                for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads, log):
-                    vectors[rows] = self._head.apply(
-                        hidden, cu_seqlens, prompt_tokens=skipped, dim=width, normalize=scaled, num_threads=threads
-                    )
+                steps = run_sorted(
+                    self._model, [output], tokens, most, num_threads, log, more=more, deadline=deadline
+                )  # fmt: skip
+                for rows, _, found in steps:
+                    vectors[rows] = found[output]
                     report.advance(rows.size)
                 blocks.append(vectors if plain else quantize(vectors, precision, ends, threads))
         limit.warn()
@@ -162,21 +162,22 @@ class Embedder:
         batch_size: int | None = None,
         num_threads: int | None = None,
         log: CallLog | None = None,
+        deadline: int = 0,
     ) -> Results[Floats]:
         """See ``Encoder.embed_tokens``."""
         most = as_count(batch_size, "batch_size")
         scaled = self._scaled(normalize)
         before = self._prompt(prompt, prompt_name)
-        threads = self._model.num_threads if num_threads is None else num_threads
+        output = self._head.token_output(self._model, normalize=scaled)
         limit = self._tokenizer.limit(max_length, on_long)
         results: list[Floats] = []
         for window in windows(texts, check_text, log=log):
             found: list[Floats] = [np.empty((0, self._head.token_size), np.float32)] * len(window)
             tokens = self._tokenizer.encode_many([before + text for text in window] if before else window, limit)
-            for rows, cu_seqlens, hidden in run_sorted(self._model, tokens, most, num_threads, log):
-                x = self._head.apply_tokens(hidden, normalize=scaled, num_threads=threads)
+            steps = run_sorted(self._model, [output], tokens, most, num_threads, log, deadline=deadline)
+            for rows, cu_seqlens, made in steps:
                 for i, row in enumerate(rows):
-                    found[row] = x[cu_seqlens[i] : cu_seqlens[i + 1]].copy()
+                    found[row] = made[output][cu_seqlens[i] : cu_seqlens[i + 1]].copy()
             results += found
         limit.warn()
         return Results(results, limit.cut)

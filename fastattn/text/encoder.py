@@ -1,65 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""What encoders do with text. The work is the text layer's, which stands above the models and attaches itself."""
+"""``TextEncoder``: an encoder that takes text. The work is the pipeline's."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
-from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-from .builder import Floats
+from ..engine.encoder import Encoder, Floats
+from .pipeline import TextPipeline
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike
 
-    from ..text.results import Answer, Classification, Ranked, Results, Token, Vectors
+    from .results import Answer, Classification, Ranked, Results, Token, Vectors
     from ..typing import OnLong, Precision, TextOrPair
 
-__all__ = ["Kept", "Pipeline", "TextMethods"]
+__all__ = ["TextEncoder"]
 
 
-class Pipeline(Protocol):
-    """What does it: a ``fastattn.text.TextPipeline``, whose methods take the arguments of ``TextMethods``."""
-
-    def max_length(self) -> int: ...
-    def embed(self, texts: Any, batch_size: Any = None, normalize: Any = None, **options: Any) -> Vectors[Any]: ...
-    def embed_tokens(self, texts: Any, **options: Any) -> Results[Floats]: ...
-    def dimension(self, truncate_dim: Any = None) -> int: ...
-    def classify(self, texts: Any, **options: Any) -> Results[Classification]: ...
-    def rerank(self, query: Any, docs: Any, **options: Any) -> Results[Ranked]: ...
-    def tokens(self, texts: Any, **options: Any) -> Results[list[Token]]: ...
-    def answer(self, question: Any, context: Any, **options: Any) -> Answer: ...
-    def warm(self) -> None: ...
-
-
-T = TypeVar("T")
-
-
-class Kept:
-    """Things that are made once, when they are first asked for."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
-        self._lock, self._process = RLock(), os.getpid()  # what is made may ask for others
-
-    def get(self, name: str, make: Callable[[], T]) -> T:
-        """What is called ``name``; ``make()`` where it is not there yet. What ``make`` raises is not kept."""
-        found: T | None = self._made.get(name)
-        if found is not None:
-            return found
-        if self._process != os.getpid():  # forked: another thread of the parent may have held the lock
-            self._lock, self._process = RLock(), os.getpid()
-        with self._lock:
-            found = self._made.get(name)
-            if found is None:
-                found = self._made[name] = make()
-        return found
-
-
-class TextMethods:
-    """The methods of an encoder that take text.
+class TextEncoder(Encoder):
+    """An encoder with its weights and its tokenizer. Made by ``fastattn.load``; see ``Encoder`` for calls by token ids.
 
     Texts are tokenized by the model's own tokenizer, truncated to ``max_seq_length``, sorted by length and run packed:
     nothing is spent on padding. A result has the same bits whatever it is computed together with, and whatever
@@ -98,36 +59,16 @@ class TextMethods:
         The ``tokenizers`` library is not installed.
     """
 
-    max_positions: int
-    chosen_length: int | None = None
-    """What ``max_seq_length`` was set to."""
-
-    _make_pipeline: Callable[[Any], Pipeline] | None = None
-    _kept: Kept | None = None
-
     @property
-    def pipeline(self) -> Pipeline:
+    def pipeline(self) -> TextPipeline:
         """What takes the texts. It holds the model, and the model keeps what it makes (see ``keep``) but not the
         pipeline itself: a model that nobody has a name for is freed at once.
         """
-        if self._make_pipeline is None:
-            raise RuntimeError(
-                "a model from fastattn.models.load knows nothing of text; fastattn.load gives one that does"
-            )
-        return self._make_pipeline(self)
+        return TextPipeline(self)
 
-    def attach_pipeline(self, make: Callable[[Any], Pipeline]) -> None:
-        """Have ``make(model)`` called for the pipeline, which is light: what takes time, it leaves to ``keep``."""
-        self._make_pipeline, self._kept = make, Kept()
-
-    def keep(self, name: str, make: Callable[[], T]) -> T:
-        """What ``make()`` returned when ``name`` was first asked for: once, even if many threads ask at once.
-
-        What is kept must not hold the model (but a ``weakref.proxy`` of it), or it would never be freed.
-        """
-        if self._kept is None:
-            self._kept = Kept()
-        return self._kept.get(name, make)
+    def _warm_texts(self) -> None:
+        if self.files.has("tokenizer.json"):
+            self.pipeline.warm()
 
     @overload
     def embed(

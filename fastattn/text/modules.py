@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .. import ops
 from ..loaders.files import ModelFiles
 from ..weights import PackedLinear, pack_linear
 from .chain import Module
@@ -18,6 +17,7 @@ from .stconfig import torch_class
 from .vectors import check_input
 
 if TYPE_CHECKING:
+    from ..graph.graph import Graph, Value
     from ..loaders import WeightFile
     from ..typing import Activation
 
@@ -39,12 +39,10 @@ class _Dense(NamedTuple):
     """Added to the result: a product of the input, or with ``skip`` the input itself."""
     skip: bool
 
-    def apply(self, x: Floats, num_threads: int | None) -> Floats:
-        y: Floats = ops.linear(x, self.layer, activation=self.activation, num_threads=num_threads)
+    def record(self, graph: Graph, x: Value) -> Value:
+        y = graph.product(x, self.layer, self.activation)
         if self.skip or self.residual is not None:
-            other = x if self.residual is None else ops.linear(x, self.residual, num_threads=num_threads)
-            rows = np.arange(len(x))
-            y = ops.embedding([y, np.ascontiguousarray(other)], [rows, rows], num_threads=num_threads)
+            y = y + (x if self.residual is None else graph.product(x, self.residual))
         return y
 
 
@@ -52,17 +50,17 @@ class _LayerNorm(NamedTuple):
     weight: Floats
     bias: Floats
 
-    def apply(self, x: Floats, num_threads: int | None) -> Floats:
-        return ops.layer_norm(x, self.weight, self.bias, _LAYER_NORM_EPS, num_threads=num_threads)
+    def record(self, graph: Graph, x: Value) -> Value:
+        return graph.norm(x, self.weight, self.bias, _LAYER_NORM_EPS)
 
 
 class _Normalize:
-    def apply(self, x: Floats, num_threads: int | None) -> Floats:
-        return ops.l2_normalize(x, num_threads=num_threads)
+    def record(self, graph: Graph, x: Value) -> Value:
+        return graph.normalize(x)
 
 
 Step = _Dense | _LayerNorm | _Normalize
-"""Has ``apply(x, num_threads)``: (n, inputs) float32 -> (n, outputs)."""
+"""Has ``record(graph, x)``: (n, inputs) -> (n, outputs)."""
 
 
 def read_steps(files: ModelFiles, modules: Sequence[Module], size: int) -> tuple[list[Step], int]:

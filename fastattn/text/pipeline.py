@@ -19,7 +19,7 @@ from .tokenizer import TextTokenizer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ..models.encoder import Encoder, Floats
+    from ..engine.encoder import Encoder, Floats
     from ..typing import TextOrPair
     from .embedder import Embedder
     from .results import Answer, Classification, Ranked, Results, Token, Vectors

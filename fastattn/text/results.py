@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from ..models.encoder import Floats
+    from ..engine.encoder import Floats
 
 __all__ = ["Answer", "Classification", "Ranked", "Results", "Token", "Vectors"]
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from .. import ops
 from .batches import Integers, as_count, check_text, run_sorted, windows
-from .classifier import find_head
+from .classifier import find_head, output_of
 from .results import Results, Token
 
 if TYPE_CHECKING:
     from ..calllog import CallLog
-    from ..models.encoder import Encoder, Floats
+    from ..engine.encoder import Encoder, Floats
     from ..typing import OnLong
     from .tokenizer import TextTokenizer
 
@@ -37,6 +37,7 @@ def label_tokens(
     batch_size: int | None,
     num_threads: int | None,
     log: CallLog | None = None,
+    deadline: int = 0,
 ) -> Results[list[Token]]:
     """See ``Encoder.tokens``."""
     for name, value in (("aggregate", aggregate), ("vectors", vectors)):
@@ -51,6 +52,9 @@ def label_tokens(
     labels: tuple[str, ...] = ()
     if chosen is not None:
         labels = chosen.labels or tuple(f"LABEL_{i}" for i in range(chosen.outputs))
+    outputs = [] if chosen is None else [output_of(model, chosen)]
+    if with_vectors and not aggregate:
+        outputs.append("hidden")
     limit = tokenizer.limit(max_length, on_long)
     results: list[list[Token]] = []
     for window in windows(texts, check_text, log=log):
@@ -58,10 +62,11 @@ def label_tokens(
         limit.seen += len(window)
         found: list[list[Token]] = [[] for _ in window]
         every = [tokens for tokens, _ in encoded]
-        for rows, cu_seqlens, hidden in run_sorted(model, every, most, num_threads, log):
-            scores = None
+        steps = run_sorted(model, outputs, every, most, num_threads, log, deadline=deadline)
+        for rows, cu_seqlens, made in steps:
+            scores, hidden = None, made.get("hidden")
             if chosen is not None:
-                scores = ops.softmax(chosen.apply(hidden, cu_seqlens, threads), num_threads=threads)
+                scores = ops.softmax(made[outputs[0]], num_threads=threads)
             for i, row in enumerate(rows):
                 span = slice(int(cu_seqlens[i]), int(cu_seqlens[i + 1]))
                 found[row] = _tokens_of(
@@ -69,7 +74,7 @@ def label_tokens(
                     encoded[row][1],
                     labels,
                     None if scores is None else scores[span],
-                    hidden[span] if with_vectors and not aggregate else None,
+                    None if hidden is None else hidden[span],
                     aggregate,
                 )
         results += found

@@ -12,14 +12,15 @@ typedef struct fa_relative {
     ptrdiff_t cs;
     const float *p2c;   /* [keys, n], row stride ps: products of keys and position queries; or NULL */
     ptrdiff_t ps;
+    int32_t first;      /* column of the products' first element */
     const int64_t *q_at, *k_at; /* [rows], [keys]: positions */
-    const int32_t *columns; /* the column of distance d = q_at - k_at at columns[d], d of either sign; all within 0..n-1 */
+    const int32_t *columns; /* the column of distance d = q_at - k_at at columns[d], d of either sign; all within first..first+n-1 */
     float scale;
     int64_t rows, keys;
 } fa_relative;
 
 typedef struct fa_relative_kernels {
-    /* out[i][j] = (c2p[i][t] + p2c[j][t]) scale with t = columns[q_at[i] - k_at[j]]; one product or both; keys may be 0 */
+    /* out[i][j] = (c2p[i][t] + p2c[j][t]) scale with t = columns[q_at[i] - k_at[j]] - first; one product or both; keys may be 0 */
     void (*gather)(const fa_relative *job);
 } fa_relative_kernels;
 

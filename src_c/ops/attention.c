@@ -86,6 +86,9 @@ static void carve(fa_arena *arena, attn_job *job) {
         place.k_scale = fa_arena_take(arena, scales, sizeof(float));
         place.v_scale = fa_arena_take(arena, scales, sizeof(float));
         place.rows = fa_arena_take(arena, group, sizeof(attn_rows));
+        place.jump_bias = fa_arena_take(arena, lanes * (size_t)job->jump_width, sizeof(float));
+        place.jump_rows = fa_arena_take(arena, job->jump_width ? lanes : 0, sizeof(float *));
+        place.jump_from = fa_arena_take(arena, job->jump_width ? lanes : 0, sizeof(int64_t));
         place.tiles = fa_arena_take(arena, group, sizeof(fa_attn_tile));
         if (arena->base) job->scratch[w] = place;
     }
@@ -166,6 +169,8 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
     double bytes = 0, work = 0;
     for (int64_t b = 0; b < job->n_seq; b++) {
         int64_t tasks, merges, floats;
+        if (p->bias && attn_jumps(job, b))
+            job->jump_width = attn_max(job->jump_width, attn_ceil(attn_min(FA_KV_CHUNK, attn_keys(job, b)), FA_KEY_BLOCK) * FA_KEY_BLOCK);
         const double rows = (double)(attn_queries(job, b) * job->group_heads);
         const double seen = (double)attn_min(attn_keys(job, b), attn_span_count(attn_seq_span(job, b)) * FA_KV_CHUNK);
         const double elements = seen * (double)job->kv_heads * (double)(job->d + job->dv);

@@ -53,6 +53,20 @@ static fa_status check_arrays(const fa_view *out, const fa_view *lse, const fa_v
     return count_of(q, p) > COUNT_MAX || count_of(k, p) > COUNT_MAX ? FA_ERR_MEMORY : FA_OK;
 }
 
+/* Where tokens stand: every sequence attends to itself, so that a row's own key has its index. cu_q and cu_k are right. */
+static fa_status check_positions(const fa_view *q, const fa_view *k, const fa_attention_params *p) {
+    if (!p->cu_q || !p->cu_k || p->q_offset || p->sink_tokens || p->alibi) return FA_ERR_VALUE;
+    if (q->shape[2] != k->shape[2]) return FA_ERR_SHAPE;
+    for (int64_t b = 0; b < p->n_seq; b++) {
+        if (p->cu_q[b] != p->cu_k[b] || p->cu_q[b + 1] != p->cu_k[b + 1]) return FA_ERR_VALUE;
+        const int64_t *positions = p->positions + p->cu_k[b], n = p->cu_k[b + 1] - p->cu_k[b];
+        int falls = 0;
+        for (int64_t i = 1; i < n; i++) falls |= positions[i] <= positions[i - 1];
+        if (falls || (n > 0 && (positions[0] < -ATTN_POSITION_MAX || positions[n - 1] > ATTN_POSITION_MAX))) return FA_ERR_VALUE;
+    }
+    return FA_OK;
+}
+
 /* How keys are found, and how many there are; *max_keys of a sequence. */
 static fa_status check_keys(const fa_view *q, const fa_view *k, const fa_attention_params *p, int64_t *max_keys, int64_t *max_queries) {
     const int64_t n_seq = p->cu_q ? p->n_seq : q->shape[0], slots = k->shape[2];
@@ -96,7 +110,7 @@ static fa_status check_keys(const fa_view *q, const fa_view *k, const fa_attenti
         if (p->q_offset && (p->q_offset[b] < -ATTN_POSITION_MAX || p->q_offset[b] > ATTN_POSITION_MAX)) return FA_ERR_VALUE;
         *max_keys = attn_max(*max_keys, keys);
     }
-    return FA_OK;
+    return p->positions ? check_positions(q, k, p) : FA_OK;
 }
 
 static fa_status check_scale(const fa_view *scale, const fa_view *k) {

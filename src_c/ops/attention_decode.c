@@ -53,7 +53,7 @@ static void run_chunk(const attn_job *job, const attn_seq *seq, int64_t kv_head,
     const void *k_at[ATTN_GROUPS], *v_at[ATTN_GROUPS];
     fa_attn_chunk chunk;
     attn_decode_keys(job, seq, kv_head, index, k_at, v_at, scratch, &chunk);
-    attn_point_rows(job, rows, &chunk);
+    attn_point_rows(job, rows, scratch, &chunk);
     chunk.safe = safe;
     if (chunk.n > 0) job->kernels->decode(decode, &chunk);
 }

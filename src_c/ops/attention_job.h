@@ -35,6 +35,9 @@ typedef struct attn_scratch {
     float *k_scale, *v_scale; /* [FA_KV_CHUNK], with int8 */
     float *q_copy;            /* [rows][d] fp32; decode: with the sign folded in */
     float *out_copy;          /* [rows][dv] fp32 before it is narrowed */
+    float *jump_bias;         /* [lanes][jump_width] biases of a chunk's keys, where positions jump */
+    const float **jump_rows;  /* [lanes] rows of jump_bias */
+    int64_t *jump_from;       /* [lanes] what the kernels count from then */
 } attn_scratch;
 
 typedef struct attn_job {
@@ -54,6 +57,7 @@ typedef struct attn_job {
     int full_chunk;        /* a chunk of K and V fills L2: the tile kernel asks ahead too */
     int64_t total_tasks, total_merges, partial_floats;
     int64_t bias_reach;
+    int64_t jump_width;    /* keys of a chunk, in whole blocks; 0: no bias, or positions jump nowhere */
     int64_t *task_start;   /* [n_seq + 1] */
     int64_t *merge_start;  /* [n_seq + 1] tasks of the second round */
     int64_t *state_start;  /* [n_seq + 1] offset of a sequence's partial states */
@@ -85,6 +89,7 @@ typedef struct attn_rows {
     const float *bias[FA_TILE_MAX];
     float slope[FA_TILE_MAX], sink[FA_TILE_MAX];
     int64_t position[FA_TILE_MAX];
+    const int64_t *jumps; /* positions of the sequence's keys where they jump, else NULL */
     int64_t lo[FA_TILE_MAX], hi[FA_TILE_MAX];
     int64_t first, last; /* union of the rows' ranges lo..hi, empty if first > last */
     int64_t top;         /* the largest hi, -1 if no row sees anything */
@@ -102,9 +107,11 @@ fa_status attn_check(const fa_view *out, const fa_view *lse, const fa_view *weig
 int64_t attn_queries(const attn_job *job, int64_t b);
 int64_t attn_keys(const attn_job *job, int64_t b);
 attn_seq attn_get_seq(const attn_job *job, int64_t b);
+/* Positions of a sequence's keys, NULL where they go up by one or nothing goes by them: they may be counted then. */
+const int64_t *attn_jumps(const attn_job *job, int64_t b);
 void attn_get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t r0, int n, attn_rows *rows);
 /* Points the chunk at the rows: ranges, masks, biases. */
-void attn_point_rows(const attn_job *job, const attn_rows *rows, fa_attn_chunk *chunk);
+void attn_point_rows(const attn_job *job, const attn_rows *rows, attn_scratch *scratch, fa_attn_chunk *chunk);
 attn_span attn_span_of(const attn_job *job, int64_t first, int64_t last, int64_t top);
 attn_span attn_seq_span(const attn_job *job, int64_t b); /* of all rows of a sequence */
 static inline int64_t attn_span_count(attn_span span) { return span.lead + span.count; }

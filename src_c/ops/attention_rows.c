@@ -28,6 +28,30 @@ static char *at4(const fa_view *view, int64_t i, int64_t j, int64_t k) {
     return (char *)view->data + i * view->stride[0] + j * view->stride[1] + k * view->stride[2];
 }
 
+const int64_t *attn_jumps(const attn_job *job, int64_t b) {
+    const fa_attention_params *p = job->params;
+    if (!p->positions || (p->window_left < 0 && p->window_right < 0 && !p->bias)) return NULL;
+    const int64_t *positions = p->positions + p->cu_k[b], n = attn_keys(job, b);
+    return n > 0 && positions[n - 1] - positions[0] != n - 1 ? positions : NULL;
+}
+
+/* The first of from..to whose position is at least `least`, to + 1 if none is. */
+static int64_t first_from(const int64_t *positions, int64_t from, int64_t to, int64_t least) {
+    while (from <= to) {
+        const int64_t mid = (from + to) / 2;
+        if (positions[mid] < least) from = mid + 1;
+        else to = mid - 1;
+    }
+    return from;
+}
+
+/* Keys lo..hi that query `at` of a sequence sees where positions jump. A window by positions is within the same by index. */
+static void see_jumps(const attn_job *job, const int64_t *positions, int64_t keys, int64_t at, int64_t *lo, int64_t *hi) {
+    const int64_t left = job->params->window_left, right = job->params->causal ? 0 : job->params->window_right;
+    *lo = left < 0 ? 0 : first_from(positions, attn_max(0, at - left), at, positions[at] - left);
+    *hi = right < 0 ? keys - 1 : first_from(positions, at, attn_min(keys - 1, at + right), positions[at] + right + 1) - 1;
+}
+
 /* Keys lo..hi that a query at a position sees by causality, window and length. */
 static void see(const attn_job *job, int64_t keys, int64_t position, int64_t *lo, int64_t *hi) {
     const fa_attention_params *p = job->params;
@@ -40,14 +64,15 @@ static void see(const attn_job *job, int64_t keys, int64_t position, int64_t *lo
 
 void attn_get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t r0, int n, attn_rows *rows) {
     const fa_attention_params *p = job->params;
-    const int64_t group = job->group_heads, b = seq->index;
+    const int64_t group = job->group_heads, b = seq->index, *jumps = attn_jumps(job, b);
     int64_t at = r0 / group, g = r0 % group;
     rows->n = n;
+    rows->jumps = jumps;
     rows->first = INT64_MAX;
     rows->last = -1;
     rows->top = -1;
     for (int i = 0; i < n; i++) {
-        const int64_t head = kv_head * group + g, row = seq->q_row0 + at, position = seq->offset + at;
+        const int64_t head = kv_head * group + g, row = seq->q_row0 + at, position = jumps ? jumps[at] : seq->offset + at;
         rows->q[i] = at4(job->q, seq->batch, head, row);
         rows->out[i] = at4(job->out, seq->batch, head, row);
         if (job->lse) rows->lse[i] = (float *)at4(job->lse, seq->batch, head, row);
@@ -62,7 +87,8 @@ void attn_get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, in
         if (p->sinks) rows->sink[i] = *(const float *)((const char *)p->sinks->data + head * p->sinks->stride[0]);
         if (p->bias) rows->bias[i] = job->bias_rows + head * attn_bias_width(job) + job->bias_reach + FA_KEY_BLOCK;
         rows->position[i] = position;
-        see(job, seq->keys, position, &rows->lo[i], &rows->hi[i]);
+        if (jumps) see_jumps(job, jumps, seq->keys, at, &rows->lo[i], &rows->hi[i]);
+        else see(job, seq->keys, position, &rows->lo[i], &rows->hi[i]);
         rows->top = attn_max(rows->top, rows->hi[i]);
         if (rows->lo[i] <= rows->hi[i]) {
             rows->first = attn_min(rows->first, rows->lo[i]);
@@ -72,7 +98,27 @@ void attn_get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, in
     }
 }
 
-void attn_point_rows(const attn_job *job, const attn_rows *rows, fa_attn_chunk *chunk) {
+/*
+ * Biases where positions jump: one for each key of the chunk that the rows may see, by key. A distance counted from the
+ * chunk's first key is then the place of a key's bias, so that the kernels find it as they find any other.
+ */
+static void point_jump_bias(const attn_job *job, const attn_rows *rows, attn_scratch *scratch, fa_attn_chunk *chunk) {
+    const int64_t reach = job->bias_reach, *positions = rows->jumps + chunk->j0;
+    const int64_t from = attn_max(0, rows->first - chunk->j0) / FA_KEY_BLOCK * FA_KEY_BLOCK;
+    const int64_t to = attn_min(chunk->n, rows->last - chunk->j0 + 1);
+    for (int i = 0; i < rows->n; i++) {
+        float *values = scratch->jump_bias + i * job->jump_width;
+        for (int64_t j = from; j < to; j++) values[j] = rows->bias[i][attn_max(-reach, attn_min(reach, positions[j] - rows->position[i]))];
+        for (int64_t j = attn_max(to, 0); j % FA_KEY_BLOCK != 0; j++) values[j] = 0.0f; /* read with the block, then excluded */
+        scratch->jump_rows[i] = values;
+        scratch->jump_from[i] = chunk->j0;
+    }
+    chunk->bias = scratch->jump_rows;
+    chunk->bias_reach = FA_KV_CHUNK;
+    chunk->position = scratch->jump_from;
+}
+
+void attn_point_rows(const attn_job *job, const attn_rows *rows, attn_scratch *scratch, fa_attn_chunk *chunk) {
     const fa_attention_params *p = job->params;
     chunk->lo = rows->lo;
     chunk->hi = rows->hi;
@@ -85,7 +131,9 @@ void attn_point_rows(const attn_job *job, const attn_rows *rows, fa_attn_chunk *
     }
     if (p->alibi || p->bias) chunk->position = rows->position;
     if (p->alibi) chunk->slope = rows->slope;
-    if (p->bias) {
+    if (p->bias && rows->jumps) {
+        point_jump_bias(job, rows, scratch, chunk);
+    } else if (p->bias) {
         chunk->bias = rows->bias;
         chunk->bias_reach = job->bias_reach;
     }
@@ -120,6 +168,7 @@ attn_span attn_seq_span(const attn_job *job, int64_t b) {
     const int64_t queries = attn_queries(job, b), keys = attn_keys(job, b);
     const int64_t offset = job->params->q_offset ? job->params->q_offset[b] : 0;
     int64_t lo, hi, ignored;
+    if (attn_jumps(job, b)) return attn_span_of(job, 0, keys - 1, keys - 1); /* of itself: its first and its last row */
     see(job, keys, offset, &lo, &ignored);
     see(job, keys, offset + queries - 1, &ignored, &hi);
     return attn_span_of(job, lo, hi, hi);

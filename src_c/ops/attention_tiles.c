@@ -85,7 +85,7 @@ static void run_chunk(const attn_job *job, const attn_seq *seq, int64_t kv_head,
         const attn_rows *rows = &set->rows[t];
         const int in_range = rows->first <= rows->last && rows->last >= chunk.j0 && rows->first < chunk.j0 + chunk.n;
         if (!in_range && !(always > chunk.j0 && rows->top >= chunk.j0)) continue;
-        attn_point_rows(job, rows, &chunk);
+        attn_point_rows(job, rows, scratch, &chunk);
         job->kernels->tile(&set->tiles[t], &chunk);
     }
 }
@@ -112,7 +112,7 @@ static void write_extras(const attn_job *job, const attn_seq *seq, int64_t kv_he
     const attn_span span = attn_span_of(job, first, last, attn_max(rows->top, last));
     for (int64_t i = 0; i < attn_span_count(span) && !fa_stopping(job->ctx.stop); i++) {
         attn_tile_keys(job, seq, kv_head, attn_span_chunk(span, i), 1, first, last, scratch, &chunk);
-        attn_point_rows(job, rows, &chunk);
+        attn_point_rows(job, rows, scratch, &chunk);
         if (job->weights) job->kernels->tile_weights(tile, &chunk, rows->weights);
         if (scores) job->kernels->tile_scores(tile, &chunk, stage, rows->scores);
     }

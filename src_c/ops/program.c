@@ -140,6 +140,11 @@ static int check_attention(const fa_program *p, const fa_step *s) {
     return s->layer < 0 || (s->layer < p->n_layers && s->group < p->n_groups);
 }
 
+static int check_disentangled(const fa_program *p, const fa_step *s) {
+    return check_attention(p, s) && s->heads == s->kv_heads && s->head_size == s->v_head_size && s->index[1] >= 0 &&
+           !p->arrays[s->index[1]].optional && (s->disentangled.c2p || s->disentangled.p2c) && s->layer < 0;
+}
+
 static int check_rope(const fa_program *p, const fa_step *s) {
     return same_place(&s->out, &s->x) && s->heads >= 1 && s->head_size >= 1 && s->heads <= s->x.width &&
            s->x.width == s->heads * s->head_size && array_is(p, s->index[0], FA_F32, 2, -1, 0) &&
@@ -237,12 +242,26 @@ static fa_status run_attention(const prog_run *run, const fa_step *step, size_t 
         params.kv_lengths = group->kv_lengths;
         params.q_offset = group->q_offset;
     } else if (positions) {
-        return FA_ERR_VALUE;
+        params.positions = positions->data;
     }
     if (!size) return fa_attention(run->ctx, &out, NULL, weights, &q, keys, values, &params, run->ws, run->ws_bytes);
     status = fa_attention_workspace(run->ctx, &out, NULL, weights, &q, keys, values, &params, size);
     if (bytes > *size) *size = bytes;
     return status;
+}
+
+static fa_status run_disentangled(const prog_run *run, const fa_step *step, size_t *size) {
+    const fa_view q = heads_of(run, &step->x, step->heads, step->head_size);
+    const fa_view k = heads_of(run, &step->y, step->heads, step->head_size);
+    const fa_view v = heads_of(run, &step->z, step->heads, step->head_size);
+    const fa_view out = heads_of(run, &step->out, step->heads, step->head_size);
+    const fa_view *ends = array_of(run, step, 0);
+    fa_disentangled_params params = step->disentangled;
+    params.cu = ends->data;
+    params.n_seq = ends->shape[0] - 1;
+    params.positions = array_of(run, step, 1)->data;
+    if (size) return fa_disentangled_attention_workspace(run->ctx, &out, &q, &k, &v, &params, size);
+    return fa_disentangled_attention(run->ctx, &out, &q, &k, &v, &params, run->ws, run->ws_bytes);
 }
 
 static fa_status run_rope(const prog_run *run, const fa_step *step, size_t *size) {
@@ -308,6 +327,7 @@ static const struct prog_kind {
     [FA_STEP_POOL] = {check_pool, run_pool},
     [FA_STEP_NORMALIZE] = {check_one, run_one},
     [FA_STEP_COPY] = {check_one, run_one},
+    [FA_STEP_DISENTANGLED] = {check_disentangled, run_disentangled},
 };
 
 #define KINDS ((int32_t)(sizeof kinds / sizeof *kinds))
@@ -322,6 +342,10 @@ static int like_value(const fa_value *a, const fa_value *b) {
 static int wants_as(const fa_step *a, const fa_step *b) {
     if (a->kind != b->kind || !like_value(&a->out, &b->out) || !like_value(&a->x, &b->x)) return 0;
     if (a->kind == FA_STEP_LINEAR) return a->weights->dtype == b->weights->dtype;
+    if (a->kind == FA_STEP_DISENTANGLED)
+        return a->heads == b->heads && memcmp(a->index, b->index, sizeof a->index) == 0 &&
+               a->disentangled.span == b->disentangled.span && a->disentangled.max_distance == b->disentangled.max_distance &&
+               !a->disentangled.c2p == !b->disentangled.c2p && !a->disentangled.p2c == !b->disentangled.p2c;
     if (a->kind != FA_STEP_ATTENTION) return 1;
     const fa_attention_params *p = &a->attention, *q = &b->attention;
     return like_value(&a->y, &b->y) && like_value(&a->z, &b->z) && a->heads == b->heads && a->kv_heads == b->kv_heads &&

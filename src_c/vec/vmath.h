@@ -2,7 +2,7 @@
 /*
  * Elementary functions over v16f: polynomials with the same coefficients and the same order of FMAs on every ISA.
  * Each returns NaN for NaN. Largest errors, found by scanning floats of the stated ranges against double precision,
- * stand in tests/test_vmath.py. Coefficients are minimax fits (iterated reweighted least squares), rounded from the
+ * stand in tests/ops/test_vmath.py. Coefficients are minimax fits (iterated reweighted least squares), rounded from the
  * low order up with the rest fitted anew after each rounding.
  */
 #ifndef FA_VMATH_H

@@ -34,6 +34,7 @@ typedef struct attention_case {
     const int64_t *q_offset, *kv_lengths; /* [b] or [n_seq] */
     const int64_t *cu_q, *cu_k;           /* [n_seq + 1] */
     int64_t n_seq;
+    const int64_t *positions;             /* [sk] of the packed form */
     mask_kind mask;
     unsigned mask_broadcast;              /* bit i: dimension i has stride 0 */
     int64_t sink_tokens;

@@ -172,6 +172,7 @@ inputs make_inputs(const attention_case *c, const variant *v) {
     if (c->kv_lengths) p->kv_lengths = (in.kv_lengths = index_array("kv_lengths", c->kv_lengths, n_seq, v->side)).view.data;
     if (c->cu_q) p->cu_q = (in.cu_q = index_array("cu_q", c->cu_q, n_seq + 1, v->side)).view.data;
     if (c->cu_k) p->cu_k = (in.cu_k = index_array("cu_k", c->cu_k, n_seq + 1, v->side)).view.data;
+    if (c->positions) p->positions = (in.positions = index_array("positions", c->positions, c->sk, v->side)).view.data;
     if (c->mask) {
         int64_t shape[4];
         for (int i = 0; i < 4; i++) shape[i] = c->mask_broadcast >> i & 1 ? 1 : mask_shape[i];
@@ -289,7 +290,7 @@ void finish_inputs(const attention_case *c, inputs *in, poison poison) {
 
 void free_inputs(inputs *in) {
     tensor *const all[] = {&in->q, &in->k, &in->v, &in->k_scale, &in->v_scale, &in->mask, &in->blocks, &in->alibi, &in->sinks, &in->bias,
-                           &in->q_offset, &in->kv_lengths, &in->cu_q, &in->cu_k, &in->k_store, &in->v_store, &in->k_scale_store,
+                           &in->q_offset, &in->kv_lengths, &in->cu_q, &in->cu_k, &in->positions, &in->k_store, &in->v_store, &in->k_scale_store,
                            &in->v_scale_store, &in->page_table, &in->stored_lengths};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->memory) expect_clean("an input", tensor_free(all[i]));

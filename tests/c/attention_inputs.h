@@ -13,7 +13,7 @@ typedef enum poison {
 } poison;
 
 typedef struct inputs {
-    tensor q, k, v, k_scale, v_scale, mask, blocks, alibi, sinks, bias, q_offset, kv_lengths, cu_q, cu_k;
+    tensor q, k, v, k_scale, v_scale, mask, blocks, alibi, sinks, bias, q_offset, kv_lengths, cu_q, cu_k, positions;
     tensor k_store, v_store, k_scale_store, v_scale_store, page_table, stored_lengths; /* keys that do not lie in order */
     attention_arrays arrays;           /* for the reference: keys in order */
     fa_attention_params params, call;  /* of the reference, of the operator */

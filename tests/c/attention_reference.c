@@ -46,9 +46,17 @@ typedef struct additions {
     int64_t distance;
 } additions;
 
+/* Where a query and a key of a sequence stand. */
+static int64_t query_position(const attention_arrays *a, const sequence *s, int64_t i) {
+    return a->params->positions ? a->params->positions[s->q0 + i] : s->offset + i;
+}
+static int64_t key_position(const attention_arrays *a, const sequence *s, int64_t j) {
+    return a->params->positions ? a->params->positions[s->k0 + j] : j;
+}
+
 static additions added(const attention_arrays *a, const sequence *s, int64_t h, int64_t i, int64_t j) {
     const fa_attention_params *p = a->params;
-    const int64_t distance = j - (s->offset + i);
+    const int64_t distance = key_position(a, s, j) - query_position(a, s, i);
     additions sum = {.distance = distance < 0 ? -distance : distance};
     if (p->bias) {
         const int64_t reach = p->bias->shape[1] / 2;
@@ -61,10 +69,11 @@ static additions added(const attention_arrays *a, const sequence *s, int64_t h, 
 
 int may_attend(const attention_arrays *a, const sequence *s, int64_t h, int64_t i, int64_t j) {
     const fa_attention_params *p = a->params;
-    const int64_t position = s->offset + i;
-    if (j >= s->keys || (p->causal && j > position)) return 0;
-    if (p->window_left >= 0 && j < position - p->window_left && j >= p->sink_tokens) return 0;
-    if (p->window_right >= 0 && j > position + p->window_right) return 0;
+    if (j >= s->keys) return 0;
+    const int64_t position = query_position(a, s, i), place = key_position(a, s, j);
+    if (p->causal && place > position) return 0;
+    if (p->window_left >= 0 && place < position - p->window_left && j >= p->sink_tokens) return 0;
+    if (p->window_right >= 0 && place > position + p->window_right) return 0;
     if (p->block_mask && !*(const unsigned char *)at4(p->block_mask, s->index, h, i / p->block_rows, j / p->block_cols)) return 0;
     if (p->mask && p->mask->dtype == FA_BOOL) return *(const unsigned char *)at4(p->mask, s->batch, h, i, j) != 0;
     return !(added(a, s, h, i, j).mask == -INFINITY);

@@ -71,6 +71,7 @@ typedef struct options {
 void test_vmath(const options *o);
 void test_attention(const options *o);
 void test_attention_random(const options *o);
+void test_attention_positions(const options *o);
 void test_linear(const options *o);
 void test_linear_int8(const options *o);
 void test_linear_attention(const options *o);

@@ -70,13 +70,14 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def config(case: str, head: str = "Model") -> dict[str, Any]:
+def config(case: str, head: str = "Model", **changes: Any) -> dict[str, Any]:
     """config.json of a case under a head."""
     labels = 2 if head == "ForQuestionAnswering" else 3
     return {
         **CASES[case],
         "architectures": [_CLASSES[CASES[case]["model_type"]] + head],
         "id2label": {str(i): f"label {i}" for i in range(labels)},
+        **changes,
     }
 
 
@@ -353,9 +354,11 @@ def batch(case: str) -> tuple[Array, Array, Array]:
     return ids, mask, types
 
 
-def run(case: str, head: str, ids: Array, mask: Array, types: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Every field for a batch, stacked; and the tensors of the file."""
-    c = config(case, head)
+def run(
+    case: str, head: str, ids: Array, mask: Array, types: Array, **changes: Any
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Every field for a batch, stacked; and the tensors of the file. ``changes``: of config.json."""
+    c = config(case, head, **changes)
     p = "" if head == "Model" else _BELOW_HEADS[c["model_type"]]
     w = Weights(case, p)
     rows = []

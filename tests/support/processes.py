@@ -2,6 +2,7 @@
 """Runs Python code in a process of its own, with a time limit that also ends what it forked."""
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import signal
@@ -14,7 +15,10 @@ from pathlib import Path
 import fastattn
 
 # Where this copy of the package is, for processes that run elsewhere.
-_PACKAGE_PARENT = str(Path(next(iter(fastattn.__path__))).resolve().parent)
+PACKAGE_PARENT = str(Path(next(iter(fastattn.__path__))).resolve().parent)
+
+# What processes need on their path to import what tests share.
+TESTS = str(Path(__file__).resolve().parents[1])
 
 TIME_LIMIT = 150.0  # for machines that are busy with something else; what can hang would hang for ever
 
@@ -30,7 +34,7 @@ def run_python(code: str, *args: str, env: Mapping[str, str | None] | None = Non
         clean.pop(name, None)
         if value is not None:
             clean[name] = value
-    paths = [_PACKAGE_PARENT, clean.get("PYTHONPATH", "")]
+    paths = [PACKAGE_PARENT, clean.get("PYTHONPATH", "")]
     clean["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *args], env=clean, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
@@ -71,6 +75,7 @@ def output_of_function(function: Callable[..., None], *args: str, env: Mapping[s
 
     Other processes, spawned ones too, find the functions of that file: they can be sent to pools.
     """
-    code = "import sys; sys.path.insert(0, sys.argv[1]); module = __import__(sys.argv[2])\n" \
-           "getattr(module, sys.argv[3])(*sys.argv[4:])"
-    return output_of(code, str(Path(__file__).parents[1]), function.__module__, function.__name__, *args, env=env)
+    code = "import sys; sys.path[:0] = sys.argv[1:3]; module = __import__(sys.argv[3])\n" \
+           "getattr(module, sys.argv[4])(*sys.argv[5:])"
+    folders = (str(Path(inspect.getfile(function)).parent), TESTS)
+    return output_of(code, *folders, function.__module__, function.__name__, *args, env=env)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Small text models with a head, as folders: what the tests of tasks on texts load."""
+"""Small text models as folders: with a head, as the tests of tasks on texts load them, or for sentence vectors."""
 
 from __future__ import annotations
 
@@ -45,4 +45,19 @@ def save_task_folder(folder: Path, task: str, labels: list[str] | None = None, *
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
         values["label2id"] = {label: i for i, label in enumerate(labels)}
     write_json(folder / "config.json", values)
+    return folder
+
+
+def sentence_folder(folder: Path, *, normalize: bool = True, **pooling: Any) -> Path:
+    """Add what sentence-transformers writes."""
+    kinds = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")][: 3 if normalize else 2]
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (kind, path) in enumerate(kinds)
+        ],
+    )
+    flags = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False}
+    write_json(folder / "1_Pooling" / "config.json", {**flags, **pooling})
     return folder

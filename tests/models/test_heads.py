@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import later_families, tiny_bert, tiny_families
-from test_bert_loading import change_config, change_tensors
-from test_cli import run
+from support.bert_folders import change_config, change_tensors
+from support.commands import run
 
 import fastattn as fa
 from fastattn.loaders.errors import WeightFileError

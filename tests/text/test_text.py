@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_bert
+from support.text_folders import sentence_folder, write_json
 
 import fastattn as fa
 from fastattn import models
@@ -52,26 +53,6 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
     return fa.load(tiny_bert.save_text_folder(tmp_path_factory.mktemp("text") / "model"))
-
-
-def write(path: Path, value: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(value))
-
-
-def sentence_folder(folder: Path, *, normalize: bool = True, **pooling: Any) -> Path:
-    """Add what sentence-transformers writes."""
-    kinds = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")][: 3 if normalize else 2]
-    write(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (kind, path) in enumerate(kinds)
-        ],
-    )
-    flags = {"word_embedding_dimension": 32, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": False}
-    write(folder / "1_Pooling" / "config.json", {**flags, **pooling})
-    return folder
 
 
 def hidden_states(model: Encoder, text: str) -> Array:
@@ -119,9 +100,9 @@ def test_settings_inside_tokenizer_json_are_switched_off(model: Encoder) -> None
 )
 def test_max_length(folder: Path, bert: Any, tokenizer: Any, expected: int) -> None:
     if bert is not None:
-        write(folder / "sentence_bert_config.json", bert)
+        write_json(folder / "sentence_bert_config.json", bert)
     if tokenizer is not None:
-        write(folder / "tokenizer_config.json", tokenizer)
+        write_json(folder / "tokenizer_config.json", tokenizer)
     settings = TextSettings.read(folder)
     got = TextTokenizer(folder, settings, 40)
     assert got.max_length == expected
@@ -131,23 +112,23 @@ def test_max_length(folder: Path, bert: Any, tokenizer: Any, expected: int) -> N
 
 
 def test_older_names_of_the_settings(folder: Path) -> None:
-    write(folder / "sentence_xlm-roberta_config.json", {"max_seq_length": 9})
+    write_json(folder / "sentence_xlm-roberta_config.json", {"max_seq_length": 9})
     assert TextSettings.read(folder).max_length == 9
-    write(folder / "sentence_roberta_config.json", {"max_seq_length": 8})
+    write_json(folder / "sentence_roberta_config.json", {"max_seq_length": 8})
     assert TextSettings.read(folder).max_length == 8
-    write(folder / "sentence_bert_config.json", {})
+    write_json(folder / "sentence_bert_config.json", {})
     assert TextSettings.read(folder).max_length is None
 
 
 def test_truncation_on_the_left(folder: Path) -> None:
-    write(folder / "tokenizer_config.json", {"model_max_length": 5, "truncation_side": "left"})
+    write_json(folder / "tokenizer_config.json", {"model_max_length": 5, "truncation_side": "left"})
     tokenizer = TextTokenizer(folder, TextSettings.read(folder), 40)
     assert words(tokenizer.encode("a b c d " * 500 + "the cat sat")[0].tolist()) == "[CLS] the cat sat [SEP]"
 
 
 def test_lowercase_and_prompt(folder: Path) -> None:
-    write(folder / "sentence_bert_config.json", {"do_lower_case": True})
-    write(
+    write_json(folder / "sentence_bert_config.json", {"do_lower_case": True})
+    write_json(
         folder / "config_sentence_transformers.json",
         {"prompts": {"q": "QUERY: "}, "default_prompt_name": "q"},
     )
@@ -202,7 +183,7 @@ def test_pooling(folder: Path, key: str, normalize: bool) -> None:
 
 @pytest.mark.parametrize("name", ["mean", "cls", "max", "lasttoken"])
 def test_pooling_by_name(folder: Path, name: str) -> None:
-    write(folder / "1_Pooling" / "config.json", {"embedding_dimension": 32, "pooling_mode": name})
+    write_json(folder / "1_Pooling" / "config.json", {"embedding_dimension": 32, "pooling_mode": name})
     assert VectorSettings.read(folder, 32).pooling == ({"lasttoken": "last"}.get(name, name),)
 
 
@@ -258,7 +239,7 @@ def test_tokenizer_of_another_model(folder: Path) -> None:
     """Ids that the embedding table does not have are met before they are looked up."""
     description = tiny_bert.tokenizer()
     description["model"]["vocab"]["elsewhere"] = 50
-    write(folder / "tokenizer.json", description)
+    write_json(folder / "tokenizer.json", description)
     model = fa.load(folder)
     assert model.embed(["the cat"]).shape == (1, 32)
     with pytest.raises(ValueError, match="input_ids: got 50, expected 0 to 49"):
@@ -266,7 +247,7 @@ def test_tokenizer_of_another_model(folder: Path) -> None:
 
 
 def test_tokenizer_without_special_tokens(folder: Path) -> None:
-    write(folder / "tokenizer.json", {**tiny_bert.tokenizer(), "post_processor": None})
+    write_json(folder / "tokenizer.json", {**tiny_bert.tokenizer(), "post_processor": None})
     model = fa.load(folder)
     vectors = model.embed(["", "a", " "])
     assert not vectors[0].any() and not vectors[2].any()

@@ -15,7 +15,7 @@ import pytest
 
 import fastattn
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NEED_PEERS = "fastattn.bench.peers."
 MODULES = sorted(
     module.name

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_bert
+from support.bert_folders import change_config, change_tensors
 
 import fastattn as fa
 
@@ -24,22 +25,6 @@ def hidden(path: Path, name: str = "plain") -> bytes:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tiny_bert.save_folder(tmp_path / "model", "plain")
-
-
-def change_config(folder: Path, **changes: Any) -> Path:
-    """Set keys of config.json; ``...`` deletes one."""
-    values = {**tiny_bert.config("plain"), **changes}
-    text = json.dumps({key: value for key, value in values.items() if value is not ...})
-    (folder / "config.json").write_text(text)
-    return folder
-
-
-def change_tensors(folder: Path, **changes: Array | None) -> Path:
-    """Replace, add or (None) drop tensors; dots are written as ``__``."""
-    arrays: dict[str, Any] = {**tiny_bert.tensors("plain")}
-    arrays |= {name.replace("__", "."): array for name, array in changes.items()}
-    tiny_bert.save_safetensors(folder / "model.safetensors", {k: a for k, a in arrays.items() if a is not None})
-    return folder
 
 
 # ---- ways to store the same model ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from golden import tiny_bert
-from test_text import sentence_folder, write
+from support.text_folders import sentence_folder, write_json
 
 import fastattn as fa
 from fastattn.text.vectors import VectorSettings
@@ -69,7 +69,7 @@ PROMPTS = "config_sentence_transformers.json"
     ],
 )
 def test_refused(folder: Path, name: str, value: Any, message: str) -> None:
-    write(folder / name, value)
+    write_json(folder / name, value)
     model = fa.load(folder)  # token ids work without any of this
     assert model([[1, 2]]).last_hidden_state.shape == (1, 2, 32)
     with pytest.raises(ValueError, match=message) as caught:
@@ -116,20 +116,20 @@ TRANSFORMER = module(ST + "Transformer")
     ],
 )
 def test_modules(folder: Path, modules: Any, message: str) -> None:
-    write(folder / "modules.json", modules)
+    write_json(folder / "modules.json", modules)
     with pytest.raises(ValueError, match=message) as caught:
         fa.load(folder).embed(["the cat"])
     assert str(folder / "modules.json") in str(caught.value)
 
 
 def test_pooling_config_that_is_not_there(folder: Path) -> None:
-    write(folder / "modules.json", [TRANSFORMER, module(ST + "Pooling", "1_Pooling")])
+    write_json(folder / "modules.json", [TRANSFORMER, module(ST + "Pooling", "1_Pooling")])
     with pytest.raises(FileNotFoundError, match="modules.json names this pooling configuration"):
         fa.load(folder).embed(["the cat"])
 
 
 def test_transformer_alone_is_mean_without_normalisation(folder: Path) -> None:
-    write(folder / "modules.json", [TRANSFORMER])
+    write_json(folder / "modules.json", [TRANSFORMER])
     assert VectorSettings.read(folder, 32) == VectorSettings()
 
 
@@ -137,10 +137,10 @@ def test_a_layout_of_the_past(folder: Path, tmp_path: Path) -> None:
     old = tmp_path / "old"
     old.mkdir()
     folder.rename(old / "0_Transformer")
-    write(old / "modules.json", [module("sentence_transformers.models.Transformer", "0_Transformer")])
+    write_json(old / "modules.json", [module("sentence_transformers.models.Transformer", "0_Transformer")])
     with pytest.raises(FileNotFoundError, match=r"modules\.json: the model is in '0_Transformer', a layout that sent"):
         fa.load(old)
-    write(old / "modules.json", [module("sentence_transformers.models.Transformer", "elsewhere")])
+    write_json(old / "modules.json", [module("sentence_transformers.models.Transformer", "elsewhere")])
     for missing in (old, tmp_path / "nothing"):
         with pytest.raises(FileNotFoundError) as caught:
             fa.load(missing)
@@ -159,13 +159,13 @@ def test_no_tokenizer(folder: Path) -> None:
 
 
 def test_no_room_for_special_tokens(folder: Path) -> None:
-    write(folder / SENTENCE, {"max_seq_length": 1})
+    write_json(folder / SENTENCE, {"max_seq_length": 1})
     with pytest.raises(ValueError, match="at most 1 tokens leave no room for 2 special tokens"):
         fa.load(folder).embed(["the cat"])
 
 
 def test_tokenizer_of_an_unknown_kind(folder: Path) -> None:
-    write(folder / "tokenizer.json", {**tiny_bert.tokenizer(), "model": {"type": "Telepathy"}})
+    write_json(folder / "tokenizer.json", {**tiny_bert.tokenizer(), "model": {"type": "Telepathy"}})
     with pytest.raises(ValueError, match=r"tokenizer\.json: the tokenizers library cannot read it"):
         fa.load(folder).embed(["the cat"])
 
@@ -174,7 +174,7 @@ def test_tokenizer_that_fails_on_a_text(folder: Path) -> None:
     """It reads well, but has no token for unknown words."""
     description = tiny_bert.tokenizer()
     description["model"]["unk_token"] = "[NOTHING]"
-    write(folder / "tokenizer.json", description)
+    write_json(folder / "tokenizer.json", description)
     model = fa.load(folder)
     assert model.embed(["the cat"]).shape == (1, 32)
     with pytest.raises(ValueError, match=r"tokenizer\.json: the tokenizers library failed on a text \(.*Missing"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-MAKE = Path(__file__).resolve().parent / "c" / "make.py"
+MAKE = Path(__file__).resolve().parents[1] / "c" / "make.py"
 
 
 def make(*args: str | Path) -> subprocess.CompletedProcess[str]:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_bert
+from support.commands import run, start, wait_for_output
 from support.compare import assert_same_bits
-from test_cli import run, start, wait_for_output
 
 from fastattn import cli, loaders, text
 from fastattn.cli import lines

@@ -12,7 +12,6 @@ import pytest
 from golden import later_families, tiny_bert, tiny_families
 
 import fastattn as fa
-from fastattn.models.disentangled import Disentangled
 from fastattn.models.encoder import Encoder
 from fastattn.models.inputs import NO_LIMIT
 
@@ -113,16 +112,6 @@ def test_where_texts_end(tmp_path: Path, case: str, settings: dict[str, Any], ex
     pytest.importorskip("tokenizers")
     model = fa.load(with_tokenizer(save(tmp_path / "model", case, "ForTokenClassification"), **settings))
     assert tokens_of(model, "the cat " * 100) == expected
-
-
-def test_long_texts_of_relative_positions_in_bounded_memory() -> None:
-    """Scratch grows with the length, and what is kept from long sequences does not grow at all."""
-    attention = Disentangled(heads=12, width=64, terms=3, span=256, max_distance=512)
-    room = [attention.scratch_size(tokens) for tokens in (50_000, 100_000, 200_000)]
-    assert room[2] - room[1] <= 2.01 * (room[1] - room[0]) and room[2] * 4 < 600_000_000
-    for reach in range(20_000, 20_300):
-        assert len(attention._reach(reach).columns) == 2 * reach + 1
-    assert attention._kept.cache_info().currsize == 0
 
 
 # ---- nulls ----------------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_bert
+from support.commands import environment, run, start, wait_for_output
 from support.processes import TIME_LIMIT, output_of
-from test_cli import environment, run, start, wait_for_output
 
 from fastattn import cli
 from fastattn.cli.jsonlines import JsonLinesFile

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import layering
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE, SOURCES = ROOT / "fastattn", ROOT / "src_c"
 needs_sources = pytest.mark.skipif(
     not SOURCES.is_dir() or not PACKAGE.is_dir(), reason="no source tree beside the tests"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import tiny_bert
-from test_cli import run
+from support.commands import run
 
 import fastattn as fa
 from fastattn.loaders import WeightFileError

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from golden import tiny_bert
 from support.inputs import generator, normal
-from support.processes import run_python
+from support.processes import TESTS, run_python
 
 import fastattn as fa
 from fastattn import _testing, ops
@@ -149,8 +149,8 @@ def compare_model(folder: str) -> None:
 
 def run_child(function: str, *args: str) -> str:
     """What the child printed; its end by a signal names the call that was running."""
-    code = f"import sys; sys.path.insert(0, sys.argv[1]); import test_stack; test_stack.{function}(*sys.argv[2:])"
-    done = run_python(code, str(Path(__file__).parent), *args)
+    code = f"import sys; sys.path[:0] = sys.argv[1:3]; import test_stack; test_stack.{function}(*sys.argv[3:])"
+    done = run_python(code, str(Path(__file__).parent), TESTS, *args)
     assert done.returncode == 0, f"status {done.returncode} in {done.stdout.splitlines()[-1:]}: {done.stderr[-2000:]}"
     return done.stdout
 

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 
 import pytest
-from test_cli import run
+from support.commands import run
 
 import fastattn
 from fastattn import cli

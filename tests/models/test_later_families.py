@@ -88,17 +88,6 @@ def test_packed_files_have_the_same_bits(tmp_path: Path, load: Load, case: str, 
     assert [None if f is None else f.tobytes() for f in got] == [None if f is None else f.tobytes() for f in expected]
 
 
-@pytest.mark.parametrize("case", ["deberta", "deberta_own", "deberta_conv"])
-def test_disentangled_attention_in_little_memory(load: Load, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some heads at a time, some rows at a time: the same bits."""
-    model, arrays = load(case), families.batch(case)
-    expected = model(*arrays).last_hidden_state.tobytes()
-    for room in (1, 3000):
-        monkeypatch.setattr("fastattn.models.disentangled._ROOM", room)
-        monkeypatch.setattr("fastattn.models.disentangled._LEAST_ROWS", 3)
-        assert model(*arrays).last_hidden_state.tobytes() == expected
-
-
 # ---- what files may look like ---------------------------------------------------------------------------------------
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.commands import run
 from support.text_folders import save_task_folder
-from test_cli import run
 
 import fastattn
 from fastattn import cli

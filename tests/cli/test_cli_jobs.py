@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_bert
+from support.commands import environment, run, start
 from support.compare import assert_same_bits
-from test_cli import environment, run, start
 
 from fastattn import cli, text
 from fastattn.cli import job

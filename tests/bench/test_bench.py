@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.commands import run
 from support.shares import can_be
-from test_cli import run
 
 from fastattn import cli
 from fastattn.bench import (

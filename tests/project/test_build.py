@@ -18,7 +18,7 @@ from support.processes import output_of
 import fastattn as fa
 from fastattn.cli import info
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FAST = ["-Ofast", "-ffast-math", "-funsafe-math-optimizations", "-fassociative-math", "-freciprocal-math",
         "-ffinite-math-only"]  # fmt: skip
 OTHER_BITS = [

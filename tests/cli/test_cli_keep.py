@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from golden import tiny_bert
+from support.commands import run, start
 from support.text_folders import save_task_folder
-from test_cli import run, start
 
 from fastattn import cli
 from fastattn.cli import parquetwriter

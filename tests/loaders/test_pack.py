@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_bert
-from test_bert_loading import change_config, change_tensors
-from test_cli import environment, run
+from support.bert_folders import change_config, change_tensors
+from support.commands import environment, run
+from support.text_folders import sentence_folder, write_json
 from test_packed_file import change, join, split
-from test_text import sentence_folder, write
 
 import fastattn as fa
 from fastattn.loaders import WeightFileError, open_weights
@@ -82,7 +82,7 @@ def test_heads_and_labels(tmp_path: Path) -> None:
 def test_text_needs_nothing_beside_the_file(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
     sentence_folder(folder, pooling_mode_cls_token=True)
-    write(folder / "sentence_bert_config.json", {"max_seq_length": 7})
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 7})
     expected = fa.load(folder).embed(TEXTS)
     fa.pack(folder, tmp_path / "alone", "float32")
     shutil.rmtree(folder)
@@ -114,12 +114,12 @@ def test_one_file_for_every_instruction_set(folder: Path, tmp_path: Path, dtype:
 def test_which_files_go_in(folder: Path, tmp_path: Path) -> None:
     for name in ("1_Pooling/config.json", "2_Dense/config.json", "onnx/config.json", "vocab.json", "x/y/deep.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write(folder / name, {})
+        write_json(folder / name, {})
     (folder / "2_Dense/model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     (folder / "2_Dense/pytorch_model.bin").write_bytes(b"x")
     (folder / "big.json").write_bytes(b" " * (1 << 20) + b"{}")
     modules = [{"type": "x.Dense", "path": "2_Dense"}, {"type": "y", "path": "../model/onnx"}, {"path": "/etc"}, 3]
-    write(folder / "modules.json", modules)
+    write_json(folder / "modules.json", modules)
     files = PackedFile(fa.pack(folder, tmp_path / "m", "float32")).files()
     assert sorted(files) == [
         "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "config.json", "modules.json",
