@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 __all__ = [
-    "OUTPUTS", "BaseModelOutput", "BaseModelOutputWithPooling", "MaskedLMOutput", "QuestionAnsweringModelOutput",
+    "OUTPUTS", "BaseModelOutput", "BaseModelOutputWithPooling", "CausalLMOutput", "MaskedLMOutput", "QuestionAnsweringModelOutput",
     "SequenceClassifierOutput", "TokenClassifierOutput",
 ]  # fmt: skip
 
@@ -62,6 +62,13 @@ class MaskedLMOutput(NamedTuple):
     """(B, S, vocabulary); zeros where the attention mask is 0."""
 
 
+class CausalLMOutput(NamedTuple):
+    """Of an architecture ...ForCausalLM."""
+
+    logits: Floats
+    """(B, S, vocabulary); zeros where the attention mask is 0."""
+
+
 class _TwoOutputs:
     """start and end of a question answering head, which are the two columns of its outputs."""
 
@@ -75,5 +82,6 @@ OUTPUTS: Mapping[str, Any] = {
     "token_classification": TokenClassifierOutput,
     "question_answering": _TwoOutputs.of,
     "masked_lm": MaskedLMOutput,
+    "causal_lm": CausalLMOutput,
 }
 """Kind of a head -> what makes the result of a call from its (B, L) or (B, S, L) outputs."""

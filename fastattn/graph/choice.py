@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .source import Source, listed
-from .heads import Dense, HeadSpec
+from .heads import Dense, HeadSpec, NormStep
 from .labels import are_tags
 
 __all__ = ["HEADS", "Choice", "choose_head", "head_name"]
@@ -21,7 +21,7 @@ __all__ = ["HEADS", "Choice", "choose_head", "head_name"]
 _SEQUENCE, _TOKEN, _ANSWER = "sequence_classification", "token_classification", "question_answering"
 _OF_TASKS = (_SEQUENCE, _TOKEN, _ANSWER)  # the others are of pre-training, and may be remains of it
 
-HEADS = (*_OF_TASKS, "masked_lm", "next_sentence", "none")
+HEADS = (*_OF_TASKS, "masked_lm", "next_sentence", "causal_lm", "none")
 """What ``head=`` may be; "none" is the encoder alone."""
 
 _SUFFIXES = {
@@ -31,6 +31,7 @@ _SUFFIXES = {
     "ForMaskedLM": "masked_lm",
     "ForNextSentencePrediction": "next_sentence",
     "ForPreTraining": "none",
+    "ForCausalLM": "causal_lm",
 }
 _TASKS = {"text_classification": _SEQUENCE, "fill_mask": "masked_lm"}  # of transformers' pipelines, where they differ
 _LONGEST = 200  # letters of a name that is looked at
@@ -167,6 +168,8 @@ def _touched(spec: HeadSpec, source: Source, last: bool) -> bool:
     """
     steps = _own(spec)[-1:] if last else _own(spec)
     names = (name for step in steps for name in (f"{step.name}.weight", f"{step.name}.bias", *_biases(step)))
+    if spec.kind == "causal_lm" and steps[-1].tied is not None:  # all that a tied decoder is, is the table of words
+        return source.offers(steps[-1].tied) or any(map(source.offers, names))
     return any(source.offers(name) for name in names)
 
 
@@ -180,7 +183,7 @@ def _missing(spec: HeadSpec, source: Source) -> list[str]:
             names: Sequence[str] = _biases(step)
             if names and not any(source.offers(name) for name in names):
                 missing.append(names[0])
-        else:
+        elif isinstance(step, NormStep):
             names = (f"{step.name}.weight", f"{step.name}.bias")[: 1 + step.bias]
             missing += [name for name in names if not source.offers(name)]
     last = spec.steps[-1]

@@ -15,7 +15,7 @@ from .graph import Graph, Value
 from .labels import MAX_LABELS, read_labels
 from .source import Norm, Source
 
-__all__ = ["Dense", "Head", "HeadSpec", "NormStep", "classifier", "with_labels"]
+__all__ = ["Dense", "Head", "HeadSpec", "NormStep", "ScaleStep", "classifier", "with_labels"]
 
 
 class Dense(NamedTuple):
@@ -44,14 +44,20 @@ class NormStep(NamedTuple):
     bias: bool = True
 
 
+class ScaleStep(NamedTuple):
+    """A step of a head: x * factor."""
+
+    factor: float
+
+
 class HeadSpec(NamedTuple):
     """A head as a family describes it."""
 
     kind: str
-    """"pooler", "sequence_classification", "token_classification", "question_answering" or "masked_lm"."""
+    """"pooler", "sequence_classification", "token_classification", "question_answering", "masked_lm" or "causal_lm"."""
     rows: str
     """What goes in: the "first" token of each sequence, the "mean" over its tokens, or "all" tokens."""
-    steps: tuple[Dense | NormStep, ...]
+    steps: tuple[Dense | NormStep | ScaleStep, ...]
     labels: tuple[str, ...] = ()
     """Names of the last step's outputs, where they have names."""
     problem_type: str | None = None
@@ -106,12 +112,12 @@ class Head:
     outputs: int
     """Numbers for each sequence or token."""
     _rows: str
-    _steps: tuple[_DenseStep | _NormStep, ...]
+    _steps: tuple[_DenseStep | _NormStep | ScaleStep, ...]
 
     @classmethod
     def build(cls, spec: HeadSpec, source: Source) -> Head:
         """Ask for the weights of ``spec``."""
-        steps: list[_DenseStep | _NormStep] = []
+        steps: list[_DenseStep | _NormStep | ScaleStep] = []
         outputs = 0
         for step in spec.steps:
             if isinstance(step, Dense):
@@ -121,6 +127,8 @@ class Head:
                     step.name, step.outputs, step.inputs, bias=step.bias, tied=step.tied, dtype=dtype
                 )
                 steps.append(_DenseStep(layer, step.outputs, step.activation))
+            elif isinstance(step, ScaleStep):
+                steps.append(step)
             else:
                 steps.append(_NormStep(source.norm(step.name, step.size, bias=step.bias), step.eps))
         if spec.labels and len(spec.labels) != outputs:
@@ -144,6 +152,8 @@ class Head:
             if isinstance(step, _NormStep):
                 weight, bias = (None, None) if step.norm is None else step.norm
                 x = graph.norm(x, weight, bias, step.eps)
+            elif isinstance(step, ScaleStep):
+                x = graph.scale(x, step.factor)
             else:
                 x = graph.product(x, step.layer, step.activation, step.outputs)
         return x

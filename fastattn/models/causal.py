@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""Parts of decoders' pages: sizes, attention over what came before, gated feed-forward layers, the way to logits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..graph.config import ConfigReader
+from ..graph.family import Facts, Family
+from ..graph.graph import Graph, Value
+from ..graph.heads import Dense, HeadSpec, ScaleStep
+from ..graph.names import Names
+from ..graph.rotary import Rotary, build_rotary, read_scaling
+from ..graph.tasks import add_heads, head_output
+from .blocks import ACTIVATIONS, MAX_HEAD_SIZE, MAX_LAYERS
+
+__all__ = [
+    "NAMES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "mixed", "rotary_of", "sliding_layers",
+]  # fmt: skip
+
+NAMES = Names("model.", "layers.{i}.", {
+    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj", "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_gate_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj",
+}, token_embd="embed_tokens", output_norm="norm")  # fmt: skip
+"""As Llama's kin call their layers; the prefix is that of files with a head."""
+
+_TENSORS = re.compile(r".*rotary_emb\..*|.*\.(masked_bias|attn\.bias)|(lm_head|score|classifier|qa_outputs)\..*")
+
+
+class Sizes(NamedTuple):
+    """What all decoders have."""
+
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    inner: int
+    activation: str
+    eps: float
+    positions: int
+
+    @classmethod
+    def read(cls, c: ConfigReader, *, eps: float = 1e-6, kv_heads: int | None = None, head_size: int | None = None) -> Sizes:
+        """As most files spell them; the arguments are defaults, else as many KV heads as heads, and hidden / heads."""
+        hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
+        size = c.size("head_dim", head_size or max(hidden // heads, 1))
+        if not c.has("head_dim") and head_size is None and hidden % heads:
+            raise ValueError(f"{c.path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
+        if size > MAX_HEAD_SIZE:
+            raise ValueError(f"{c.path}: heads of {size}, expected at most {MAX_HEAD_SIZE}")
+        sizes = cls(
+            vocab=c.size("vocab_size"), hidden=hidden, layers=c.size("num_hidden_layers", maximum=MAX_LAYERS),
+            heads=heads, kv_heads=c.size("num_key_value_heads", kv_heads or heads), head_size=size,
+            inner=c.size("intermediate_size"), activation=c.choice("hidden_act", ACTIVATIONS, "silu"),
+            eps=c.positive("rms_norm_eps", eps), positions=c.size("max_position_embeddings"),
+        )  # fmt: skip
+        if heads % sizes.kv_heads:
+            raise ValueError(
+                f"{c.path}: num_attention_heads {heads} is not a multiple of num_key_value_heads {sizes.kv_heads}"
+            )
+        return sizes
+
+    @property
+    def q_width(self) -> int:
+        return self.heads * self.head_size
+
+    @property
+    def kv_width(self) -> int:
+        return self.kv_heads * self.head_size
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(self.vocab, self.hidden, self.layers, self.heads, self.positions)
+
+
+def rotary_of(c: ConfigReader, s: Sizes, *, base: float = 10000.0) -> Rotary:
+    """By ``rope_parameters`` or the keys of files before transformers 5."""
+    theta, scaling = read_scaling(c, base)
+    return build_rotary(c, s.head_size, base=theta, scaling=scaling, positions=s.positions)
+
+
+def sliding_layers(c: ConfigReader, s: Sizes, *, first: int) -> list[int | None]:
+    """The window of each layer: ``layer_types``, else layers from ``first`` on where ``use_sliding_window`` says so."""
+    size = c.size_or_none("sliding_window")
+    kinds = c.words("layer_types", ("full_attention", "sliding_attention"))
+    used = c.flag("use_sliding_window", False)
+    if kinds is None:
+        return [size if used and i >= first else None for i in range(s.layers)]
+    if len(kinds) != s.layers:
+        raise ValueError(f"{c.path}: layer_types has {len(kinds)} entries, expected {s.layers}, num_hidden_layers")
+    if size is None and "sliding_attention" in kinds:
+        raise ValueError(f"{c.path}: layer_types has sliding_attention, but sliding_window says no size")
+    return [size if kind == "sliding_attention" else None for kind in kinds]
+
+
+def mixed(
+    g: Graph, qkv: Value, s: Sizes, rotary: Rotary | None, window: int | None, scale: float | None = None
+) -> Value:
+    """Attention of heads side by side, turned by their positions: each row sees itself and what came before.
+
+    ``window``: how many of them, itself included.
+    """
+    qk, v = g.split(qkv, s.q_width + s.kv_width, s.kv_width)
+    if rotary is not None:
+        qk = g.rope(qk, s.heads + s.kv_heads, rotary)
+    q, k = g.split(qk, s.q_width, s.kv_width)
+    return g.attention(
+        q, k, v, s.heads, s.kv_heads, causal=True, cached=True, scale=scale,
+        window=None if window is None else (window - 1, 0),
+    )  # fmt: skip
+
+
+def attend(
+    g: Graph, x: Value, s: Sizes, rotary: Rotary | None, window: int | None, *, bias: bool, output_bias: bool
+) -> Value:  # fmt: skip
+    """output(attention(q, k, v)), each a layer of its own."""
+    qkv = g.linear(x, ("attn_q", "attn_k", "attn_v"), (s.q_width, s.kv_width, s.kv_width), bias=bias)
+    return g.linear(mixed(g, qkv, s, rotary, window), "attn_output", s.hidden, bias=output_bias)
+
+
+def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
+    """down(act(gate(x)) up(x))"""
+    gate, up = g.split(g.linear(x, ("ffn_gate", "ffn_up"), s.inner, bias=bias), s.inner, s.inner)
+    return g.linear(g.gated(gate, up, s.activation), "ffn_down", s.hidden, bias=bias)
+
+
+def causal_heads(g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0) -> None:
+    """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of."""
+    g.output("hidden", x)
+    words = f"{g.name('token_embd')}.weight"
+    layer = Dense("lm_head", s.vocab, s.hidden, bias=False, tied=words if tied else None, large=True)
+    steps = (layer,) if divisor == 1 else (layer, ScaleStep(1 / divisor))
+    add_heads(g, x, causal_lm=lambda: HeadSpec("causal_lm", "all", steps))
+    if g.tasks.head is not None:
+        g.output("logits", g.tasks.head.record(g, g.outputs(x)))
+
+
+def causal_family(name: str, build: object, *families: str) -> Family:
+    """A family of decoders whose classes are called ``families`` + Model or ForCausalLM."""
+    heads: dict[str, str | None] = {}
+    for family in families:
+        heads |= {f"{family}Model": None, f"{family}ForCausalLM": "causal_lm"}
+    return Family(name, build, heads, _TENSORS, pooled_output=False, decoder=True)  # type: ignore[arg-type]

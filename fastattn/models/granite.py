@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: MIT
+"""Granite: Llama with four factors: of embeddings, of attention scores, of what layers add, and of logits.
+
+IBM, 2024; names of tensors and keys as in transformers' GraniteModel.
+"""
+
+from __future__ import annotations
+
+from ..graph.family import Facts
+from ..graph.graph import Graph
+from .causal import NAMES, Sizes, causal_family, causal_heads, feed_forward, mixed, rotary_of
+
+__all__ = ["FAMILY"]
+
+
+def build(g: Graph) -> Facts:
+    c = g.config
+    s = Sizes.read(c)
+    rotary, bias, inner_bias = rotary_of(c, s), c.flag("attention_bias", False), c.flag("mlp_bias", False)
+    embedding, residual = c.positive("embedding_multiplier", 1.0), c.positive("residual_multiplier", 1.0)
+    scale, divisor = c.positive("attention_multiplier", 1.0), c.positive("logits_scaling", 1.0)
+    g.names = NAMES.replace(g.source.prefix("model.", "embed_tokens.weight"))
+    tied = c.flag("tie_word_embeddings", False)
+    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = g.scale(x, embedding)
+    for _, layer in g.layers(s.layers):
+        g.hidden_state(x)
+        y = layer.rms_norm(x, "attn_norm", s.eps)
+        qkv = layer.linear(y, ("attn_q", "attn_k", "attn_v"), (s.q_width, s.kv_width, s.kv_width), bias=bias)
+        attended = mixed(layer, qkv, s, rotary, None, scale)
+        x = x + layer.scale(layer.linear(attended, "attn_output", s.hidden, bias=bias), residual)
+        y = layer.rms_norm(x, "ffn_norm", s.eps)
+        x = x + layer.scale(feed_forward(layer, y, s, bias=inner_bias), residual)
+    x = g.rms_norm(x, "output_norm", s.eps)
+    g.hidden_state(x)
+    causal_heads(g, x, s, tied=tied, divisor=divisor)
+    return s.facts
+
+
+FAMILY = causal_family("GraniteModel", build, "Granite")

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: MIT
+"""Llama, Mistral, Qwen2 and SmolLM3: norms in front of each part, rotary positions, shared keys, gated feed-forward.
+
+    y = x + attention(norm(x));  x = y + down(act(gate(n)) up(n)), n = norm(y)
+
+Touvron et al., 2023, https://arxiv.org/abs/2302.13971; Jiang et al., 2023, https://arxiv.org/abs/2310.06825; Yang et al.,
+2024, https://arxiv.org/abs/2407.10671; names of tensors and keys as in transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..graph.config import ConfigReader
+from ..graph.family import Facts
+from ..graph.graph import Graph
+from .causal import NAMES, Sizes, attend, causal_family, causal_heads, feed_forward, rotary_of, sliding_layers
+
+__all__ = ["FAMILY"]
+
+
+class _Variant(NamedTuple):
+    """What tells the four apart."""
+
+    sizes: Sizes
+    windows: list[int | None]
+    turned: list[bool]
+    """Which layers have positions."""
+    theta: float = 10000.0
+    attention_bias: bool = False
+    output_bias: bool = False
+    inner_bias: bool = False
+    tied: bool = False
+
+
+def _llama(c: ConfigReader) -> _Variant:
+    s = Sizes.read(c)
+    if c.size("pretraining_tp", 1) != 1:
+        c.value("pretraining_tp")  # how the sums of the training were cut; the model is the same
+    bias = c.flag("attention_bias", False)
+    return _Variant(
+        s, [None] * s.layers, [True] * s.layers, attention_bias=bias, output_bias=bias,
+        inner_bias=c.flag("mlp_bias", False),
+    )  # fmt: skip
+
+
+def _mistral(c: ConfigReader) -> _Variant:
+    s = Sizes.read(c, kv_heads=8)
+    size = c.size_or_none("sliding_window") if c.has("sliding_window") or c.null("sliding_window") else 4096
+    return _Variant(s, [size] * s.layers, [True] * s.layers)
+
+
+def _qwen2(c: ConfigReader) -> _Variant:
+    s = Sizes.read(c, kv_heads=32)
+    windows = sliding_layers(c, s, first=c.size("max_window_layers", 28, minimum=0))
+    return _Variant(s, windows, [True] * s.layers, attention_bias=True)
+
+
+def _smollm3(c: ConfigReader) -> _Variant:
+    s = Sizes.read(c, kv_heads=4)
+    every = c.size("no_rope_layer_interval", 4)
+    turned = [(i + 1) % every != 0 for i in range(s.layers)]
+    named = c.value("no_rope_layers")
+    if named is not None:
+        if not isinstance(named, list) or len(named) != s.layers or any(flag not in (0, 1) for flag in named):
+            raise ValueError(f"{c.path}: no_rope_layers is {str(named)[:100]!r}, expected a list of {s.layers} 0 and 1")
+        turned = [bool(flag) for flag in named]
+    windows = sliding_layers(c, s, first=s.layers)
+    if not c.has("layer_types") and c.flag("use_sliding_window", False):
+        size = c.size_or_none("sliding_window")
+        windows = [None if flag else size for flag in turned]
+    bias = c.flag("attention_bias", False)
+    return _Variant(
+        s, windows, turned, theta=2000000.0, attention_bias=bias, output_bias=bias, inner_bias=c.flag("mlp_bias", False),
+        tied=True,
+    )  # fmt: skip
+
+
+_VARIANTS: dict[str, Callable[[ConfigReader], _Variant]] = {
+    "llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "smollm3": _smollm3,
+}  # fmt: skip
+
+
+def build(g: Graph) -> Facts:
+    v = _VARIANTS[g.config.model_type()](g.config)
+    s = v.sizes
+    rotary = rotary_of(g.config, s, base=v.theta)
+    g.names = NAMES.replace(g.source.prefix("model.", "embed_tokens.weight"))
+    tied = g.config.flag("tie_word_embeddings", v.tied)
+    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    for i, layer in g.layers(s.layers):
+        g.hidden_state(x)
+        x = x + attend(
+            layer, layer.rms_norm(x, "attn_norm", s.eps), s, rotary if v.turned[i] else None, v.windows[i],
+            bias=v.attention_bias, output_bias=v.output_bias,
+        )  # fmt: skip
+        x = x + feed_forward(layer, layer.rms_norm(x, "ffn_norm", s.eps), s, bias=v.inner_bias)
+    x = g.rms_norm(x, "output_norm", s.eps)
+    g.hidden_state(x)
+    causal_heads(g, x, s, tied=tied)
+    return s.facts
+
+
+FAMILY = causal_family("LlamaModel", build, "Llama", "Mistral", "Qwen2", "SmolLM3")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: MIT
+"""Phi-3: Llama with queries, keys and values in one layer, gate and up in one, and rotary positions for part of a head.
+
+Abdin et al., 2024, https://arxiv.org/abs/2404.14219; names of tensors and keys as in transformers' Phi3Model.
+"""
+
+from __future__ import annotations
+
+from ..graph.config import ConfigReader
+from ..graph.family import Facts
+from ..graph.graph import Graph
+from ..graph.rotary import Rotary, build_rotary, read_scaling
+from .causal import NAMES, Sizes, causal_family, causal_heads, mixed
+
+__all__ = ["FAMILY"]
+
+
+def build(g: Graph) -> Facts:
+    c = g.config
+    s = Sizes.read(c, eps=1e-5)
+    rotary, window = _rotary(c, s), c.size_or_none("sliding_window")
+    g.names = NAMES.replace(g.source.prefix("model.", "embed_tokens.weight"))
+    tied = c.flag("tie_word_embeddings", False)
+    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    for _, layer in g.layers(s.layers):
+        g.hidden_state(x)
+        y = layer.rms_norm(x, "attn_norm", s.eps)
+        attended = mixed(
+            layer, layer.linear(y, "attn_qkv", s.q_width + 2 * s.kv_width, bias=False), s, rotary, window
+        )  # fmt: skip
+        x = x + layer.linear(attended, "attn_output", s.hidden, bias=False)
+        y = layer.rms_norm(x, "ffn_norm", s.eps)
+        gate, up = layer.split(layer.linear(y, "ffn_gate_up", 2 * s.inner, bias=False), s.inner, s.inner)
+        x = x + layer.linear(layer.gated(gate, up, s.activation), "ffn_down", s.hidden, bias=False)
+    x = g.rms_norm(x, "output_norm", s.eps)
+    g.hidden_state(x)
+    causal_heads(g, x, s, tied=tied)
+    return s.facts
+
+
+def _rotary(c: ConfigReader, s: Sizes) -> Rotary:
+    """Part of a head turns; the length of the training stands beside, and goes before what the parameters say."""
+    theta, scaling = read_scaling(c, 10000.0)
+    own = dict(scaling or {})
+    part = c.positive("partial_rotary_factor", 1.0)
+    part = own.pop("partial_rotary_factor", None) or part
+    if type(part) not in (int, float) or not 0 < part <= 1:
+        raise ValueError(f"{c.path}: partial_rotary_factor is {str(part)[:100]!r}, expected a number up to 1")
+    kind = own.get("rope_type") or own.get("type")
+    trained = c.size("original_max_position_embeddings", 4096)
+    if kind in ("su", "yarn", "longrope"):
+        own = {**own, "rope_type": "longrope", "original_max_position_embeddings": trained}
+        own.pop("type", None)
+    return build_rotary(
+        c, int(s.head_size * part), base=theta, scaling=own or None, positions=s.positions, trained=trained
+    )  # fmt: skip
+
+
+FAMILY = causal_family("Phi3Model", build, "Phi3")

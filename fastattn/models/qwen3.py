@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""Qwen3: Llama with a norm over each head of the queries and keys.
+
+Yang et al., 2025, https://arxiv.org/abs/2505.09388; names of tensors and keys as in transformers' Qwen3Model.
+"""
+
+from __future__ import annotations
+
+from ..graph.family import Facts
+from ..graph.graph import Graph
+from .causal import NAMES, Sizes, causal_family, causal_heads, feed_forward, rotary_of, sliding_layers
+
+__all__ = ["FAMILY"]
+
+
+def build(g: Graph) -> Facts:
+    c = g.config
+    s = Sizes.read(c, kv_heads=32, head_size=128)
+    windows = sliding_layers(c, s, first=c.size("max_window_layers", 28, minimum=0))
+    rotary, bias = rotary_of(c, s), c.flag("attention_bias", False)
+    g.names = NAMES.replace(g.source.prefix("model.", "embed_tokens.weight"))
+    tied = c.flag("tie_word_embeddings", False)
+    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    for i, layer in g.layers(s.layers):
+        g.hidden_state(x)
+        y = layer.rms_norm(x, "attn_norm", s.eps)
+        q, k, v = layer.split(
+            layer.linear(y, ("attn_q", "attn_k", "attn_v"), (s.q_width, s.kv_width, s.kv_width), bias=bias),
+            s.q_width, s.kv_width, s.kv_width,
+        )  # fmt: skip
+        q = layer.rope(layer.rms_norm(q, "attn_q_norm", s.eps, groups=s.heads), s.heads, rotary)
+        k = layer.rope(layer.rms_norm(k, "attn_k_norm", s.eps, groups=s.kv_heads), s.kv_heads, rotary)
+        window = windows[i]
+        attended = layer.attention(
+            q, k, v, s.heads, s.kv_heads, causal=True, cached=True, window=None if window is None else (window - 1, 0)
+        )
+        x = x + layer.linear(attended, "attn_output", s.hidden, bias=bias)
+        x = x + feed_forward(layer, layer.rms_norm(x, "ffn_norm", s.eps), s)
+    x = g.rms_norm(x, "output_norm", s.eps)
+    g.hidden_state(x)
+    causal_heads(g, x, s, tied=tied)
+    return s.facts
+
+
+FAMILY = causal_family("Qwen3Model", build, "Qwen3")
