@@ -19,9 +19,17 @@ Config = dict[str, Any]
 Weights = Mapping[str, Array]
 
 _erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def _gelu_tanh(x: Array) -> Array:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu": lambda x: x * 0.5 * (1 + _erf(x / math.sqrt(2)).astype(np.float64)),
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_new": _gelu_tanh,
     "relu": lambda x: np.maximum(x, 0),
 }
 
@@ -59,7 +67,9 @@ def rotary(c: Config) -> dict[str, Any]:
     own = {"smollm3": 2000000.0}.get(c["model_type"], 10000.0)
     found.setdefault("rope_theta", c.get("rope_theta", own))
     found.setdefault("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
-    if c["model_type"] == "phi3":  # the one family that has it beside, where it goes first
+    if c["model_type"] != "phi3":
+        found["partial_rotary_factor"] = 1.0
+    else:  # the one family that has the original length beside, where it goes first
         found["original_max_position_embeddings"] = c.get("original_max_position_embeddings", 4096)
         if found["rope_type"] in ("su", "yarn"):
             found["rope_type"] = "longrope"
@@ -101,6 +111,9 @@ def frequencies(c: Config, length: int) -> tuple[Array, float]:
 def _yarn(r: dict[str, Any], plain: Array, dims: int, theta: float, original: int) -> tuple[Array, float]:
     factor = r["factor"]
 
+    def mscale(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1 if factor > 1 else 1.0
+
     def pair(rotations: float) -> float:
         """The pair that turns so often within the original length."""
         return dims * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(theta))
@@ -112,7 +125,8 @@ def _yarn(r: dict[str, Any], plain: Array, dims: int, theta: float, original: in
     ramp = np.clip((np.arange(dims // 2) - low) / (high - low if high != low else 0.001), 0, 1)
     attention = r.get("attention_factor")
     if attention is None:
-        attention = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+        over, under = r.get("mscale"), r.get("mscale_all_dim")
+        attention = mscale(over) / mscale(under) if over and under else mscale(1.0)
     return plain / factor * ramp + plain * (1 - ramp), attention
 
 
@@ -141,12 +155,12 @@ def window(c: Config, layer: int) -> int | None:
     family, size = c["model_type"], c.get("sliding_window")
     if family in ("mistral", "phi3"):
         return size
-    if family not in ("qwen2", "qwen3", "smollm3") or not c.get("use_sliding_window") or size is None:
+    if family not in ("qwen2", "qwen3", "smollm3"):
         return None
     if c.get("layer_types") is not None:
         return size if c["layer_types"][layer] == "sliding_attention" else None
-    slides = not has_positions(c, layer) if family == "smollm3" else layer >= c["max_window_layers"]
-    return size if slides else None
+    slides = not has_positions(c, layer) if family == "smollm3" else layer >= c.get("max_window_layers", 28)
+    return size if slides and c.get("use_sliding_window") else None
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
