@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""transformers in double precision throughout.
+
+A model after ``.double()`` still takes its RMS norms, its eager softmax and the angles of its rotary positions through
+float32, by that name in its code. Here the name means float64 while a model is made and run.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from golden.tiny_decoders import CLASSES
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+class _Double(ModuleType):
+    """torch, but for the names of float32."""
+
+    float32 = float = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextmanager
+def double_throughout(family: str) -> Iterator[None]:
+    """Within it the models of ``family``, a model_type, are made and run without any float32."""
+    names = ("transformers.modeling_rope_utils", f"transformers.models.{family}.modeling_{family}")
+    double = _Double("torch")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in map(importlib.import_module, names):
+            patch.setattr(module, "torch", double)
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        yield
+
+
+def load_double(folder: Path, family: str, head: str = "ForCausalLM", **options: Any) -> Any:
+    """The model in ``folder`` with weights in float64. What else is computed in float32 when it is made is not, within
+    ``double_throughout``."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config._attn_implementation = options.pop("attn_implementation", "sdpa")
+    model = getattr(transformers, CLASSES[family] + head)(config, **options).double().eval()
+    from safetensors.torch import load_file
+
+    weights = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    model.tie_weights()
+    assert set(missing) <= {"lm_head.weight"} and not unexpected
+    assert not missing or config.tie_word_embeddings
+    return model
