@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -69,18 +69,30 @@ class Rotary:
         """Rows of a table that has position ``last``: few sizes, so that few tables are made."""
         return max(_FIRST_ROWS, 1 << last.bit_length())
 
-    def rows(self, positions: Integers, cu_seqlens: Integers) -> tuple[Floats, Floats, Integers]:
+    def kind_of(self, length: int) -> int:
+        """Sequences of equal kinds have equal frequencies; where a sequence grows into another kind, its keys are void."""
+        if self._trained is None or length <= self._trained:
+            return 0
+        return 1 if self._kind == "longrope" else length
+
+    def rows(
+        self, positions: Integers, cu_seqlens: Integers, totals: Sequence[int] | None = None
+    ) -> tuple[Floats, Floats, Integers]:
         """Cosines and sines, (P, R / 2) each, and the row (T,) that each token has in them.
 
-        ``positions`` (T,), ascending within each of the sequences that ``cu_seqlens`` bounds.
+        ``positions`` (T,), ascending within each of the sequences that ``cu_seqlens`` bounds. Frequencies that depend
+        on the length go by ``totals``, what each sequence will have in all; None for what it has up to its last row.
         """
         last = int(positions.max(initial=0))
-        if self._trained is None or last < self._trained:
+        if self._trained is None or max((last + 1, *(totals or ()))) <= self._trained:
             return (*self._table(self._rows(last), self._trained or 1), positions)
         # A table for each length beyond that of the training, one behind the other.
         lengths = np.full(cu_seqlens.size - 1, self._trained)
         full = cu_seqlens[1:] > cu_seqlens[:-1]
-        lengths[full] = np.maximum(positions[cu_seqlens[1:][full] - 1] + 1, self._trained)
+        if totals is not None:
+            lengths = np.maximum(lengths, np.array(totals, np.int64))
+        else:
+            lengths[full] = np.maximum(positions[cu_seqlens[1:][full] - 1] + 1, self._trained)
         if self._kind == "longrope":  # which knows two lengths
             lengths = np.minimum(lengths, self._trained + 1)
         kinds, which = np.unique(lengths, return_inverse=True)

@@ -54,9 +54,10 @@ class Sizes(NamedTuple):
             raise ValueError(f"{c.path}: hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
         if size > MAX_HEAD_SIZE:
             raise ValueError(f"{c.path}: heads of {size}, expected at most {MAX_HEAD_SIZE}")
+        shared = heads if c.null("num_key_value_heads") else kv_heads or heads
         sizes = cls(
             vocab=c.size("vocab_size"), hidden=hidden, layers=c.size("num_hidden_layers", maximum=MAX_LAYERS),
-            heads=heads, kv_heads=c.size("num_key_value_heads", kv_heads or heads), head_size=size,
+            heads=heads, kv_heads=c.size("num_key_value_heads", shared), head_size=size,
             inner=c.size("intermediate_size"), activation=c.choice("hidden_act", ACTIVATIONS, "silu"),
             eps=c.positive("rms_norm_eps", eps), positions=c.size("max_position_embeddings"),
         )  # fmt: skip

@@ -36,8 +36,6 @@ class _Variant(NamedTuple):
 
 def _llama(c: ConfigReader) -> _Variant:
     s = Sizes.read(c)
-    if c.size("pretraining_tp", 1) != 1:
-        c.value("pretraining_tp")  # how the sums of the training were cut; the model is the same
     bias = c.flag("attention_bias", False)
     return _Variant(
         s, [None] * s.layers, [True] * s.layers, attention_bias=bias, output_bias=bias,

@@ -51,9 +51,7 @@ def _rotary(c: ConfigReader, s: Sizes) -> Rotary:
     if kind in ("su", "yarn", "longrope"):
         own = {**own, "rope_type": "longrope", "original_max_position_embeddings": trained}
         own.pop("type", None)
-    return build_rotary(
-        c, int(s.head_size * part), base=theta, scaling=own or None, positions=s.positions, trained=trained
-    )  # fmt: skip
+    return build_rotary(c, int(s.head_size * part), base=theta, scaling=own or None, positions=s.positions)
 
 
 FAMILY = causal_family("Phi3Model", build, "Phi3")

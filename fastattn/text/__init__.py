@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..engine.decoder import Decoder
 from ..engine.travel import Origin
 from .cutting import TextTooLong
 from .encoder import TextEncoder
@@ -116,7 +117,8 @@ def load(
     # Loaded again in a process that may have another working directory.
     options = {"dtype": opened.dtype, "head": opened.head, "strict": opened.strict}
     origin = Origin(load, os.path.abspath(opened.path), options, opened.fingerprint())
-    model = TextEncoder(build(opened, verify=verify)._replace(origin=origin))
+    built = build(opened, verify=verify)._replace(origin=origin)
+    model = (Decoder if built.family.decoder else TextEncoder)(built)
     model.add_notes(_side_notes)
     return model
 

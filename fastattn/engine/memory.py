@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: MIT
+"""What sequences keep between steps: keys and values of each layer in pages, one pool for each group of layers.
+
+A group is the layers that keep the same: equal heads, sizes and window. Where a step's rows go is found once for each
+group, not for each layer. Pages left of a group's window are given back while a sequence goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _core
+from ..kvcache.checks import CacheFull
+from ..kvcache.pages import PagePool, pages_for
+
+if TYPE_CHECKING:
+    from ..graph.graph import Group, Trace
+
+__all__ = ["Kept", "PagedMemory", "pages_needed"]
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+PAGE = 96  # tokens: a multiple of the block of 48 keys
+STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int8": np.int8}
+_GONE = 0  # a page that no query reads any more: any address that is there
+
+
+class Kept:
+    """What one sequence keeps: how many tokens, and its pages in each group."""
+
+    __slots__ = ("first", "length", "pages")
+
+    def __init__(self, groups: int) -> None:
+        self.length = 0
+        self.pages: list[list[int]] = [[] for _ in range(groups)]
+        self.first = [0] * groups
+        """Pages before this one have been given back."""
+
+
+def pages_needed(group: Group, tokens: int, step: int) -> int:
+    """Pages that a sequence of ``tokens`` holds at most in a group, in steps of at most ``step`` rows."""
+    whole = pages_for(tokens, PAGE)
+    return whole if group.window is None else min(whole, pages_for(group.window + step, PAGE) + 1)
+
+
+class PagedMemory:
+    """Memory for sequences that come and go. One thread at a time.
+
+    Parameters
+    ----------
+    trace
+        Of the model: which layers keep keys, and of which group each is.
+    pages
+        Pages of each group, of ``PAGE`` tokens of one sequence in all its layers. The operating system gives the memory
+        as pages are first written.
+    dtype
+        How keys and values are stored: "float32", "float16", "bfloat16", or "int8" with a scale for each row.
+    """
+
+    def __init__(self, trace: Trace, pages: Sequence[int], dtype: str = "float32") -> None:
+        if dtype not in STORAGE:
+            raise ValueError(f"kv_dtype: got {dtype!r}, expected one of {', '.join(STORAGE)}")
+        self._groups = tuple(trace.groups)
+        self._pools = [PagePool(count) for count in pages]
+        layers = []
+        for number in trace.layers:
+            group, count = self._groups[number], pages[number]
+            k = np.zeros((count, group.kv_heads, PAGE, group.head_size), STORAGE[dtype])
+            v = np.zeros((count, group.kv_heads, PAGE, group.v_head_size), STORAGE[dtype])
+            scales = [np.zeros(k.shape[:3], np.float32) if dtype == "int8" else None for _ in range(2)]
+            layers.append((k, v, *scales))
+        self.core = _core.Memory(layers, len(self._groups))
+        self.nbytes = sum(part.nbytes for layer in layers for part in layer if part is not None)
+
+    def add(self) -> Kept:
+        """A new sequence, without tokens."""
+        return Kept(len(self._groups))
+
+    def free(self, kept: Kept) -> None:
+        """Give back what a sequence keeps."""
+        for pool, pages, first in zip(self._pools, kept.pages, kept.first, strict=True):
+            pool.drop(pages[first:])
+        kept.pages, kept.first, kept.length = [[] for _ in self._groups], [0] * len(self._groups), 0
+
+    def place(self, sequences: Sequence[Kept], counts: Sequence[int]) -> Integers:
+        """Make room for ``counts`` more tokens of each sequence, and say where the next step's rows go.
+
+        Returns
+        -------
+        (T,) int64
+            The position of each row.
+
+        Raises
+        ------
+        CacheFull
+            Too few pages are free; nothing was changed.
+        """
+        starts = [kept.length for kept in sequences]
+        ends = [start + count for start, count in zip(starts, counts, strict=True)]
+        missing = [
+            sum(max(pages_for(end, PAGE) - len(kept.pages[g]), 0) for kept, end in zip(sequences, ends, strict=True))
+            for g in range(len(self._groups))
+        ]
+        for pool, wanted in zip(self._pools, missing, strict=True):
+            if wanted > pool.free:
+                raise CacheFull(f"{wanted} more pages needed, {pool.free} of {pool.count} are free")
+        lengths, offsets = np.array(ends, np.int64), np.array(starts, np.int64)
+        if all(count == 1 for count in counts):
+            positions = offsets
+            owner = np.arange(len(starts))
+        else:
+            sizes = np.array(counts, np.int64)
+            owner = np.repeat(np.arange(len(starts)), sizes)
+            positions = np.arange(len(owner)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + offsets[owner]
+        at, within = np.divmod(positions, PAGE)
+        for g, pool in enumerate(self._pools):
+            for kept, end in zip(sequences, ends, strict=True):
+                more = pages_for(end, PAGE) - len(kept.pages[g])
+                if more > 0:
+                    kept.pages[g] += pool.take(more)
+            table = np.zeros((len(sequences), max((len(kept.pages[g]) for kept in sequences), default=0)), np.int64)
+            for row, kept in zip(table, sequences, strict=True):
+                row[: len(kept.pages[g])] = kept.pages[g]
+            self.core.place(g, table[owner, at] * PAGE + within, table, lengths, offsets)
+        return positions
+
+    def advance(self, sequences: Sequence[Kept], counts: Sequence[int]) -> None:
+        """The step is done: its rows are what the next one sees."""
+        for kept, count in zip(sequences, counts, strict=True):
+            kept.length += count
+            for g, (group, pool) in enumerate(zip(self._groups, self._pools, strict=True)):
+                if group.window is None:
+                    continue
+                first = max(kept.length - group.window + 1, 0) // PAGE  # the next row sees nothing before it
+                if first > kept.first[g]:
+                    pages = kept.pages[g]
+                    pool.drop(pages[kept.first[g] : first])
+                    pages[kept.first[g] : first] = [_GONE] * (first - kept.first[g])
+                    kept.first[g] = first
