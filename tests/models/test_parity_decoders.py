@@ -6,7 +6,6 @@ Run with ``pytest -m parity`` where torch and transformers are installed; elsewh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from fastattn.models.registry import FAMILIES
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 exact_torch = pytest.importorskip("support.exact_torch")
+one_thread = exact_torch.one_thread
 pytestmark = [
     pytest.mark.parity,
     # Temporary: until the families are in the registry there is nothing to compare.
@@ -29,16 +29,6 @@ pytestmark = [
 ]
 
 Array = np.ndarray[Any, Any]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_of_torch() -> Iterator[None]:
-    """Matrices of 48 columns: threads that wait for each other take ten times as long as one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 NEAR_TIE = 1e-4
 MOST_TIES = 0.005  # of all prompts

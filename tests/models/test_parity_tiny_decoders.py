@@ -16,6 +16,7 @@ from golden import numpy_decoders, tiny_decoders
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 exact_torch = pytest.importorskip("support.exact_torch")
+one_thread = exact_torch.one_thread
 pytestmark = pytest.mark.parity
 
 Array = np.ndarray[Any, Any]

@@ -21,6 +21,16 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For modules that take it by name. Matrices of 48 columns: threads that wait for each other take ten times as long
+    as one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class _Double(ModuleType):
     """torch, but for the names of float32."""
 
