@@ -17,7 +17,8 @@ from ..graph.tasks import add_heads, head_output
 from .blocks import ACTIVATIONS, MAX_HEAD_SIZE, MAX_LAYERS
 
 __all__ = [
-    "NAMES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "mixed", "rotary_of", "sliding_layers",
+    "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds", "mixed", "rotary_of",
+    "sliding_layers", "window_of",
 ]  # fmt: skip
 
 NAMES = Names("model.", "layers.{i}.", {
@@ -27,6 +28,9 @@ NAMES = Names("model.", "layers.{i}.", {
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_gate_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj",
 }, token_embd="embed_tokens", output_norm="norm")  # fmt: skip
 """As Llama's kin call their layers; the prefix is that of files with a head."""
+
+PROBES = ("embed_tokens.weight", "norm.weight", "layers.0.input_layernorm.weight")
+"""Tensors of every file, to see whether names have the prefix."""
 
 _TENSORS = re.compile(r".*rotary_emb\..*|.*\.(masked_bias|attn\.bias)|(lm_head|score|classifier|qa_outputs)\..*")
 
@@ -82,22 +86,42 @@ class Sizes(NamedTuple):
 
 def rotary_of(c: ConfigReader, s: Sizes, *, base: float = 10000.0) -> Rotary:
     """By ``rope_parameters`` or the keys of files before transformers 5."""
+    part = c.value("partial_rotary_factor")
+    if part not in (None, 1, 1.0):
+        raise ValueError(f"{c.path}: partial_rotary_factor is {str(part)[:100]!r}, expected 1")
     theta, scaling = read_scaling(c, base)
     return build_rotary(c, s.head_size, base=theta, scaling=scaling, positions=s.positions)
 
 
-def sliding_layers(c: ConfigReader, s: Sizes, *, first: int) -> list[int | None]:
-    """The window of each layer: ``layer_types``, else layers from ``first`` on where ``use_sliding_window`` says so."""
-    size = c.size_or_none("sliding_window")
-    kinds = c.words("layer_types", ("full_attention", "sliding_attention"))
-    used = c.flag("use_sliding_window", False)
+def window_of(c: ConfigReader, default: int | None = None) -> int | None:
+    """``sliding_window``; null is None."""
+    if c.null("sliding_window") or (default is None and not c.has("sliding_window")):
+        return None
+    return c.size("sliding_window", default)
+
+
+def sliding_layers(c: ConfigReader, s: Sizes) -> list[int | None]:
+    """The window of each layer where ``use_sliding_window`` says so: by ``layer_types``, else from
+    ``max_window_layers`` on.
+    """
+    used, kinds = c.flag("use_sliding_window", False), layer_kinds(c, s)
+    first = c.size("max_window_layers", 28, minimum=0)
+    if not used:
+        if kinds is not None and "sliding_attention" in kinds:
+            raise ValueError(f"{c.path}: layer_types has sliding_attention, but use_sliding_window is false")
+        return [None] * s.layers
+    size = window_of(c, 4096)
     if kinds is None:
-        return [size if used and i >= first else None for i in range(s.layers)]
-    if len(kinds) != s.layers:
-        raise ValueError(f"{c.path}: layer_types has {len(kinds)} entries, expected {s.layers}, num_hidden_layers")
-    if size is None and "sliding_attention" in kinds:
-        raise ValueError(f"{c.path}: layer_types has sliding_attention, but sliding_window says no size")
+        return [size if i >= first else None for i in range(s.layers)]
     return [size if kind == "sliding_attention" else None for kind in kinds]
+
+
+def layer_kinds(c: ConfigReader, s: Sizes) -> tuple[str, ...] | None:
+    """``layer_types``, one for each layer; None where the file has none."""
+    kinds = c.words("layer_types", ("full_attention", "sliding_attention"))
+    if kinds is not None and len(kinds) != s.layers:
+        raise ValueError(f"{c.path}: layer_types has {len(kinds)} entries, expected {s.layers}, num_hidden_layers")
+    return kinds
 
 
 def mixed(

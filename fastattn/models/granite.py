@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..graph.family import Facts
 from ..graph.graph import Graph
-from .causal import NAMES, Sizes, causal_family, causal_heads, feed_forward, mixed, rotary_of
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, mixed, rotary_of
 
 __all__ = ["FAMILY"]
 
@@ -19,7 +19,7 @@ def build(g: Graph) -> Facts:
     rotary, bias, inner_bias = rotary_of(c, s), c.flag("attention_bias", False), c.flag("mlp_bias", False)
     embedding, residual = c.positive("embedding_multiplier", 1.0), c.positive("residual_multiplier", 1.0)
     scale, divisor = c.positive("attention_multiplier", 1.0), c.positive("logits_scaling", 1.0)
-    g.names = NAMES.replace(g.source.prefix("model.", "embed_tokens.weight"))
+    g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
     x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
     x = g.scale(x, embedding)

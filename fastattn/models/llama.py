@@ -15,7 +15,10 @@ from typing import NamedTuple
 from ..graph.config import ConfigReader
 from ..graph.family import Facts
 from ..graph.graph import Graph
-from .causal import NAMES, Sizes, attend, causal_family, causal_heads, feed_forward, rotary_of, sliding_layers
+from .causal import (
+    NAMES, PROBES, Sizes, attend, causal_family, causal_heads, feed_forward, layer_kinds, rotary_of, sliding_layers,
+    window_of,
+)  # fmt: skip
 
 __all__ = ["FAMILY"]
 
@@ -45,14 +48,12 @@ def _llama(c: ConfigReader) -> _Variant:
 
 def _mistral(c: ConfigReader) -> _Variant:
     s = Sizes.read(c, kv_heads=8)
-    size = c.size_or_none("sliding_window") if c.has("sliding_window") or c.null("sliding_window") else 4096
-    return _Variant(s, [size] * s.layers, [True] * s.layers)
+    return _Variant(s, [window_of(c, 4096)] * s.layers, [True] * s.layers)
 
 
 def _qwen2(c: ConfigReader) -> _Variant:
     s = Sizes.read(c, kv_heads=32)
-    windows = sliding_layers(c, s, first=c.size("max_window_layers", 28, minimum=0))
-    return _Variant(s, windows, [True] * s.layers, attention_bias=True)
+    return _Variant(s, sliding_layers(c, s), [True] * s.layers, attention_bias=True)
 
 
 def _smollm3(c: ConfigReader) -> _Variant:
@@ -64,10 +65,14 @@ def _smollm3(c: ConfigReader) -> _Variant:
         if not isinstance(named, list) or len(named) != s.layers or any(flag not in (0, 1) for flag in named):
             raise ValueError(f"{c.path}: no_rope_layers is {str(named)[:100]!r}, expected a list of {s.layers} 0 and 1")
         turned = [bool(flag) for flag in named]
-    windows = sliding_layers(c, s, first=s.layers)
-    if not c.has("layer_types") and c.flag("use_sliding_window", False):
-        size = c.size_or_none("sliding_window")
-        windows = [None if flag else size for flag in turned]
+    size, kinds = window_of(c), layer_kinds(c, s)
+    if kinds is not None:
+        if size is None and "sliding_attention" in kinds:
+            raise ValueError(f"{c.path}: layer_types has sliding_attention, but sliding_window says no size")
+        slides = [kind == "sliding_attention" for kind in kinds]
+    else:
+        slides = [c.flag("use_sliding_window", False) and not flag for flag in turned]
+    windows = [size if flag else None for flag in slides]
     bias = c.flag("attention_bias", False)
     return _Variant(
         s, windows, turned, theta=2000000.0, attention_bias=bias, output_bias=bias, inner_bias=c.flag("mlp_bias", False),
@@ -84,7 +89,7 @@ def build(g: Graph) -> Facts:
     v = _VARIANTS[g.config.model_type()](g.config)
     s = v.sizes
     rotary = rotary_of(g.config, s, base=v.theta)
-    g.names = NAMES.replace(g.source.prefix("model.", "embed_tokens.weight"))
+    g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = g.config.flag("tie_word_embeddings", v.tied)
     x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
     for i, layer in g.layers(s.layers):

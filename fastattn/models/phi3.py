@@ -10,16 +10,19 @@ from ..graph.config import ConfigReader
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from ..graph.rotary import Rotary, build_rotary, read_scaling
-from .causal import NAMES, Sizes, causal_family, causal_heads, mixed
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, mixed, window_of
 
 __all__ = ["FAMILY"]
+
+
+_LONG = ("longrope", "su", "yarn")  # three names of one
 
 
 def build(g: Graph) -> Facts:
     c = g.config
     s = Sizes.read(c, eps=1e-5)
-    rotary, window = _rotary(c, s), c.size_or_none("sliding_window")
-    g.names = NAMES.replace(g.source.prefix("model.", "embed_tokens.weight"))
+    rotary, window = _rotary(c, s), window_of(c)
+    g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
     x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
     for _, layer in g.layers(s.layers):
@@ -48,7 +51,9 @@ def _rotary(c: ConfigReader, s: Sizes) -> Rotary:
         raise ValueError(f"{c.path}: partial_rotary_factor is {str(part)[:100]!r}, expected a number up to 1")
     kind = own.get("rope_type") or own.get("type")
     trained = c.size("original_max_position_embeddings", 4096)
-    if kind in ("su", "yarn", "longrope"):
+    if kind not in (None, "default", *_LONG):
+        raise ValueError(f"{c.path}: rotary positions: type {str(kind)[:100]!r}, expected default or longrope")
+    if kind in _LONG:
         own = {**own, "rope_type": "longrope", "original_max_position_embeddings": trained}
         own.pop("type", None)
     return build_rotary(c, int(s.head_size * part), base=theta, scaling=own or None, positions=s.positions)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..graph.family import Facts
 from ..graph.graph import Graph
-from .causal import NAMES, Sizes, causal_family, causal_heads, feed_forward, rotary_of, sliding_layers
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, rotary_of, sliding_layers
 
 __all__ = ["FAMILY"]
 
@@ -16,9 +16,9 @@ __all__ = ["FAMILY"]
 def build(g: Graph) -> Facts:
     c = g.config
     s = Sizes.read(c, kv_heads=32, head_size=128)
-    windows = sliding_layers(c, s, first=c.size("max_window_layers", 28, minimum=0))
+    windows = sliding_layers(c, s)
     rotary, bias = rotary_of(c, s), c.flag("attention_bias", False)
-    g.names = NAMES.replace(g.source.prefix("model.", "embed_tokens.weight"))
+    g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
     x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
     for i, layer in g.layers(s.layers):

@@ -52,6 +52,7 @@ FAMILIES = {
 
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
 _ACTIVATIONS = ("int16", "int8")
+_STORED = {"BF16": "bfloat16", "F16": "float16"}
 
 
 def family_of(model_type: str) -> Family:
@@ -159,7 +160,10 @@ def open_source(
             f"activations: got {activations!r}, but {weights.path} has no block-quantised weights, to which alone it "
             "applies"
         )
-    return Opened(target, weights, files, folder, config, family_of(model_type), name or "float32", threads, wanted, strict)
+    family = family_of(model_type)
+    if name is None:
+        name = _stored_dtype(weights) if family.decoder else "float32"
+    return Opened(target, weights, files, folder, config, family, name, threads, wanted, strict)
 
 
 def _open(target: Path) -> WeightFile:
@@ -204,6 +208,12 @@ def _dtype_name(dtype: Any) -> str | None:
     if name not in _DTYPES:
         raise ValueError(f"dtype: got {dtype!r}, expected one of {', '.join(_DTYPES)}, or None")
     return str(name)
+
+
+def _stored_dtype(weights: WeightFile) -> str:
+    """The type of all matrices of a checkpoint; of several float32, which holds them all."""
+    stored = {weights.info(name).dtype for name in weights if len(weights.shape(name)) == 2}
+    return _STORED.get(stored.pop(), "float32") if len(stored) == 1 else "float32"
 
 
 def _check_activations(activations: Any) -> None:

@@ -24,8 +24,6 @@ exact_torch = pytest.importorskip("support.exact_torch")
 one_thread = exact_torch.one_thread
 pytestmark = [
     pytest.mark.parity,
-    # Temporary: until the families are in the registry there is nothing to compare.
-    pytest.mark.skipif(not FAMILIES.keys() >= tiny_decoders.BASE.keys(), reason="no decoders yet"),
 ]
 
 Array = np.ndarray[Any, Any]
