@@ -24,7 +24,8 @@ __all__ = [
 NAMES = Names("model.", "layers.{i}.", {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj", "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm",
+    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "attn_post_norm": "post_attention_layernorm",
+    "ffn_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_gate_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj",
 }, token_embd="embed_tokens", output_norm="norm")  # fmt: skip
 """As Llama's kin call their layers; the prefix is that of files with a head."""

@@ -41,6 +41,7 @@ FAMILIES = {
     "mpnet": "mpnet",
     "new": "gte",
     "nomic_bert": "nomic_bert",
+    "olmo2": "olmo2",
     "phi3": "phi3",
     "qwen2": "llama",
     "qwen3": "qwen3",

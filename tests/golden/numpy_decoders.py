@@ -179,6 +179,9 @@ def projections(c: Config, w: Weights, name: str, x: Array) -> tuple[Array, Arra
         q, k, v = np.split(linear(w, f"{name}.qkv_proj", x), [queries * size, (queries + keys) * size], -1)
     else:
         q, k, v = (linear(w, f"{name}.{part}_proj", x) for part in "qkv")
+    if c["model_type"] == "olmo2":
+        eps = c.get("rms_norm_eps", 1e-5)
+        q, k = rms_norm(q, w[f"{name}.q_norm.weight"], eps), rms_norm(k, w[f"{name}.k_norm.weight"], eps)
     q, k, v = q.reshape(-1, queries, size), k.reshape(-1, keys, size), v.reshape(-1, keys, size)
     if c["model_type"] == "qwen3":
         eps = c.get("rms_norm_eps", 1e-6)
@@ -211,18 +214,27 @@ def feed_forward(c: Config, w: Weights, name: str, x: Array) -> Array:
 def hidden_states(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     """(S, H) of one sequence, whose tokens stand in ascending ``columns`` (S,), which are their positions too."""
     granite = c["model_type"] == "granite"
-    eps = c.get("rms_norm_eps", 1e-5 if c["model_type"] == "phi3" else 1e-6)
+    eps = c.get("rms_norm_eps", 1e-5 if c["model_type"] in ("phi3", "olmo2") else 1e-6)
+    behind = c["model_type"] == "olmo2"  # whose norms stand behind each part
     residual = c.get("residual_multiplier", 1.0) if granite else 1.0
     scale = c.get("attention_multiplier", 1.0) if granite else heads(c)[2] ** -0.5
     angles, factor = frequencies(c, int(columns[-1]) + 1)
     x = w["model.embed_tokens.weight"][ids] * (c.get("embedding_multiplier", 1.0) if granite else 1.0)
     for i in range(c["num_hidden_layers"]):
         layer = f"model.layers.{i}"
-        q, k, v = projections(c, w, f"{layer}.self_attn", rms_norm(x, w[f"{layer}.input_layernorm.weight"], eps))
+        normed = x if behind else rms_norm(x, w[f"{layer}.input_layernorm.weight"], eps)
+        q, k, v = projections(c, w, f"{layer}.self_attn", normed)
         if has_positions(c, i):
             q, k = turn(q, columns, angles, factor), turn(k, columns, angles, factor)
         mixed = attention(q, k, v, columns, scale, window(c, i))
-        x = x + residual * linear(w, f"{layer}.self_attn.o_proj", mixed)
+        mixed = linear(w, f"{layer}.self_attn.o_proj", mixed)
+        if behind:
+            x = x + rms_norm(mixed, w[f"{layer}.post_attention_layernorm.weight"], eps)
+            x = x + rms_norm(
+                feed_forward(c, w, f"{layer}.mlp", x), w[f"{layer}.post_feedforward_layernorm.weight"], eps
+            )
+            continue
+        x = x + residual * mixed
         normed = rms_norm(x, w[f"{layer}.post_attention_layernorm.weight"], eps)
         x = x + residual * feed_forward(c, w, f"{layer}.mlp", normed)
     return rms_norm(x, w["model.norm.weight"], eps)

@@ -40,11 +40,12 @@ BASE: dict[str, dict[str, Any]] = {
                 "no_rope_layer_interval": 4, "attention_bias": False, "mlp_bias": False},
     "granite": {**_COMMON, **_THETA, "attention_bias": False, "mlp_bias": False, "embedding_multiplier": 3.0,
                 "attention_multiplier": 0.21, "residual_multiplier": 0.75, "logits_scaling": 1.7},
+    "olmo2": {**_COMMON, **_THETA, "attention_bias": False},
 }  # fmt: skip
 """config.json of each family, in the spelling of transformers 4."""
 
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "phi3": "Phi3",
-           "smollm3": "SmolLM3", "granite": "Granite"}  # fmt: skip
+           "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2"}  # fmt: skip
 
 TIED = {"smollm3": True}
 """tie_word_embeddings where config.json has no such key: false for all but these."""
@@ -130,6 +131,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "smollm3, layers by name alone": ("smollm3", {"sliding_window": 4, "layer_types": [_FULL, _LOCAL] * 2 + [_FULL]}),
     "smollm3, yarn": ("smollm3", _new("yarn", factor=4.0, original_max_position_embeddings=16, attention_factor=1.1)),
+    "olmo2": ("olmo2", {}),
+    "olmo2, biases, wide heads": ("olmo2", {"attention_bias": True, "num_key_value_heads": 3, "head_dim": 16}),
+    "olmo2, tied, linear": ("olmo2", {**_new("linear", factor=2.0), "tie_word_embeddings": True, "rms_norm_eps": ...}),
     "granite": ("granite", {}),
     "granite, no multipliers, tied": (
         "granite", {**dict.fromkeys(("embedding_multiplier", "residual_multiplier", "logits_scaling"), ...),
@@ -171,7 +175,12 @@ def shapes(c: dict[str, Any]) -> Shapes:
     turned = mixing or family == "qwen2"
     for i in range(c["num_hidden_layers"]):
         layer = f"model.layers.{i}"
-        found[f"{layer}.input_layernorm.weight"] = (hidden,)
+        if family == "olmo2":
+            found[f"{layer}.post_feedforward_layernorm.weight"] = (hidden,)
+            found[f"{layer}.self_attn.q_norm.weight"] = (queries * size,)
+            found[f"{layer}.self_attn.k_norm.weight"] = (keys * size,)
+        else:
+            found[f"{layer}.input_layernorm.weight"] = (hidden,)
         if family == "phi3":
             linear(f"{layer}.self_attn.qkv_proj", (queries + 2 * keys) * size, hidden)
         else:

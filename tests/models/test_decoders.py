@@ -301,6 +301,7 @@ DEFAULTS = {
     "phi3": ("hidden_act", "sliding_window", "resid_pdrop", "original_max_position_embeddings"),
     "smollm3": ("hidden_act", "use_sliding_window", "no_rope_layer_interval", "attention_bias", "mlp_bias"),
     "granite": ("hidden_act", "attention_bias", "mlp_bias"),
+    "olmo2": ("hidden_act", "attention_bias"),
 }
 
 

@@ -53,6 +53,7 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3": {},
     "phi3": {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0, "partial_rotary_factor": 0.5}},
     "smollm3": {"no_rope_layer_interval": 2},
+    "olmo2": {"attention_bias": True},
     "granite": {"embedding_multiplier": 6.0, "attention_multiplier": 0.1, "residual_multiplier": 0.4,
                 "logits_scaling": 3.0},
 }  # fmt: skip
