@@ -12,16 +12,16 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastattn.loaders.files import FolderFiles
-from fastattn.models.builder import Plan
-from fastattn.models.config import ConfigReader
-from fastattn.models.registry import FAMILIES
+from fastattn.graph.build import trace_page
+from fastattn.graph.config import ConfigReader
+from fastattn.graph.source import Plan
+from fastattn.models.registry import FAMILIES, family_of
 
 __all__ = ["RANDOM", "random_folder", "random_tensor", "tensor_shapes", "write_folder", "write_safetensors"]
 
@@ -41,7 +41,23 @@ _BERT: dict[str, Any] = {
     "position_embedding_type": "absolute",
 }
 
-RANDOM: dict[str, dict[str, Any]] = {"bert-base": _BERT}
+_SMOLLM2: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 8192,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100000.0,
+    "tie_word_embeddings": True,
+}
+
+RANDOM: dict[str, dict[str, Any]] = {"bert-base": _BERT, "smollm2-135m": _SMOLLM2}
 """Name of ``fastattn bench model --random`` -> its config.json."""
 
 
@@ -99,9 +115,8 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     config = ConfigReader.read(FolderFiles(folder))
     if config.model_type() not in FAMILIES:
         raise ValueError(f"{config.path}: model_type {config.model_type()!r} is none of {', '.join(FAMILIES)}")
-    module, name = FAMILIES[config.model_type()]
     shapes = _Shapes(config)
-    getattr(import_module(module), name)(shapes)
+    trace_page(family_of(config.model_type()), shapes)
     return {names[0]: shape for names, shape in shapes.requests.items()}
 
 

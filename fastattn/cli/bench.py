@@ -41,6 +41,7 @@ _EXAMPLES = {
   fastattn bench similarity --shapes cosine --json""",
     "model": bench_model.EXAMPLES,
     "threads": "  fastattn bench threads --seconds 4\n  fastattn bench threads --model path/to/folder --json",
+    "steps": "  fastattn bench steps --threads 1\n  fastattn bench steps --model path/to/folder --dtype bfloat16 --json",
 }
 _HELP = {
     "peak": "the machine's limits: fp32 FMA peak, int8 peak and memory read bandwidth",
@@ -50,6 +51,7 @@ _HELP = {
     "similarity": "the best of 100000 vectors for some queries",
     "model": "a sentence encoder, token ids in, hidden states out",
     "threads": "what a team of threads costs, alone and beside busy processes",
+    "steps": "a decoder's steps: prompts, tokens, and the part of a token that is bookkeeping",
 }
 _FLOPS = {
     "peak": "",
@@ -60,6 +62,7 @@ _FLOPS = {
     "similarity": "\n\nFLOPs: 2 D for each pair, whatever the metric. The vectors come from memory.",
     "model": "\n\nFLOPs are those of the tokens that are there; padding counts for nothing.",
     "threads": "\n\nTeams are those of FASTATTN_THREADS, each in processes of its own, which take turns.",
+    "steps": "\n\nBookkeeping is what a step costs beside the program in C, with the choice of the token.",
 }
 
 
@@ -84,7 +87,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=lambda arguments: parser.error(f"expected one of {', '.join(_EXAMPLES)}"))
     kinds = parser.add_subparsers(metavar="WHAT", title="what is measured")
-    runs = (_peak, _attention, _linear, _linear_attention, _similarity, _model, bench_modes.team)
+    runs = (_peak, _attention, _linear, _linear_attention, _similarity, _model, bench_modes.team, bench_modes.steps)
     for name, run in zip(_EXAMPLES, runs, strict=True):
         kind = kinds.add_parser(
             name,
@@ -100,7 +103,7 @@ def add_parser(commands: Any) -> None:
         kind.add_argument(
             "--cpu-time", action="store_true", help="count CPU time (one thread, on a machine that is busy)"
         )
-        if name not in ("peak", "threads"):
+        if name not in ("peak", "threads", "steps"):
             _add_grid_options(kind)
         if name == "linear":
             kind.add_argument(
@@ -115,6 +118,11 @@ def add_parser(commands: Any) -> None:
             bench_model.add_options(kind)
         if name == "threads":
             kind.add_argument("--model", type=path, metavar="PATH", help="model folder (default: random, as MiniLM's)")
+        if name == "steps":
+            kind.add_argument("--model", type=path, metavar="PATH", help="a decoder (default: random, as SmolLM2-135M)")
+            kind.add_argument(
+                "--dtype", choices=("float32", "bfloat16", "float16", "int8"), help="of the weights (default: as stored)"
+            )
         kind.set_defaults(run=run, parser=kind)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """``fastattn bench attention --overhead | --memory | --decode | --long | --scaling``, and the end of --peak-shapes;
-``fastattn bench threads``."""
+``fastattn bench threads`` and ``steps``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from .bench_output import clock, header, machine, print_list, threads
 
-__all__ = ["decode", "long", "memory", "overhead", "relations", "scaling", "team"]
+__all__ = ["decode", "long", "memory", "overhead", "relations", "scaling", "steps", "team"]
 
 _LONG_ROUNDS = 5  # of a dozen seconds each
 
@@ -179,6 +179,34 @@ def team(arguments: argparse.Namespace) -> int:
         say(f"{row['busy']:>4}  {'  '.join(cells)}  p50 {row['p50_ratio']:.2f}, CPU {row['cpu_ratio']:.2f}")
     if arguments.json:
         print(json.dumps({**machine(arguments), "teams": costs, "beside_busy": rows}, indent=2))
+    return 0
+
+
+def steps(arguments: argparse.Namespace) -> int:
+    """A decoder's steps."""
+    from pathlib import Path
+
+    from fastattn.bench.report import duration
+    from fastattn.bench.steps import SMALL, measure_steps
+
+    if arguments.cpu_time:
+        arguments.parser.error("argument --cpu-time: not with steps")
+    count = threads(arguments)
+    if not arguments.json:
+        print(f"{header(arguments)}: {arguments.model or f'random weights of the sizes of {SMALL}'}, prompts of 64\n")
+        print("sequences   prompts, tokens/s   a step   tokens/s   bookkeeping   share of the step")
+    rows = []
+    model = Path(arguments.model) if arguments.model else None
+    for row in measure_steps(model, arguments.dtype, count, arguments.seconds, arguments.rounds):
+        rows.append(row)
+        if not arguments.json:
+            print(
+                f"{row['sequences']:>9}   {row['prefill_tokens_per_second']:>17.0f}   {duration(row['step_s']):>6}   "
+                f"{row['tokens_per_second']:>8.0f}   {duration(row['bookkeeping_s']):>11}   {row['share']:>8.1%}",
+                flush=True,
+            )
+    if arguments.json:
+        print(json.dumps({**machine(arguments), "cases": rows}, indent=2))
     return 0
 
 
