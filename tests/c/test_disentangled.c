@@ -239,6 +239,45 @@ static void test_refused(void) {
     case_end(hash_bytes(HASH_START, after, sizeof after));
 }
 
+/* A call that is told to stop, before it begins or by one of its looks, in whatever part it is, says so. */
+typedef struct counted {
+    fa_stop stop;
+    int count, stop_at;
+} counted;
+
+static int look(void *arg) {
+    counted *looks = arg;
+    looks->stop.next_look = 1; /* again at once */
+    return ++looks->count == looks->stop_at;
+}
+
+static void test_stopped(void) {
+    if (!case_begin("disentangled_attention stopped")) return;
+    static const int stop_at[] = {1, 2, 8, 20, 45, 100};
+    const whole_case c = {"stopped", 7, 8, 320, 0, 0, 0, 1, 1, 0, 2, {300, 310}};
+    for (int i = 0; i < 10; i++) {
+        variant v = variant_of(0, 0);
+        v.threads = i < 4 ? 1 + 2 * (i % 2) : 1; /* the thread of the call looks: alone it does so often enough */
+        case_variant(&v);
+        whole_arrays a = make_arrays(&c, &v, 1);
+        counted looks = {.stop = {.look = look, .next_look = 1}, .stop_at = i < 4 ? 1000000 : stop_at[i - 4]};
+        looks.stop.arg = &looks;
+        if (i < 2) looks.stop.asked = 1;
+        else if (i < 4) looks.stop.deadline = 1;
+        fa_ctx ctx = variant_ctx(&v);
+        size_t bytes = 0;
+        ctx.stop = &looks.stop;
+        expect_status("query", fa_disentangled_attention_workspace(&ctx, &a.out.view, &a.q.view, &a.k.view, &a.v.view, &a.params, &bytes), FA_OK);
+        void *ws = guard_alloc(bytes, v.side, "workspace");
+        const fa_status status = fa_disentangled_attention(&ctx, &a.out.view, &a.q.view, &a.k.view, &a.v.view, &a.params, ws, bytes);
+        expect_status("stopped", status, FA_STOPPED);
+        if (i >= 4 && looks.count != looks.stop_at) fail("%d looks, expected %d", looks.count, looks.stop_at);
+        expect_clean("workspace", guard_free(ws));
+        free_arrays(&a);
+    }
+    case_end(HASH_START);
+}
+
 /* The workspace grows with the length of a sequence, not with its square. */
 static void test_space(void) {
     if (!case_begin("disentangled_attention space of long sequences")) return;
@@ -412,6 +451,7 @@ void test_disentangled(const options *o) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         run_case(&cases[i], hash_bytes(HASH_START, cases[i].name, strlen(cases[i].name)));
     test_refused();
+    test_stopped();
     test_space();
     for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) columns_case_run(&columns[i]);
     test_columns_refused();
