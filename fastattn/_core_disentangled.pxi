@@ -73,9 +73,20 @@ def disentangled_attention(out, q, k, v, cu_seqlens, positions, c2p, p2c, int64_
     make_ctx(&ctx, num_threads)
     status = fa_disentangled_attention_workspace(&ctx, to, qv, kv, vv, &params, &size)
     if status == FA_ERR_VALUE:
-        raise ValueError(f"cu_seqlens, positions, span, max_distance, scale: expected ends from 0 to {out.shape[0]} that ascend, "
-                         "positions of at least 0 that ascend within each sequence, sizes as distance_columns takes them, a finite "
-                         f"scale; span is {span}, max_distance {max_distance}, scale {scale}")
+        n, before, ends = out.shape[0], 0, cu_seqlens.tolist()
+        for end in ends:
+            if not before <= end <= n:
+                raise ValueError(f"cu_seqlens: {end} behind {before}, expected numbers from 0 to {n} that do not descend")
+            before = end
+        for start, stop in zip(ends, ends[1:]):
+            before = -1
+            for place in positions[start:stop].tolist():
+                if place <= before:
+                    raise ValueError(f"positions: {place} behind {before}, expected numbers from 0 up that ascend in each sequence"
+                                     if before >= 0 else f"positions: {place}, expected at least 0")
+                before = place
+        raise ValueError(f"span, max_distance, scale: {span}, {max_distance}, {scale}, expected sizes that distance_columns "
+                         "takes, and a finite scale")
     check(status, "disentangled_attention")
     take_workspace(&ws, size)
     with nogil:

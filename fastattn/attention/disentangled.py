@@ -168,6 +168,6 @@ def attend_disentangled(
     """
     check_distances(span, max_distance)
     _core.disentangled_attention(
-        out, q, k, v, cu_seqlens, positions, panels.get("c2p"), panels.get("p2c"), span, max_distance or 0, scale,
-        num_threads,
+        out, q, k, v, cu_seqlens, positions, panels.get("c2p"), panels.get("p2c"), span, max_distance or 0,
+        as_real(scale, "scale"), num_threads,
     )  # fmt: skip

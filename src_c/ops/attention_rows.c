@@ -98,19 +98,31 @@ void attn_get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, in
     }
 }
 
+/* Biases of n keys at positions for a row, a whole block written: `centre` is the value of distance 0. */
+static void jump_block(float *to, const float *centre, int64_t reach, const int64_t *positions, int64_t n, int64_t position) {
+    for (int64_t j = 0; j < n; j++) to[j] = centre[attn_max(-reach, attn_min(reach, positions[j] - position))];
+    for (int64_t j = n; j < FA_KEY_BLOCK; j++) to[j] = 0.0f; /* read with the block, then excluded */
+}
+
 /*
  * Biases where positions jump: one for each key of the chunk that the rows may see, by key. A distance counted from the
- * chunk's first key is then the place of a key's bias, so that the kernels find it as they find any other.
+ * chunk's first key is then the place of a key's bias, so that the kernels find it as they find any other. Blocks without
+ * a jump, most of them where masks have few holes, are copied.
  */
 static void point_jump_bias(const attn_job *job, const attn_rows *rows, attn_scratch *scratch, fa_attn_chunk *chunk) {
-    const int64_t reach = job->bias_reach, *positions = rows->jumps + chunk->j0;
-    const int64_t from = attn_max(0, rows->first - chunk->j0) / FA_KEY_BLOCK * FA_KEY_BLOCK;
-    const int64_t to = attn_min(chunk->n, rows->last - chunk->j0 + 1);
+    const int64_t reach = job->bias_reach, to = attn_min(chunk->n, rows->last - chunk->j0 + 1);
+    for (int64_t b = attn_max(0, rows->first - chunk->j0) / FA_KEY_BLOCK * FA_KEY_BLOCK; b < to; b += FA_KEY_BLOCK) {
+        const int64_t n = attn_min(FA_KEY_BLOCK, to - b), *positions = rows->jumps + chunk->j0 + b;
+        const int jumps = positions[n - 1] - positions[0] != n - 1;
+        for (int i = 0; i < rows->n; i++) {
+            float *values = scratch->jump_bias + i * job->jump_width + b;
+            const int64_t distance = attn_max(-(reach + FA_KEY_BLOCK), attn_min(reach, positions[0] - rows->position[i]));
+            if (jumps) jump_block(values, rows->bias[i], reach, positions, n, rows->position[i]);
+            else memcpy(values, rows->bias[i] + distance, FA_KEY_BLOCK * sizeof *values);
+        }
+    }
     for (int i = 0; i < rows->n; i++) {
-        float *values = scratch->jump_bias + i * job->jump_width;
-        for (int64_t j = from; j < to; j++) values[j] = rows->bias[i][attn_max(-reach, attn_min(reach, positions[j] - rows->position[i]))];
-        for (int64_t j = attn_max(to, 0); j % FA_KEY_BLOCK != 0; j++) values[j] = 0.0f; /* read with the block, then excluded */
-        scratch->jump_rows[i] = values;
+        scratch->jump_rows[i] = scratch->jump_bias + i * job->jump_width;
         scratch->jump_from[i] = chunk->j0;
     }
     chunk->bias = scratch->jump_rows;

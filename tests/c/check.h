@@ -78,6 +78,7 @@ void test_linear_attention(const options *o);
 void test_convert(const options *o);
 void test_rope(const options *o);
 void test_relative(const options *o);
+void test_disentangled(const options *o);
 void test_similarity(const options *o);
 void test_rows(const options *o);
 void test_pooling(const options *o);

@@ -29,6 +29,7 @@ static int run_all(const options *o) {
     test_convert(o);
     test_rope(o);
     test_relative(o);
+    test_disentangled(o);
     test_similarity(o);
     test_rows(o);
     test_pooling(o);
