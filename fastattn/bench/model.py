@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastattn import models
+from fastattn.text import load
 
 from .child import Child, ChildError, convert
 from .compare import compare
@@ -197,7 +197,7 @@ class Field:
 
 def check_determinism(folder: Path, cases: Sequence[ModelCase], dtype: str = "float32") -> Iterator[dict[str, Any]]:
     """Whether hidden states have the same bits over threads, instruction sets, and repeated; see check_call()."""
-    model = models.load(folder, dtype)
+    model = load(folder, dtype)
     for case in cases:
         ids, mask = make_batch(case, model.vocab_size)
 

@@ -12,16 +12,16 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastattn.graph.build import trace_page
+from fastattn.graph.config import ConfigReader
+from fastattn.graph.source import Plan
 from fastattn.loaders.files import FolderFiles
-from fastattn.models.builder import Plan
-from fastattn.models.config import ConfigReader
-from fastattn.models.registry import FAMILIES
+from fastattn.models.registry import FAMILIES, family_of
 
 __all__ = ["RANDOM", "random_folder", "random_tensor", "tensor_shapes", "write_folder", "write_safetensors"]
 
@@ -99,9 +99,8 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     config = ConfigReader.read(FolderFiles(folder))
     if config.model_type() not in FAMILIES:
         raise ValueError(f"{config.path}: model_type {config.model_type()!r} is none of {', '.join(FAMILIES)}")
-    module, name = FAMILIES[config.model_type()]
     shapes = _Shapes(config)
-    getattr(import_module(module), name)(shapes)
+    trace_page(family_of(config.model_type()), shapes)
     return {names[0]: shape for names, shape in shapes.requests.items()}
 
 

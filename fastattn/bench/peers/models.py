@@ -28,9 +28,9 @@ class Loaded:
 
 
 def _fastattn(folder: Path, num_threads: int, dtype: str) -> Loaded:
-    from fastattn import __version__, models
+    from fastattn import __version__, load
 
-    model = models.load(folder, dtype, num_threads)
+    model = load(folder, dtype, num_threads)
 
     def prepare(ids: np.ndarray, mask: np.ndarray) -> Prepared:
         return lambda: model(ids, mask).last_hidden_state
