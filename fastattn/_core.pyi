@@ -42,9 +42,7 @@ class DLPackBuffer:
 
 # ---- attention: _core.pyx
 
-def attend_plain(
-    q: _F32, k: _F32, v: _F32, out: _F32, causal: bool, scale: float, num_threads: int | None
-) -> bool: ...
+def attend_plain(q: _F32, k: _F32, v: _F32, out: _F32, causal: bool, scale: float, num_threads: int | None) -> bool: ...
 def attend_varlen_plain(
     q: _F32,
     k: _F32,
@@ -166,15 +164,26 @@ class Memory:
 class Program:
     arrays: Final[tuple[str, ...]]
     def __init__(
-        self, columns: Sequence[int], arrays: Sequence[tuple[str, str, int, int, int, bool, int, bool]],
-        layers: int = 0, groups: int = 0,
+        self,
+        columns: Sequence[int],
+        arrays: Sequence[tuple[str, str, int, int, int, bool, int, bool]],
+        layers: int = 0,
+        groups: int = 0,
     ) -> None: ...
     def __len__(self) -> int: ...
-    def add(self, kind: str, out: _Place, x: _Place = None, y: _Place = None, z: _Place = None, **options: Any) -> None: ...
+    def add(
+        self, kind: str, out: _Place, x: _Place = None, y: _Place = None, z: _Place = None, **options: Any
+    ) -> None: ...
     def seal(self) -> None: ...
     def run(
-        self, rows: Sequence[int], arrays: Sequence[Any], blocks: Blocks, num_threads: int | None = None,
-        memory: Memory | None = None, deadline: int = 0, reserve: bool = False,
+        self,
+        rows: Sequence[int],
+        arrays: Sequence[Any],
+        blocks: Blocks,
+        num_threads: int | None = None,
+        memory: Memory | None = None,
+        deadline: int = 0,
+        reserve: bool = False,
     ) -> bool: ...
 
 # ---- linear attention: _core_recurrent.pxi
@@ -207,9 +216,7 @@ def rope(
     out: NDArray[Any] | None,
     num_threads: int | None,
 ) -> NDArray[Any]: ...
-def rope_table(
-    cos: _F32, sin: _F32, positions: _I64, turns: Any, factor: float, num_threads: int | None
-) -> None: ...
+def rope_table(cos: _F32, sin: _F32, positions: _I64, turns: Any, factor: float, num_threads: int | None) -> None: ...
 def kv_store(
     dst: NDArray[Any],
     src: NDArray[Any],

@@ -464,7 +464,9 @@ class Encoder:
             raise ValueError(f"heads: {unknown[0]!r}, expected some of {', '.join(map(repr, self.heads)) or 'none'}")
         log, deadline = begin("run_heads"), deadline_of(timeout)
         packed = self._pack(input_ids, attention_mask, token_type_ids, log)
-        return self._told(log, self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads, deadline))
+        return self._told(
+            log, self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads, deadline)
+        )
 
     def warm(self) -> None:
         """Do what the first call would have to do beside its work; for probes that tell when a service is ready.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What a family's page gets: a configuration, a source of weights, and a recorder of steps.
 
-A page asks for weights by their roles and says in the same line what is done with them. Run against a plan it is the list
-of tensors; against a checkpoint it packs; against a packed file it maps; and each time it leaves a trace, of which
+A page asks for weights by their roles and says in the same line what is done with them. Run against a plan it is the
+list of tensors; against a checkpoint it packs; against a packed file it maps; and each time it leaves a trace, of which
 ``graph.program`` makes what C runs. A step's result is a ``Value``: columns of a table that has one row for each row of
 its kind. There are no shapes beside, no reshapes and no transposes: heads are columns.
 """
@@ -21,9 +21,9 @@ from .gathers import first_rows, neighbour_rows
 from .names import Names
 
 if TYPE_CHECKING:
+    from ..weights import PackedLinear
     from .config import ConfigReader
     from .rotary import Rotary
-    from ..weights import PackedLinear
     from .source import Floats, Source
 
 __all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
@@ -281,7 +281,9 @@ class Graph:
             width = packed.out_features
         return self.record("linear", x.rows, width, x, packed=packed, activation=activation)
 
-    def norm(self, x: Value, weight: Floats | None, bias: Floats | None, eps: float, residual: Value | None = None) -> Value:
+    def norm(
+        self, x: Value, weight: Floats | None, bias: Floats | None, eps: float, residual: Value | None = None
+    ) -> Value:
         """The layer norm of x + residual by these weights."""
         return self.record(
             "layer_norm", x.rows, x.width, x, residual, weight=weight, bias=bias, eps=eps, reuse=True
@@ -321,7 +323,9 @@ class Graph:
         kv_heads = heads if kv_heads is None else kv_heads
         size, v_size = q.width // heads, v.width // kv_heads
         if (q.width, k.width, v.width) != (heads * size, kv_heads * size, kv_heads * v_size):
-            raise ValueError(f"attention: q, k, v are {q.width}, {k.width}, {v.width} wide for {heads} and {kv_heads} heads")
+            raise ValueError(
+                f"attention: q, k, v are {q.width}, {k.width}, {v.width} wide for {heads} and {kv_heads} heads"
+            )
         left, right = (None, None) if window is None else window
         layer = group = -1
         if cached:
@@ -353,7 +357,7 @@ class Graph:
         )  # fmt: skip
 
     def rope(self, x: Value, heads: int, rotary: Rotary) -> Value:
-        """``x`` turned by the positions of its rows, head by head, where it lies: older handles of its columns are void."""
+        """``x`` turned by the positions of its rows, head by head, where it lies: older values of its columns are void."""
         self._read(x)
         if rotary not in self.trace.rotaries:
             self.trace.rotaries.append(rotary)
@@ -400,7 +404,7 @@ class Graph:
         return self.gather(x, "first", "sequences", make=first_rows)
 
     def neighbours(self, x: Value, size: int) -> Value:
-        """Each token's ``size`` neighbouring columns side by side, itself in the middle; zeros for what is not there."""
+        """Each token's ``size`` neighbouring columns side by side, itself in the middle; zeros where nothing is."""
         return self.gather(x, f"neighbours{size}", x.rows, size, make=partial(neighbour_rows, size))
 
     def pool(self, x: Value, modes: Sequence[str], *, skip: bool = False) -> Value:

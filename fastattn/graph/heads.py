@@ -117,9 +117,7 @@ class Head:
             if isinstance(step, Dense):
                 outputs = step.outputs
                 dtype = None if step.large else "float32"
-                layer = source.linear(
-                    step.name, step.outputs, step.inputs, bias=step.bias, tied=step.tied, dtype=dtype
-                )
+                layer = source.linear(step.name, step.outputs, step.inputs, bias=step.bias, tied=step.tied, dtype=dtype)
                 steps.append(_DenseStep(layer, step.outputs, step.activation))
             else:
                 steps.append(_NormStep(source.norm(step.name, step.size, bias=step.bias), step.eps))

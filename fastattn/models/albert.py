@@ -13,8 +13,19 @@ from ..graph.graph import Graph
 from ..graph.heads import Dense
 from ..graph.names import Names
 from .blocks import (
-    EMBEDDINGS, MAX_LAYERS, PROBES, Sizes, add_heads, architectures, embeddings, label_heads, masked_lm, pool_by,
-    post_norm, project, refuse_other_models,
+    EMBEDDINGS,
+    MAX_LAYERS,
+    PROBES,
+    Sizes,
+    add_heads,
+    architectures,
+    embeddings,
+    label_heads,
+    masked_lm,
+    pool_by,
+    post_norm,
+    project,
+    refuse_other_models,
 )  # fmt: skip
 
 __all__ = ["FAMILY"]

@@ -12,8 +12,18 @@ from ..graph.family import Facts, Family
 from ..graph.graph import Graph
 from ..graph.heads import Dense, HeadSpec
 from .blocks import (
-    PROBES, Sizes, add_heads, architectures, bert_names, embeddings, label_heads, masked_lm, pool_by, post_norm,
-    project, refuse_other_models,
+    PROBES,
+    Sizes,
+    add_heads,
+    architectures,
+    bert_names,
+    embeddings,
+    label_heads,
+    masked_lm,
+    pool_by,
+    post_norm,
+    project,
+    refuse_other_models,
 )  # fmt: skip
 
 __all__ = ["FAMILY"]

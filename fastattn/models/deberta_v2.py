@@ -22,7 +22,15 @@ from ..graph.names import Names
 from ..graph.source import Floats, Source
 from ..weights import PackedLinear, pack_linear
 from .blocks import (
-    ACTIVATIONS, EMBEDDINGS, Sizes, add_heads, architectures, check_head_size, label_heads, post_norm, project,
+    ACTIVATIONS,
+    EMBEDDINGS,
+    Sizes,
+    add_heads,
+    architectures,
+    check_head_size,
+    label_heads,
+    post_norm,
+    project,
 )  # fmt: skip
 
 __all__ = ["FAMILY"]

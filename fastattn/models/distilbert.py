@@ -13,8 +13,20 @@ from ..graph.graph import Graph
 from ..graph.heads import Dense
 from ..graph.names import Names
 from .blocks import (
-    ACTIVATIONS, EMBEDDINGS, MAX_LAYERS, PROBES, Sizes, add_heads, architectures, check_head_size, embeddings,
-    label_heads, masked_lm, post_norm, project, refuse_other_models,
+    ACTIVATIONS,
+    EMBEDDINGS,
+    MAX_LAYERS,
+    PROBES,
+    Sizes,
+    add_heads,
+    architectures,
+    check_head_size,
+    embeddings,
+    label_heads,
+    masked_lm,
+    post_norm,
+    project,
+    refuse_other_models,
 )  # fmt: skip
 
 __all__ = ["FAMILY"]

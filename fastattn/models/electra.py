@@ -12,7 +12,16 @@ from ..graph.family import Facts, Family
 from ..graph.graph import Graph
 from ..graph.heads import Dense
 from .blocks import (
-    PROBES, Sizes, add_heads, architectures, bert_names, embeddings, label_heads, masked_lm, post_norm, project,
+    PROBES,
+    Sizes,
+    add_heads,
+    architectures,
+    bert_names,
+    embeddings,
+    label_heads,
+    masked_lm,
+    post_norm,
+    project,
     refuse_other_models,
 )  # fmt: skip
 

@@ -18,8 +18,19 @@ from ..graph.heads import Dense
 from ..graph.names import Names
 from ..graph.source import Floats
 from .blocks import (
-    EMBEDDINGS, PROBES, Sizes, add_heads, architectures, embeddings, label_heads, masked_lm, pool_by,
-    positions_beside_padding, post_norm, project, refuse_other_models,
+    EMBEDDINGS,
+    PROBES,
+    Sizes,
+    add_heads,
+    architectures,
+    embeddings,
+    label_heads,
+    masked_lm,
+    pool_by,
+    positions_beside_padding,
+    post_norm,
+    project,
+    refuse_other_models,
 )  # fmt: skip
 
 __all__ = ["FAMILY"]

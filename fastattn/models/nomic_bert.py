@@ -18,8 +18,16 @@ from ..graph.heads import Dense, HeadSpec, NormStep
 from ..graph.names import Names
 from ..graph.rotary import Rotary, build_rotary, read_scaling
 from .blocks import (
-    ACTIVATIONS, EMBEDDINGS, MAX_LAYERS, Sizes, add_heads, architectures, check_head_size, embeddings, gated_post_norm,
-    label_heads, pool_by,
+    EMBEDDINGS,
+    MAX_LAYERS,
+    Sizes,
+    add_heads,
+    architectures,
+    check_head_size,
+    embeddings,
+    gated_post_norm,
+    label_heads,
+    pool_by,
 )  # fmt: skip
 
 __all__ = ["FAMILY"]

@@ -12,8 +12,19 @@ from ..graph.family import Facts, Family
 from ..graph.graph import Graph
 from ..graph.heads import Dense
 from .blocks import (
-    PROBES, Sizes, add_heads, architectures, bert_names, embeddings, label_heads, masked_lm, pool_by,
-    positions_beside_padding, post_norm, project, refuse_other_models,
+    PROBES,
+    Sizes,
+    add_heads,
+    architectures,
+    bert_names,
+    embeddings,
+    label_heads,
+    masked_lm,
+    pool_by,
+    positions_beside_padding,
+    post_norm,
+    project,
+    refuse_other_models,
 )  # fmt: skip
 
 __all__ = ["FAMILY"]

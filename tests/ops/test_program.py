@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastattn.program import Program
 
 import fastattn as fa
 from fastattn import ops
-from fastattn.program import Program
 
 H, HEADS, T = 40, 5, 23
 CU = np.array([0, 7, 7, 20, 23])
