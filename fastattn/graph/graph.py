@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
-from .family import Family, Integers, Tasks
+from .facts import Integers, Tasks
 from .gathers import first_rows, neighbour_rows
 from .names import Names
 
@@ -154,10 +154,19 @@ class Trace:
     tables: int = 0
 
 
+class Classes(Protocol):
+    """What a graph knows of its family."""
+
+    @property
+    def architectures(self) -> Mapping[str, str | None]:
+        """Class names in config.json -> the head they have, None for the encoder alone."""
+        ...
+
+
 class Graph:
     """A recorder of steps over the weights of a source."""
 
-    def __init__(self, source: Source, family: Family) -> None:
+    def __init__(self, source: Source, family: Classes) -> None:
         self.ref = ref(self)
         self.source = source
         self.config: ConfigReader = source.config
@@ -357,7 +366,7 @@ class Graph:
         )  # fmt: skip
 
     def rope(self, x: Value, heads: int, rotary: Rotary) -> Value:
-        """``x`` turned by the positions of its rows, head by head, where it lies: older values of its columns are void."""
+        """``x`` turned by the positions of its rows, head by head, in its place; older values are void."""
         self._read(x)
         if rotary not in self.trace.rotaries:
             self.trace.rotaries.append(rotary)

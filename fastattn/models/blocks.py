@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..graph.config import ConfigReader
-from ..graph.family import Facts, Integers
+from ..graph.facts import Facts, Integers
 from ..graph.graph import Graph, Value
 from ..graph.heads import Dense, Head, HeadSpec, NormStep, classifier
 from ..graph.names import Names
