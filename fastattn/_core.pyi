@@ -10,6 +10,7 @@ from fastattn.typing import Array, WeightType
 _F32 = NDArray[np.float32]
 _I64 = NDArray[np.int64]
 _Floats = NDArray[Any]  # float32, float16, uint16 (bfloat16); k and v int8 too
+_Place = tuple[int, int, int, int, int, int] | None  # rows, array or -1, at, stride, first, width
 
 # ---- instruction sets, threads, build: _core_process.pxi
 
@@ -41,9 +42,7 @@ class DLPackBuffer:
 
 # ---- attention: _core.pyx
 
-def attend_plain(
-    q: _F32, k: _F32, v: _F32, out: _F32, causal: bool, scale: float, num_threads: int | None
-) -> bool: ...
+def attend_plain(q: _F32, k: _F32, v: _F32, out: _F32, causal: bool, scale: float, num_threads: int | None) -> bool: ...
 def attend_varlen_plain(
     q: _F32,
     k: _F32,
@@ -121,27 +120,6 @@ class PackedLinear:
     ) -> PackedLinear: ...
     def __reduce__(self) -> tuple[Any, ...]: ...
 
-class Program:
-    def __new__(cls, widths: Sequence[int]) -> Program: ...
-    def __len__(self) -> int: ...
-    def linear(self, x: int, packed: PackedLinear, out: int, activation: str | None = None) -> None: ...
-    def norm(
-        self, x: int, weight: Any, bias: Any, eps: float, out: int, residual: int | None = None, rms: bool = False
-    ) -> None: ...
-    def attention(
-        self, x: int, columns: tuple[int, int, int], heads: int, head_size: int, out: int, *, scale: float,
-        window: tuple[int, int] = (-1, -1), distance_bias: Any = None,
-    ) -> None: ...
-    def gated(self, x: int, columns: tuple[int, int], out: int, activation: str | None = None) -> None: ...
-    def plus(self, x: int, other: int, out: int) -> None: ...
-    def rope(
-        self, x: int, column: int, heads: int, head_size: int, table: int, interleaved: bool = False
-    ) -> None: ...
-    def run(
-        self, arrays: Sequence[Any], cu_seqlens: Any, num_threads: int | None = None, first: int = 0, stop: int = -1,
-        tables: Sequence[tuple[Any, Any, Any]] = (),
-    ) -> None: ...
-
 def activation_names() -> list[str]: ...
 def pool_modes() -> list[str]: ...
 def panel_bytes(dtype: str, n: int, k: int) -> int: ...
@@ -168,6 +146,45 @@ def run_embedding(tables: Any, ids: Any, out: Any, num_threads: int | None, chec
 def run_pool(
     x: Any, cu_seqlens: Any, mode: Any, skip: Any, out: Any, num_threads: int | None, checked: bool = False
 ) -> Any: ...
+
+# ---- programs: _core_program.pxi
+
+ROW_KINDS: Final[int]
+
+class Blocks:
+    def __init__(self) -> None: ...
+    @property
+    def nbytes(self) -> int: ...
+    def __len__(self) -> int: ...
+
+class Memory:
+    def __init__(self, arrays: Sequence[tuple[Any, Any, Any, Any]], groups: int) -> None: ...
+    def place(self, group: int, slots: _I64, page_table: _I64, kv_lengths: _I64, q_offset: _I64) -> None: ...
+
+class Program:
+    arrays: Final[tuple[str, ...]]
+    def __init__(
+        self,
+        columns: Sequence[int],
+        arrays: Sequence[tuple[str, str, int, int, int, bool, int, bool]],
+        layers: int = 0,
+        groups: int = 0,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def add(
+        self, kind: str, out: _Place, x: _Place = None, y: _Place = None, z: _Place = None, **options: Any
+    ) -> None: ...
+    def seal(self) -> None: ...
+    def run(
+        self,
+        rows: Sequence[int],
+        arrays: Sequence[Any],
+        blocks: Blocks,
+        num_threads: int | None = None,
+        memory: Memory | None = None,
+        deadline: int = 0,
+        reserve: bool = False,
+    ) -> bool: ...
 
 # ---- linear attention: _core_recurrent.pxi
 
@@ -199,9 +216,7 @@ def rope(
     out: NDArray[Any] | None,
     num_threads: int | None,
 ) -> NDArray[Any]: ...
-def rope_table(
-    cos: _F32, sin: _F32, positions: _I64, turns: Any, factor: float, num_threads: int | None
-) -> None: ...
+def rope_table(cos: _F32, sin: _F32, positions: _I64, turns: Any, factor: float, num_threads: int | None) -> None: ...
 def kv_store(
     dst: NDArray[Any],
     src: NDArray[Any],

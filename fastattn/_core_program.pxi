@@ -37,10 +37,9 @@ cdef class Blocks:
             self.idle.append(block)
         return 0
 
-    def clear(self):
-        """Writes to what is idle, which has the system give the memory."""
-        for block in list(self.idle):
-            block.fill(0)
+    def __len__(self):
+        """How many blocks are idle."""
+        return len(self.idle)
 
     @property
     def nbytes(self):
@@ -247,11 +246,13 @@ cdef class Program:
         check(status, f"program: step {bad}")
         self.capacity = -1
 
-    def run(self, rows, arrays, Blocks blocks not None, num_threads=None, Memory memory=None, int64_t deadline=0):
+    def run(self, rows, arrays, Blocks blocks not None, num_threads=None, Memory memory=None, int64_t deadline=0,
+            bint reserve=False):
         """Runs all steps over a batch.
 
         rows: how many there are of each kind. arrays: as `self.arrays` names them; None where one is optional and missing.
         deadline: nanoseconds of time.monotonic_ns, 0 for none.
+        reserve: the scratch memory of such a run is taken and written to, and no step runs.
 
         Returns False when the deadline has passed, and outputs are undefined.
         """
@@ -304,6 +305,10 @@ cdef class Program:
             status = fa_program_space(&ctx, &self.core, &batch, &size)
             check(status, "program")
             block = blocks.take(size)
+            if reserve:
+                block.fill(0)  # now the system has to give it
+                blocks.give(block)
+                return True
             start = <uintptr_t>block.ctypes.data
             base = <char *>((start + FA_ALIGN - 1) & ~<uintptr_t>(FA_ALIGN - 1))
             room = size

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +14,10 @@ from fastattn.ops import l2_normalize
 
 from .compare import compare
 from .determinism import check_call
+from .operator_cases import Arrays, LinearAttentionCase
 from .peaks import Limits, cold_bytes
 from .peers import Peer, one_line
 from .timing import Clock, Plan, fastest, timed
-
-if TYPE_CHECKING:
-    from fastattn.typing import Rule
 
 __all__ = [
     "LINEAR_ATTENTION",
@@ -31,45 +28,6 @@ __all__ = [
     "run",
     "run_case",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class LinearAttentionCase:
-    """q (batch, tokens, heads, dk), k and v with kv_heads heads, v of size dv."""
-
-    name: str
-    rule: Rule
-    batch: int
-    tokens: int
-    heads: int
-    kv_heads: int
-    dk: int
-    dv: int
-    by_row: bool = False
-    """A decay for each row of the state instead of one for each head."""
-
-    @property
-    def flops(self) -> int:
-        """For each element of the state and token: two for the update, each head's read-out and the retrieval of a
-        delta rule, one for a decay. That one takes the time of two: gated rules end below the FMA peak."""
-        each = 2 * (1 + self.heads // self.kv_heads + ("delta" in self.rule)) + ("gated" in self.rule)
-        return each * self.batch * self.tokens * self.kv_heads * self.dk * self.dv
-
-    @property
-    def state_bytes(self) -> int:
-        """Size of the states."""
-        return 4 * self.batch * self.kv_heads * self.dk * self.dv
-
-    @property
-    def cold(self) -> bool:
-        """States come from memory: a model's layers take turns between two tokens."""
-        return self.tokens == 1
-
-    @property
-    def shape_text(self) -> str:
-        """As a row of the table shows it."""
-        heads = str(self.heads) if self.heads == self.kv_heads else f"{self.heads}/{self.kv_heads}"
-        return f"B{self.batch} H{heads} T{self.tokens} D{self.dk}x{self.dv}"
 
 
 LINEAR_ATTENTION = (
@@ -90,24 +48,6 @@ LINEAR_ATTENTION = (
     LinearAttentionCase("gated-delta-step-d128-batch", "gated_delta", 8, 1, 32, 32, 128, 128),
 )
 """The grid of ``fastattn bench linear-attention``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrays:
-    """What a case computes with; decay and beta where the rule has them. states: so many that no cache holds them."""
-
-    q: np.ndarray
-    k: np.ndarray
-    v: np.ndarray
-    decay: np.ndarray | None
-    beta: np.ndarray | None
-    states: list[np.ndarray]
-    out: np.ndarray
-
-    @property
-    def gates(self) -> dict[str, Any]:
-        """The keywords of linear_attention()."""
-        return {"decay": self.decay, "beta": self.beta}
 
 
 def arrays_of(case: LinearAttentionCase) -> Arrays:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from fastattn import models
+from fastattn.text import load
+from fastattn.typing import WeightType
 
 from .child import Child, ChildError, convert
 from .compare import compare
@@ -197,7 +198,7 @@ class Field:
 
 def check_determinism(folder: Path, cases: Sequence[ModelCase], dtype: str = "float32") -> Iterator[dict[str, Any]]:
     """Whether hidden states have the same bits over threads, instruction sets, and repeated; see check_call()."""
-    model = models.load(folder, dtype)
+    model = load(folder, cast(WeightType, dtype))
     for case in cases:
         ids, mask = make_batch(case, model.vocab_size)
 

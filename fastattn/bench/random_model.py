@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from fastattn.loaders.files import FolderFiles
 from fastattn.graph.build import trace_page
 from fastattn.graph.config import ConfigReader
 from fastattn.graph.source import Plan
+from fastattn.loaders.files import FolderFiles
 from fastattn.models.registry import FAMILIES, family_of
 
 __all__ = ["RANDOM", "random_folder", "random_tensor", "tensor_shapes", "write_folder", "write_safetensors"]

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,45 +13,12 @@ from fastattn.similarity import TopK, similarity
 
 from .compare import compare
 from .determinism import check_call
+from .operator_cases import SimilarityCase
 from .peaks import Limits
 from .peers import Peer, one_line
 from .timing import Clock, Plan, fastest, timed
 
-if TYPE_CHECKING:
-    from fastattn.typing import Metric
-
 __all__ = ["SIMILARITY", "SimilarityCase", "check_similarity", "run", "run_case"]
-
-
-@dataclass(frozen=True, slots=True)
-class SimilarityCase:
-    """The best k of m rows of d numbers for each of n queries; rows are of length 1."""
-
-    metric: Metric
-    n: int
-    m: int = 100_000
-    d: int = 384
-    k: int = 10
-
-    @property
-    def name(self) -> str:
-        """ "cosine-q16"."""
-        return f"{self.metric}-q{self.n}"
-
-    @property
-    def shape_text(self) -> str:
-        """ "16 of 100000x384"."""
-        return f"{self.n} of {self.m}x{self.d}"
-
-    @property
-    def flops(self) -> int:
-        """A multiply-add for each number of each pair; differences are not counted."""
-        return 2 * self.n * self.m * self.d
-
-    @property
-    def cold(self) -> int:
-        """Bytes of the rows, which are more than caches hold."""
-        return 4 * self.m * self.d
 
 
 SIMILARITY = (

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from fastattn import _core, pack_linear
-from fastattn.program import Program
 from fastattn.threads import affinity
 
 from .child import Child, ChildError, child_environment
@@ -70,15 +69,17 @@ def _chain() -> Any:
     """Microseconds of a run, for a number of threads."""
     weights = np.full((_WIDTH, _WIDTH), 1 / _WIDTH, np.float32)
     packed, scale = pack_linear(weights), np.ones(_WIDTH, np.float32)
-    steps = Program([_WIDTH, _WIDTH])
+    program = _core.Program([_WIDTH], [("x", "float32", 2, 0, 0, False, _WIDTH, True)])
+    x, y = (0, 0, 0, _WIDTH, 0, _WIDTH), (0, -1, 0, _WIDTH, 0, _WIDTH)  # the array, and a table of the program's own
     for _ in range(_STEPS // 2):
-        steps.linear(0, packed, 1)
-        steps.norm(1, scale, None, 1e-6, 0, rms=True)
-    slots, cu = [np.ones((1, _WIDTH), np.float32) for _ in range(2)], np.array([0, 1])
+        program.add("linear", y, x, packed=packed)
+        program.add("rms_norm", x, y, weight=scale, eps=1e-6)
+    program.seal()
+    row, blocks = np.ones((1, _WIDTH), np.float32), _core.Blocks()
 
     def run(num_threads: int) -> float:
         start = time.perf_counter()
-        steps.run(slots, cu, num_threads)
+        program.run([1], [row], blocks, num_threads)
         return (time.perf_counter() - start) * 1e6
 
     return run

@@ -58,6 +58,10 @@ class Kept:
                 found = self._made[name] = make()
         return found
 
+    def names(self) -> list[Any]:
+        """Of what was made."""
+        return list(self._made)
+
 
 class Encoder:
     """A model with its weights, ready to be called with token ids. Made by ``fastattn.load``.
@@ -246,6 +250,7 @@ class Encoder:
         max_sequences: int | None = None,
         num_threads: int | None = None,
         deadline: int = 0,
+        reserve: bool = False,
     ) -> Iterator[tuple[slice, slice, Integers, dict[str, Floats]]]:
         """Run packed sequences through the model, a group of whole sequences at a time.
 
@@ -269,6 +274,8 @@ class Encoder:
             Most sequences of a group; None for no limit but ``GROUP_TOKENS``.
         deadline
             Of ``deadline_of``.
+        reserve
+            Take the scratch memory of each group, and run nothing.
 
         Yields
         ------
@@ -320,7 +327,9 @@ class Encoder:
                 else:
                     found[name] = whole[tokens if kind == "tokens" else sequences]
                 arrays[f"out.{name}"] = found[name]
-            done = program.run(rows, arrays, self._blocks, num_threads=threads, deadline=deadline)
+            done = program.run(
+                rows, arrays, self._blocks, num_threads=threads, deadline=deadline, reserve=reserve
+            )  # fmt: skip
             check_deadline(0, done)
             yield sequences, tokens, cu_seqlens, found
 
@@ -455,7 +464,9 @@ class Encoder:
             raise ValueError(f"heads: {unknown[0]!r}, expected some of {', '.join(map(repr, self.heads)) or 'none'}")
         log, deadline = begin("run_heads"), deadline_of(timeout)
         packed = self._pack(input_ids, attention_mask, token_type_ids, log)
-        return self._told(log, self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads, deadline))
+        return self._told(
+            log, self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads, deadline)
+        )
 
     def warm(self) -> None:
         """Do what the first call would have to do beside its work; for probes that tell when a service is ready.
@@ -478,18 +489,24 @@ class Encoder:
         log = begin("warm")
         for table in self.graph.tables:
             touch(table)
-        wide = np.zeros((1, min(self.GROUP_TOKENS, self.max_positions)), np.int64)
-        short = np.zeros((1, min(_WARM_TOKENS, self.max_positions)), np.int64)
-        self._reserve(wide)
-        packed = self._pack(short, None, None, log)
+        packed = self._pack(np.zeros((1, min(_WARM_TOKENS, self.max_positions)), np.int64), None, None, log)
         self._output(packed, None)
         if len(self.heads) > 1:
             self._run_heads(packed, self.heads, None, 0)
         self._warm_texts()
+        self._reserve()
         self._told(log, None)
 
-    def _reserve(self, ids: Integers) -> None:
-        """Take the memory that a whole group needs."""
+    def _reserve(self) -> None:
+        """Take the memory that a whole group needs, of one long text or of many short ones, for all that ran so far."""
+        programs = [name[1] for name in self._kept.names() if isinstance(name, tuple) and name[0] == "program"]
+        for length in (min(self.GROUP_TOKENS, self.max_positions), 1):
+            count = self.GROUP_TOKENS // length
+            ids, lengths = np.zeros(count * length, np.int64), np.full(count, length)
+            columns, more = np.tile(np.arange(length), count), {"skip": np.zeros(1, np.int64)}
+            for outputs in programs:
+                for _ in self.run_packed(outputs, ids, ids, columns, lengths, more=more, reserve=True):
+                    pass
 
     def _warm_texts(self) -> None:
         """What is above token ids gets warm too."""

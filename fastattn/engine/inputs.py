@@ -13,6 +13,7 @@ __all__ = ["PackedInputs", "check_range", "has_holes", "pack_inputs"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
+
 @dataclass(frozen=True, slots=True)
 class PackedInputs:
     """A batch (B, S) without the positions its mask excludes: T tokens, row by row."""

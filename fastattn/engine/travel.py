@@ -8,10 +8,7 @@ have to be there, under the same path. What was loaded is compared with what was
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from .encoder import Encoder
+from typing import Any, NamedTuple
 
 __all__ = ["Origin", "rebuild", "reduce_model"]
 
@@ -19,7 +16,7 @@ __all__ = ["Origin", "rebuild", "reduce_model"]
 class Origin(NamedTuple):
     """Where a model is from."""
 
-    load: Callable[..., Encoder]
+    load: Callable[..., Any]
     """What loads it."""
     path: str
     """Absolute."""
@@ -30,7 +27,7 @@ class Origin(NamedTuple):
 
 
 def reduce_model(
-    model: Encoder, origin: Origin | None, added: Mapping[str, Origin | None], state: Mapping[str, Any]
+    model: Any, origin: Origin | None, added: Mapping[str, Origin | None], state: Mapping[str, Any]
 ) -> tuple[Any, ...]:
     """What ``__reduce__`` returns.
 
@@ -55,7 +52,7 @@ def reduce_model(
     return rebuild, (origin, dict(added), dict(state))
 
 
-def rebuild(origin: Origin, added: Mapping[str, Origin], state: Mapping[str, Any]) -> Encoder:
+def rebuild(origin: Origin, added: Mapping[str, Origin], state: Mapping[str, Any]) -> Any:
     """The model again.
 
     Raises
@@ -73,7 +70,7 @@ def rebuild(origin: Origin, added: Mapping[str, Origin], state: Mapping[str, Any
     return model
 
 
-def _load(origin: Origin) -> Encoder:
+def _load(origin: Origin) -> Any:
     try:
         model = origin.load(origin.path, **origin.options)
     except FileNotFoundError as error:

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .source import Source, listed
 from .heads import Dense, HeadSpec, NormStep
 from .labels import are_tags
+from .source import Source, listed
 
 __all__ = ["HEADS", "Choice", "choose_head", "head_name"]
 

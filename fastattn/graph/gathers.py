@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .family import Integers
+from .facts import Integers
 
 __all__ = ["first_rows", "neighbour_rows"]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What a family's page gets: a configuration, a source of weights, and a recorder of steps.
 
-A page asks for weights by their roles and says in the same line what is done with them. Run against a plan it is the list
-of tensors; against a checkpoint it packs; against a packed file it maps; and each time it leaves a trace, of which
+A page asks for weights by their roles and says in the same line what is done with them. Run against a plan it is the
+list of tensors; against a checkpoint it packs; against a packed file it maps; and each time it leaves a trace, of which
 ``graph.program`` makes what C runs. A step's result is a ``Value``: columns of a table that has one row for each row of
 its kind. There are no shapes beside, no reshapes and no transposes: heads are columns.
 """
@@ -13,17 +13,17 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
-from .family import Family, Integers, Tasks
+from .facts import Integers, Tasks
 from .gathers import first_rows, neighbour_rows
 from .names import Names
 
 if TYPE_CHECKING:
+    from ..weights import PackedLinear
     from .config import ConfigReader
     from .rotary import Rotary
-    from ..weights import PackedLinear
     from .source import Floats, Source
 
 __all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
@@ -154,10 +154,19 @@ class Trace:
     tables: int = 0
 
 
+class Classes(Protocol):
+    """What a graph knows of its family."""
+
+    @property
+    def architectures(self) -> Mapping[str, str | None]:
+        """Class names in config.json -> the head they have, None for the encoder alone."""
+        ...
+
+
 class Graph:
     """A recorder of steps over the weights of a source."""
 
-    def __init__(self, source: Source, family: Family) -> None:
+    def __init__(self, source: Source, family: Classes) -> None:
         self.ref = ref(self)
         self.source = source
         self.config: ConfigReader = source.config
@@ -281,7 +290,9 @@ class Graph:
             width = packed.out_features
         return self.record("linear", x.rows, width, x, packed=packed, activation=activation)
 
-    def norm(self, x: Value, weight: Floats | None, bias: Floats | None, eps: float, residual: Value | None = None) -> Value:
+    def norm(
+        self, x: Value, weight: Floats | None, bias: Floats | None, eps: float, residual: Value | None = None
+    ) -> Value:
         """The layer norm of x + residual by these weights."""
         return self.record(
             "layer_norm", x.rows, x.width, x, residual, weight=weight, bias=bias, eps=eps, reuse=True
@@ -321,7 +332,9 @@ class Graph:
         kv_heads = heads if kv_heads is None else kv_heads
         size, v_size = q.width // heads, v.width // kv_heads
         if (q.width, k.width, v.width) != (heads * size, kv_heads * size, kv_heads * v_size):
-            raise ValueError(f"attention: q, k, v are {q.width}, {k.width}, {v.width} wide for {heads} and {kv_heads} heads")
+            raise ValueError(
+                f"attention: q, k, v are {q.width}, {k.width}, {v.width} wide for {heads} and {kv_heads} heads"
+            )
         left, right = (None, None) if window is None else window
         layer = group = -1
         if cached:
@@ -353,7 +366,7 @@ class Graph:
         )  # fmt: skip
 
     def rope(self, x: Value, heads: int, rotary: Rotary) -> Value:
-        """``x`` turned by the positions of its rows, head by head, where it lies: older handles of its columns are void."""
+        """``x`` turned by the positions of its rows, head by head, in its place; older values are void."""
         self._read(x)
         if rotary not in self.trace.rotaries:
             self.trace.rotaries.append(rotary)
@@ -400,7 +413,7 @@ class Graph:
         return self.gather(x, "first", "sequences", make=first_rows)
 
     def neighbours(self, x: Value, size: int) -> Value:
-        """Each token's ``size`` neighbouring columns side by side, itself in the middle; zeros for what is not there."""
+        """Each token's ``size`` neighbouring columns side by side, itself in the middle; zeros where nothing is."""
         return self.gather(x, f"neighbours{size}", x.rows, size, make=partial(neighbour_rows, size))
 
     def pool(self, x: Value, modes: Sequence[str], *, skip: bool = False) -> Value:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ..weights import PackedLinear
-from .graph import Graph, Value
 from .labels import MAX_LABELS, read_labels
 from .source import Norm, Source
 
@@ -88,6 +87,16 @@ def with_labels(spec: HeadSpec, source: Source, *, silent: bool) -> HeadSpec:
     return spec._replace(steps=steps, labels=labels, problem_type=problem_type)
 
 
+class Recorder(Protocol):
+    """What a head needs of a graph, which knows heads."""
+
+    def first(self, x: Any, /) -> Any: ...
+    def pool(self, x: Any, modes: Sequence[str], /) -> Any: ...
+    def norm(self, x: Any, weight: Any, bias: Any, eps: float, /) -> Any: ...
+    def product(self, x: Any, packed: Any, activation: Any, width: int, /) -> Any: ...
+    def scale(self, x: Any, factor: float, /) -> Any: ...
+
+
 class _DenseStep(NamedTuple):
     layer: PackedLinear
     outputs: int
@@ -123,9 +132,7 @@ class Head:
             if isinstance(step, Dense):
                 outputs = step.outputs
                 dtype = None if step.large else "float32"
-                layer = source.linear(
-                    step.name, step.outputs, step.inputs, bias=step.bias, tied=step.tied, dtype=dtype
-                )
+                layer = source.linear(step.name, step.outputs, step.inputs, bias=step.bias, tied=step.tied, dtype=dtype)
                 steps.append(_DenseStep(layer, step.outputs, step.activation))
             elif isinstance(step, ScaleStep):
                 steps.append(step)
@@ -145,7 +152,7 @@ class Head:
         """Whether the outputs of a sequence are made from its first token alone."""
         return self._rows == "first"
 
-    def record(self, graph: Graph, hidden: Value) -> Value:
+    def record(self, graph: Recorder, hidden: Any) -> Any:
         """The head's outputs: (sequences, L), or (tokens, L) where ``per_token``."""
         x = graph.first(hidden) if self.from_first else graph.pool(hidden, ["mean"]) if self._rows == "mean" else hidden
         for step in self._steps:

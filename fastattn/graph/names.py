@@ -22,7 +22,8 @@ class Names:
     names
         Role -> name.
 
-    >>> names = Names("model.", "layers.{i}.", {"attn_q": "self_attn.q_proj"}, token_embd="embed_tokens", output="/lm_head")
+    >>> layer = {"attn_q": "self_attn.q_proj"}
+    >>> names = Names("model.", "layers.{i}.", layer, token_embd="embed_tokens", output="/lm_head")
     >>> names.of("token_embd"), names.of("output"), names.of("attn_q", 3)
     ('model.embed_tokens', 'lm_head', 'model.layers.3.self_attn.q_proj')
     """

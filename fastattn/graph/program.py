@@ -36,12 +36,15 @@ class Compiled:
 
     def run(
         self, rows: Mapping[str, int], arrays: Mapping[str, Any], blocks: Blocks, *, num_threads: int | None = None,
-        memory: Memory | None = None, deadline: int = 0,
+        memory: Memory | None = None, deadline: int = 0, reserve: bool = False,
     ) -> bool:  # fmt: skip
-        """Run a batch; False where the deadline (of ``time.monotonic_ns``) has passed, and outputs are undefined."""
+        """Run a batch; False where the deadline (of ``time.monotonic_ns``) has passed, and outputs are undefined.
+
+        ``reserve``: take the scratch memory of such a run, and run nothing.
+        """
         counts = [rows.get(kind, 0) for kind in KINDS]
         given = [arrays.get(name) for name in self.arrays]
-        return self._program.run(counts, given, blocks, num_threads, memory, deadline)
+        return self._program.run(counts, given, blocks, num_threads, memory, deadline, reserve)
 
 
 def compile_trace(trace: Trace, wanted: Sequence[str], *, reuse: bool = True) -> Compiled:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..rope import RopeTable, rope_table
 from .config import ConfigReader
-from .family import Integers
+from .facts import Integers
 from .source import Floats
 
 __all__ = ["Rotary", "build_rotary", "read_scaling", "theta_of"]

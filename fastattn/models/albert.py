@@ -9,13 +9,11 @@ from __future__ import annotations
 import re
 
 from ..graph.family import Facts, Family
-from ..graph.graph import Graph
-from ..graph.heads import Dense
+from ..graph.graph import Graph, Value
+from ..graph.heads import Dense, NormStep
 from ..graph.names import Names
-from .blocks import (
-    EMBEDDINGS, MAX_LAYERS, PROBES, Sizes, add_heads, architectures, embeddings, label_heads, masked_lm, pool_by,
-    post_norm, project, refuse_other_models,
-)  # fmt: skip
+from .blocks import EMBEDDINGS, MAX_LAYERS, Sizes, attend, embeddings, kin_prefix, post_norm, refuse_other_models, stack
+from .tops import Decoder, add_heads, architectures, label_heads, pool_by
 
 __all__ = ["FAMILY"]
 
@@ -33,33 +31,30 @@ def build(g: Graph) -> Facts:
     size = c.size("embedding_size", 128)
     groups = c.size("num_hidden_groups", 1, maximum=s.layers)
     repeats = c.size("inner_group_num", 1, maximum=MAX_LAYERS // s.layers)
-    prefix = g.source.prefix("albert.", *PROBES)
-    names = {**EMBEDDINGS, "pooler": "pooler", "projection": "encoder.embedding_hidden_mapping_in"}
-    g.names = Names(prefix, "encoder.albert_layer_groups.{i}.albert_layers.0.", _LAYER, **names)
-    words, decoder = f"{g.name('token_embd')}.weight", "predictions.decoder"
-    tie = c.flag("tie_word_embeddings", True)
-    x = embeddings(g, s, size, tied=f"{decoder}.weight" if tie else None, types=s.types, positions=s.positions)
-    x = g.linear(x, "projection", s.hidden)
-    for i in range(s.layers):
-        g.hidden_state(x)
-        group = int(i / (s.layers / groups))
-        for j in range(repeats):
-            g.names = Names(prefix, f"encoder.albert_layer_groups.{{i}}.albert_layers.{j}.", _LAYER, **names)
-            layer = g.layer(group)
-            x = post_norm(layer, x, layer.attention(*project(layer, x, s.hidden), s.heads), s)
-    g.hidden_state(x)
-    g.output("hidden", x)
+    prefix, others = kin_prefix(g, "albert."), {"projection": "encoder.embedding_hidden_mapping_in"}
+    inside = [
+        Names(prefix, f"encoder.albert_layer_groups.{{i}}.albert_layers.{j}.", _LAYER, **EMBEDDINGS, **others)
+        for j in range(repeats)
+    ]
+    g.names = inside[0].replace(pooler="pooler")
+    decoder = Decoder.read(g, "predictions.decoder", "predictions.bias")
+    x = g.linear(embeddings(g, s, size, tied=decoder.stored), "projection", s.hidden)
+
+    def group(i: int, _: Graph, x: Value) -> Value:
+        for names in inside:
+            layer = g.layer(int(i / (s.layers / groups)))
+            layer.names = names
+            x = post_norm(layer, x, attend(layer, x, s), s)
+        return x
+
+    x = stack(g, x, s.layers, group)
 
     pooler = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh")
     pool_by(g, x, pooler)
-    add_heads(
-        g, x,
-        masked_lm=masked_lm(
-            Dense("predictions.dense", size, s.hidden, s.activation), "predictions.LayerNorm", decoder, s,
-            bias="predictions.bias", tied=words if tie else None,
-        ),
-        **label_heads(s.hidden, pooler),
+    before = (
+        Dense("predictions.dense", size, s.hidden, s.activation), NormStep("predictions.LayerNorm", size, s.eps)
     )  # fmt: skip
+    add_heads(g, x, masked_lm=decoder.behind(s, *before, width=size), **label_heads(s.hidden, pooler))
     return s.facts(kinds=groups)
 
 

@@ -10,44 +10,31 @@ import re
 
 from ..graph.family import Facts, Family
 from ..graph.graph import Graph
-from ..graph.heads import Dense, HeadSpec
-from .blocks import (
-    PROBES, Sizes, add_heads, architectures, bert_names, embeddings, label_heads, masked_lm, pool_by, post_norm,
-    project, refuse_other_models,
-)  # fmt: skip
+from ..graph.heads import Dense, HeadSpec, NormStep
+from .blocks import Sizes, attend, bert_names, embeddings, post_norm, refuse_other_models, stack
+from .tops import Decoder, add_heads, architectures, label_heads, pool_by
 
 __all__ = ["FAMILY"]
 
 
 def build(g: Graph) -> Facts:
-    c = g.config
-    refuse_other_models(c, "BERT")
-    s = Sizes.read(c, activation=None, types=None)
-    g.names = bert_names(g.source.prefix("bert.", *PROBES))
-    # A language model's decoder is the table of word embeddings: either may be the one that was stored.
-    words, decoder = f"{g.name('token_embd')}.weight", "cls.predictions.decoder"
-    tie = c.flag("tie_word_embeddings", True)
-    x = embeddings(
-        g, s, s.hidden, tied=f"{decoder}.weight" if tie else None, types=s.types, positions=s.positions
-    )  # fmt: skip
-    for _, layer in g.layers(s.layers):
-        g.hidden_state(x)
-        x = post_norm(layer, x, layer.attention(*project(layer, x, s.hidden), s.heads), s)
-    g.hidden_state(x)
-    g.output("hidden", x)
+    refuse_other_models(g.config, "BERT")
+    s = Sizes.read(g.config, activation=None, types=(None, 1))
+    g.names = bert_names(g, "bert.")
+    decoder = Decoder.read(g, "cls.predictions.decoder", "cls.predictions.bias")
+    x = embeddings(g, s, s.hidden, tied=decoder.stored)
+    x = stack(g, x, s.layers, lambda i, layer, x: post_norm(layer, x, attend(layer, x, s), s))
 
-    pooler = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh")
+    pooler, transform = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh"), "cls.predictions.transform"
     pool_by(g, x, pooler)
+    before = (
+        Dense(f"{transform}.dense", s.hidden, s.hidden, s.activation),
+        NormStep(f"{transform}.LayerNorm", s.hidden, s.eps),
+    )
+    following = pooler, Dense("cls.seq_relationship", 2, s.hidden)
     add_heads(
-        g, x,
-        masked_lm=masked_lm(
-            Dense("cls.predictions.transform.dense", s.hidden, s.hidden, s.activation),
-            "cls.predictions.transform.LayerNorm", decoder, s, bias="cls.predictions.bias", tied=words if tie else None,
-        ),
-        next_sentence=lambda: HeadSpec(
-            "sequence_classification", "first", (pooler, Dense("cls.seq_relationship", 2, s.hidden))
-        ),
-        **label_heads(s.hidden, pooler),
+        g, x, masked_lm=decoder.behind(s, *before),
+        next_sentence=lambda: HeadSpec("sequence_classification", "first", following), **label_heads(s.hidden, pooler),
     )  # fmt: skip
     return s.facts()
 

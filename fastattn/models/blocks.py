@@ -1,44 +1,34 @@
 # SPDX-License-Identifier: MIT
-"""Parts that several pages have in common: sizes, embeddings, the layer of BERT's kin, their heads."""
+"""Parts that several encoders' pages have in common: sizes, names, embeddings, attention, what stands behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..graph.config import ConfigReader
-from ..graph.family import Facts, Integers
+from ..graph.facts import Facts, Integers
 from ..graph.graph import Graph, Value
-from ..graph.heads import Dense, Head, HeadSpec, NormStep, classifier
 from ..graph.names import Names
-from ..graph.tasks import add_heads
+from ..graph.rotary import Rotary
 
 __all__ = [
-    "ACTIVATIONS", "EMBEDDINGS", "MAX_LAYERS", "PROBES", "Sizes", "add_heads", "architectures", "bert_names", "check_head_size",
-    "embeddings", "gated_post_norm", "label_heads", "masked_lm", "pool_by", "positions_beside_padding", "post_norm",
-    "project", "refuse_other_models",
+    "ACTIVATIONS", "EMBEDDINGS", "MAX_HEAD_SIZE", "MAX_LAYERS", "Sizes", "attend", "attend_turned", "bert_names",
+    "check_head_size", "embeddings", "gated_post_norm", "kin_prefix", "positions_beside_padding", "post_norm",
+    "refuse_other_models", "stack",
 ]  # fmt: skip
 
 # config.json's name -> ops.linear's; gelu_new, gelu_fast and gelu_pytorch_tanh are spellings of one formula.
 ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-    "tanh": "tanh",
-}
+    "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
+    "silu": "silu", "swish": "silu", "tanh": "tanh",
+}  # fmt: skip
 """Activations by the names config.json has for them."""
 
 MAX_HEAD_SIZE = 512  # of attention_varlen
 MAX_LAYERS = 1000  # far above any model; a file that says more would have its tensors' names take all memory
-
-PROBES = ("embeddings.position_embeddings.weight", "embeddings.LayerNorm.weight")
-"""Tensors of every file of BERT's kin, to see whether names have a prefix."""
 
 
 class Sizes(NamedTuple):
@@ -52,31 +42,30 @@ class Sizes(NamedTuple):
     activation: str
     eps: float
     positions: int
-    types: int = 1
+    types: int = 0
 
     @classmethod
     def read(
-        cls, c: ConfigReader, *, activation: str | None = "gelu", eps: float = 1e-12, types: int | None = 2,
-        fewest_types: int = 1, positions: int | None = None,
+        cls, c: ConfigReader, *, activation: str | None = "gelu", eps: float = 1e-12, positions: int | None = None,
+        types: tuple[int | None, int] | None = (2, 1),
     ) -> Sizes:  # fmt: skip
-        """As most files spell them; the arguments are defaults, None where the key has to be there."""
+        """As most files spell them; the arguments are defaults, None where the key has to be there.
+
+        ``types``: the default and the least number of token types; None where there is no such key.
+        """
         sizes = cls(
-            vocab=c.size("vocab_size"),
-            hidden=c.size("hidden_size"),
-            layers=c.size("num_hidden_layers", maximum=MAX_LAYERS),
-            heads=c.size("num_attention_heads"),
-            inner=c.size("intermediate_size"),
-            activation=c.choice("hidden_act", ACTIVATIONS, activation),
-            eps=c.positive("layer_norm_eps", eps),
-            positions=c.size("max_position_embeddings", positions),
-            types=c.size("type_vocab_size", types, minimum=fewest_types) if types != 0 or fewest_types == 0 else 1,
-        )
+            vocab=c.size("vocab_size"), hidden=c.size("hidden_size"),
+            layers=c.size("num_hidden_layers", maximum=MAX_LAYERS), heads=c.size("num_attention_heads"),
+            inner=c.size("intermediate_size"), activation=c.choice("hidden_act", ACTIVATIONS, activation),
+            eps=c.positive("layer_norm_eps", eps), positions=c.size("max_position_embeddings", positions),
+            types=0 if types is None else c.size("type_vocab_size", types[0], minimum=types[1]),
+        )  # fmt: skip
         check_head_size(c, sizes.hidden, sizes.heads)
         return sizes
 
-    def facts(self, **changes: object) -> Facts:
-        """Of a model with a table of positions."""
-        facts = Facts(self.vocab, self.hidden, self.layers, self.heads, self.positions, self.types)
+    def facts(self, **changes: Any) -> Facts:
+        """Of a model with a table of positions; ``changes`` for others."""
+        facts = Facts(self.vocab, self.hidden, self.layers, self.heads, self.positions, self.types or 1)
         return facts._replace(**changes)
 
 
@@ -96,87 +85,12 @@ def check_head_size(
         )
 
 
-def bert_names(prefix: str, **names: str) -> Names:
-    """As BERT, RoBERTa and ELECTRA call their layers; ``names`` are further roles."""
-    return Names(
-        prefix,
-        "encoder.layer.{i}.",
-        {
-            "attn_q": "attention.self.query", "attn_k": "attention.self.key", "attn_v": "attention.self.value",
-            "attn_output": "attention.output.dense", "attn_output_norm": "attention.output.LayerNorm",
-            "ffn_up": "intermediate.dense", "ffn_down": "output.dense", "layer_output_norm": "output.LayerNorm",
-        },
-        **EMBEDDINGS, **names,
-    )  # fmt: skip
+def refuse_other_models(c: ConfigReader, family: str, *, absolute: bool = True) -> None:
+    """``ValueError`` for keys of config.json that ask for another model than the plain encoder of ``family``.
 
-
-EMBEDDINGS = {
-    "token_embd": "embeddings.word_embeddings", "token_types": "embeddings.token_type_embeddings",
-    "position_embd": "embeddings.position_embeddings", "token_embd_norm": "embeddings.LayerNorm",
-    "pooler": "pooler.dense",
-}  # fmt: skip
-"""Roles outside layers, as BERT's kin call them."""
-
-
-def embeddings(g: Graph, s: Sizes, width: int, *, tied: str | None, types: int, positions: int) -> Value:
-    """norm(word + token type + position), each of ``width``; tables of no rows are not there.
-
-    ``tied``: a decoder that holds the same values as the table of words, and may be the one that was stored.
+    ``absolute``: whether the family has the key ``position_embedding_type``.
     """
-    tables = {"ids": g.table("token_embd", (s.vocab, width), tied=tied)}
-    if types:
-        tables["types"] = g.table("token_types", (types, width))
-    if positions:
-        tables["positions"] = g.table("position_embd", (positions, width))
-    return g.layer_norm(g.embed(tables, width), "token_embd_norm", s.eps)
-
-
-def project(g: Graph, x: Value, width: int, *, bias: bool = True) -> list[Value]:
-    """q, k, v of ``width`` each, from three layers."""
-    return g.split(g.linear(x, ("attn_q", "attn_k", "attn_v"), width, bias=bias), width, width, width)
-
-
-def post_norm(g: Graph, x: Value, attended: Value, s: Sizes) -> Value:
-    """y = norm(x + output(attended));  norm(y + down(act(up(y))))   Vaswani et al., 2017; Devlin et al., 2018"""
-    y = g.layer_norm(g.linear(attended, "attn_output", s.hidden), "attn_output_norm", s.eps, residual=x)
-    inner = g.linear(y, "ffn_up", s.inner, activation=s.activation)
-    return g.layer_norm(g.linear(inner, "ffn_down", s.hidden), "layer_output_norm", s.eps, residual=y)
-
-
-def gated_post_norm(
-    g: Graph, x: Value, attended: Value, s: Sizes, up: str | Sequence[str], *, biases: tuple[bool, bool, bool]
-) -> Value:
-    """y = norm(x + output(attended));  norm(y + down(act(b) a)), [a | b] = up(y)
-
-    ``up``: one layer of both, or two; ``biases`` of output, up and down.
-    """
-    y = g.layer_norm(
-        g.linear(attended, "attn_output", s.hidden, bias=biases[0]), "attn_output_norm", s.eps, residual=x
-    )  # fmt: skip
-    both = g.linear(y, up, 2 * s.inner if isinstance(up, str) else s.inner, bias=biases[1])
-    inner = g.gated(both.columns(s.inner, s.inner), both.columns(0, s.inner), s.activation)
-    return g.layer_norm(g.linear(inner, "ffn_down", s.hidden, bias=biases[2]), "layer_output_norm", s.eps, residual=y)
-
-
-# ---- heads ----
-
-
-def architectures(*families: str, **others: str | None) -> dict[str, str | None]:
-    """The classes of transformers that every one of the ``families`` has -> their heads; and ``others``."""
-    heads = {
-        "Model": None,
-        "ForMultipleChoice": None,
-        "ForMaskedLM": "masked_lm",
-        "ForSequenceClassification": "sequence_classification",
-        "ForTokenClassification": "token_classification",
-        "ForQuestionAnswering": "question_answering",
-    }
-    return {f"{family}{suffix}": head for family in families for suffix, head in heads.items()} | others
-
-
-def refuse_other_models(c: ConfigReader, family: str) -> None:
-    """``ValueError`` for keys of config.json that ask for another model than the plain encoder of ``family``."""
-    if c.null("position_embedding_type") and family not in ("DistilBERT", "MPNet"):  # which have no such key
+    if absolute and c.null("position_embedding_type"):
         raise ValueError(
             f"{c.path}: position_embedding_type is null, which leaves positions out in transformers before 5 and not "
             "since; write 'absolute' if the model has them"
@@ -188,38 +102,114 @@ def refuse_other_models(c: ConfigReader, family: str) -> None:
     c.refuse("quantization_config", "quantised checkpoints are not supported")
 
 
-def pool_by(g: Graph, x: Value, layer: Dense) -> None:
-    """``layer`` makes the pooler's output of the first token, in files that have one."""
-    if g.source.has(f"{layer.name}.weight") or g.source.has(f"{layer.name}.bias"):
-        g.tasks.pooler = Head.build(HeadSpec("pooler", "first", (layer,)), g.source)
-        g.output("pooler", g.tasks.pooler.record(g, x))
+# ---- names ----
+
+EMBEDDINGS = {
+    "token_embd": "embeddings.word_embeddings", "token_types": "embeddings.token_type_embeddings",
+    "position_embd": "embeddings.position_embeddings", "token_embd_norm": "embeddings.LayerNorm",
+    "pooler": "pooler.dense",
+}  # fmt: skip
+"""Roles outside layers, as BERT's kin call them."""
 
 
-def label_heads(hidden: int, *before: Dense, last: str = "classifier") -> dict[str, Callable[[], HeadSpec]]:
-    """The heads that give labels. A sequence classification has the layers ``before``, then ``last``; those of single
-    tokens are called alike in all families.
+def kin_prefix(g: Graph, prefix: str) -> str:
+    """``prefix``, where the tensors that every file of BERT's kin has lie behind it."""
+    return g.source.prefix(prefix, "embeddings.position_embeddings.weight", "embeddings.LayerNorm.weight")
+
+
+def bert_names(g: Graph, prefix: str, **names: str) -> Names:
+    """As BERT, RoBERTa and ELECTRA call their layers; ``names`` are further roles."""
+    layer = {
+        "attn_q": "attention.self.query", "attn_k": "attention.self.key", "attn_v": "attention.self.value",
+        "attn_output": "attention.output.dense", "attn_output_norm": "attention.output.LayerNorm",
+        "ffn_up": "intermediate.dense", "ffn_down": "output.dense", "layer_output_norm": "output.LayerNorm",
+    }  # fmt: skip
+    return Names(kin_prefix(g, prefix), "encoder.layer.{i}.", layer, **EMBEDDINGS, **names)
+
+
+# ---- steps ----
+
+
+def embeddings(g: Graph, s: Sizes, width: int, *, tied: str | None, positions: bool = True) -> Value:
+    """norm(word + token type + position), each of ``width``, without what the model has no table of.
+
+    ``tied``: a decoder that holds the same values as the table of words, and may be the one that was stored.
     """
-    return {
-        "sequence_classification": lambda: classifier("sequence_classification", "first", before, last, hidden),
-        "token_classification": lambda: classifier("token_classification", "all", (), "classifier", hidden),
-        "question_answering": lambda: HeadSpec("question_answering", "all", (Dense("qa_outputs", 2, hidden),)),
-    }
+    tables = {"ids": g.table("token_embd", (s.vocab, width), tied=tied)}
+    if s.types:
+        tables["types"] = g.table("token_types", (s.types, width))
+    if positions:
+        tables["positions"] = g.table("position_embd", (s.positions, width))
+    return g.layer_norm(g.embed(tables, width), "token_embd_norm", s.eps)
 
 
-def masked_lm(
-    dense: Dense, norm: str, decoder: str, s: Sizes, *, bias: str, tied: str | None
-) -> Callable[[], HeadSpec]:  # fmt: skip
-    """A language model's head: ``dense``, a norm, the layer ``decoder`` to the vocabulary.
+def stack(
+    g: Graph, x: Value, layers: int, layer: Callable[[int, Graph, Value], Value],
+    last: Callable[[Value], Value] | None = None,
+) -> Value:  # fmt: skip
+    """``x`` through ``layers`` layers, ``layer(i, graph, x)`` each, then ``last``.
 
-    Where the decoder is ``tied`` to the table of words (its full name), its bias is the tensor ``bias``; a decoder of
-    its own has a bias of its own, which old files may keep under the other name alone.
+    What goes into the layers, and what comes out in the end, is hidden states that a call may ask for.
     """
-    own = f"{decoder}.bias"
-    decode = Dense(
-        decoder, s.vocab, dense.outputs, bias=(own, bias) if tied is None else (bias, own), tied=tied, large=True
-    )
-    steps = (dense, NormStep(norm, dense.outputs, s.eps), decode)
-    return lambda: HeadSpec("masked_lm", "all", steps)
+    for i, inner in g.layers(layers):
+        g.hidden_state(x)
+        x = layer(i, inner, x)
+    x = x if last is None else last(x)
+    g.hidden_state(x)
+    g.output("hidden", x)
+    return x
+
+
+def project(g: Graph, x: Value, width: int) -> list[Value]:
+    """q, k, v of ``width`` each, from three layers."""
+    return g.split(g.linear(x, ("attn_q", "attn_k", "attn_v"), width), width, width, width)
+
+
+def attend(g: Graph, x: Value, s: Sizes, **options: Any) -> Value:
+    """attention(q, k, v), each a layer of its own; ``options`` of ``Graph.attention``."""
+    q, k, v = project(g, x, s.hidden)
+    return g.attention(q, k, v, s.heads, **options)
+
+
+def attend_turned(
+    g: Graph, x: Value, s: Sizes, qkv: str | Sequence[str], rotary: Rotary, *, bias: bool = True, **options: Any
+) -> Value:
+    """attention(q, k, v), q and k turned by their positions; ``qkv``: one layer of all, or three."""
+    both = g.linear(x, qkv, 3 * s.hidden if isinstance(qkv, str) else s.hidden, bias=bias)
+    qk, v = g.split(both, 2 * s.hidden, s.hidden)
+    q, k = g.split(g.rope(qk, 2 * s.heads, rotary), s.hidden, s.hidden)
+    return g.attention(q, k, v, s.heads, **options)
+
+
+def post_norm(
+    g: Graph, x: Value, attended: Value, s: Sizes, up: str = "ffn_up", *, biases: Sequence[bool] = (True, True, True)
+) -> Value:
+    """y = norm(x + output(attended));  norm(y + down(act(up(y))))   Vaswani et al., 2017; Devlin et al., 2018
+
+    ``biases`` of output, up and down.
+    """
+    output = g.linear(attended, "attn_output", s.hidden, bias=biases[0])
+    y = g.layer_norm(output, "attn_output_norm", s.eps, residual=x)
+    inner = g.linear(y, up, s.inner, bias=biases[1], activation=s.activation)
+    return g.layer_norm(
+        g.linear(inner, "ffn_down", s.hidden, bias=biases[2]), "layer_output_norm", s.eps, residual=y
+    )  # fmt: skip
+
+
+def gated_post_norm(
+    g: Graph, x: Value, attended: Value, s: Sizes, up: str | Sequence[str], *, biases: Sequence[bool]
+) -> Value:  # fmt: skip
+    """y = norm(x + output(attended));  norm(y + down(act(b) a)), [a | b] = up(y)
+
+    ``up``: one layer of both, or two; ``biases`` of output, up and down.
+    """
+    output = g.linear(attended, "attn_output", s.hidden, bias=biases[0])
+    y = g.layer_norm(output, "attn_output_norm", s.eps, residual=x)
+    a, b = g.split(g.linear(y, up, 2 * s.inner if isinstance(up, str) else s.inner, bias=biases[1]), s.inner, s.inner)
+    inner = g.gated(b, a, s.activation)
+    return g.layer_norm(
+        g.linear(inner, "ffn_down", s.hidden, bias=biases[2]), "layer_output_norm", s.eps, residual=y
+    )  # fmt: skip
 
 
 def positions_beside_padding(padding: int) -> Callable[[Integers, Integers, Integers], Integers]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..graph.config import ConfigReader
-from ..graph.family import Facts, Family
+from ..graph.facts import Facts
+from ..graph.family import Family
 from ..graph.graph import Graph, Value
 from ..graph.heads import Dense, HeadSpec, ScaleStep
 from ..graph.names import Names

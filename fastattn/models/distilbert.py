@@ -10,12 +10,11 @@ import re
 
 from ..graph.family import Facts, Family
 from ..graph.graph import Graph
-from ..graph.heads import Dense
+from ..graph.heads import Dense, NormStep
 from ..graph.names import Names
-from .blocks import (
-    ACTIVATIONS, EMBEDDINGS, MAX_LAYERS, PROBES, Sizes, add_heads, architectures, check_head_size, embeddings,
-    label_heads, masked_lm, post_norm, project, refuse_other_models,
-)  # fmt: skip
+from . import blocks
+from .blocks import EMBEDDINGS, Sizes, attend, embeddings, kin_prefix, post_norm, refuse_other_models, stack
+from .tops import Decoder, add_heads, architectures, label_heads
 
 __all__ = ["FAMILY"]
 
@@ -28,33 +27,24 @@ _LAYER = {
 
 def build(g: Graph) -> Facts:
     c = g.config
-    refuse_other_models(c, "DistilBERT")
+    refuse_other_models(c, "DistilBERT", absolute=False)
     s = Sizes(
-        vocab=c.size("vocab_size"), hidden=c.size("dim"), layers=c.size("n_layers", maximum=MAX_LAYERS),
-        heads=c.size("n_heads"), inner=c.size("hidden_dim"), activation=c.choice("activation", ACTIVATIONS, "gelu"),
+        vocab=c.size("vocab_size"), hidden=c.size("dim"), layers=c.size("n_layers", maximum=blocks.MAX_LAYERS),
+        heads=c.size("n_heads"), inner=c.size("hidden_dim"),
+        activation=c.choice("activation", blocks.ACTIVATIONS, "gelu"),
         eps=1e-12,  # of the architecture: there is no key for it
         positions=c.size("max_position_embeddings"),
     )  # fmt: skip
-    check_head_size(c, s.hidden, s.heads, ("dim", "n_heads"))
-    g.names = Names(g.source.prefix("distilbert.", *PROBES), "transformer.layer.{i}.", _LAYER, **EMBEDDINGS)
-    words, decoder = f"{g.name('token_embd')}.weight", "vocab_projector"
-    tie = c.flag("tie_word_embeddings", True)
+    blocks.check_head_size(c, s.hidden, s.heads, ("dim", "n_heads"))
+    g.names = Names(kin_prefix(g, "distilbert."), "transformer.layer.{i}.", _LAYER, **EMBEDDINGS)
+    decoder = Decoder.read(g, "vocab_projector")
     # sinusoidal_pos_embds says how the table of positions was made; it is stored like a learned one.
-    x = embeddings(g, s, s.hidden, tied=f"{decoder}.weight" if tie else None, types=0, positions=s.positions)
-    for _, layer in g.layers(s.layers):
-        g.hidden_state(x)
-        x = post_norm(layer, x, layer.attention(*project(layer, x, s.hidden), s.heads), s)
-    g.hidden_state(x)
-    g.output("hidden", x)
+    x = embeddings(g, s, s.hidden, tied=decoder.stored)
+    x = stack(g, x, s.layers, lambda i, layer, x: post_norm(layer, x, attend(layer, x, s), s))
 
-    add_heads(
-        g, x,
-        masked_lm=masked_lm(
-            Dense("vocab_transform", s.hidden, s.hidden, s.activation), "vocab_layer_norm", decoder, s,
-            bias=f"{decoder}.bias", tied=words if tie else None,
-        ),
-        **label_heads(s.hidden, Dense("pre_classifier", s.hidden, s.hidden, "relu")),
-    )  # fmt: skip
+    before = Dense("vocab_transform", s.hidden, s.hidden, s.activation), NormStep("vocab_layer_norm", s.hidden, s.eps)
+    labels = label_heads(s.hidden, Dense("pre_classifier", s.hidden, s.hidden, "relu"))
+    add_heads(g, x, masked_lm=decoder.behind(s, *before), **labels)
     return s.facts()
 
 

@@ -10,40 +10,28 @@ import re
 
 from ..graph.family import Facts, Family
 from ..graph.graph import Graph
-from ..graph.heads import Dense
-from .blocks import (
-    PROBES, Sizes, add_heads, architectures, bert_names, embeddings, label_heads, masked_lm, post_norm, project,
-    refuse_other_models,
-)  # fmt: skip
+from ..graph.heads import Dense, NormStep
+from .blocks import Sizes, attend, bert_names, embeddings, post_norm, refuse_other_models, stack
+from .tops import Decoder, add_heads, architectures, label_heads
 
 __all__ = ["FAMILY"]
 
 
 def build(g: Graph) -> Facts:
-    c = g.config
-    refuse_other_models(c, "ELECTRA")
-    s = Sizes.read(c)
-    size = c.size("embedding_size", 128)
-    g.names = bert_names(g.source.prefix("electra.", *PROBES), projection="embeddings_project")
-    words, decoder = f"{g.name('token_embd')}.weight", "generator_lm_head"
-    tie = c.flag("tie_word_embeddings", True)
-    x = embeddings(g, s, size, tied=f"{decoder}.weight" if tie else None, types=s.types, positions=s.positions)
+    refuse_other_models(g.config, "ELECTRA")
+    s = Sizes.read(g.config)
+    size = g.config.size("embedding_size", 128)
+    g.names = bert_names(g, "electra.", projection="embeddings_project")
+    decoder = Decoder.read(g, "generator_lm_head")
+    x = embeddings(g, s, size, tied=decoder.stored)
     if size != s.hidden:
         x = g.linear(x, "projection", s.hidden)
-    for _, layer in g.layers(s.layers):
-        g.hidden_state(x)
-        x = post_norm(layer, x, layer.attention(*project(layer, x, s.hidden), s.heads), s)
-    g.hidden_state(x)
-    g.output("hidden", x)
+    x = stack(g, x, s.layers, lambda i, layer, x: post_norm(layer, x, attend(layer, x, s), s))
 
-    add_heads(
-        g, x,
-        masked_lm=masked_lm(
-            Dense("generator_predictions.dense", size, s.hidden, "gelu"), "generator_predictions.LayerNorm", decoder, s,
-            bias=f"{decoder}.bias", tied=words if tie else None,
-        ),
-        **label_heads(s.hidden, Dense("classifier.dense", s.hidden, s.hidden, "gelu"), last="classifier.out_proj"),
-    )  # fmt: skip
+    name, first = "generator_predictions", Dense("classifier.dense", s.hidden, s.hidden, "gelu")
+    before = Dense(f"{name}.dense", size, s.hidden, "gelu"), NormStep(f"{name}.LayerNorm", size, s.eps)
+    labels = label_heads(s.hidden, first, last="classifier.out_proj")
+    add_heads(g, x, masked_lm=decoder.behind(s, *before, width=size), **labels)
     return s.facts()
 
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 
 from ..graph.family import NO_LIMIT, Facts, Family
-from ..graph.graph import Graph
-from ..graph.heads import Dense, HeadSpec, NormStep
+from ..graph.graph import Graph, Value
+from ..graph.heads import Dense, NormStep
 from ..graph.names import Names
 from ..graph.rotary import build_rotary, read_scaling
-from .blocks import EMBEDDINGS, Sizes, add_heads, architectures, embeddings, gated_post_norm, label_heads, pool_by
+from .blocks import EMBEDDINGS, Sizes, attend_turned, embeddings, gated_post_norm, stack
+from .tops import Decoder, add_heads, architectures, label_heads, pool_by
 
 __all__ = ["FAMILY"]
 
@@ -38,46 +39,32 @@ def build(g: Graph) -> Facts:
     for key in ("logn_attention_scale", "logn_attention_clip1"):
         c.refuse(key, "attention scaled by the logarithm of the length is not supported")
     c.refuse("quantization_config", "quantised checkpoints are not supported")
-    s = Sizes.read(c, types=1, fewest_types=0, positions=8192)
+    s = Sizes.read(c, types=(1, 0), positions=8192)
     published = c.model_type() == "new"
     base, scaling = read_scaling(c, 10000.0 if published else 160000.0)
     rotary = build_rotary(c, s.hidden // s.heads, base=base, scaling=scaling, positions=s.positions)
 
-    words, decoder = "embeddings.word_embeddings.weight", "lm_head.decoder"
+    words = "embeddings.word_embeddings.weight"
     prefix = g.source.prefix("gte.", words) or g.source.prefix("new.", words)
-    words, tie = prefix + words, c.flag("tie_word_embeddings", True)
     # Published layers have names of their own: what tells them apart is their first norm.
     named = published or g.source.has(f"{prefix}encoder.layer.0.attn_ln.weight")
     g.names = (_PUBLISHED if named else _NAMES).replace(prefix)
-    qkv: str | tuple[str, ...] = ("attn_q", "attn_k", "attn_v")
-    if named and c.flag("pack_qkv", True):
-        qkv = "attn_qkv"
-    x = embeddings(g, s, s.hidden, tied=f"{decoder}.weight" if tie else None, types=s.types, positions=0)
-    for _, layer in g.layers(s.layers):
-        g.hidden_state(x)
-        both = layer.linear(x, qkv, 3 * s.hidden if qkv == "attn_qkv" else s.hidden)
-        qk, v = layer.split(both, 2 * s.hidden, s.hidden)
-        q, k = layer.split(layer.rope(qk, 2 * s.heads, rotary), s.hidden, s.hidden)
-        attended = layer.attention(q, k, v, s.heads)
-        x = gated_post_norm(
-            layer, x, attended, s, "ffn_up_gate" if named else ("ffn_up", "ffn_gate"), biases=(True, False, True)
-        )  # fmt: skip
-    g.hidden_state(x)
-    g.output("hidden", x)
+    qkv = "attn_qkv" if named and c.flag("pack_qkv", True) else ("attn_q", "attn_k", "attn_v")
+    up = "ffn_up_gate" if named else ("ffn_up", "ffn_gate")
+    decoder = Decoder.read(g, "lm_head.decoder")
 
-    pooler = Dense(f"{prefix}pooler.dense", s.hidden, s.hidden, "tanh")
+    def layer(i: int, g: Graph, x: Value) -> Value:
+        return gated_post_norm(g, x, attend_turned(g, x, s, qkv, rotary), s, up, biases=(True, False, True))
+
+    x = stack(g, embeddings(g, s, s.hidden, tied=decoder.stored, positions=False), s.layers, layer)
+
+    pooler = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh")
     pool_by(g, x, pooler)
     norm = "lm_head.norm" if g.source.has("lm_head.norm.weight") else "lm_head.layer_norm"
-    add_heads(
-        g, x,
-        masked_lm=lambda: HeadSpec("masked_lm", "all", (
-            Dense("lm_head.dense", s.hidden, s.hidden, s.activation if published else "gelu"),
-            NormStep(norm, s.hidden, s.eps),
-            Dense(decoder, s.vocab, s.hidden, large=True, tied=words if tie else None),
-        )),
-        **label_heads(s.hidden, pooler),
-    )  # fmt: skip
-    return s.facts(max_positions=NO_LIMIT, trained_positions=s.positions, type_vocab_size=s.types or 1)
+    dense = Dense("lm_head.dense", s.hidden, s.hidden, s.activation if published else "gelu")
+    before = dense, NormStep(norm, s.hidden, s.eps)
+    add_heads(g, x, masked_lm=decoder.behind(s, *before), **label_heads(s.hidden, pooler))
+    return s.facts(max_positions=NO_LIMIT, trained_positions=s.positions)
 
 
 FAMILY = Family(

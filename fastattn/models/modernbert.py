@@ -12,11 +12,12 @@ import re
 
 from ..graph.config import ConfigReader
 from ..graph.family import NO_LIMIT, Facts, Family
-from ..graph.graph import Graph
+from ..graph.graph import Graph, Value
 from ..graph.heads import Dense, HeadSpec, NormStep, classifier
 from ..graph.names import Names
 from ..graph.rotary import Rotary, build_rotary, theta_of
-from .blocks import ACTIVATIONS, MAX_LAYERS, Sizes, add_heads, check_head_size
+from .blocks import ACTIVATIONS, MAX_LAYERS, Sizes, attend_turned, check_head_size, stack
+from .tops import Decoder, add_heads, architectures
 
 __all__ = ["FAMILY"]
 
@@ -39,30 +40,26 @@ def build(g: Graph) -> Facts:
     norm_bias, attention_bias, inner_bias = (c.flag(key, False) for key in ("norm_bias", "attention_bias", "mlp_bias"))
     half = c.size("local_attention", 128) // 2
     windows = {"full_attention": None, "sliding_attention": (half, half)}
-    tie = c.flag("tie_word_embeddings", True)
     check_head_size(c, s.hidden, s.heads)
     kinds = _layer_kinds(c, s.layers)
     rotary = {kind: _rotary(c, kind, s.hidden // s.heads, s.positions) for kind in _KINDS}
 
-    words = "embeddings.tok_embeddings.weight"
-    g.names = _NAMES.replace(g.source.prefix("model.", words))
-    words = f"{g.name('token_embd')}.weight"
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="decoder.weight" if tie else None)}, s.hidden)
+    g.names = _NAMES.replace(g.source.prefix("model.", "embeddings.tok_embeddings.weight"))
+    decoder = Decoder.read(g, "decoder")
+    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied=decoder.stored)}, s.hidden)
     x = g.layer_norm(x, "token_embd_norm", s.eps, bias=norm_bias)
-    for i, layer in g.layers(s.layers):
-        g.hidden_state(x)
+
+    def layer(i: int, g: Graph, x: Value) -> Value:
         # the first layer stands behind the norm of the embeddings
-        y = layer.layer_norm(x, "attn_norm", s.eps, bias=norm_bias) if i else x
-        qk, v = layer.split(layer.linear(y, "attn_qkv", 3 * s.hidden, bias=attention_bias), 2 * s.hidden, s.hidden)
-        q, k = layer.split(layer.rope(qk, 2 * s.heads, rotary[kinds[i]]), s.hidden, s.hidden)
-        attended = layer.attention(q, k, v, s.heads, window=windows[kinds[i]])
-        x = x + layer.linear(attended, "attn_output", s.hidden, bias=attention_bias)
-        y = layer.layer_norm(x, "ffn_norm", s.eps, bias=norm_bias)
-        up, gate = layer.split(layer.linear(y, "ffn_up_gate", 2 * s.inner, bias=inner_bias), s.inner, s.inner)
-        x = x + layer.linear(layer.gated(up, gate, s.activation), "ffn_down", s.hidden, bias=inner_bias)
-    x = g.layer_norm(x, "output_norm", s.eps, bias=norm_bias)
-    g.hidden_state(x)
-    g.output("hidden", x)
+        y = g.layer_norm(x, "attn_norm", s.eps, bias=norm_bias) if i else x
+        window = windows[kinds[i]]
+        attended = attend_turned(g, y, s, "attn_qkv", rotary[kinds[i]], bias=attention_bias, window=window)
+        x = x + g.linear(attended, "attn_output", s.hidden, bias=attention_bias)
+        y = g.layer_norm(x, "ffn_norm", s.eps, bias=norm_bias)
+        up, gate = g.split(g.linear(y, "ffn_up_gate", 2 * s.inner, bias=inner_bias), s.inner, s.inner)
+        return x + g.linear(g.gated(up, gate, s.activation), "ffn_down", s.hidden, bias=inner_bias)
+
+    x = stack(g, x, s.layers, layer, lambda x: g.layer_norm(x, "output_norm", s.eps, bias=norm_bias))
 
     before = (
         Dense("head.dense", s.hidden, s.hidden, c.choice("classifier_activation", ACTIVATIONS, "gelu"),
@@ -70,13 +67,11 @@ def build(g: Graph) -> Facts:
         NormStep("head.norm", s.hidden, s.eps, bias=norm_bias),
     )  # fmt: skip
     rows = c.choice("classifier_pooling", {"cls": "first", "mean": "mean"}, "cls")
+    if not c.flag("decoder_bias", True):
+        decoder = decoder._replace(biases=())
     add_heads(
         g, x,
-        masked_lm=lambda: HeadSpec("masked_lm", "all", (
-            *before,
-            Dense("decoder", s.vocab, s.hidden, large=True, tied=words if tie else None,
-                  bias=c.flag("decoder_bias", True)),
-        )),
+        masked_lm=decoder.behind(s, *before),
         sequence_classification=lambda: classifier("sequence_classification", rows, before, "classifier", s.hidden),
         token_classification=lambda: classifier("token_classification", "all", before, "classifier", s.hidden),
         question_answering=lambda: HeadSpec("question_answering", "all", (*before, Dense("classifier", 2, s.hidden))),
@@ -115,14 +110,7 @@ def _rotary(c: ConfigReader, kind: str, width: int, positions: int) -> Rotary:
 FAMILY = Family(
     name="ModernBertModel",
     build=build,
-    architectures={
-        "ModernBertModel": None,
-        "ModernBertForMultipleChoice": None,
-        "ModernBertForMaskedLM": "masked_lm",
-        "ModernBertForSequenceClassification": "sequence_classification",
-        "ModernBertForTokenClassification": "token_classification",
-        "ModernBertForQuestionAnswering": "question_answering",
-    },
+    architectures=architectures("ModernBert"),
     ignorable=re.compile(r".*rotary_emb\..*|(head|decoder|classifier)\..*"),
     pooled_output=False,
 )

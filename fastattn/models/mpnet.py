@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
-
-from ..attention.relative import bias_by_distance
+from ..graph.derived import distance_bias
 from ..graph.family import Facts, Family
 from ..graph.graph import Graph
-from ..graph.heads import Dense
 from ..graph.names import Names
-from ..graph.source import Floats
-from .blocks import (
-    EMBEDDINGS, PROBES, Sizes, add_heads, architectures, embeddings, label_heads, masked_lm, pool_by,
-    positions_beside_padding, post_norm, project, refuse_other_models,
-)  # fmt: skip
+from . import blocks
+from .blocks import EMBEDDINGS, Sizes, attend, embeddings, kin_prefix, post_norm, refuse_other_models, stack
+from .tops import Decoder, architectures, roberta_heads
 
 __all__ = ["FAMILY"]
 
@@ -36,41 +31,20 @@ _LAYER = {
 
 def build(g: Graph) -> Facts:
     c = g.config
-    refuse_other_models(c, "MPNet")
-    s = Sizes.read(c, types=0)
-    rows = c.size("max_position_embeddings", minimum=_PADDING + 2)
-    buckets = c.size("relative_attention_num_buckets", _BUCKETS, minimum=_BUCKETS)
-    g.names = Names(g.source.prefix("mpnet.", *PROBES), "encoder.layer.{i}.", _LAYER, **EMBEDDINGS)
-    words, decoder = f"{g.name('token_embd')}.weight", "lm_head.decoder"
-    tie = c.flag("tie_word_embeddings", True)
-    x = embeddings(g, s, s.hidden, tied=f"{decoder}.weight" if tie else None, types=0, positions=rows)
-    name = words.replace("embeddings.word_embeddings.weight", "encoder.relative_attention_bias")
-    table = g.source.derive(
-        name, {f"{name}.weight": (buckets, s.heads)}, _by_head, shapes={"table": (s.heads, _BUCKETS)}
-    )["table"]  # fmt: skip
-    bias = None if table is None else bias_by_distance(table, True, _MAX_DISTANCE, _MAX_DISTANCE)
-    for _, layer in g.layers(s.layers):
-        g.hidden_state(x)
-        attended = layer.attention(*project(layer, x, s.hidden), s.heads, distance_bias=bias)
-        x = post_norm(layer, x, attended, s)
-    g.hidden_state(x)
-    g.output("hidden", x)
-
-    pool_by(g, x, Dense(g.name("pooler"), s.hidden, s.hidden, "tanh"))
-    add_heads(
-        g, x,
-        masked_lm=masked_lm(
-            Dense("lm_head.dense", s.hidden, s.hidden, "gelu"), "lm_head.layer_norm", decoder, s,
-            bias="lm_head.bias", tied=words if tie else None,
-        ),
-        **label_heads(s.hidden, Dense("classifier.dense", s.hidden, s.hidden, "tanh"), last="classifier.out_proj"),
+    refuse_other_models(c, "MPNet", absolute=False)
+    s = Sizes.read(c, types=None)
+    last = c.size("max_position_embeddings", minimum=_PADDING + 2) - 1
+    rows = c.size("relative_attention_num_buckets", _BUCKETS, minimum=_BUCKETS)
+    names = {**EMBEDDINGS, "relative": "encoder.relative_attention_bias"}
+    g.names = Names(kin_prefix(g, "mpnet."), "encoder.layer.{i}.", _LAYER, **names)
+    decoder = Decoder.read(g, "lm_head.decoder", "lm_head.bias")
+    x = embeddings(g, s, s.hidden, tied=decoder.stored)
+    bias = distance_bias(
+        g.source, g.name("relative"), s.heads, rows=rows, buckets=_BUCKETS, max_distance=_MAX_DISTANCE
     )  # fmt: skip
-    return s.facts(max_positions=rows - 1 - _PADDING, positions=positions_beside_padding(_PADDING))
-
-
-def _by_head(weight: Floats) -> dict[str, Floats]:
-    """The table as attention takes it: (heads, buckets)."""
-    return {"table": np.ascontiguousarray(weight[:_BUCKETS].T)}
+    x = stack(g, x, s.layers, lambda i, layer, x: post_norm(layer, x, attend(layer, x, s, distance_bias=bias), s))
+    roberta_heads(g, x, s, decoder)
+    return s.facts(max_positions=last - _PADDING, positions=blocks.positions_beside_padding(_PADDING))
 
 
 FAMILY = Family(

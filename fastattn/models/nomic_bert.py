@@ -8,19 +8,18 @@ checkpoints (``n_embd``; query, key and value in one tensor) and that of transfo
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..graph.config import ConfigReader
 from ..graph.family import NO_LIMIT, Facts, Family
 from ..graph.graph import Graph, Value
-from ..graph.heads import Dense, HeadSpec, NormStep
+from ..graph.heads import Dense, NormStep
 from ..graph.names import Names
 from ..graph.rotary import Rotary, build_rotary, read_scaling
-from .blocks import (
-    ACTIVATIONS, EMBEDDINGS, MAX_LAYERS, Sizes, add_heads, architectures, check_head_size, embeddings, gated_post_norm,
-    label_heads, pool_by,
-)  # fmt: skip
+from . import blocks
+from .blocks import EMBEDDINGS, Sizes, attend_turned, embeddings, gated_post_norm, post_norm, stack
+from .tops import Decoder, add_heads, architectures, label_heads, pool_by
 
 __all__ = ["FAMILY"]
 
@@ -37,9 +36,8 @@ class _Variant(NamedTuple):
 
     sizes: Sizes
     gated: bool = True
-    attention_bias: bool = False
-    up_bias: bool = False
-    down_bias: bool = False
+    biases: Sequence[bool] = (False, False, False)
+    """Of attention, of the layers up and down."""
 
 
 def _published(c: ConfigReader) -> _Variant:
@@ -49,14 +47,13 @@ def _published(c: ConfigReader) -> _Variant:
     activation, gated = c.choice("activation_function", _PUBLISHED_ACTIVATIONS)
     hidden = c.size("n_embd")
     s = Sizes(
-        vocab=c.size("vocab_size"), hidden=hidden, heads=c.size("n_head"), layers=c.size("n_layer", maximum=MAX_LAYERS),
-        inner=c.size("n_inner", 4 * hidden), positions=c.size("n_positions", 2048),
-        types=c.size("type_vocab_size", 2, minimum=0), activation=activation, eps=c.positive("layer_norm_epsilon", 1e-12),
+        vocab=c.size("vocab_size"), hidden=hidden, layers=c.size("n_layer", maximum=blocks.MAX_LAYERS),
+        heads=c.size("n_head"), inner=c.size("n_inner", 4 * hidden), positions=c.size("n_positions", 2048),
+        types=c.size("type_vocab_size", 2, minimum=0), eps=c.positive("layer_norm_epsilon", 1e-12),
+        activation=activation,
     )  # fmt: skip
-    check_head_size(c, s.hidden, s.heads)
-    return _Variant(
-        s, gated, c.flag("qkv_proj_bias", True), c.flag("mlp_fc1_bias", True), c.flag("mlp_fc2_bias", True)
-    )  # fmt: skip
+    blocks.check_head_size(c, s.hidden, s.heads)
+    return _Variant(s, gated, [c.flag(f"{name}_bias", True) for name in ("qkv_proj", "mlp_fc1", "mlp_fc2")])
 
 
 def _plain(c: ConfigReader) -> _Variant:
@@ -80,54 +77,33 @@ _NAMES = Names("", "layers.{i}.", {
 
 def build(g: Graph) -> Facts:
     c = g.config
-    v = _published(c) if c.has("n_embd") else _plain(c)
-    s, tie = v.sizes, c.flag("tie_word_embeddings", True)
+    s, gated, biases = _published(c) if c.has("n_embd") else _plain(c)
     rotary = _rotary(c, s)
-    words, decoder = "embeddings.word_embeddings.weight", "cls.predictions.decoder"
+    words, has = "embeddings.word_embeddings.weight", g.source.has
     prefix = g.source.prefix("nomic_bert.", words) or g.source.prefix("bert.", words)
-    words = prefix + words
-    published = g.source.has(f"{prefix}encoder.layers.0.attn.Wqkv.weight")
+    published = has(f"{prefix}encoder.layers.0.attn.Wqkv.weight")
     g.names = (_PUBLISHED if published else _NAMES).replace(prefix)
-    qkv = ("attn_qkv", 3 * s.hidden) if published else (("attn_q", "attn_k", "attn_v"), s.hidden)
-    x = embeddings(g, s, s.hidden, tied=f"{decoder}.weight" if tie else None, types=s.types, positions=0)
-    for _, layer in g.layers(s.layers):
-        g.hidden_state(x)
-        qk, values = layer.split(layer.linear(x, *qkv, bias=v.attention_bias), 2 * s.hidden, s.hidden)
-        q, k = layer.split(layer.rope(qk, 2 * s.heads, rotary), s.hidden, s.hidden)
-        attended = layer.attention(q, k, values, s.heads)
-        biases = (v.attention_bias, v.up_bias, v.down_bias)
-        if v.gated:
-            x = gated_post_norm(layer, x, attended, s, ("ffn_up", "ffn_gate"), biases=biases)
-        else:
-            x = _plain_post_norm(layer, x, attended, s, biases)
-    g.hidden_state(x)
-    g.output("hidden", x)
+    qkv = "attn_qkv" if published else ("attn_q", "attn_k", "attn_v")
+    decoder = Decoder.read(g, "cls.predictions.decoder", "cls.predictions.bias")
 
-    pooler = Dense(f"{prefix}pooler.dense", s.hidden, s.hidden, "tanh")
+    def layer(i: int, g: Graph, x: Value) -> Value:
+        attended = attend_turned(g, x, s, qkv, rotary, bias=biases[0])
+        if gated:
+            return gated_post_norm(g, x, attended, s, ("ffn_up", "ffn_gate"), biases=biases)
+        return post_norm(g, x, attended, s, "ffn_single", biases=biases)
+
+    x = stack(g, embeddings(g, s, s.hidden, tied=decoder.stored, positions=False), s.layers, layer)
+
+    pooler, transform = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh"), "cls.predictions.transform"
     pool_by(g, x, pooler)
-    transform, has = "cls.predictions.transform", g.source.has
-    biases = ("cls.predictions.bias", f"{decoder}.bias")
-    if not tie:  # a decoder of its own has a bias of its own
-        biases = biases[::-1]
-    add_heads(
-        g, x,
-        masked_lm=lambda: HeadSpec("masked_lm", "all", (
-            Dense(f"{transform}.dense", s.hidden, s.hidden, s.activation, bias=has(f"{transform}.dense.bias")),
-            NormStep(f"{transform}.layer_norm", s.hidden, s.eps),
-            Dense(decoder, s.vocab, s.hidden, large=True, bias=biases if any(map(has, biases)) else False,
-                  tied=words if tie else None),
-        )),
-        **label_heads(s.hidden, pooler),
-    )  # fmt: skip
-    return s.facts(max_positions=NO_LIMIT, trained_positions=s.positions, type_vocab_size=s.types or 1)
-
-
-def _plain_post_norm(g: Graph, x: Value, attended: Value, s: Sizes, biases: tuple[bool, bool, bool]) -> Value:
-    y = g.layer_norm(
-        g.linear(attended, "attn_output", s.hidden, bias=biases[0]), "attn_output_norm", s.eps, residual=x
-    )  # fmt: skip
-    inner = g.linear(y, "ffn_single", s.inner, bias=biases[1], activation=s.activation)
-    return g.layer_norm(g.linear(inner, "ffn_down", s.hidden, bias=biases[2]), "layer_output_norm", s.eps, residual=y)
+    before = (
+        Dense(f"{transform}.dense", s.hidden, s.hidden, s.activation, bias=has(f"{transform}.dense.bias")),
+        NormStep(f"{transform}.layer_norm", s.hidden, s.eps),
+    )
+    if not any(map(has, decoder.biases)):
+        decoder = decoder._replace(biases=())
+    add_heads(g, x, masked_lm=decoder.behind(s, *before), **label_heads(s.hidden, pooler))
+    return s.facts(max_positions=NO_LIMIT, trained_positions=s.positions)
 
 
 def _rotary(c: ConfigReader, s: Sizes) -> Rotary:

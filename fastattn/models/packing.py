@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..cpu import build_info
+from ..graph.source import Norm
 from ..loaders.errors import WeightFileError
 from ..loaders.files import FolderFiles
 from ..loaders.jsonfile import MAX_JSON_BYTES, parse_json
 from ..loaders.packed import FILE_IN_FOLDER, PackedFile
 from ..loaders.packwriter import check_target, write_packed
 from ..weights import PackedLinear
-from ..graph.source import Norm
 from .registry import build, build_checkpoint, open_source
 
 if TYPE_CHECKING:

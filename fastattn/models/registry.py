@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..cpu import numerics_version
-from ..loaders import WeightFile, open_weights
-from ..loaders.adapters import refuse_adapters
-from ..loaders.errors import WeightFileError
-from ..loaders.files import FolderFiles, ModelFiles
-from ..loaders.hubcache import download_command, find_model, snapshot_name
-from ..loaders.packed import PackedFile
 from ..graph.build import Built, trace_page
 from ..graph.choice import head_name
 from ..graph.config import ConfigReader
 from ..graph.family import Family
 from ..graph.packed import Packed, packed_head
 from ..graph.source import Checkpoint, Plan, check_tensors
+from ..loaders import WeightFile, open_weights
+from ..loaders.adapters import refuse_adapters
+from ..loaders.errors import WeightFileError
+from ..loaders.files import FolderFiles, ModelFiles
+from ..loaders.hubcache import download_command, find_model, snapshot_name
+from ..loaders.packed import PackedFile
 from .configkeys import note_keys, refuse_keys
 
 __all__ = ["FAMILIES", "Opened", "build", "build_checkpoint", "family_of", "open_source"]

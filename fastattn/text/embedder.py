@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .batches import Integers, Progress, as_count, check_text, length_of, run_sorted, windows
+from .batches import Progress, as_count, check_text, length_of, run_sorted, windows
 from .precision import check_precision, quantize, quantized_width
 from .results import Results, Vectors
 from .stconfig import StConfig
@@ -16,9 +16,9 @@ from .vectors import VectorSettings
 
 if TYPE_CHECKING:
     from ..calllog import CallLog
-    from ..loaders.files import ModelFiles
     from ..engine.encoder import Encoder, Floats
     from ..graph.graph import Value
+    from ..loaders.files import ModelFiles
     from ..typing import OnLong, Precision
     from .modules import Step
     from .tokenizer import TextTokenizer

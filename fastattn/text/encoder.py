@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike
 
-    from .results import Answer, Classification, Ranked, Results, Token, Vectors
     from ..typing import OnLong, Precision, TextOrPair
+    from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = ["TextEncoder"]
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastattn.models.workspace import Workspace, WorkspacePool
 from golden import tiny_bert
 
 import fastattn as fa
-from fastattn.models.encoder import Encoder, _groups
-from fastattn.models.workspace import Workspace, WorkspacePool
+from fastattn.engine.encoder import Encoder, _groups
 
 GOLDEN = json.loads((Path(tiny_bert.__file__).parent / "tiny_bert.json").read_text())
 

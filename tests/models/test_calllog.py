@@ -17,8 +17,7 @@ from support.text_folders import save_task_folder
 
 import fastattn as fa
 from fastattn import calllog
-from fastattn.models.encoder import Encoder
-from fastattn.text import batches
+from fastattn.text import TextEncoder, batches
 
 pytest.importorskip("tokenizers")
 
@@ -32,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(root: Path) -> dict[str, Encoder]:
+def loaded(root: Path) -> dict[str, TextEncoder]:
     found = {
         name: fa.load(save_task_folder(root / name, kind, labels))
         for name, kind, labels in (
@@ -46,7 +45,7 @@ def loaded(root: Path) -> dict[str, Encoder]:
 
 
 @pytest.fixture
-def calls(loaded: dict[str, Encoder]) -> dict[str, tuple[Encoder, Callable[..., Any]]]:
+def calls(loaded: dict[str, TextEncoder]) -> dict[str, tuple[TextEncoder, Callable[..., Any]]]:
     """Name -> the model, and a call of it with TEXTS."""
     bare, ranker = loaded["bare"], loaded["ranker"]
     return {
@@ -111,7 +110,7 @@ def test_nothing_without_a_listener(name: str, calls: dict[str, Any], monkeypatc
     assert asked == [logging.DEBUG]
 
 
-def test_warm_is_one_call(loaded: dict[str, Encoder], records: Any) -> None:
+def test_warm_is_one_call(loaded: dict[str, TextEncoder], records: Any) -> None:
     for model in loaded.values():
         model.warm()
         (record,) = records()
@@ -119,7 +118,7 @@ def test_warm_is_one_call(loaded: dict[str, Encoder], records: Any) -> None:
 
 
 def test_what_is_cut_and_what_comes_in_parts_is_counted(
-    loaded: dict[str, Encoder], records: Any, monkeypatch: pytest.MonkeyPatch
+    loaded: dict[str, TextEncoder], records: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "_WINDOW", 2)
     model, texts = loaded["bare"], [SHORT, LONG, LONG, SHORT, "a"]
@@ -133,7 +132,7 @@ def test_what_is_cut_and_what_comes_in_parts_is_counted(
     assert record["texts"] == 1 and record["tokens"] > 3000 and record["model_seconds"] > 0
 
 
-def test_the_time_of_who_gives_the_texts_is_not_counted(loaded: dict[str, Encoder], records: Any) -> None:
+def test_the_time_of_who_gives_the_texts_is_not_counted(loaded: dict[str, TextEncoder], records: Any) -> None:
     def slow() -> Iterator[str]:
         for text in TEXTS:
             threading.Event().wait(0.1)
@@ -144,7 +143,9 @@ def test_the_time_of_who_gives_the_texts_is_not_counted(loaded: dict[str, Encode
     assert record["seconds"] > 0.25 > record["tokenizer_seconds"] + record["model_seconds"]
 
 
-def test_threads_of_the_call_the_model_and_the_process(root: Path, loaded: dict[str, Encoder], records: Any) -> None:
+def test_threads_of_the_call_the_model_and_the_process(
+    root: Path, loaded: dict[str, TextEncoder], records: Any
+) -> None:
     model = fa.load(root / "bare", num_threads=3)
     model.embed([SHORT])
     model([[2, 3]])
@@ -161,7 +162,7 @@ def test_threads_of_the_call_the_model_and_the_process(root: Path, loaded: dict[
 
 
 @pytest.mark.parametrize("given", [{"num_threads": 0}, {"num_threads": "many"}])
-def test_listening_changes_nothing(loaded: dict[str, Encoder], records: Any, given: dict[str, Any]) -> None:
+def test_listening_changes_nothing(loaded: dict[str, TextEncoder], records: Any, given: dict[str, Any]) -> None:
     """Not even for counts of threads that no call looks at, as there is nothing to do."""
     assert loaded["bare"].embed([], **given).shape == (0, 32)
     (record,) = records()
@@ -179,7 +180,7 @@ def test_the_same_bits_with_a_listener(calls: dict[str, Any], records: Any) -> N
     assert np.array_equal(with_listener, calls["embed"][1]())
 
 
-def test_many_threads(loaded: dict[str, Encoder], records: Any) -> None:
+def test_many_threads(loaded: dict[str, TextEncoder], records: Any) -> None:
     threads = [threading.Thread(target=loaded["bare"].embed, args=([SHORT] * n,)) for n in range(1, 9)]
     for thread in threads:
         thread.start()
@@ -188,7 +189,7 @@ def test_many_threads(loaded: dict[str, Encoder], records: Any) -> None:
     assert sorted(record["texts"] for record in records()) == list(range(1, 9))
 
 
-def test_logging_is_not_imported_for_it(root: Path, loaded: dict[str, Encoder]) -> None:
+def test_logging_is_not_imported_for_it(root: Path, loaded: dict[str, TextEncoder]) -> None:
     code = f"""
     import sys, numpy, tokenizers
     theirs = "logging" in sys.modules
@@ -202,7 +203,7 @@ def test_logging_is_not_imported_for_it(root: Path, loaded: dict[str, Encoder]) 
     assert output_of(code) == "done"
 
 
-def test_nothing_is_printed_unless_a_program_asks(root: Path, loaded: dict[str, Encoder]) -> None:
+def test_nothing_is_printed_unless_a_program_asks(root: Path, loaded: dict[str, TextEncoder]) -> None:
     code = f"""
     import logging, sys, fastattn as fa
     if len(sys.argv) > 1:

@@ -15,7 +15,7 @@ from golden import digest_models, digests
 
 import fastattn as fa
 from fastattn import _testing
-from fastattn.models.choice import HEADS
+from fastattn.graph.choice import HEADS
 from fastattn.models.registry import FAMILIES
 from fastattn.typing import WeightType
 

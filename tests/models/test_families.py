@@ -15,10 +15,10 @@ from golden import numpy_families, tiny_families
 from support.variants import assert_one_result
 
 import fastattn as fa
-from fastattn.models.encoder import Encoder
+from fastattn.text import TextEncoder
 
 Array = np.ndarray[Any, Any]
-Load = Callable[..., Encoder]
+Load = Callable[..., TextEncoder]
 
 UNTIED = {"tie_word_embeddings": False}
 MODELS = [(case, head, {}) for case in tiny_families.CASES for head in tiny_families.HEADS]
@@ -30,9 +30,9 @@ TYPELESS = ("distilbert", "mpnet")
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     """The tiny model of a case under a head, built once."""
-    models: dict[str, Encoder] = {}
+    models: dict[str, TextEncoder] = {}
 
-    def model(case: str, head: str = "Model", **changes: Any) -> Encoder:
+    def model(case: str, head: str = "Model", **changes: Any) -> TextEncoder:
         key = f"{case}-{head}-{changes}"
         if key not in models:
             models[key] = fa.load(tiny_families.save_folder(tmp_path_factory.mktemp(case), case, head, **changes))

@@ -14,12 +14,12 @@ from support.bert_folders import change_config, change_tensors
 from support.commands import run
 
 import fastattn as fa
+from fastattn.graph.choice import HEADS, head_name
 from fastattn.loaders.errors import WeightFileError
 from fastattn.loaders.packed import PackedFile
-from fastattn.models.choice import HEADS, head_name
 from fastattn.models.configkeys import REFUSED, WITHOUT_EFFECT, WITHOUT_EFFECT_IN
-from fastattn.models.encoder import Encoder
 from fastattn.models.registry import FAMILIES
+from fastattn.text import TextEncoder
 
 Array = np.ndarray[Any, Any]
 
@@ -48,7 +48,7 @@ def write(folder: Path, config: dict[str, Any], **changes: Any) -> Path:
     return folder
 
 
-def outputs(model: Encoder) -> list[bytes]:
+def outputs(model: TextEncoder) -> list[bytes]:
     return [field.tobytes() for field in model([[3, 4, 5, 6], [7, 8, 9, 3]]) if field is not None]
 
 

@@ -15,19 +15,19 @@ from golden.tiny_bert import save_safetensors
 
 import fastattn as fa
 from fastattn import _testing
-from fastattn.models.encoder import Encoder
+from fastattn.text import TextEncoder
 
 Array = np.ndarray[Any, Any]
-Load = Callable[..., Encoder]
+Load = Callable[..., TextEncoder]
 MODELS = [(case, head) for case in families.CASES for head in families.HEADS]
 
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     """The small model of a case under a head, built once."""
-    models: dict[tuple[str, str], Encoder] = {}
+    models: dict[tuple[str, str], TextEncoder] = {}
 
-    def model(case: str, head: str = "Model") -> Encoder:
+    def model(case: str, head: str = "Model") -> TextEncoder:
         if (case, head) not in models:
             models[case, head] = fa.load(families.save_folder(tmp_path_factory.mktemp(case), case, head))
         return models[case, head]

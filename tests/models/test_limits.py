@@ -12,8 +12,8 @@ import pytest
 from golden import later_families, tiny_bert, tiny_families
 
 import fastattn as fa
-from fastattn.models.encoder import Encoder
-from fastattn.models.inputs import NO_LIMIT
+from fastattn.graph.family import NO_LIMIT
+from fastattn.text import TextEncoder
 
 Array = np.ndarray[Any, Any]
 LONG = 131  # tokens; the models say 40
@@ -87,7 +87,7 @@ def test_a_table_of_positions_is_an_end(tmp_path: Path, case: str) -> None:
         model(np.full((1, last + 1), 5))
 
 
-def tokens_of(model: Encoder, text: str) -> int:
+def tokens_of(model: TextEncoder, text: str) -> int:
     """How many tokens of it the model sees: each has a vector of its own."""
     return len(model.tokens([text])[0])
 

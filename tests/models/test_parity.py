@@ -22,8 +22,7 @@ from golden import tiny_bert
 
 import fastattn as fa
 from fastattn.loaders import default_model_path
-from fastattn.models.encoder import Encoder
-from fastattn.text import TextSettings, TextTokenizer
+from fastattn.text import TextEncoder, TextSettings, TextTokenizer
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -72,16 +71,16 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> Encoder:
+def minilm() -> TextEncoder:
     return fa.load(minilm_path())
 
 
 @pytest.fixture(scope="module")
-def vectors(minilm: Encoder, texts: list[str]) -> Array:
+def vectors(minilm: TextEncoder, texts: list[str]) -> Array:
     return minilm.embed(texts)
 
 
-def test_the_sentences_are_of_mixed_length(minilm: Encoder, texts: list[str]) -> None:
+def test_the_sentences_are_of_mixed_length(minilm: TextEncoder, texts: list[str]) -> None:
     assert len(set(texts)) == 200
     tokenizer = TextTokenizer(minilm.path, TextSettings.read(minilm.path), 512)
     lengths = sorted(len(tokenizer.encode(text)[0]) for text in texts)
@@ -103,7 +102,7 @@ def test_minilm_vectors(vectors: Array, texts: list[str]) -> None:
         assert a @ b / np.sqrt((a @ a) * (b @ b)) >= 0.999999
 
 
-def test_minilm_hidden_states_of_a_padded_batch(minilm: Encoder, texts: list[str]) -> None:
+def test_minilm_hidden_states_of_a_padded_batch(minilm: TextEncoder, texts: list[str]) -> None:
     folder = minilm_path()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.BertModel.from_pretrained(folder).eval()
@@ -116,7 +115,7 @@ def test_minilm_hidden_states_of_a_padded_batch(minilm: Encoder, texts: list[str
     assert np.abs(got.pooler_output - expected.pooler_output.numpy()).max() <= 2e-5
 
 
-def test_minilm_bits(minilm: Encoder, vectors: Array, texts: list[str]) -> None:
+def test_minilm_bits(minilm: TextEncoder, vectors: Array, texts: list[str]) -> None:
     """One or two threads, one by one or together, in any order: the same bits."""
     expected = vectors.tobytes()
     assert minilm.embed(texts, num_threads=1).tobytes() == expected

@@ -25,8 +25,7 @@ from support.text_folders import save_task_folder
 import fastattn as fa
 from fastattn import models
 from fastattn.loaders import WeightFileError
-from fastattn.models.encoder import Encoder
-from fastattn.text import TextTokenizer
+from fastattn.text import TextEncoder, TextTokenizer
 
 # One of each kind of model: with relative positions, repeated layers, convolutions, rotary positions.
 CASES = ["bert", "albert", "mpnet", "deberta", "deberta_conv", "modernbert", "nomic_stretched", "new"]
@@ -142,7 +141,7 @@ def test_a_copy_shares_weights_and_nothing_else(tmp_path: Path) -> None:
     assert both[0] is both[1]
 
 
-def embed(model: Encoder, texts: list[str]) -> bytes:
+def embed(model: TextEncoder, texts: list[str]) -> bytes:
     return model.embed(texts).tobytes()
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastattn.models.workspace import Workspace, touch
 from golden import later_families, tiny_bert, tiny_families
 from support.processes import output_of
 from support.text_folders import save_task_folder, write_json
 
 import fastattn as fa
 from fastattn import models
-from fastattn.models.encoder import Encoder
-from fastattn.models.workspace import Workspace, touch
+from fastattn.text import TextEncoder
 
 pytest.importorskip("tokenizers")
 
@@ -162,7 +162,7 @@ def test_heads_that_were_added_run_too(folders: dict[str, Path], monkeypatch: py
 @pytest.mark.parametrize("packed", [False, True])
 def test_tables_and_scratch_memory_are_there(packed: bool, folders: dict[str, Path], root: Path) -> None:
     path = folders["bare"]
-    model: Encoder = fa.load(fa.pack(path, root / "tables.fastattn") if packed else path)
+    model: TextEncoder = fa.load(fa.pack(path, root / "tables.fastattn") if packed else path)
     rows = model.vocab_size + model.max_positions + model.type_vocab_size
     assert sum(table.size for table in model._looked_up) == rows * model.hidden_size
     model.warm()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """CPU detection, what the build says of itself, and FASTATTN_ISA."""
+
 from __future__ import annotations
 
 import json
@@ -67,7 +68,8 @@ def test_caches_agree_with_sysfs() -> None:
     if not seen or not caches:
         pytest.skip("the system does not tell")
     assert {name: caches[name] for name in ("l1d", "l2") if name in seen} == {
-        name: seen[name] for name in ("l1d", "l2") if name in seen}
+        name: seen[name] for name in ("l1d", "l2") if name in seen
+    }
 
 
 def test_caches_of_sysfs_reads_what_makes_sense(tmp_path: Path) -> None:

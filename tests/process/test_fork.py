@@ -3,6 +3,7 @@
 
 Every case runs in an interpreter of its own with a time limit, because the failure is a hang.
 """
+
 from __future__ import annotations
 
 import os
@@ -273,7 +274,9 @@ check()
 @pytest.mark.parametrize("before", [True, False])
 def test_multiprocessing_fork_pool(before: bool, tmp_path: Path) -> None:
     script = tmp_path / "pool.py"
-    script.write_text(COMMON + f"""
+    script.write_text(
+        COMMON
+        + f"""
 import multiprocessing
 def work(_):
     return use()
@@ -297,7 +300,8 @@ def main():
     print("done")
 if __name__ == "__main__":
     main()
-""")
+"""
+    )
     assert output_of(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')") == "done"
 
 
@@ -346,7 +350,8 @@ needs_openmp = pytest.mark.skipif(_core.openmp_version() == 0, reason="built wit
 @needs_openmp
 @pytest.mark.parametrize("imported", ["before the other", "after the other", "in the child"])
 def test_another_library_used_openmp_first(other_library: str, imported: str) -> None:
-    run("""
+    run(
+        """
 import ctypes
 library, imported = sys.argv[1:]
 if imported == "before the other":
@@ -359,13 +364,17 @@ in_child(lambda: (use(), in_child(use), use()))
 assert other(2) == 2
 use()
 in_child(lambda: (use(), in_child(use), use()))
-""", other_library, imported)
+""",
+        other_library,
+        imported,
+    )
 
 
 @needs_openmp
 def test_imported_in_a_thread_of_the_child(other_library: str) -> None:
     """The thread that imports is not the inherited one, which calls later."""
-    run("""
+    run(
+        """
 import ctypes
 other = ctypes.CDLL(sys.argv[1]).other
 assert other(2) == 2
@@ -378,12 +387,15 @@ def child():
     thread.join()
     use()
 in_child(child)
-""", other_library)
+""",
+        other_library,
+    )
 
 
 @needs_openmp
 def test_called_inside_a_region_of_another_library(other_library: str) -> None:
-    run("""
+    run(
+        """
 import ctypes
 from fastattn import _testing
 library = ctypes.CDLL(sys.argv[1])
@@ -391,4 +403,6 @@ seen = []
 callback = ctypes.CFUNCTYPE(None)(lambda: seen.append(_testing.probe_parallel(32, 4, busy_ns=1000)))
 library.inside(2, callback)
 assert list(seen[0]["runs"]) == [1] * 32 and seen[0]["workers"] == 1 and seen[0]["most_in_use"] == 1, seen
-""", other_library)
+""",
+        other_library,
+    )

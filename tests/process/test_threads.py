@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The thread count: which of the places that can set it wins, and what is refused."""
+
 from __future__ import annotations
 
 import json

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """CPU quotas of control groups, both versions, read from a tree made up for the test."""
+
 from __future__ import annotations
 
 import os
@@ -163,8 +164,24 @@ def test_both_versions_at_once(tree: Tree) -> None:
 # ---- files that make no sense ----
 
 
-@pytest.mark.parametrize("text", ["", "\n", "max", "100000", "0 100000", "100000 0", "-5 100000", "1e5 100000", "a b",
-                                  "1 2 3", "9" * 400 + " 100000", "\x00\x00", "٣ ٤"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "\n",
+        "max",
+        "100000",
+        "0 100000",
+        "100000 0",
+        "-5 100000",
+        "1e5 100000",
+        "a b",
+        "1 2 3",
+        "9" * 400 + " 100000",
+        "\x00\x00",
+        "٣ ٤",
+    ],
+)
 def test_v2_malformed_files_are_left_out_and_named(tree: Tree, text: str) -> None:
     tree.proc("0::/a/b\n", V2_MOUNT).write("/sys/fs/cgroup/a/b/cpu.max", text)
     tree.write("/sys/fs/cgroup/a/cpu.max", "200000 100000\n")
@@ -173,8 +190,10 @@ def test_v2_malformed_files_are_left_out_and_named(tree: Tree, text: str) -> Non
     assert len(quota.notes) == 1 and quota.notes[0].startswith("/sys/fs/cgroup/a/b/cpu.max: ")
 
 
-@pytest.mark.parametrize(("quota", "period"), [("", "100000"), ("100000", ""), ("100000", "0"), ("0", "100000"),
-                                               ("-2", "100000"), ("x", "y"), ("1.5", "100000")])
+@pytest.mark.parametrize(
+    ("quota", "period"),
+    [("", "100000"), ("100000", ""), ("100000", "0"), ("0", "100000"), ("-2", "100000"), ("x", "y"), ("1.5", "100000")],
+)
 def test_v1_malformed_files_are_left_out_and_named(tree: Tree, quota: str, period: str) -> None:
     found = tree.proc("4:cpu,cpuacct:/\n", V1_MOUNT).v1("", quota, period).quota()
     assert (found.cpus, found.source) == (None, None)
@@ -204,8 +223,9 @@ def test_unreadable_file_is_named(tree: Tree) -> None:
 
 
 @given(cgroup=st.text(max_size=200), mounts=st.text(max_size=200), limit=st.binary(max_size=60))
-def test_any_text_gives_an_answer(tmp_path_factory: pytest.TempPathFactory, cgroup: str, mounts: str,
-                                  limit: bytes) -> None:
+def test_any_text_gives_an_answer(
+    tmp_path_factory: pytest.TempPathFactory, cgroup: str, mounts: str, limit: bytes
+) -> None:
     root = tmp_path_factory.mktemp("fuzz")
     (root / "proc/self").mkdir(parents=True)
     (root / "sys/fs/cgroup").mkdir(parents=True)
@@ -219,7 +239,9 @@ def test_any_text_gives_an_answer(tmp_path_factory: pytest.TempPathFactory, cgro
 # ---- what becomes of it ----
 
 
-@pytest.mark.parametrize(("cpus", "quota", "expected"), [(8, None, 8), (8, 2.0, 2), (8, 2.9, 2), (8, 0.5, 1),
-                                                         (2, 8.0, 2), (1, 0.01, 1), (4, 1.999, 1)])
+@pytest.mark.parametrize(
+    ("cpus", "quota", "expected"),
+    [(8, None, 8), (8, 2.0, 2), (8, 2.9, 2), (8, 0.5, 1), (2, 8.0, 2), (1, 0.01, 1), (4, 1.999, 1)],
+)
 def test_quota_is_rounded_down_and_at_least_one(cpus: int, quota: float | None, expected: int) -> None:
     assert threads._default_cap(cpus, quota) == expected

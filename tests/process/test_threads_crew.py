@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastattn.program import Program
 from support.processes import output_of, run_python
 
 import fastattn as fa
 from fastattn import _core, threads
-from fastattn.program import Program
 
 needs_openmp = pytest.mark.skipif(_core.openmp_version() == 0, reason="built without OpenMP")
 both = pytest.mark.parametrize("team", ["crew", pytest.param("openmp", marks=needs_openmp)])

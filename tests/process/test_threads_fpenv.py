@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The caller's rounding mode and denormal switches change no bit of any operator, and survive the call."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

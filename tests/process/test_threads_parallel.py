@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """fa_parallel_for seen from inside its tasks: order, workers, nesting, many callers, floating-point environment."""
+
 from __future__ import annotations
 
 import ctypes
@@ -171,9 +172,19 @@ def test_sticky_flags_of_the_caller_survive() -> None:
 
 
 @parallel_only
-@pytest.mark.parametrize("env", [{"OMP_THREAD_LIMIT": "2"}, {"OMP_DYNAMIC": "true"}, {"OMP_MAX_ACTIVE_LEVELS": "1"},
-                                 {"OMP_WAIT_POLICY": "passive"}, {"OMP_PROC_BIND": "true"}, {"OMP_NUM_THREADS": "1"},
-                                 {"OMP_SCHEDULE": "static,4"}, {"OMP_STACKSIZE": "256k"}])
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"OMP_THREAD_LIMIT": "2"},
+        {"OMP_DYNAMIC": "true"},
+        {"OMP_MAX_ACTIVE_LEVELS": "1"},
+        {"OMP_WAIT_POLICY": "passive"},
+        {"OMP_PROC_BIND": "true"},
+        {"OMP_NUM_THREADS": "1"},
+        {"OMP_SCHEDULE": "static,4"},
+        {"OMP_STACKSIZE": "256k"},
+    ],
+)
 def test_settings_of_openmp_do_not_break_calls(env: dict[str, str]) -> None:
     """The runtime may grant a smaller team than asked for."""
     code = """

@@ -29,9 +29,9 @@ from support.text_folders import save_task_folder
 import fastattn as fa
 import fastattn.typing as public_types
 from fastattn import _core, ops, text
+from fastattn.graph.choice import HEADS
 from fastattn.loaders import WeightFile
-from fastattn.models.choice import HEADS
-from fastattn.models.encoder import Encoder
+from fastattn.text import TextEncoder
 from fastattn.text.precision import PRECISIONS
 
 PROGRAM = Path(typed_program.__file__)
@@ -137,7 +137,7 @@ def test_the_check_of_what_comes_back_sees_other_types() -> None:
 # What the program calls an object -> its public names. Not a user's: what loaders and constructors of models call.
 LOADERS = {"attach_pipeline", "keep", "encode_packed", "pipeline"}
 OWNERS: dict[str, Any] = {
-    "cache": fa.KVCache, "paged": fa.PagedKVCache, "layer": fa.PackedLinear, "model": Encoder, "file": WeightFile,
+    "cache": fa.KVCache, "paged": fa.PagedKVCache, "layer": fa.PackedLinear, "model": TextEncoder, "file": WeightFile,
     "pipeline": text.TextPipeline, "settings": text.TextSettings, "tokenizer": text.TextTokenizer,
 }  # fmt: skip
 MODULES: dict[str, Any] = {"fa": fa, "ops": ops, "text": text, "types": public_types}
@@ -178,7 +178,7 @@ def test_the_program_uses_every_public_name() -> None:
     missing |= {owner: set(module.__all__) - names[owner] for owner, module in MODULES.items()}
     missing["attention"] = set(attention_module.__all__) - names[""] - names["fa"]
     assert {owner: left for owner, left in missing.items() if left} == {}
-    assert {"append", "attend", "nbytes"} <= members(fa.KVCache) and {"embed", "notes"} <= members(Encoder)
+    assert {"append", "attend", "nbytes"} <= members(fa.KVCache) and {"embed", "notes"} <= members(TextEncoder)
 
 
 def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
@@ -191,12 +191,12 @@ def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
     for owner in OWNERS.values():
         for name in sorted(members(owner) | {"__init__", "__call__"}):
             value = inspect.getattr_static(owner, name, None)
-            if inspect.isfunction(value) and not (owner is Encoder and name == "__init__"):
+            if inspect.isfunction(value) and not (owner is TextEncoder and name == "__init__"):
                 yield f"{owner.__name__}.{name}", value
 
 
 FUNCTIONS = dict(public_functions())
-# Options that go on to what says them: a method of Encoder, attention(). And an object of config.json.
+# Options that go on to what says them: a method of TextEncoder, attention(). And an object of config.json.
 UNTYPED = {"options", "scaling"}
 
 

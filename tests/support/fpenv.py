@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The calling thread's floating-point environment, read and changed through the C library."""
+
 from __future__ import annotations
 
 import ctypes

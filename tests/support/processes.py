@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Runs Python code in a process of its own, with a time limit that also ends what it forked."""
+
 from __future__ import annotations
 
 import inspect
@@ -23,8 +24,9 @@ TESTS = str(Path(__file__).resolve().parents[1])
 TIME_LIMIT = 150.0  # for machines that are busy with something else; what can hang would hang for ever
 
 
-def run_python(code: str, *args: str, env: Mapping[str, str | None] | None = None,
-               timeout: float = TIME_LIMIT) -> subprocess.CompletedProcess[str]:
+def run_python(
+    code: str, *args: str, env: Mapping[str, str | None] | None = None, timeout: float = TIME_LIMIT
+) -> subprocess.CompletedProcess[str]:
     """`code` in a fresh interpreter of its own process group; a hang is a failure that names itself.
 
     `env` is laid over the environment, None removes a variable. FASTATTN_* and OMP_* of the surroundings do not count.
@@ -36,8 +38,14 @@ def run_python(code: str, *args: str, env: Mapping[str, str | None] | None = Non
             clean[name] = value
     paths = [PACKAGE_PARENT, clean.get("PYTHONPATH", "")]
     clean["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *args], env=clean, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *args],
+        env=clean,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -65,8 +73,9 @@ def compile_shared(source: str, folder: Path, *flags: str) -> Path | None:
         return None
     text, library = folder / "library.c", folder / "library.so"
     text.write_text(textwrap.dedent(source))
-    done = subprocess.run([compiler, "-O1", "-shared", "-fPIC", *flags, str(text), "-o", str(library)],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [compiler, "-O1", "-shared", "-fPIC", *flags, str(text), "-o", str(library)], capture_output=True, text=True
+    )
     return library if done.returncode == 0 else None
 
 
@@ -75,7 +84,9 @@ def output_of_function(function: Callable[..., None], *args: str, env: Mapping[s
 
     Other processes, spawned ones too, find the functions of that file: they can be sent to pools.
     """
-    code = "import sys; sys.path[:0] = sys.argv[1:3]; module = __import__(sys.argv[3])\n" \
-           "getattr(module, sys.argv[4])(*sys.argv[5:])"
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]; module = __import__(sys.argv[3])\n"
+        "getattr(module, sys.argv[4])(*sys.argv[5:])"
+    )
     folders = (str(Path(inspect.getfile(function)).parent), TESTS)
     return output_of(code, *folders, function.__module__, function.__name__, *args, env=env)

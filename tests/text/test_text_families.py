@@ -12,7 +12,7 @@ import pytest
 from golden import later_families, tiny_bert, tiny_families
 
 import fastattn as fa
-from fastattn.models.encoder import Encoder
+from fastattn.text import TextEncoder
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -76,7 +76,7 @@ def softmax(x: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def run(model: Encoder, item: Any) -> Array:
+def run(model: TextEncoder, item: Any) -> Array:
     ids, types = model.pipeline.tokenizer.encode(item)  # type: ignore[attr-defined]
     types = types if model.type_vocab_size > 1 else np.zeros_like(types)
     return np.asarray(model(ids[None], token_type_ids=types[None])[0][0], np.float64)

@@ -19,8 +19,7 @@ from golden import tiny_bert
 from support.text_folders import save_task_folder, write_json
 
 import fastattn as fa
-from fastattn.models.encoder import Encoder
-from fastattn.text import Results, TruncationWarning, Vectors
+from fastattn.text import Results, TextEncoder, TruncationWarning, Vectors
 
 pytest.importorskip("tokenizers")
 
@@ -35,27 +34,27 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bare(root: Path) -> Encoder:
+def bare(root: Path) -> TextEncoder:
     return fa.load(tiny_bert.save_text_folder(root / "bare"))
 
 
 @pytest.fixture(scope="module")
-def classifier(root: Path) -> Encoder:
+def classifier(root: Path) -> TextEncoder:
     return fa.load(save_task_folder(root / "classifier", "sequence_classification", ["no", "yes", "maybe"]))
 
 
 @pytest.fixture(scope="module")
-def ranker(root: Path) -> Encoder:
+def ranker(root: Path) -> TextEncoder:
     return fa.load(save_task_folder(root / "ranker", "sequence_classification", ["score"]))
 
 
 @pytest.fixture(scope="module")
-def reader(root: Path) -> Encoder:
+def reader(root: Path) -> TextEncoder:
     return fa.load(save_task_folder(root / "reader", "question_answering"))
 
 
 @pytest.fixture
-def methods(bare: Encoder, classifier: Encoder, ranker: Encoder) -> dict[str, Callable[..., Any]]:
+def methods(bare: TextEncoder, classifier: TextEncoder, ranker: TextEncoder) -> dict[str, Callable[..., Any]]:
     """Name -> a call with texts and options."""
     return {
         "embed": bare.embed,
@@ -142,7 +141,7 @@ def test_limits_that_are_none(
 
 
 @pytest.mark.parametrize(("length", "error"), [(0, ValueError), (41, ValueError), ("5", TypeError), (True, TypeError)])
-def test_a_model_takes_no_other_lengths(length: Any, error: type[Exception], bare: Encoder) -> None:
+def test_a_model_takes_no_other_lengths(length: Any, error: type[Exception], bare: TextEncoder) -> None:
     with pytest.raises(error, match="max_seq_length: "):
         bare.max_seq_length = length
     assert bare.max_seq_length == 40
@@ -156,7 +155,7 @@ def test_a_length_that_leaves_no_room_is_told_with_the_first_text(root: Path) ->
             call(["a"])
 
 
-def test_vectors_are_arrays_like_others(bare: Encoder) -> None:
+def test_vectors_are_arrays_like_others(bare: TextEncoder) -> None:
     with pytest.warns(TruncationWarning):
         vectors = bare.embed([SHORT, LONG])
     assert isinstance(vectors, Vectors) and vectors.dtype == np.float32 and vectors.truncated == 1
@@ -168,7 +167,7 @@ def test_vectors_are_arrays_like_others(bare: Encoder) -> None:
 
 
 @pytest.mark.parametrize("unit", ["word ", "x", ".", "東", "é ", "\n", "😀 ", "e\u0301 "])
-def test_ten_million_characters(unit: str, bare: Encoder, ranker: Encoder) -> None:
+def test_ten_million_characters(unit: str, bare: TextEncoder, ranker: TextEncoder) -> None:
     """Bounded memory, and other threads run meanwhile."""
     text = unit * (10_000_000 // len(unit))
     worst, done = [0.0], threading.Event()
@@ -195,7 +194,7 @@ def test_ten_million_characters(unit: str, bare: Encoder, ranker: Encoder) -> No
     assert worst[0] < 1  # it was half a minute; how long it is on a quiet machine is no matter of a test
 
 
-def test_a_context_of_a_million_words(reader: Encoder) -> None:
+def test_a_context_of_a_million_words(reader: TextEncoder) -> None:
     """It is read to its end, in bounded memory: what answers best may stand there."""
     words = [word.removeprefix("##") for word in tiny_bert.WORDS[5:15]]
     context = " ".join(words[(i * i) % 10] for i in range(3000))
@@ -213,7 +212,7 @@ def test_a_context_of_a_million_words(reader: Encoder) -> None:
 # ---- prompts, activations, precisions --------------------------------------------------------------------------------
 
 
-def test_prompts_stand_before_the_first_text(classifier: Encoder, ranker: Encoder, root: Path) -> None:
+def test_prompts_stand_before_the_first_text(classifier: TextEncoder, ranker: TextEncoder, root: Path) -> None:
     assert classifier.classify([SHORT], prompt="a b ") == classifier.classify(["a b " + SHORT])
     assert classifier.classify([(SHORT, "c")], prompt="a b ") == classifier.classify([("a b " + SHORT, "c")])
     docs = ["sat on", "the mat", "b"]
@@ -239,7 +238,7 @@ def test_prompts_stand_before_the_first_text(classifier: Encoder, ranker: Encode
             call("a", ["b"], prompt=3)
 
 
-def test_activations(classifier: Encoder, ranker: Encoder) -> None:
+def test_activations(classifier: TextEncoder, ranker: TextEncoder) -> None:
     texts = [SHORT, "a b"]
     raw = classifier.classify(texts, activation="none")
     by_label = [dict(zip(each.labels, each.scores, strict=True)) for each in raw]
@@ -261,7 +260,7 @@ def test_activations(classifier: Encoder, ranker: Encoder) -> None:
 
 
 @pytest.mark.parametrize("precision", ["int8", "uint8", "binary", "ubinary"])
-def test_precisions_of_vectors(precision: str, bare: Encoder) -> None:
+def test_precisions_of_vectors(precision: str, bare: TextEncoder) -> None:
     from fastattn.text.precision import quantize
 
     texts = [SHORT, "a b", "", "sat sat"]
@@ -280,7 +279,7 @@ def test_precisions_of_vectors(precision: str, bare: Encoder) -> None:
     assert many.shape[0] == 12_000 and many[-4:].tobytes() == expected.tobytes()
 
 
-def test_ranges_are_asked_for_before_work_starts(bare: Encoder) -> None:
+def test_ranges_are_asked_for_before_work_starts(bare: TextEncoder) -> None:
     def texts() -> Any:
         raise AssertionError("read")
         yield ""
@@ -352,14 +351,14 @@ class Frame:
     ],
 )
 def test_tables_in_place_of_texts(
-    make: Callable[[Any], Any], data: dict[Any, Any], hint: str, bare: Encoder, classifier: Encoder
+    make: Callable[[Any], Any], data: dict[Any, Any], hint: str, bare: TextEncoder, classifier: TextEncoder
 ) -> None:
     for call in (bare.embed, bare.tokens, bare.embed_tokens, classifier.classify):
         with pytest.raises(TypeError, match="texts: expected an iterable of str, got (dict|Frame).*" + hint):
             call(make(data))
 
 
-def test_rows_in_place_of_texts(bare: Encoder, classifier: Encoder) -> None:
+def test_rows_in_place_of_texts(bare: TextEncoder, classifier: TextEncoder) -> None:
     rows = [{"id": 3, "text": "the cat"}]
     with pytest.raises(TypeError, match=r"texts\[0\]: expected a str, got dict; its column 'text' was probably meant"):
         bare.embed(rows)

@@ -14,7 +14,7 @@ from support.text_folders import save_task_folder, write_json
 from test_text_families import save
 
 import fastattn as fa
-from fastattn.models.encoder import Encoder
+from fastattn.text import TextEncoder
 
 pytest.importorskip("tokenizers")
 
@@ -28,7 +28,7 @@ few = settings(max_examples=40, deadline=None)
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TextEncoder]:
     folder: Path = tmp_path_factory.mktemp("random")
     lower = save_task_folder(folder / "lower", "token_classification", ["O", "B-A", "I-A"])
     write_json(lower / "sentence_bert_config.json", {"do_lower_case": True})
@@ -45,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
 @pytest.mark.parametrize("kind", ["WordPiece", "lower-cased", "byte-level BPE", "Unigram"])
 @few
 @given(batch=st.lists(texts, max_size=4))
-def test_tokens(models: dict[str, Encoder], kind: str, batch: list[str]) -> None:
+def test_tokens(models: dict[str, TextEncoder], kind: str, batch: list[str]) -> None:
     model = models[kind]
     found = model.tokens(batch, vectors=True)
     for text, tokens in zip(batch, found, strict=True):
@@ -62,7 +62,7 @@ def test_tokens(models: dict[str, Encoder], kind: str, batch: list[str]) -> None
 
 @few
 @given(batch=st.lists(st.one_of(texts, st.tuples(texts, texts)), max_size=5))
-def test_classify(models: dict[str, Encoder], batch: list[Any]) -> None:
+def test_classify(models: dict[str, TextEncoder], batch: list[Any]) -> None:
     found = models["pairs"].classify(batch)
     assert found == [models["pairs"].classify([item])[0] for item in batch]
     assert all(abs(sum(result.scores) - 1) < 1e-5 for result in found)
@@ -70,7 +70,7 @@ def test_classify(models: dict[str, Encoder], batch: list[Any]) -> None:
 
 @few
 @given(question=st.sampled_from(["", "the cat", "東京?"]), context=texts)
-def test_answer(models: dict[str, Encoder], question: str, context: str) -> None:
+def test_answer(models: dict[str, TextEncoder], question: str, context: str) -> None:
     got = models["answers"].answer(question, context)
     assert got.text == context[got.start : got.end] and 0 <= got.score <= 1
 
@@ -78,7 +78,7 @@ def test_answer(models: dict[str, Encoder], question: str, context: str) -> None
 @pytest.mark.parametrize("kind", ["WordPiece", "byte-level BPE", "Unigram"])
 @few
 @given(batch=st.lists(texts, min_size=1, max_size=6))
-def test_embed(models: dict[str, Encoder], kind: str, batch: list[str]) -> None:
+def test_embed(models: dict[str, TextEncoder], kind: str, batch: list[str]) -> None:
     model = models[kind]
     vectors = model.embed(batch, normalize=True)
     assert np.isfinite(vectors).all()

@@ -13,8 +13,7 @@ from golden import tiny_bert
 from support.text_folders import head_tensors, save_task_folder, write_json
 
 import fastattn as fa
-from fastattn.models.encoder import Encoder
-from fastattn.text import TextSettings, TextTokenizer
+from fastattn.text import TextEncoder, TextSettings, TextTokenizer
 
 pytest.importorskip("tokenizers")
 
@@ -31,35 +30,35 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def classifier(folders: Path) -> Encoder:
+def classifier(folders: Path) -> TextEncoder:
     return fa.load(save_task_folder(folders / "classes", "sequence_classification", LABELS))
 
 
 @pytest.fixture(scope="module")
-def crossencoder(folders: Path) -> Encoder:
+def crossencoder(folders: Path) -> TextEncoder:
     return fa.load(save_task_folder(folders / "cross", "sequence_classification", ["score"]))
 
 
 @pytest.fixture(scope="module")
-def tagger(folders: Path) -> Encoder:
+def tagger(folders: Path) -> TextEncoder:
     return fa.load(save_task_folder(folders / "tags", "token_classification", ENTITIES))
 
 
 @pytest.fixture(scope="module")
-def reader(folders: Path) -> Encoder:
+def reader(folders: Path) -> TextEncoder:
     return fa.load(save_task_folder(folders / "answers", "question_answering"))
 
 
 @pytest.fixture(scope="module")
-def bare(folders: Path) -> Encoder:
+def bare(folders: Path) -> TextEncoder:
     return fa.load(tiny_bert.save_text_folder(folders / "bare"))
 
 
-def tokenizer_of(model: Encoder) -> TextTokenizer:
+def tokenizer_of(model: TextEncoder) -> TextTokenizer:
     return TextTokenizer(model.files, TextSettings.read(model.files), model.max_positions)
 
 
-def logits_of(model: Encoder, item: Any) -> Array:
+def logits_of(model: TextEncoder, item: Any) -> Array:
     ids, types = tokenizer_of(model).encode(item)
     return np.asarray(model(ids[None], token_type_ids=types[None]).logits[0], np.float64)
 
@@ -80,7 +79,7 @@ def words(ids: Array) -> str:
     return " ".join(tiny_bert.WORDS[i] for i in ids)
 
 
-def test_tokens_of_pairs(bare: Encoder) -> None:
+def test_tokens_of_pairs(bare: TextEncoder) -> None:
     ids, types = tokenizer_of(bare).encode(("the cat", "sat."))
     assert words(ids) == "[CLS] the cat [SEP] sat . [SEP]"
     assert types.tolist() == [0, 0, 0, 0, 1, 1, 1]
@@ -88,7 +87,7 @@ def test_tokens_of_pairs(bare: Encoder) -> None:
 
 @pytest.mark.parametrize("first", [0, 1, 5, 17, 18, 19, 36, 37, 38, 50, 2000])
 @pytest.mark.parametrize("second", [0, 1, 5, 17, 18, 19, 36, 37, 38, 50, 2000])
-def test_pairs_lose_the_tokens_of_the_longer_text(bare: Encoder, first: int, second: int) -> None:
+def test_pairs_lose_the_tokens_of_the_longer_text(bare: TextEncoder, first: int, second: int) -> None:
     """By the rule: as long as there are too many, the longer text loses one; of equal ones the second."""
     a, b = first, second
     while a + b > 37:  # of 40 positions, three are special
@@ -100,7 +99,7 @@ def test_pairs_lose_the_tokens_of_the_longer_text(bare: Encoder, first: int, sec
     assert types.sum() == got.count("b") + 1
 
 
-def test_very_long_pairs_are_those_of_the_whole_texts(bare: Encoder) -> None:
+def test_very_long_pairs_are_those_of_the_whole_texts(bare: TextEncoder) -> None:
     tokenizer = tokenizer_of(bare)
     whole = pytest.importorskip("tokenizers").Tokenizer.from_buffer((bare.path / "tokenizer.json").read_bytes())
     whole.no_padding()
@@ -162,7 +161,7 @@ def test_classify(folders: Path, problem: str | None, finish: Callable[[Array], 
         assert model.classify([item], top_k=9)[0] == got
 
 
-def test_one_label_is_a_sigmoid_unless_it_is_a_regression(folders: Path, crossencoder: Encoder) -> None:
+def test_one_label_is_a_sigmoid_unless_it_is_a_regression(folders: Path, crossencoder: TextEncoder) -> None:
     logit = logits_of(crossencoder, "the cat")[0]
     assert abs(crossencoder.classify(["the cat"])[0].score - sigmoid(logit)) < 1e-6
     folder = save_task_folder(folders / "one", "sequence_classification", ["score"], problem_type="regression")
@@ -171,14 +170,14 @@ def test_one_label_is_a_sigmoid_unless_it_is_a_regression(folders: Path, crossen
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3])
 @pytest.mark.parametrize("threads", [None, 1, 2])
-def test_same_bits_in_any_company(classifier: Encoder, batch_size: int | None, threads: int | None) -> None:
+def test_same_bits_in_any_company(classifier: TextEncoder, batch_size: int | None, threads: int | None) -> None:
     items = [*TEXTS, *PAIRS]
     alone = [classifier.classify([item])[0] for item in items]
     assert classifier.classify(items, batch_size=batch_size, num_threads=threads) == alone
     assert classifier.classify(iter(items[::-1]), batch_size=batch_size, num_threads=threads)[::-1] == alone
 
 
-def test_several_heads(folders: Path, classifier: Encoder) -> None:
+def test_several_heads(folders: Path, classifier: TextEncoder) -> None:
     model = fa.load(folders / "classes")
     other = fa.load(save_task_folder(folders / "second", "sequence_classification", ["yes", "no"]))
     model.add_head("second", other)
@@ -190,7 +189,7 @@ def test_several_heads(folders: Path, classifier: Encoder) -> None:
         model.tokens(TEXTS, head="second")
 
 
-def test_classify_by_windows(classifier: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classify_by_windows(classifier: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = classifier.classify(TEXTS * 3)
     monkeypatch.setattr("fastattn.text.batches._WINDOW", 5)
     assert classifier.classify(text for text in TEXTS * 3) == whole
@@ -201,7 +200,7 @@ def test_classify_by_windows(classifier: Encoder, monkeypatch: pytest.MonkeyPatc
 # ---- rerank --------------------------------------------------------------------------------------------------------
 
 
-def test_rerank(crossencoder: Encoder) -> None:
+def test_rerank(crossencoder: TextEncoder) -> None:
     docs = [*TEXTS, TEXTS[0]]
     scores = np.array([sigmoid(logits_of(crossencoder, ("a cat", doc))[0]) for doc in docs])
     got = crossencoder.rerank("a cat", docs)
@@ -247,7 +246,7 @@ def test_an_activation_that_is_unknown(tmp_path: Path) -> None:
 # ---- tokens --------------------------------------------------------------------------------------------------------
 
 
-def test_tokens(tagger: Encoder) -> None:
+def test_tokens(tagger: TextEncoder) -> None:
     results = tagger.tokens(TEXTS)
     tokenizer = tokenizer_of(tagger)
     for text, got in zip(TEXTS, results, strict=True):
@@ -262,7 +261,7 @@ def test_tokens(tagger: Encoder) -> None:
     assert results[1] == []
 
 
-def test_vectors_of_tokens(bare: Encoder, tagger: Encoder) -> None:
+def test_vectors_of_tokens(bare: TextEncoder, tagger: TextEncoder) -> None:
     tokenizer = tokenizer_of(bare)
     for model, options in ((bare, {}), (tagger, {"vectors": True})):
         for text, got in zip(TEXTS, model.tokens(TEXTS, **options), strict=True):
@@ -303,7 +302,7 @@ def entities(labels: list[str], scores: list[float], spans: list[tuple[int, int]
     ]
 
 
-def test_entities(tagger: Encoder) -> None:
+def test_entities(tagger: TextEncoder) -> None:
     texts = [*TEXTS, " ".join(tiny_bert.WORDS[5:25]).replace("##", ""), "the the cat cat mat mat a b c d a b c d" * 2]
     together = 0
     for text, plain, got in zip(texts, tagger.tokens(texts), tagger.tokens(texts, aggregate=True), strict=True):
@@ -319,7 +318,7 @@ def test_entities(tagger: Encoder) -> None:
 # ---- answer --------------------------------------------------------------------------------------------------------
 
 
-def best_span(model: Encoder, question: str, context: str, longest: int) -> tuple[int, int, float]:
+def best_span(model: TextEncoder, question: str, context: str, longest: int) -> tuple[int, int, float]:
     """The best span by trying all, for a context that fits."""
     ids, types = tokenizer_of(model).encode((question, context))
     out = model(ids[None], token_type_ids=types[None])
@@ -336,7 +335,7 @@ def best_span(model: Encoder, question: str, context: str, longest: int) -> tupl
 
 
 @pytest.mark.parametrize("longest", [1, 3, 15])
-def test_answer(reader: Encoder, longest: int) -> None:
+def test_answer(reader: TextEncoder, longest: int) -> None:
     for context in ("the cat sat on the mat.", "a b c d cats, mat!", "sat", "on the mat the cat a b c d a b c d"):
         for question in ("the cat", "a b", ""):
             first, last, score = best_span(reader, question, context, longest)
@@ -346,7 +345,7 @@ def test_answer(reader: Encoder, longest: int) -> None:
             assert got.text == context[got.start : got.end] and abs(got.score - score) < 1e-6
 
 
-def test_answer_in_a_long_context(reader: Encoder) -> None:
+def test_answer_in_a_long_context(reader: TextEncoder) -> None:
     context = " ".join(tiny_bert.WORDS[5 + i % 10].removeprefix("##") for i in range(300))
     got = reader.answer("the cat", context)
     assert got.text == context[got.start : got.end] and got.score > 0
@@ -366,7 +365,7 @@ def test_answer_in_a_long_context(reader: Encoder) -> None:
     assert reader.answer("the cat", "") == ("", 0, 0, 0.0)
 
 
-def best_span_of_piece(model: Encoder, tokens: tuple[Array, Array], offsets: Array) -> float:
+def best_span_of_piece(model: TextEncoder, tokens: tuple[Array, Array], offsets: Array) -> float:
     out = model(tokens[0][None], token_type_ids=tokens[1][None])
     allowed = [0, *np.flatnonzero(offsets[:, 0] >= 0)]
     starts = softmax(np.asarray(out.start_logits[0], np.float64)[allowed])[1:]
@@ -403,7 +402,7 @@ def best_span_of_piece(model: Encoder, tokens: tuple[Array, Array], offsets: Arr
         ),
     ],
 )
-def test_refused_by_a_classifier(classifier: Encoder, call: Any, error: type[Exception], message: str) -> None:
+def test_refused_by_a_classifier(classifier: TextEncoder, call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(classifier)
 
@@ -419,12 +418,12 @@ def test_refused_by_a_classifier(classifier: Encoder, call: Any, error: type[Exc
         (lambda m: m.rerank("a", ["b"], top_k=0), ValueError, "top_k: got 0"),
     ],
 )
-def test_refused_by_a_cross_encoder(crossencoder: Encoder, call: Any, error: type[Exception], message: str) -> None:
+def test_refused_by_a_cross_encoder(crossencoder: TextEncoder, call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call(crossencoder)
 
 
-def test_refused_by_other_models(bare: Encoder, tagger: Encoder, reader: Encoder) -> None:
+def test_refused_by_other_models(bare: TextEncoder, tagger: TextEncoder, reader: TextEncoder) -> None:
     with pytest.raises(
         ValueError, match=r"bare: the model has no head for sequence classification \(heads: none at al"
     ):

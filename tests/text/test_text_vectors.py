@@ -16,8 +16,7 @@ from golden import tiny_bert
 from support.text_folders import write_json
 
 import fastattn as fa
-from fastattn.models.encoder import Encoder
-from fastattn.text import TextSettings, TextTokenizer
+from fastattn.text import TextEncoder, TextSettings, TextTokenizer
 from fastattn.text.vectors import Module, VectorSettings
 
 pytest.importorskip("tokenizers")
@@ -69,7 +68,7 @@ def save_dense(folder: Path, place: str, inputs: int, outputs: int, **config: An
     return arrays
 
 
-def hidden_states(model: Encoder, text: str) -> Array:
+def hidden_states(model: TextEncoder, text: str) -> Array:
     tokenizer = TextTokenizer(model.files, TextSettings.read(model.files), model.max_positions)
     return np.asarray(model([tokenizer.encode(text)[0].tolist()]).last_hidden_state[0], np.float64)
 
@@ -102,7 +101,7 @@ ACTIVATIONS = {
 }
 
 
-def assert_vectors(model: Encoder, expect: Any, **options: Any) -> None:
+def assert_vectors(model: TextEncoder, expect: Any, **options: Any) -> None:
     for text, vector in zip(TEXTS, model.embed(TEXTS, **options), strict=True):
         expected = expect(text)
         assert vector.shape == expected.shape

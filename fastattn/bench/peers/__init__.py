@@ -16,9 +16,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from fastattn.bench.inputs import Inputs
-    from fastattn.bench.linear_attention import Arrays, LinearAttentionCase
+    from fastattn.bench.operator_cases import Arrays, LinearAttentionCase, SimilarityCase
     from fastattn.bench.shapes import AttentionCase, LinearCase
-    from fastattn.bench.similarity import SimilarityCase
 
 __all__ = ["NAMES", "Form", "NotOffered", "Peer", "installed", "one_line", "open_peers"]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+
+from fastattn.typing import WeightType
 
 from . import NotOffered
 
@@ -28,9 +30,9 @@ class Loaded:
 
 
 def _fastattn(folder: Path, num_threads: int, dtype: str) -> Loaded:
-    from fastattn import __version__, models
+    from fastattn import __version__, load
 
-    model = models.load(folder, dtype, num_threads)
+    model = load(folder, cast(WeightType, dtype), num_threads)
 
     def prepare(ids: np.ndarray, mask: np.ndarray) -> Prepared:
         return lambda: model(ids, mask).last_hidden_state

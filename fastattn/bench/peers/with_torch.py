@@ -20,9 +20,8 @@ from . import Form, NotOffered, Peer
 if TYPE_CHECKING:
     from fastattn.bench.attention_shapes import AttentionCase
     from fastattn.bench.inputs import Inputs
-    from fastattn.bench.linear_attention import Arrays, LinearAttentionCase
+    from fastattn.bench.operator_cases import Arrays, LinearAttentionCase, SimilarityCase
     from fastattn.bench.shapes import LinearCase
-    from fastattn.bench.similarity import SimilarityCase
 
 __all__ = ["TorchPeer"]
 

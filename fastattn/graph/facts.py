@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: MIT
+"""What a page says of its model beside its steps: sizes, how positions are counted, what stands on top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .heads import Head
+
+__all__ = ["NO_LIMIT", "Facts", "Integers", "Tasks", "columns_as_positions"]
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+NO_LIMIT = 2**31 - 1
+"""``max_positions`` of models without a table of positions: longer than any sequence that memory holds."""
+
+
+class Facts(NamedTuple):
+    """What a page says of its model, for those who make batches."""
+
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    max_positions: int
+    """The longest sequence that can be run: the rows of the table of positions, ``NO_LIMIT`` without one."""
+    type_vocab_size: int = 1
+    trained_positions: int | None = None
+    """The length a model without such a table is for, where its file says one."""
+    positions: Callable[[Integers, Integers, Integers], Integers] | None = None
+    """Rows of the table of positions, (T,), of whole rows of a batch (ids, columns, lengths); None: the columns."""
+    kinds: int | None = None
+    """Kinds of layers, where they repeat."""
+
+    @property
+    def text(self) -> str:
+        """The sizes, for repr()."""
+        kinds = "" if self.kinds is None else f" of {self.kinds} kinds"
+        return f"{self.layers} layers{kinds}, {self.hidden_size} wide, {self.heads} heads"
+
+
+def columns_as_positions(ids: Integers, columns: Integers, lengths: Integers) -> Integers:
+    """Positions of families that count columns."""
+    return columns
+
+
+@dataclass(slots=True)
+class Tasks:
+    """What stands on top of a model."""
+
+    pooler: Head | None = None
+    head: Head | None = None
+    """The head that was asked for, or found in the file; None for the encoder alone."""
+    name: str = "none"
+    """What ``load`` takes for ``head`` to find it."""
+    notes: list[str] = field(default_factory=list)
