@@ -41,9 +41,9 @@ def build(g: Graph) -> Facts:
     x = embeddings(g, s, size, tied=f"{decoder}.weight" if tie else None, types=s.types, positions=s.positions)
     x = g.linear(x, "projection", s.hidden)
     for i in range(s.layers):
-        g.hidden_state(x)
         group = int(i / (s.layers / groups))
         for j in range(repeats):
+            g.hidden_state(x)
             g.names = Names(prefix, f"encoder.albert_layer_groups.{{i}}.albert_layers.{j}.", _LAYER, **names)
             layer = g.layer(group)
             x = post_norm(layer, x, layer.attention(*project(layer, x, s.hidden), s.heads), s)
