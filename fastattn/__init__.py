@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CacheFull",
+    "DeadlineExceeded",
     "KVCache",
     "PackedLinear",
     "PagedKVCache",
@@ -56,6 +57,7 @@ __all__ = [
 # What a process may never need is brought in when it is asked for: caches, and with models json, mmap and the families.
 _LATER = {
     "CacheFull": "fastattn.kvcache",
+    "DeadlineExceeded": "fastattn.engine.stop",
     "KVCache": "fastattn.kvcache",
     "PagedKVCache": "fastattn.kvcache",
     "TextTooLong": "fastattn.text",
@@ -64,6 +66,7 @@ _LATER = {
     "pack": "fastattn.models.packing",
 }
 if TYPE_CHECKING:
+    from fastattn.engine.stop import DeadlineExceeded
     from fastattn.kvcache import CacheFull, KVCache, PagedKVCache
     from fastattn.loaders import open_weights
     from fastattn.models.packing import pack

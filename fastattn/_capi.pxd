@@ -206,6 +206,7 @@ cdef extern from "fastattn.h" nogil:
         int64_t max_distance
         const float *c2p
         const float *p2c
+        const fa_view *weights
 
     fa_status fa_disentangled_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *q, const fa_view *k,
                                                   const fa_view *v, const fa_disentangled_params *params, size_t *bytes)

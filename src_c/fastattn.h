@@ -294,6 +294,7 @@ typedef struct fa_disentangled_params {
     int64_t max_distance;     /* both as fa_distance_columns takes them */
     const float *c2p;         /* position keys: for each head ceil(2 * span / 16) panels [D][16], 64-byte aligned, or NULL */
     const float *p2c;         /* position queries likewise; not both NULL */
+    const fa_view *weights;   /* NULL, or (1, H, T, at least the most tokens of a sequence) fp32 that gets what fa_attention gives */
 } fa_disentangled_params;
 
 /* Disentangled attention of packed sequences, each to itself: q, k, v, out (1, H, T, D) fp32. The bits of fa_linear of each
@@ -414,7 +415,7 @@ typedef enum fa_step_kind {
     FA_STEP_POOL = 11,      /* out = pool of x, by act (fa_pool_mode): index[0] ends, [1] -1 or one number: skip */
     FA_STEP_NORMALIZE = 12, /* out = x / max(|x|, eps); out may be x */
     FA_STEP_COPY = 13,      /* out = x */
-    FA_STEP_DISENTANGLED = 14 /* as attention, by `disentangled`: index[0] ends, [1] positions */
+    FA_STEP_DISENTANGLED = 14 /* as attention, by `disentangled`: index[0] ends, [1] positions, [2] weights */
 } fa_step_kind;
 
 typedef struct fa_step {

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The ``fastattn`` command, thin over the API: each module that ``COMMANDS`` names is one of its commands.
 
-Exit status: 0; 1 where something failed, with one line on stderr; 2 for wrong usage; 130 after Ctrl-C, 143 and 129 for
-SIGTERM and SIGHUP. This module and what it imports stay light: only the command that runs is imported, and that imports
-what it needs when it runs.
+Exit status: 0; 1 where something failed, with one line on stderr; 2 for wrong usage; 124 after the time of --timeout;
+130 after Ctrl-C, 143 and 129 for SIGTERM and SIGHUP. This module and what it imports stay light: only the command that
+runs is imported, and that imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from contextlib import redirect_stderr
 from importlib import import_module
 from io import StringIO
 
+from ..engine.stop import DeadlineExceeded
 from ..startup import is_the_command
 from .arguments import Formatter, Parser
 from .interrupt import interrupt_ends_the_process
 from .streams import STDOUT, settle
+from .timelimit import TIMED_OUT, time_limit
 
 __all__ = ["COMMANDS", "main"]
 
@@ -75,11 +77,15 @@ def _run(argv: Sequence[str]) -> int:
     try:
         arguments = _parser(argv[0] if argv else None).parse_args(argv)
         arguments.own_process = is_the_command()
-        return int(arguments.run(arguments))
+        with time_limit(arguments):
+            return int(arguments.run(arguments))
     except SystemExit as leaving:  # of argparse: 0 after --help, 2 after wrong usage
         return int(leaving.code or 0)
     except BrokenPipeError:
         raise
+    except DeadlineExceeded as error:
+        _failed(error)
+        return TIMED_OUT
     except OSError as error:
         status = _failed(error)
         if error.filename == STDOUT:  # said once: what is left of the output would fail again

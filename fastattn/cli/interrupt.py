@@ -9,9 +9,9 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-__all__ = ["OUTPUTS", "UNFINISHED", "WRITING", "Unfinished", "interrupt_ends_the_process"]
+__all__ = ["OUTPUTS", "UNFINISHED", "WRITING", "Unfinished", "interrupt_ends_the_process", "leave"]
 
 
 class Unfinished(Protocol):
@@ -75,10 +75,11 @@ def _watch(reader: int) -> None:
     while numbers := os.read(reader, 64):
         for number in numbers:
             if number in _SIGNALS:
-                _leave(number)
+                leave(128 + number, signal.Signals(number).name)
 
 
-def _leave(number: int) -> None:
+def leave(status: int, reason: str) -> NoReturn:
+    """Ends the process; what has been written stays whole, and standard error says of it what there is to say."""
     try:
         for path in list(UNFINISHED):
             with contextlib.suppress(OSError):
@@ -87,6 +88,6 @@ def _leave(number: int) -> None:
             for output in reversed(list(OUTPUTS)):
                 note = output.keep()
                 if note and sys.stderr is not None:
-                    print(f"fastattn: {signal.Signals(number).name}: {note}", file=sys.stderr, flush=True)
+                    print(f"fastattn: {reason}: {note}", file=sys.stderr, flush=True)
     finally:  # whatever is wrong with the output: the process ends
-        os._exit(128 + number)
+        os._exit(status)

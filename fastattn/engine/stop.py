@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import math
 import time
+from numbers import Real
 from typing import Any
 
 __all__ = ["DeadlineExceeded", "check_deadline", "deadline_of"]
@@ -13,7 +13,16 @@ _LONGEST = 10**9  # seconds; longer is no limit
 
 
 class DeadlineExceeded(TimeoutError):
-    """The ``timeout`` of a call has passed before it was done. The model may be called again."""
+    """The ``timeout`` of a call has passed before it was done. The model can be called again, and gives the same bits.
+
+    Example
+    -------
+    >>> try:                                                                    # doctest: +SKIP
+    ...     vectors = model.embed(texts, timeout=0.5)
+    ... except fastattn.DeadlineExceeded:
+    ...     print("too slow")
+    too slow
+    """
 
 
 def deadline_of(timeout: Any) -> int:
@@ -22,16 +31,16 @@ def deadline_of(timeout: Any) -> int:
     Raises
     ------
     TypeError, ValueError
-        ``timeout`` is no number of seconds above 0.
+        ``timeout`` is no number of seconds above 0, and not None.
     """
     if timeout is None:
         return 0
-    if isinstance(timeout, bool) or not hasattr(timeout, "__float__"):
+    if isinstance(timeout, bool) or not isinstance(timeout, Real):
         raise TypeError(f"timeout: expected seconds or None, got {type(timeout).__name__}")
-    seconds = float(timeout)
-    if math.isnan(seconds) or seconds <= 0:
-        raise ValueError(f"timeout: got {seconds:g}, expected seconds above 0")
-    return 0 if seconds > _LONGEST else time.monotonic_ns() + int(seconds * 1e9) + 1
+    seconds: Any = timeout  # any integer, which float() need not hold
+    if not seconds > 0:
+        raise ValueError(f"timeout: got {float(max(seconds, -_LONGEST)):g}, expected seconds above 0")
+    return 0 if seconds > _LONGEST else time.monotonic_ns() + int(float(seconds) * 1e9) + 1
 
 
 def check_deadline(deadline: int, done: bool = True) -> None:

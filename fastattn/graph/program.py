@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Compiled", "compile_trace"]
 
+ATTENTION = ("attention", "disentangled")
+"""Kinds of steps that have probabilities."""
+
 KINDS = ("tokens", "sequences", "outputs")
 """Kinds of rows, in the order in which a batch counts them."""
 
@@ -30,6 +33,8 @@ class Compiled:
         """Name of an output -> the kind of its rows, and its width."""
         self.columns = dict(columns)
         """Columns of scratch memory for each row, by kind."""
+        self.attentions: dict[str, int] = {}
+        """Name of an array of probabilities, (1, heads, T, at least the most keys of a sequence) -> heads."""
 
     def __len__(self) -> int:
         return len(self._program)
@@ -47,10 +52,13 @@ class Compiled:
         return self._program.run(counts, given, blocks, num_threads, memory, deadline, reserve)
 
 
-def compile_trace(trace: Trace, wanted: Sequence[str], *, reuse: bool = True) -> Compiled:
+def compile_trace(
+    trace: Trace, wanted: Sequence[str], *, reuse: bool = True, attentions: bool = False
+) -> Compiled:  # fmt: skip
     """The program that makes ``wanted``, names of outputs of ``trace``.
 
-    ``reuse=False``: no step writes over its input, which changes no result.
+    ``reuse=False``: no step writes over its input, which changes no result. ``attentions``: the probabilities of every
+    attention too, in arrays that each batch brings; ``Compiled.attentions`` names them in the order of the steps.
     """
     values = {name: trace.outputs[name] for name in wanted}
     nodes = used_nodes(trace.nodes, values.values())
@@ -68,6 +76,12 @@ def compile_trace(trace: Trace, wanted: Sequence[str], *, reuse: bool = True) ->
             copies.append((value, array.name))
     for node in nodes:
         arrays.update((name, trace.arrays[name]) for name in node.arrays if name is not None)
+    probabilities: dict[int, str] = {}  # number of a step -> its array; all programs else have the steps they had
+    heads: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        if attentions and node.kind in ATTENTION:
+            array = Array(f"out.attentions.{len(heads)}", "float32", 4, None)
+            arrays[array.name], probabilities[i], heads[array.name] = array, array.name, node.options["heads"]
     places = plan(nodes + [Node("copy", value, (value,)) for value, _ in copies], outside, reuse=reuse)
     order = {name: i for i, name in enumerate(arrays)}
     specs = [
@@ -88,11 +102,15 @@ def compile_trace(trace: Trace, wanted: Sequence[str], *, reuse: bool = True) ->
         at = (-1, places.at[value.table]) if array is None else (order[array], 0)
         return kind, *at, value.table.width, value.first, value.width
 
-    for node in nodes:
+    for i, node in enumerate(nodes):
         inputs = [place(value) for value in node.inputs]
         index = [-1 if name is None else order[name] for name in node.arrays]
+        if i in probabilities:
+            index.append(order[probabilities[i]])
         program.add(node.kind, place(node.out), *inputs, index=index, **node.options)
     for value, name in copies:
         program.add("copy", (KINDS.index(value.rows), order[name], 0, value.width, 0, value.width), place(value))
     program.seal()
-    return Compiled(program, values, places.columns)
+    compiled = Compiled(program, values, places.columns)
+    compiled.attentions = heads
+    return compiled

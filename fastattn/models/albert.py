@@ -41,7 +41,9 @@ def build(g: Graph) -> Facts:
     x = g.linear(embeddings(g, s, size, tied=decoder.stored), "projection", s.hidden)
 
     def group(i: int, _: Graph, x: Value) -> Value:
-        for names in inside:
+        for j, names in enumerate(inside):
+            if j:
+                g.hidden_state(x)
             layer = g.layer(int(i / (s.layers / groups)))
             layer.names = names
             x = post_norm(layer, x, attend(layer, x, s), s)

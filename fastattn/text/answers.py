@@ -42,11 +42,11 @@ def answer(
     longest = as_count(max_answer_tokens, "max_answer_tokens")
     if longest is None:
         raise TypeError("max_answer_tokens: expected an int, got NoneType")
-    check_text(question, "question")
-    check_text(context, "context")
+    check_text(question, "question", deadline)
+    check_text(context, "context", deadline)
     output = output_of(model, chosen)
     best = Answer("", 0, 0, 0.0)
-    windows = tokenizer.encode_windows(question, context, max_length)
+    windows = tokenizer.encode_windows(question, context, max_length, deadline)
     if log is not None:
         log.texts_came(1)
     while some := list(islice(windows, _TOGETHER)):

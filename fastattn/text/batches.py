@@ -30,12 +30,17 @@ _PROGRESS_FROM = 256  # texts below which a terminal is left alone
 _PROGRESS_SECONDS = 0.2
 
 
-def check_text(text: Any, name: str) -> str:
-    """``text`` itself; ``TypeError`` for what is no str, ``ValueError`` for what is no Unicode, both with ``name``."""
+def check_text(text: Any, name: str, deadline: int = 0) -> str:
+    """``text`` itself; ``TypeError`` for what is no str, ``ValueError`` for what is no Unicode, both with ``name``.
+
+    ``deadline``: of ``deadline_of``; ``DeadlineExceeded`` where it passes in the middle of a long text.
+    """
     if not isinstance(text, str):
         raise TypeError(f"{name}: expected a str, got {type(text).__name__}{_column_hint(text, name)}")
     if not text.isascii():
         for start in range(0, len(text), _PART):  # a book is not encoded at once: memory, and other threads
+            if start and deadline:
+                check_deadline(deadline)
             try:
                 (text[start : start + _PART] if len(text) > _PART else text).encode("utf-8")
             except UnicodeEncodeError as error:
@@ -71,24 +76,25 @@ def _holds_text(data: Any, column: Any) -> bool:
         return False
 
 
-def check_pair(item: Any, name: str) -> str | tuple[str, str]:
+def check_pair(item: Any, name: str, deadline: int = 0) -> str | tuple[str, str]:
     """A text, or a pair of texts as a tuple or list of two."""
     if not isinstance(item, (tuple, list)):
         if not isinstance(item, str):
             hint = _column_hint(item, name)
             raise TypeError(f"{name}: expected a str or a pair of them, got {type(item).__name__}{hint}")
-        return check_text(item, name)
+        return check_text(item, name, deadline)
     if len(item) != 2:
         raise ValueError(f"{name}: a {type(item).__name__} of {len(item)}, expected a str or a pair of them")
-    return check_text(item[0], f"{name}[0]"), check_text(item[1], f"{name}[1]")
+    return check_text(item[0], f"{name}[0]", deadline), check_text(item[1], f"{name}[1]", deadline)
 
 
 def windows(
-    texts: Any, check: Callable[[Any, str], T], name: str = "texts", log: CallLog | None = None
+    texts: Any, check: Callable[[Any, str, int], T], name: str = "texts", log: CallLog | None = None, deadline: int = 0
 ) -> Iterator[list[T]]:
     """``texts`` in lists of a bounded size, every text checked and named by its index, and counted in ``log``.
 
     A list or tuple is checked as a whole before the first of them comes; anything else is read as it is needed.
+    ``deadline`` is looked at after each text.
     """
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"{name}: got one {type(texts).__name__}; pass a list of str, as in [text]")
@@ -98,9 +104,17 @@ def windows(
         items = iter(texts)
     except TypeError:
         raise TypeError(f"{name}: expected an iterable of str, got {type(texts).__name__}") from None
-    checked = (check(text, f"{name}[{index}]") for index, text in enumerate(items))
+    checked: Iterator[T] = (check(text, f"{name}[{index}]", deadline) for index, text in enumerate(items))
+    if deadline:
+        checked = _timed(checked, deadline)
     found = _cut(list(checked) if isinstance(texts, (list, tuple)) else checked)
     return found if log is None else _counted(found, log)
+
+
+def _timed(checked: Iterable[T], deadline: int) -> Iterator[T]:
+    for text in checked:
+        check_deadline(deadline)
+        yield text
 
 
 def _counted(windows: Iterable[list[T]], log: CallLog) -> Iterator[list[T]]:

@@ -133,8 +133,8 @@ def classify(
     how = _asked(activation, _probabilities(chosen), ("softmax", "sigmoid", "none"))
     config = StConfig.read(model.files).for_pairs(model.files)
     before = check_text(config.prompt(prompt, prompt_name), "prompt")
-    limit = tokenizer.limit(max_length, on_long)
-    items = windows(texts, check_pair, log=log)
+    limit = tokenizer.limit(max_length, on_long, deadline=deadline)
+    items = windows(texts, check_pair, log=log, deadline=deadline)
     if before:
         items = ([_behind(before, item) for item in window] for window in items)
     results: list[Classification] = []
@@ -183,9 +183,9 @@ def rerank(
     asked = check_text(config.prompt(prompt, prompt_name), "prompt") + check_text(query, "query")
     if isinstance(docs, (str, bytes)):
         raise TypeError(f"docs: got one {type(docs).__name__}; pass a list of str, as in rerank(query, [text])")
-    limit = tokenizer.limit(max_length, on_long, "docs")
-    tokenizer.check_cost(asked, "query")
-    pairs = ([(asked, text) for text in window] for window in windows(docs, check_text, "docs", log))
+    limit = tokenizer.limit(max_length, on_long, "docs", deadline)
+    tokenizer.check_cost(asked, "query", deadline)
+    pairs = ([(asked, text) for text in window] for window in windows(docs, check_text, "docs", log, deadline))
     parts = list(_scores(model, tokenizer, chosen, how, pairs, limit, most, num_threads, log, deadline))
     limit.warn()
     if not parts:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -100,6 +100,10 @@ class Piece(NamedTuple):
     """How many they are."""
 
 
+def _never() -> None:
+    """Nobody waits for the pieces."""
+
+
 class Cutter:
     """Cuts texts for one tokenizer.
 
@@ -137,8 +141,10 @@ class Cutter:
         """What a piece may begin with; None where only a whole text will do."""
         return self._boundary
 
-    def forward(self, text: str, first: int) -> Iterator[Piece]:
+    def forward(self, text: str, first: int, look: Callable[[], None] = _never) -> Iterator[Piece]:
         """Pieces of ``text`` in order: about ``first`` characters, then more.
+
+        ``look`` is called again and again, wherever the text is long, and may raise.
 
         Raises
         ------
@@ -147,28 +153,34 @@ class Cutter:
         """
         start, size, end = 0, max(min(max(first, _LEAST), _MOST), 2), len(text)
         while start < end:
+            look()
             if end - start <= size:
                 yield Piece(text[start:], start)
                 return
             while self._blank and start < end and not text[start : start + size].strip(_SPACES):
+                look()
                 start += size - 1  # a piece begins with white space, where there was any
             stop = self._next_cut(text, start, size)
             if stop is None:
-                yield (piece := self._one_word(text, start))
+                yield (piece := self._one_word(text, start, look))
                 start = piece.start + len(piece.text) + piece.gap
             else:
                 yield Piece(text[start:stop], start)
                 start = stop
             size = _MOST
 
-    def backward(self, text: str, first: int) -> Iterator[Piece]:
-        """Pieces of ``text`` from its end on: about ``first`` characters, then more. Raises as ``forward`` does."""
+    def backward(self, text: str, first: int, look: Callable[[], None] = _never) -> Iterator[Piece]:
+        """Pieces of ``text`` from its end on: about ``first`` characters, then more. ``look`` and what is raised are as
+        those of ``forward``.
+        """
         stop, size = len(text), min(max(first, _LEAST), _MOST)
         while stop:
+            look()
             if stop <= size:
                 yield Piece(text[:stop], 0)
                 return
             while self._blank and stop > size and not text[stop - size : stop].strip(_SPACES):
+                look()
                 stop -= size
             start = self._last_cut(text, stop, size)
             yield Piece(text[start:stop], start)
@@ -212,7 +224,7 @@ class Cutter:
             last = match.start()
         return last
 
-    def _one_word(self, text: str, start: int) -> Piece:
+    def _one_word(self, text: str, start: int, look: Callable[[], None]) -> Piece:
         """A piece that stands for a word of any length from ``start`` on, which is too long to be known.
 
         WordPiece makes one unknown token of every word of more than so many characters, whatever they are.
@@ -224,6 +236,7 @@ class Cutter:
             if letters > self._word and self._same_word.fullmatch(text, tail, stop):
                 end = stop
                 while match := self._same_word.match(text, end, min(len(text), end + (1 << 16))):
+                    look()
                     end = match.end()
                 rest = self._boundary.search(text, end, min(len(text), end + MAX_RUN))
                 after = len(text) if rest is None else rest.start()

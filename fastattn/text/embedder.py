@@ -126,13 +126,13 @@ class Embedder:
         plain = precision == "float32" and ranges is None
         ends = None if plain else check_precision(precision, ranges, width)
         before = self._prompt(prompt, prompt_name)
-        skipped = 0 if self.settings.include_prompt else self._tokenizer.count_prompt(before)
+        skipped = 0 if self.settings.include_prompt else self._tokenizer.count_prompt(before, deadline)
         threads = self._model.num_threads if num_threads is None else num_threads
 
         output = self._head.output(self._model, skip=skipped > 0, dim=width, normalize=scaled)
         more = {"skip": np.array([skipped], np.int64)} if skipped else None
-        limit = self._tokenizer.limit(max_length, on_long)
-        batches = windows(texts, check_text, log=log)
+        limit = self._tokenizer.limit(max_length, on_long, deadline=deadline)
+        batches = windows(texts, check_text, log=log, deadline=deadline)
         total = length_of(texts)
         blocks: list[np.ndarray[Any, Any]] = []
         with Progress(total, progress) as report:
@@ -169,9 +169,9 @@ class Embedder:
         scaled = self._scaled(normalize)
         before = self._prompt(prompt, prompt_name)
         output = self._head.token_output(self._model, normalize=scaled)
-        limit = self._tokenizer.limit(max_length, on_long)
+        limit = self._tokenizer.limit(max_length, on_long, deadline=deadline)
         results: list[Floats] = []
-        for window in windows(texts, check_text, log=log):
+        for window in windows(texts, check_text, log=log, deadline=deadline):
             found: list[Floats] = [np.empty((0, self._head.token_size), np.float32)] * len(window)
             tokens = self._tokenizer.encode_many([before + text for text in window] if before else window, limit)
             steps = run_sorted(self._model, [output], tokens, most, num_threads, log, deadline=deadline)

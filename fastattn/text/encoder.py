@@ -41,6 +41,8 @@ class TextEncoder(Encoder):
         Name of one of ``model.heads``; None for the only one that fits.
     num_threads
         Threads of this call; None for what ``load`` was given.
+    timeout
+        Seconds that the call may take, texts read and the tokenizer made included; None for any number.
 
     Raises
     ------
@@ -53,6 +55,8 @@ class TextEncoder(Encoder):
         A ValueError: ``on_long`` is "error" and a text has more tokens; or more than 100,000 characters of a text come
         without any place at which the tokenizer splits for certain, so that they would have to be tokenized as a whole.
         With published tokenizers white space is such a place, with some of them punctuation too.
+    fastattn.DeadlineExceeded
+        A TimeoutError: ``timeout`` has passed. There is no result, and the model can be called again.
     FileNotFoundError
         The model has no tokenizer.json.
     ImportError
@@ -76,6 +80,7 @@ class TextEncoder(Encoder):
         prompt: str | None = ..., prompt_name: str | None = ..., truncate_dim: int | None = ...,
         precision: Literal["float32"] = ..., ranges: ArrayLike | None = ..., max_length: int | None = ...,
         on_long: OnLong = ..., progress: bool | None = ..., num_threads: int | None = ...,
+        timeout: float | None = ...,
     ) -> Vectors[np.float32]: ...  # fmt: skip
     @overload
     def embed(
@@ -83,6 +88,7 @@ class TextEncoder(Encoder):
         prompt: str | None = ..., prompt_name: str | None = ..., truncate_dim: int | None = ...,
         precision: Literal["int8", "binary"], ranges: ArrayLike | None = ..., max_length: int | None = ...,
         on_long: OnLong = ..., progress: bool | None = ..., num_threads: int | None = ...,
+        timeout: float | None = ...,
     ) -> Vectors[np.int8]: ...  # fmt: skip
     @overload
     def embed(
@@ -90,6 +96,7 @@ class TextEncoder(Encoder):
         prompt: str | None = ..., prompt_name: str | None = ..., truncate_dim: int | None = ...,
         precision: Literal["uint8", "ubinary"], ranges: ArrayLike | None = ..., max_length: int | None = ...,
         on_long: OnLong = ..., progress: bool | None = ..., num_threads: int | None = ...,
+        timeout: float | None = ...,
     ) -> Vectors[np.uint8]: ...  # fmt: skip
     @overload
     def embed(
@@ -97,6 +104,7 @@ class TextEncoder(Encoder):
         prompt: str | None = ..., prompt_name: str | None = ..., truncate_dim: int | None = ...,
         precision: Precision = ..., ranges: ArrayLike | None = ..., max_length: int | None = ...,
         on_long: OnLong = ..., progress: bool | None = ..., num_threads: int | None = ...,
+        timeout: float | None = ...,
     ) -> Vectors[Any]: ...  # fmt: skip
     def embed(
         self,
@@ -113,6 +121,7 @@ class TextEncoder(Encoder):
         on_long: OnLong = "truncate",
         progress: bool | None = None,
         num_threads: int | None = None,
+        timeout: float | None = None,
     ) -> Vectors[Any]:
         """Sentence vectors of ``texts``, one row each, in their order.
 
@@ -121,7 +130,7 @@ class TextEncoder(Encoder):
 
         Parameters
         ----------
-        texts, batch_size, max_length, on_long, num_threads
+        texts, batch_size, max_length, on_long, num_threads, timeout
             See the class.
         normalize
             Whether to scale vectors to length 1; None does as the folder says.
@@ -150,7 +159,7 @@ class TextEncoder(Encoder):
 
         Raises
         ------
-        TypeError, ValueError, FileNotFoundError, ImportError
+        TypeError, ValueError, fastattn.DeadlineExceeded, FileNotFoundError, ImportError
             See the class.
 
         Example
@@ -164,7 +173,7 @@ class TextEncoder(Encoder):
         return self.pipeline.embed(
             texts, batch_size, normalize, prompt=prompt, prompt_name=prompt_name, truncate_dim=truncate_dim,
             precision=precision, ranges=ranges, max_length=max_length, on_long=on_long, progress=progress,
-            num_threads=num_threads,
+            num_threads=num_threads, timeout=timeout,
         )  # fmt: skip
 
     def embed_tokens(
@@ -178,6 +187,7 @@ class TextEncoder(Encoder):
         on_long: OnLong = "truncate",
         batch_size: int | None = None,
         num_threads: int | None = None,
+        timeout: float | None = None,
     ) -> Results[Floats]:
         """A vector for each token of each text, for late interaction. (Multi-vector folders themselves are refused.)
 
@@ -186,7 +196,7 @@ class TextEncoder(Encoder):
 
         Parameters
         ----------
-        texts, max_length, on_long, batch_size, num_threads
+        texts, max_length, on_long, batch_size, num_threads, timeout
             See the class.
         normalize
             Whether to scale each vector to length 1; None does as the folder says.
@@ -200,7 +210,7 @@ class TextEncoder(Encoder):
 
         Raises
         ------
-        TypeError, ValueError, FileNotFoundError, ImportError
+        TypeError, ValueError, fastattn.DeadlineExceeded, FileNotFoundError, ImportError
             See the class.
 
         Example
@@ -211,7 +221,7 @@ class TextEncoder(Encoder):
         """
         return self.pipeline.embed_tokens(
             texts, normalize=normalize, prompt=prompt, prompt_name=prompt_name, max_length=max_length, on_long=on_long,
-            batch_size=batch_size, num_threads=num_threads,
+            batch_size=batch_size, num_threads=num_threads, timeout=timeout,
         )  # fmt: skip
 
     @property
@@ -254,6 +264,7 @@ class TextEncoder(Encoder):
         on_long: OnLong = "truncate",
         batch_size: int | None = None,
         num_threads: int | None = None,
+        timeout: float | None = None,
     ) -> Results[Classification]:
         """Labels of texts, or of pairs of texts, by a sequence classification head.
 
@@ -271,7 +282,7 @@ class TextEncoder(Encoder):
             What makes scores of logits, in place of the above; ``"none"`` leaves them as they are.
         prompt, prompt_name
             What is put before every text, or before the first of a pair; as in ``embed``.
-        head, max_length, on_long, batch_size, num_threads
+        head, max_length, on_long, batch_size, num_threads, timeout
             See the class.
 
         Returns
@@ -281,7 +292,7 @@ class TextEncoder(Encoder):
 
         Raises
         ------
-        TypeError, ValueError, FileNotFoundError, ImportError
+        TypeError, ValueError, fastattn.DeadlineExceeded, FileNotFoundError, ImportError
             See the class.
 
         Example
@@ -292,7 +303,7 @@ class TextEncoder(Encoder):
         """
         return self.pipeline.classify(
             texts, head=head, top_k=top_k, activation=activation, prompt=prompt, prompt_name=prompt_name,
-            max_length=max_length, on_long=on_long, batch_size=batch_size, num_threads=num_threads,
+            max_length=max_length, on_long=on_long, batch_size=batch_size, num_threads=num_threads, timeout=timeout,
         )  # fmt: skip
 
     def rerank(
@@ -309,6 +320,7 @@ class TextEncoder(Encoder):
         on_long: OnLong = "truncate",
         batch_size: int | None = None,
         num_threads: int | None = None,
+        timeout: float | None = None,
     ) -> Results[Ranked]:
         """``docs`` in the order in which they answer ``query``, by a cross-encoder: a classifier with one label.
 
@@ -329,7 +341,7 @@ class TextEncoder(Encoder):
         prompt, prompt_name
             What is put before the query, or its name among the folder's ``prompts``. None for both is the folder's
             default prompt, as sentence-transformers 5.4 and later have it.
-        head, max_length, on_long, batch_size, num_threads
+        head, max_length, on_long, batch_size, num_threads, timeout
             See the class.
 
         Returns
@@ -339,7 +351,7 @@ class TextEncoder(Encoder):
 
         Raises
         ------
-        TypeError, ValueError, FileNotFoundError, ImportError
+        TypeError, ValueError, fastattn.DeadlineExceeded, FileNotFoundError, ImportError
             See the class. A model without a classification head of one label is refused: ``embed`` and a dot product
             rank documents by an embedding model.
 
@@ -352,7 +364,7 @@ class TextEncoder(Encoder):
         """
         return self.pipeline.rerank(
             query, docs, top_k=top_k, head=head, activation=activation, prompt=prompt, prompt_name=prompt_name,
-            max_length=max_length, on_long=on_long, batch_size=batch_size, num_threads=num_threads,
+            max_length=max_length, on_long=on_long, batch_size=batch_size, num_threads=num_threads, timeout=timeout,
         )  # fmt: skip
 
     def tokens(
@@ -366,6 +378,7 @@ class TextEncoder(Encoder):
         on_long: OnLong = "truncate",
         batch_size: int | None = None,
         num_threads: int | None = None,
+        timeout: float | None = None,
     ) -> Results[list[Token]]:
         """The tokens of each text: with labels from a token classification head, with their hidden states, or both.
 
@@ -380,7 +393,7 @@ class TextEncoder(Encoder):
             strategy "simple" of transformers' pipeline.
         vectors
             Whether to give hidden states; None gives them where there is no head. Entities have none.
-        head, max_length, on_long, batch_size, num_threads
+        head, max_length, on_long, batch_size, num_threads, timeout
             See the class.
 
         Returns
@@ -390,7 +403,7 @@ class TextEncoder(Encoder):
 
         Raises
         ------
-        TypeError, ValueError, FileNotFoundError, ImportError
+        TypeError, ValueError, fastattn.DeadlineExceeded, FileNotFoundError, ImportError
             See the class.
 
         Example
@@ -401,7 +414,7 @@ class TextEncoder(Encoder):
         """
         return self.pipeline.tokens(
             texts, head=head, aggregate=aggregate, vectors=vectors, max_length=max_length, on_long=on_long,
-            batch_size=batch_size, num_threads=num_threads,
+            batch_size=batch_size, num_threads=num_threads, timeout=timeout,
         )  # fmt: skip
 
     def answer(
@@ -413,6 +426,7 @@ class TextEncoder(Encoder):
         max_length: int | None = None,
         head: str | None = None,
         num_threads: int | None = None,
+        timeout: float | None = None,
     ) -> Answer:
         """The piece of ``context`` that answers ``question``, by a question answering head.
 
@@ -425,7 +439,7 @@ class TextEncoder(Encoder):
             Texts.
         max_answer_tokens
             Longest answer.
-        max_length, head, num_threads
+        max_length, head, num_threads, timeout
             See the class; ``max_length`` is that of a window with the question.
 
         Returns
@@ -435,7 +449,7 @@ class TextEncoder(Encoder):
 
         Raises
         ------
-        TypeError, ValueError, FileNotFoundError, ImportError
+        TypeError, ValueError, fastattn.DeadlineExceeded, FileNotFoundError, ImportError
             See the class; ``ValueError`` too where the question leaves no room for the context.
 
         Example
@@ -446,5 +460,5 @@ class TextEncoder(Encoder):
         """
         return self.pipeline.answer(
             question, context, max_answer_tokens=max_answer_tokens, max_length=max_length, head=head,
-            num_threads=num_threads,
+            num_threads=num_threads, timeout=timeout,
         )  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from ..engine.stop import check_deadline
 from .cutting import TextTooLong
 
 __all__ = ["Limit", "TruncationWarning"]
@@ -20,16 +21,16 @@ class TruncationWarning(UserWarning):
 
 
 class Limit:
-    """How long the texts of one job may be, and how many of them were longer."""
+    """How long the texts of one job may be, how many of them were longer, and until when it may take."""
 
-    def __init__(self, tokens: int, refuse: bool, what: str = "texts") -> None:
+    def __init__(self, tokens: int, refuse: bool, what: str = "texts", deadline: int = 0) -> None:
         self.tokens = tokens
         """Most tokens of a text or pair, special ones included."""
         self.cut = 0
         """Texts that were longer."""
         self.seen = 0
         """Texts that came, which is the index of the next."""
-        self._refuse, self._what = refuse, what
+        self._refuse, self._what, self._deadline = refuse, what, deadline
 
     def name(self, index: int) -> str:
         """What messages call the text that is ``index`` behind the last one that was counted."""
@@ -40,6 +41,16 @@ class Limit:
         if self._refuse:
             raise TextTooLong(f"{self.name(index)}: more than {self.tokens} tokens, and on_long is 'error'")
         self.cut += 1
+
+    @property
+    def timed(self) -> bool:
+        """Whether there is a time by which the job has to end."""
+        return self._deadline != 0
+
+    def look(self) -> None:
+        """``DeadlineExceeded`` where the job has taken too long: asked for between pieces of texts."""
+        if self._deadline:
+            check_deadline(self._deadline)
 
     def warn(self) -> None:
         """One warning for all that was cut, at the line outside of this package that asked for the job."""

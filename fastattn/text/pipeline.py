@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import proxy
 
 from ..calllog import CallLog, begin
+from ..engine.stop import deadline_of
 from .settings import TextSettings
 from .tokenizer import TextTokenizer
 
@@ -67,11 +68,15 @@ class TextPipeline:
         return min(self._settings.max_length or self._model.max_positions, self._model.max_positions)
 
     def _limited(self, options: dict[str, Any]) -> dict[str, Any]:
-        """``options`` of a call, with the length that was set for the model where the call has none."""
+        """``options`` of a call that begins: with its deadline, and with the length that was set for the model where it
+        has none.
+        """
+        deadline = deadline_of(options.pop("timeout", None))
         length, chosen = options.get("max_length"), self._model.chosen_length
         if length is None and chosen is not None:
             length = self.tokenizer.check_length(chosen, "max_seq_length")
         options["max_length"] = length
+        options["deadline"] = deadline
         return options
 
     def _told(self, log: CallLog | None, result: T) -> T:
@@ -106,41 +111,41 @@ class TextPipeline:
     def embed(
         self, texts: Iterable[str], batch_size: int | None = None, normalize: bool | None = None, **options: Any
     ) -> Vectors[Any]:
-        log = begin("embed")
-        found = self.embedder.embed(texts, batch_size, normalize, log=log, **self._limited(options))
+        log, options = begin("embed"), self._limited(options)
+        found = self.embedder.embed(texts, batch_size, normalize, log=log, **options)
         return self._told(log, found)
 
     def embed_tokens(self, texts: Iterable[str], **options: Any) -> Results[Floats]:
-        log = begin("embed_tokens")
-        return self._told(log, self.embedder.embed_tokens(texts, log=log, **self._limited(options)))
+        log, options = begin("embed_tokens"), self._limited(options)
+        return self._told(log, self.embedder.embed_tokens(texts, log=log, **options))
 
     def dimension(self, truncate_dim: int | None = None) -> int:
         return self.embedder.dimension(truncate_dim)
 
     def classify(self, texts: Iterable[TextOrPair], **options: Any) -> Results[Classification]:
+        log, options = begin("classify"), self._limited(options)
         from .classifier import classify
 
-        log = begin("classify")
-        found = classify(self._model, self.tokenizer, texts, log=log, **self._limited(options))
+        found = classify(self._model, self.tokenizer, texts, log=log, **options)
         return self._told(log, found)
 
     def rerank(self, query: str, docs: Iterable[str], **options: Any) -> Results[Ranked]:
+        log, options = begin("rerank"), self._limited(options)
         from .classifier import rerank
 
-        log = begin("rerank")
-        found = rerank(self._model, self.tokenizer, query, docs, log=log, **self._limited(options))
+        found = rerank(self._model, self.tokenizer, query, docs, log=log, **options)
         return self._told(log, found)
 
     def tokens(self, texts: Iterable[str], **options: Any) -> Results[list[Token]]:
+        log, options = begin("tokens"), self._limited(options)
         from .tokens import label_tokens
 
-        log = begin("tokens")
-        found = label_tokens(self._model, self.tokenizer, texts, log=log, **self._limited(options))
+        found = label_tokens(self._model, self.tokenizer, texts, log=log, **options)
         return self._told(log, found)
 
     def answer(self, question: str, context: str, **options: Any) -> Answer:
+        log, options = begin("answer"), self._limited(options)
         from .answers import answer
 
-        log = begin("answer")
-        found = answer(self._model, self.tokenizer, question, context, log=log, **self._limited(options))
+        found = answer(self._model, self.tokenizer, question, context, log=log, **options)
         return self._told(log, found)

@@ -41,6 +41,7 @@ _SLOW = 1 << 15  # characters of a piece above which the library is called so th
 _COMPARED = 1 << 16  # tokens up to which two texts that are both too long are told apart by length
 
 _AT_ONCE = 256  # texts whose encodings, which are many times the size of their ids, are in memory together
+_CHARS_AT_ONCE = 1 << 16  # of texts that the library encodes in one call, where a deadline is to be met
 
 _OVERLAP = 128  # tokens that two neighbouring windows of a long context share, as in transformers' pipeline
 
@@ -108,7 +109,9 @@ class TextTokenizer:
             raise ValueError(f"{name}: got {length}, expected at most {self.max_positions}, the model's positions")
         return length
 
-    def limit(self, max_length: int | None = None, on_long: OnLong = "truncate", what: str = "texts") -> Limit:
+    def limit(
+        self, max_length: int | None = None, on_long: OnLong = "truncate", what: str = "texts", deadline: int = 0
+    ) -> Limit:
         """The limit of one job, with the arguments of ``embed`` and its like."""
         if on_long not in ("truncate", "error"):
             kind = ValueError if isinstance(on_long, str) else TypeError
@@ -118,7 +121,7 @@ class TextTokenizer:
             if isinstance(max_length, (bool, np.bool_)) or not hasattr(max_length, "__index__"):
                 raise TypeError(f"max_length: expected an int or None, got {type(max_length).__name__}")
             length = self.check_length(int(max_length), "max_length")
-        return Limit(length, on_long == "error", what)
+        return Limit(length, on_long == "error", what, deadline)
 
     def encode(self, text: str | tuple[str, str], max_length: int | None = None) -> Tokens:
         """Token ids and token type ids of a text, or of a pair of texts. Texts must be encodable as UTF-8.
@@ -137,6 +140,7 @@ class TextTokenizer:
         """
         limit = self.limit() if limit is None else limit
         results: list[Tokens] = []
+        longest = self._first_size(limit.tokens)  # longer ones are not looked for, which would hash all of them
         known: tuple[str, list[int], bool] | None = None  # the first text of the last pair: a query comes many times
         for start in range(0, len(texts), _AT_ONCE):
             part = texts[start : start + _AT_ONCE]
@@ -146,7 +150,7 @@ class TextTokenizer:
                 if isinstance(text, str):
                     frame = self._single
                     room = limit.tokens - frame.special
-                    ids, cut = short[text] if text in short else self._first_tokens(text, room, limit, index)
+                    ids, cut = short[text] if len(text) <= longest else self._first_tokens(text, room, limit, index)
                     if len(ids) > room:
                         ids, cut = self._kept(ids, room), True
                     made = frame.build(ids)
@@ -155,7 +159,8 @@ class TextTokenizer:
                     room = limit.tokens - frame.special
                     if known is None or known[0] != text[0]:
                         known = (text[0], *self._first_tokens(text[0], room, limit, index))
-                    second = short[text[1]] if text[1] in short else self._first_tokens(text[1], room, limit, index)
+                    other = text[1]
+                    second = short[other] if len(other) <= longest else self._first_tokens(other, room, limit, index)
                     first_ids, second_ids, cut = self._fit(text, known[1:], second, room, limit, index)
                     made = frame.build(first_ids, second_ids)
                 if cut:
@@ -173,15 +178,18 @@ class TextTokenizer:
         whole = dict.fromkeys(
             text for text in (item if isinstance(item, str) else item[1] for item in texts) if len(text) <= longest
         )
-        several = list(whole)
         one = self._tokenizer.encode
-        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
-            if own_way:
-                many = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # without offsets
-                encodings = many(several, add_special_tokens=False)
-            else:
-                encodings = [one(text, add_special_tokens=False) for text in several]
-            return {text: (encoding.ids, False) for text, encoding in zip(several, encodings, strict=True)}
+        many = getattr(self._tokenizer, "encode_batch_fast", self._tokenizer.encode_batch)  # without offsets
+        found: dict[str, tuple[list[int], bool]] = {}
+        for several in _parts(list(whole), limit.timed):
+            limit.look()
+            with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+                if own_way:
+                    encodings = many(several, add_special_tokens=False)
+                else:
+                    encodings = [one(text, add_special_tokens=False) for text in several]
+                found.update((text, (encoding.ids, False)) for text, encoding in zip(several, encodings, strict=True))
+        return found
 
     @staticmethod
     def _first_size(tokens: int) -> int:
@@ -194,7 +202,7 @@ class TextTokenizer:
         """The ``room`` ids of ``text`` that are kept, and whether there are more: then they are ``room + 1``."""
         ids: list[int] = []
         with self._naming(name or limit.name(index)):
-            for piece in self._pieces(text, room, backward=self._from_end):
+            for piece in self._pieces(text, room, limit, backward=self._from_end):
                 more = self._piece_ids(piece)
                 ids = more + ids if self._from_end else ids + more
                 if len(ids) > room:
@@ -233,7 +241,7 @@ class TextTokenizer:
         counts, ends = [0, 0], [False, False]
         flows: list[Iterator[Piece]] = []
         for i, (text, (ids, more)) in enumerate(zip(pair, (first, second), strict=True)):
-            flows.append(self._pieces(text, 1 << 10, backward=False))
+            flows.append(self._pieces(text, 1 << 10, limit, backward=False))
             counts[i], ends[i] = (0, False) if more else (len(ids), True)
         with self._naming(limit.name(index)):
             while not all(ends):
@@ -258,7 +266,7 @@ class TextTokenizer:
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         with self._naming(limit.name(index)):
-            for piece in self._pieces(text, room, backward=self._from_end):
+            for piece in self._pieces(text, room, limit, backward=self._from_end):
                 more, places = self._encode_places(piece)
                 ids = more + ids if self._from_end else ids + more
                 offsets = places + offsets if self._from_end else offsets + places
@@ -270,7 +278,7 @@ class TextTokenizer:
         return self._tokens(*frame.build(ids)), frame.build_offsets(0, offsets)
 
     def encode_windows(
-        self, question: str, context: str, max_length: int | None = None
+        self, question: str, context: str, max_length: int | None = None, deadline: int = 0
     ) -> Iterator[tuple[Tokens, Offsets]]:
         """``question`` with each of the windows of ``context`` that fit beside it, which overlap.
 
@@ -278,9 +286,10 @@ class TextTokenizer:
         tokens that are not of the context. They are made as they are asked for. ``ValueError`` where the question
         leaves no room.
         """
-        length = self.limit(max_length).tokens
+        limit = self.limit(max_length, deadline=deadline)
+        length = limit.tokens
         frame = self._pair_frame(length)
-        asked, cut = self._first_tokens(question, length, Limit(length, False), 0, "question")
+        asked, cut = self._first_tokens(question, length, limit, 0, "question")
         room = length - frame.special - len(asked)
         if room < 2 or cut:
             raise ValueError(f"question: leaves no room for its context within {length} tokens")
@@ -289,7 +298,7 @@ class TextTokenizer:
         offsets: list[tuple[int, int]] = []
         begun = False
         with self._naming("context"):
-            for piece in self._pieces(context, 1 << 10, backward=False):
+            for piece in self._pieces(context, 1 << 10, limit, backward=False):
                 more, places = self._encode_places(piece)
                 ids += more
                 offsets += places
@@ -306,15 +315,15 @@ class TextTokenizer:
     ) -> tuple[Tokens, Offsets]:
         return self._tokens(*frame.build(question, ids)), frame.build_offsets(1, offsets, len(question), len(ids))
 
-    def check_cost(self, text: str, name: str) -> None:
+    def check_cost(self, text: str, name: str, deadline: int = 0) -> None:
         """``TextTooLong`` with ``name`` for a text that cannot be cut and is too long to be taken as a whole."""
-        self._first_tokens(text, self.max_length, Limit(self.max_length, False), 0, name)
+        self._first_tokens(text, self.max_length, self.limit(deadline=deadline), 0, name)
 
-    def count_prompt(self, prompt: str) -> int:
+    def count_prompt(self, prompt: str, deadline: int = 0) -> int:
         """Tokens that ``prompt`` takes at the beginning of a text, special ones before it included."""
         if not prompt:
             return 0
-        ids, _ = self._first_tokens(prompt, self.max_length, Limit(self.max_length, False), 0, "prompt")
+        ids, _ = self._first_tokens(prompt, self.max_length, self.limit(deadline=deadline), 0, "prompt")
         before = 0
         for text, own, _ in self._single.parts:
             if text >= 0:
@@ -327,12 +336,13 @@ class TextTokenizer:
         """Whether a text that is too long loses tokens at its beginning."""
         return self._settings.truncation_side == "left"
 
-    def _pieces(self, text: str, tokens: int, *, backward: bool) -> Iterator[Piece]:
+    def _pieces(self, text: str, tokens: int, limit: Limit, *, backward: bool) -> Iterator[Piece]:
         """``text`` in pieces, the first of which is likely to have so many tokens."""
+        limit.look()
         size = self._first_size(tokens)
         if len(text) <= size:
             return iter((Piece(text, 0),))
-        return (self._cutter.backward if backward else self._cutter.forward)(text, size)
+        return (self._cutter.backward if backward else self._cutter.forward)(text, size, limit.look)
 
     def _encode(self, text: str) -> Any:
         """What the library makes of a piece, without special tokens."""
@@ -427,6 +437,22 @@ class TextTokenizer:
         except TextTooLong as error:
             text = str(error)
             raise TextTooLong(text if text.startswith(name) else f"{name}: {text}") from None
+
+
+def _parts(texts: list[str], timed: bool) -> Iterator[list[str]]:
+    """``texts`` that one call of the library may take together: all of them, but where the call is ``timed``."""
+    if not timed:
+        yield texts
+        return
+    part: list[str] = []
+    size = 0
+    for text in texts:
+        if part and size + len(text) > _CHARS_AT_ONCE:
+            yield part
+            part, size = [], 0
+        part.append(text)
+        size += len(text)
+    yield part
 
 
 @contextmanager

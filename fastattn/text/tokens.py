@@ -55,9 +55,9 @@ def label_tokens(
     outputs = [] if chosen is None else [output_of(model, chosen)]
     if with_vectors and not aggregate:
         outputs.append("hidden")
-    limit = tokenizer.limit(max_length, on_long)
+    limit = tokenizer.limit(max_length, on_long, deadline=deadline)
     results: list[list[Token]] = []
-    for window in windows(texts, check_text, log=log):
+    for window in windows(texts, check_text, log=log, deadline=deadline):
         encoded = [tokenizer.encode_offsets(text, limit, index) for index, text in enumerate(window)]
         limit.seen += len(window)
         found: list[list[Token]] = [[] for _ in window]

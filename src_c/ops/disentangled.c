@@ -120,7 +120,7 @@ static void key_task(void *arg, int64_t task, int worker) {
     multiply(job, &block, job->k, job->params->p2c, least, most, kept_products(job, &block) + block.row * seq->width);
 }
 
-/* Rows of a head as fa_attention takes them. */
+/* Rows of a head as fa_attention takes them, of arrays and of weights. */
 static fa_view rows_of(const fa_view *x, int64_t head, int64_t row, int64_t rows) {
     fa_view view = *x;
     view.data = fa_row_at(x, 0, head, row);
@@ -159,8 +159,11 @@ static void query_task(void *arg, int64_t task, int worker) {
     const fa_view q = rows_of(job->q, block.head, seq->row + block.row, block.rows);
     const fa_view k = rows_of(job->k, block.head, seq->row, seq->tokens), v = rows_of(job->v, block.head, seq->row, seq->tokens);
     const fa_attention_params options = attention_params(job, &bias);
+    fa_view rows;
+    if (params->weights) rows = rows_of(params->weights, block.head, seq->row + block.row, block.rows);
+    const fa_view *weights = params->weights ? &rows : NULL;
     const fa_status status =
-        fa_attention(&job->alone, &out, NULL, NULL, &q, &k, &v, &options, block.scratch.attention, job->attention_bytes);
+        fa_attention(&job->alone, &out, NULL, weights, &q, &k, &v, &options, block.scratch.attention, job->attention_bytes);
     if (status != FA_OK && status != FA_STOPPED) __atomic_store_n(&job->failed, (int32_t)status, __ATOMIC_RELAXED);
 }
 
@@ -178,12 +181,16 @@ static fa_status check(const fa_view *out, const fa_view *q, const fa_view *k, c
     if (p->n_seq < 0 || (p->n_seq > 0 && (!p->cu || !p->positions)) || (!p->c2p && !p->p2c)) return FA_ERR_VALUE;
     if (!(p->scale >= -FLT_MAX && p->scale <= FLT_MAX)) return FA_ERR_VALUE;
     if ((uintptr_t)p->c2p % FA_ALIGN || (uintptr_t)p->p2c % FA_ALIGN) return FA_ERR_WORKSPACE;
-    const fa_status status = fa_check_distances(p->span, p->max_distance);
+    fa_status status = fa_check_distances(p->span, p->max_distance);
+    if (status == FA_OK && p->weights) status = fa_check_f32(p->weights, 4);
     if (status != FA_OK) return status;
+    for (int j = 0; j < 3 && p->weights; j++)
+        if (p->weights->shape[j] != q->shape[j]) return FA_ERR_SHAPE;
     for (int64_t b = 0; b < p->n_seq; b++) {
         if (p->cu[b] < 0 || p->cu[b + 1] < p->cu[b] || p->cu[b + 1] > q->shape[2]) return FA_ERR_VALUE;
         for (int64_t i = p->cu[b]; i < p->cu[b + 1]; i++)
             if (p->positions[i] < 0 || (i > p->cu[b] && p->positions[i] <= p->positions[i - 1])) return FA_ERR_VALUE;
+        if (p->weights && p->weights->shape[3] < p->cu[b + 1] - p->cu[b]) return FA_ERR_SHAPE;
         if (p->cu[b] < p->cu[b + 1] && p->positions[p->cu[b + 1] - 1] - p->positions[p->cu[b]] > FA_MOST_REACH) return FA_ERR_MEMORY;
     }
     return FA_OK;
@@ -209,8 +216,11 @@ static fa_status attention_space(da_job *job, const da_sequence *seq) {
         const fa_view out = rows_of(job->out, 0, seq->row, rows), q = rows_of(job->q, 0, seq->row, rows);
         const fa_view k = rows_of(job->k, 0, seq->row, seq->tokens), v = rows_of(job->v, 0, seq->row, seq->tokens);
         const fa_attention_params options = attention_params(job, &bias);
+        fa_view row;
+        if (job->params->weights) row = rows_of(job->params->weights, 0, seq->row, rows);
+        const fa_view *weights = job->params->weights ? &row : NULL;
         size_t bytes;
-        const fa_status status = fa_attention_workspace(&job->alone, &out, NULL, NULL, &q, &k, &v, &options, &bytes);
+        const fa_status status = fa_attention_workspace(&job->alone, &out, NULL, weights, &q, &k, &v, &options, &bytes);
         if (status != FA_OK) return status;
         if (bytes > job->attention_bytes) job->attention_bytes = bytes;
     }

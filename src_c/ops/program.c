@@ -260,6 +260,7 @@ static fa_status run_disentangled(const prog_run *run, const fa_step *step, size
     params.cu = ends->data;
     params.n_seq = ends->shape[0] - 1;
     params.positions = array_of(run, step, 1)->data;
+    params.weights = array_of(run, step, 2);
     if (size) return fa_disentangled_attention_workspace(run->ctx, &out, &q, &k, &v, &params, size);
     return fa_disentangled_attention(run->ctx, &out, &q, &k, &v, &params, run->ws, run->ws_bytes);
 }
