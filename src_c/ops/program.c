@@ -345,7 +345,7 @@ static const struct prog_kind {
 /* ---- a program ------------------------------------------------------------------------------------------------------ */
 
 static int like_value(const fa_value *a, const fa_value *b) {
-    return a->rows == b->rows && a->width == b->width && a->stride == b->stride && (a->array < 0) == (b->array < 0);
+    return a->rows == b->rows && a->width == b->width && a->stride == b->stride && a->array == b->array; /* each array has its strides */
 }
 
 /* Whether both steps want the same workspace, whatever the batch. */
@@ -449,12 +449,27 @@ static void carve(fa_arena *arena, const fa_program *program, const fa_batch *ba
     run->ws = fa_arena_take(arena, run->ws_bytes, 1);
 }
 
+static int like_view(const fa_view *a, const fa_view *b) {
+    if (a->ndim != b->ndim || a->dtype != b->dtype) return 0;
+    for (int i = 0; i < a->ndim; i++)
+        if (a->shape[i] != b->shape[i] || a->stride[i] != b->stride[i]) return 0;
+    return 1;
+}
+
+/* Whether another step has the size of this one. Layers of a group may store their keys as other types, or lie otherwise. */
+static int is_known(const prog_run *run, const fa_step *step) {
+    const fa_step *like = &run->program->steps[step->like];
+    if (like == step || step->kind != FA_STEP_ATTENTION || step->layer < 0 || !run->batch->layers) return like != step;
+    const fa_memory_layer *a = &run->batch->layers[step->layer], *b = &run->batch->layers[like->layer];
+    return like_view(&a->k, &b->k) && like_view(&a->v, &b->v);
+}
+
 static fa_status measure(const prog_run *run, size_t *most) {
     *most = 0;
     for (int64_t i = 0; i < run->program->n_steps; i++) {
         const fa_step *step = &run->program->steps[i];
         size_t size = 0;
-        if (step->like != i) continue;
+        if (is_known(run, step)) continue;
         const fa_status status = kinds[step->kind].run(run, step, &size);
         if (status != FA_OK) return status;
         if (size > *most) *most = size;
