@@ -5,11 +5,15 @@
  * Why one operator for each step, and no fused loops: the bits of a program are those of the functions by construction,
  * and a step costs less than 0.1 us beside its operator.
  */
+#include <float.h>
 #include <string.h>
 
 #include "../arena.h"
 #include "../view.h"
 #include "parallel.h"
+
+#define MOST_COLUMNS ((int64_t)1 << 40) /* of all tables of a kind, and of an array */
+#define MOST_ROWS ((int64_t)1 << 46)    /* of a kind */
 
 /* One run. Where only workspace is measured, `ws` is NULL and tables have an address that nothing is read from. */
 typedef struct prog_run {
@@ -58,11 +62,11 @@ static int is_there(const fa_value *value) { return value->width > 0; }
 static int fits(const fa_program *program, const fa_value *value) {
     if (value->rows < 0 || value->rows >= FA_ROW_KINDS || value->width < 1 || value->first < 0) return 0;
     if (value->stride < 1 || value->width > value->stride || value->first > value->stride - value->width) return 0;
-    if (value->array < 0) {
+    if (value->array == -1) {
         const int64_t columns = program->columns[value->rows];
         return value->at >= 0 && value->at % 16 == 0 && value->at <= columns && value->stride <= columns - value->at;
     }
-    if (value->array >= program->n_arrays) return 0;
+    if (value->array < -1 || value->array >= program->n_arrays) return 0;
     const fa_array *array = &program->arrays[value->array];
     return array->dtype == FA_F32 && array->ndim == 2 && array->rows == value->rows && array->more == 0 && !array->optional &&
            array->width == value->stride;
@@ -85,10 +89,15 @@ static int apart(const fa_value *out, const fa_value *in, int in_place) {
     return !overlap(out, in) || (in_place && same_place(out, in));
 }
 
-static int array_is(const fa_program *program, int32_t index, int32_t dtype, int32_t ndim, int32_t rows, int32_t more) {
+/* Of arrays that a step can do without, too. */
+static int array_may_be(const fa_program *program, int32_t index, int32_t dtype, int32_t ndim, int32_t rows, int32_t more) {
     if (index < 0 || index >= program->n_arrays) return 0;
     const fa_array *array = &program->arrays[index];
     return array->dtype == dtype && array->ndim == ndim && array->rows == rows && array->more == more;
+}
+
+static int array_is(const fa_program *program, int32_t index, int32_t dtype, int32_t ndim, int32_t rows, int32_t more) {
+    return array_may_be(program, index, dtype, ndim, rows, more) && !program->arrays[index].optional;
 }
 
 static int vector_is(const fa_view *view, int64_t size) {
@@ -133,22 +142,22 @@ static int check_attention(const fa_program *p, const fa_step *s) {
     if (s->index[0] < 0 || s->index[0] >= p->n_arrays) return 0;
     const fa_array *ends = &p->arrays[s->index[0]];
     if (ends->dtype != FA_I64 || ends->ndim != 1 || ends->rows < 0 || ends->more != 1 || ends->optional) return 0;
-    if (s->index[1] >= 0 && !array_is(p, s->index[1], FA_I64, 1, s->x.rows, 0)) return 0;
-    if (s->index[2] >= 0 && !array_is(p, s->index[2], FA_F32, 4, -1, 0)) return 0;
-    if (s->bias.ndim && s->bias.ndim != 2) return 0;
+    if (s->index[1] >= 0 && !array_may_be(p, s->index[1], FA_I64, 1, s->x.rows, 0)) return 0;
+    if (s->index[2] >= 0 && !array_may_be(p, s->index[2], FA_F32, 4, -1, 0)) return 0;
+    if (s->bias.ndim && (fa_check_f32(&s->bias, 2) != FA_OK || s->bias.shape[0] != s->heads || s->bias.shape[1] % 2 == 0)) return 0;
     if ((s->layer < 0) != (s->group < 0)) return 0;
     return s->layer < 0 || (s->layer < p->n_layers && s->group < p->n_groups);
 }
 
 static int check_disentangled(const fa_program *p, const fa_step *s) {
     return check_attention(p, s) && s->heads == s->kv_heads && s->head_size == s->v_head_size && s->index[1] >= 0 &&
-           !p->arrays[s->index[1]].optional && (s->disentangled.c2p || s->disentangled.p2c) && s->layer < 0;
+           !p->arrays[s->index[1]].optional && s->index[2] < 0 && (s->disentangled.c2p || s->disentangled.p2c) && s->layer < 0;
 }
 
 static int check_rope(const fa_program *p, const fa_step *s) {
-    return same_place(&s->out, &s->x) && s->heads >= 1 && s->head_size >= 1 && s->heads <= s->x.width &&
-           s->x.width == s->heads * s->head_size && array_is(p, s->index[0], FA_F32, 2, -1, 0) &&
-           array_is(p, s->index[1], FA_F32, 2, -1, 0) && array_is(p, s->index[2], FA_I64, 1, s->x.rows, 0);
+    return same_place(&s->out, &s->x) && s->heads >= 1 && s->x.width % s->heads == 0 && s->head_size == s->x.width / s->heads &&
+           array_is(p, s->index[0], FA_F32, 2, -1, 0) && array_is(p, s->index[1], FA_F32, 2, -1, 0) &&
+           array_is(p, s->index[2], FA_I64, 1, s->x.rows, 0);
 }
 
 static int check_pair(const fa_program *p, const fa_step *s) {
@@ -166,12 +175,13 @@ static int check_one(const fa_program *p, const fa_step *s) {
 static int check_gather(const fa_program *p, const fa_step *s) {
     if (!array_is(p, s->index[0], FA_I64, 2, s->out.rows, 0) || !apart(&s->out, &s->x, 0)) return 0;
     const int64_t times = p->arrays[s->index[0]].width;
-    return times >= 1 && times <= s->out.width && s->out.width == times * s->x.width;
+    return times >= 1 && s->out.width % s->x.width == 0 && times == s->out.width / s->x.width;
 }
 
 static int check_pool(const fa_program *p, const fa_step *s) {
     return s->x.width == s->out.width && apart(&s->out, &s->x, 0) && s->act >= FA_POOL_MEAN && s->act <= FA_POOL_WEIGHTED_MEAN &&
-           array_is(p, s->index[0], FA_I64, 1, s->out.rows, 1) && (s->index[1] < 0 || array_is(p, s->index[1], FA_I64, 1, -1, 0));
+           array_is(p, s->index[0], FA_I64, 1, s->out.rows, 1) &&
+           (s->index[1] < 0 || array_may_be(p, s->index[1], FA_I64, 1, -1, 0));
 }
 
 /* ---- what steps do; with `size` they say what workspace it takes ---------------------------------------------------- */
@@ -336,7 +346,7 @@ static const struct prog_kind {
 /* ---- a program ------------------------------------------------------------------------------------------------------ */
 
 static int like_value(const fa_value *a, const fa_value *b) {
-    return a->rows == b->rows && a->width == b->width && a->stride == b->stride && (a->array < 0) == (b->array < 0);
+    return a->rows == b->rows && a->width == b->width && a->stride == b->stride && a->array == b->array; /* each array has its strides */
 }
 
 /* Whether both steps want the same workspace, whatever the batch. */
@@ -356,14 +366,40 @@ static int wants_as(const fa_step *a, const fa_step *b) {
            p->window_right == q->window_right && p->sink_tokens == q->sink_tokens;
 }
 
-fa_status fa_program_check(const fa_program *program, int64_t *bad) {
-    *bad = -1;
-    for (int kind = 0; kind < FA_ROW_KINDS; kind++)
-        if (program->columns[kind] < 0 || program->columns[kind] % 16 || program->columns[kind] > (int64_t)1 << 40) return FA_ERR_SHAPE;
+static int within(float x, float least) { return x >= least && x <= FLT_MAX; }
+
+/* What operators say of their numbers, said before there is a batch. */
+static int check_numbers(const fa_step *s) {
+    const fa_attention_params *p = &s->attention;
+    switch (s->kind) {
+    case FA_STEP_LAYER_NORM: case FA_STEP_RMS_NORM: case FA_STEP_NORMALIZE: return within(s->eps, 0);
+    case FA_STEP_ATTENTION:
+        return within(p->scale, -FLT_MAX) && within(p->softcap, 0) && p->window_left >= -1 && p->window_left <= MOST_ROWS &&
+               p->window_right >= -1 && p->window_right <= MOST_ROWS && p->sink_tokens >= 0 && p->sink_tokens <= MOST_ROWS;
+    case FA_STEP_DISENTANGLED: return within(s->disentangled.scale, -FLT_MAX);
+    default: return 1;
+    }
+}
+
+static fa_status check_sizes(const fa_program *program) {
+    for (int kind = 0; kind < FA_ROW_KINDS; kind++) {
+        const int64_t columns = program->columns[kind];
+        if (columns < 0 || columns % 16 || columns > MOST_COLUMNS) return FA_ERR_SHAPE;
+    }
+    if (program->n_steps < 0 || program->n_arrays < 0 || program->n_layers < 0 || program->n_groups < 0) return FA_ERR_SHAPE;
     for (int32_t i = 0; i < program->n_arrays; i++) {
         const fa_array *array = &program->arrays[i];
-        if (array->rows < -1 || array->rows >= FA_ROW_KINDS || array->more < 0) return FA_ERR_SHAPE;
+        if (array->dtype != FA_F32 && array->dtype != FA_I64) return FA_ERR_DTYPE;
+        if (array->ndim < 1 || array->ndim > 4 || array->rows < -1 || array->rows >= FA_ROW_KINDS) return FA_ERR_SHAPE;
+        if (array->more < 0 || array->more > 1 || array->width < -1 || array->width > MOST_COLUMNS) return FA_ERR_SHAPE;
     }
+    return FA_OK;
+}
+
+fa_status fa_program_check(const fa_program *program, int64_t *bad) {
+    *bad = -1;
+    const fa_status status = check_sizes(program);
+    if (status != FA_OK) return status;
     for (int64_t i = 0; i < program->n_steps; i++) {
         fa_step *step = &program->steps[i];
         *bad = i;
@@ -371,6 +407,7 @@ fa_status fa_program_check(const fa_program *program, int64_t *bad) {
         if (!fits(program, &step->out) || (step->kind != FA_STEP_EMBED && !fits(program, &step->x))) return FA_ERR_SHAPE;
         if ((is_there(&step->y) && !fits(program, &step->y)) || (is_there(&step->z) && !fits(program, &step->z))) return FA_ERR_SHAPE;
         if (!kinds[step->kind].check(program, step)) return FA_ERR_SHAPE;
+        if (!check_numbers(step)) return FA_ERR_VALUE;
         step->like = i;
         for (int64_t j = 0; j < i && step->like == i; j++)
             if (program->steps[j].like == j && wants_as(&program->steps[j], step)) step->like = j;
@@ -385,15 +422,13 @@ static fa_status check_array(const fa_batch *batch, const fa_array *expected, co
     if (array->dtype != expected->dtype) return FA_ERR_DTYPE;
     if (expected->rows >= 0 && array->shape[0] != batch->rows[expected->rows] + expected->more) return FA_ERR_SHAPE;
     if (expected->ndim == 2 && expected->width >= 0 && array->shape[1] != expected->width) return FA_ERR_SHAPE;
-    if (expected->dtype == FA_F32) return fa_check_f32(array, array->ndim);
-    const fa_status status = fa_check_view(array, array->ndim, FA_IS(FA_I64));
-    /* attention reads ends and positions one behind the other */
-    return status == FA_OK && array->ndim == 1 && array->shape[0] > 1 && array->stride[0] != 8 ? FA_ERR_STRIDE : status;
+    /* a unit last stride: attention reads ends and positions one behind the other */
+    return fa_check_view(array, array->ndim, FA_IS(expected->dtype));
 }
 
 static fa_status check_batch(const fa_program *program, const fa_batch *batch) {
     for (int kind = 0; kind < FA_ROW_KINDS; kind++)
-        if (batch->rows[kind] < 0) return FA_ERR_SHAPE;
+        if (batch->rows[kind] < 0 || batch->rows[kind] > MOST_ROWS) return batch->rows[kind] < 0 ? FA_ERR_SHAPE : FA_ERR_MEMORY;
     if (batch->n_arrays != program->n_arrays) return FA_ERR_SHAPE;
     if (batch->layers && (!batch->groups || batch->n_layers != program->n_layers || batch->n_groups != program->n_groups))
         return FA_ERR_SHAPE;
@@ -411,7 +446,23 @@ static void carve(fa_arena *arena, const fa_program *program, const fa_batch *ba
         if (columns > SIZE_MAX / sizeof(float)) arena->overflow = 1;
         else run->tables[kind] = fa_arena_take(arena, (size_t)batch->rows[kind], columns * sizeof(float));
     }
+    if (arena->used > PTRDIFF_MAX) arena->overflow = 1; /* steps find their columns by 64 bits */
     run->ws = fa_arena_take(arena, run->ws_bytes, 1);
+}
+
+static int like_view(const fa_view *a, const fa_view *b) {
+    if (a->ndim != b->ndim || a->dtype != b->dtype) return 0;
+    for (int i = 0; i < a->ndim; i++)
+        if (a->shape[i] != b->shape[i] || a->stride[i] != b->stride[i]) return 0;
+    return 1;
+}
+
+/* Whether another step has the size of this one. Layers of a group may store their keys as other types, or lie otherwise. */
+static int is_known(const prog_run *run, const fa_step *step) {
+    const fa_step *like = &run->program->steps[step->like];
+    if (like == step || step->kind != FA_STEP_ATTENTION || step->layer < 0 || !run->batch->layers) return like != step;
+    const fa_memory_layer *a = &run->batch->layers[step->layer], *b = &run->batch->layers[like->layer];
+    return like_view(&a->k, &b->k) && like_view(&a->v, &b->v);
 }
 
 static fa_status measure(const prog_run *run, size_t *most) {
@@ -419,7 +470,7 @@ static fa_status measure(const prog_run *run, size_t *most) {
     for (int64_t i = 0; i < run->program->n_steps; i++) {
         const fa_step *step = &run->program->steps[i];
         size_t size = 0;
-        if (step->like != i) continue;
+        if (is_known(run, step)) continue;
         const fa_status status = kinds[step->kind].run(run, step, &size);
         if (status != FA_OK) return status;
         if (size > *most) *most = size;
@@ -434,9 +485,12 @@ fa_status fa_program_space(const fa_ctx *ctx, const fa_program *program, const f
     *bytes = 0;
     fa_status status = check_batch(program, batch);
     if (status != FA_OK) return status;
+    carve(&arena, program, batch, &run); /* tables that cannot be have no columns to look at */
+    if (arena.overflow) return FA_ERR_MEMORY;
     for (int kind = 0; kind < FA_ROW_KINDS; kind++) run.tables[kind] = nothing;
     status = measure(&run, &run.ws_bytes);
     if (status != FA_OK) return status;
+    arena = (fa_arena){0};
     carve(&arena, program, batch, &run);
     if (arena.overflow) return FA_ERR_MEMORY;
     *bytes = arena.used;

@@ -82,6 +82,7 @@ void test_disentangled(const options *o);
 void test_similarity(const options *o);
 void test_rows(const options *o);
 void test_pooling(const options *o);
+void test_program(const options *o);
 void test_status(const options *o);
 void test_threads(const options *o);
 
