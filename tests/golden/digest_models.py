@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import later_families, tiny_families
+from . import later_families, tiny_decoders, tiny_families
 from .tiny_bert import Array, integers, save_safetensors, uniform
 
 HEADS = {
     "none": "Model", "masked_lm": "ForMaskedLM", "sequence_classification": "ForSequenceClassification",
     "token_classification": "ForTokenClassification", "question_answering": "ForQuestionAnswering",
-    "next_sentence": "ForNextSentencePrediction",
+    "next_sentence": "ForNextSentencePrediction", "causal_lm": "ForCausalLM",
 }  # fmt: skip
 """Name of a head -> the end of its class's name in transformers."""
 
-_ALL = tuple(HEADS)[:-1]
+_ALL = tuple(HEADS)[:-2]
 _FEW = ("none", "masked_lm")
 
 
@@ -32,7 +32,7 @@ class Variant(NamedTuple):
     """A model of one of the makers of small folders, with other sizes."""
 
     case: str
-    """Of ``tiny_families`` or ``later_families``."""
+    """Of ``tiny_families``, ``later_families`` or ``tiny_decoders``."""
     changes: dict[str, Any]
     """Of its config.json."""
     heads: tuple[str, ...] = _FEW
@@ -82,6 +82,14 @@ VARIANTS: dict[str, Variant] = {
     "new_apart": Variant("new_apart", _ODD),
     "gte": Variant("gte", _ODD, _ALL, pooler=True),
 }  # fmt: skip
+# Decoders: the plainest of each family, and those whose layers differ.
+VARIANTS |= {
+    name.replace(", ", "_").replace(" ", "_"): Variant(name, {"max_position_embeddings": 140}, ("causal_lm",))
+    for name in (
+        *tiny_decoders.BASE, "llama, biases, one key head", "llama, llama3", "mistral, a window of two, wide heads",
+        "qwen2, layers by name", "qwen3, the last layer slides", "phi3, longrope, long", "smollm3, layers by name",
+    )
+}  # fmt: skip
 MODELS = [(name, head) for name, variant in VARIANTS.items() for head in variant.heads]
 """Every variant under each of its heads."""
 
@@ -89,6 +97,10 @@ MODELS = [(name, head) for name, variant in VARIANTS.items() for head in variant
 def config(name: str, head: str) -> dict[str, Any]:
     """config.json of a variant under a head."""
     variant = VARIANTS[name]
+    if variant.case in tiny_decoders.VARIANTS:
+        family, changes = tiny_decoders.VARIANTS[variant.case]
+        changes = {key: value for key, value in changes.items() if key != "dtype"}
+        return tiny_decoders.config(family, **{**changes, **variant.changes})
     module: Any = tiny_families if variant.case in tiny_families.CASES else later_families
     values: dict[str, Any] = module.config(variant.case, HEADS[head], **variant.changes)
     if values["model_type"] == "nomic_bert" and "hidden_size" in values:
@@ -99,6 +111,8 @@ def config(name: str, head: str) -> dict[str, Any]:
 def tensors(name: str, head: str) -> dict[str, Array]:
     """Tensors of a variant under a head, by the names of transformers' files (or of those published)."""
     variant, c = VARIANTS[name], config(name, head)
+    if variant.case in tiny_decoders.VARIANTS:
+        return tiny_decoders.tensors(c)
     # The makers do not know these heads: they take the place of another one.
     added = head == "next_sentence" or (head == "masked_lm" and c.get("legacy") is False)
     suffix = HEADS["token_classification" if added else head]

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from golden import digest_models, digests
+from golden import digest_models, digests, tiny_decoders
 
 import fastattn as fa
 from fastattn import _testing
@@ -66,8 +66,10 @@ def test_every_family_and_head_is_there() -> None:
     for name, head in digest_models.MODELS:
         families.setdefault(digest_models.config(name, head)["model_type"], set()).add(head)
     assert families.keys() == FAMILIES.keys()
-    assert families.pop("bert") == set(HEADS)
-    assert all(heads == {*HEADS} - {"next_sentence"} for heads in families.values())
+    for family in tiny_decoders.BASE:
+        assert families.pop(family) == {"causal_lm"}
+    assert families.pop("bert") == {*HEADS} - {"causal_lm"}
+    assert all(heads == {*HEADS} - {"next_sentence", "causal_lm"} for heads in families.values())
 
 
 def test_inputs_are_what_their_names_say() -> None:
