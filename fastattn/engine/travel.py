@@ -46,7 +46,7 @@ def reduce_model(
     lost = ["it"] if origin is None else [f"the model of its head {name!r}" for name in added if added[name] is None]
     if origin is None or lost:
         raise TypeError(
-            f"a {type(model).__name__} is pickled as the path it was loaded from, and {lost[0]} was not loaded by "
+            f"a {model.family.name} is pickled as the path it was loaded from, and {lost[0]} was not loaded by "
             "fastattn.load: load the model in the process that needs it"
         )
     return rebuild, (origin, dict(added), dict(state))

@@ -191,8 +191,8 @@ def test_half_precision_files_are_widened(folder: Path) -> None:
 
 
 def test_the_file_is_not_copied_for_the_embedding_tables(folder: Path) -> None:
-    model = fa.load(folder)
-    assert all(not table.flags.owndata and not table.flags.writeable for table in model._tables)
+    tables = fa.load(folder).graph.tables
+    assert len(tables) == 3 and all(not table.flags.owndata and not table.flags.writeable for table in tables)
 
 
 def test_old_config_files(folder: Path) -> None:

@@ -156,8 +156,8 @@ def test_packed_sequences_without_a_batch(load: Load, case: str) -> None:
     lengths = np.array([5, 1, 11])
     columns = np.concatenate([np.arange(length) for length in lengths])
     types = np.zeros(17, np.int64)
-    steps = model.encode_packed(ids[:17], types, columns, lengths, max_sequences=2)
-    hidden = np.concatenate([step[3].copy() for step in steps])
+    steps = model.run_packed(["hidden"], ids[:17], types, columns, lengths, max_sequences=2)
+    hidden = np.concatenate([found["hidden"] for _, _, _, found in steps])
     expected = [model(part[None]).last_hidden_state[0] for part in np.split(ids[:17], np.cumsum(lengths)[:-1])]
     assert hidden.tobytes() == np.concatenate(expected).tobytes()
 

@@ -8,17 +8,15 @@ import sys
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from fastattn.models.workspace import Workspace, touch
 from golden import later_families, tiny_bert, tiny_families
 from support.processes import output_of
 from support.text_folders import save_task_folder, write_json
 
 import fastattn as fa
-from fastattn import models
+from fastattn.graph.source import touch
 from fastattn.text import TextEncoder
 
 pytest.importorskip("tokenizers")
@@ -59,11 +57,11 @@ def test_the_first_call_makes_nothing_more(kind: str, packed: bool, folders: dic
     import sys, numpy as np, fastattn as fa
     model = fa.load({str(path)!r})
     assert model.warm() is None
-    modules, kept, scratch = set(sys.modules), dict(model._kept._made), list(model._workspaces._idle)
+    modules, kept, scratch = set(sys.modules), dict(model._kept._made), model._blocks.nbytes
     {CALLS[kind]}
     assert set(sys.modules) == modules, set(sys.modules) - modules
     assert model._kept._made == kept and kept["tokenizer"] is model.pipeline.tokenizer
-    assert list(model._workspaces._idle) == scratch and len(scratch) == 1
+    assert model._blocks.nbytes == scratch and len(model._blocks) == 1
     print("ready")
     """
     assert output_of(code) == "ready"
@@ -125,9 +123,9 @@ def test_without_a_tokenizer(kind: str, folders: dict[str, Path], root: Path, mo
     """Of a model for ids alone, the weights are warmed; ``tokenizers`` need not be installed."""
     folder = without_tokenizer(folders[kind], root / f"mute {kind}")
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    for model in (fa.load(folder), models.load(folder)):
-        model.warm()
-        assert len(model._workspaces._idle) == 1
+    model = fa.load(folder)
+    model.warm()
+    assert len(model._blocks) == 1
     with pytest.raises(ImportError, match="tokenizers"):
         fa.load(folders[kind]).warm()
 
@@ -138,7 +136,7 @@ def test_every_family(case: str, head: str, tmp_path: Path) -> None:
     family = tiny_families if case in tiny_families.CASES else later_families
     model = fa.load(family.save_folder(tmp_path / "model", case, head))
     model.warm()
-    assert len(model._looked_up) >= 1 and len(model._workspaces._idle) == 1
+    assert len(model.graph.tables) >= 1 and len(model._blocks) == 1
 
 
 def test_a_tokenizer_that_is_damaged_is_said(folders: dict[str, Path], root: Path) -> None:
@@ -148,26 +146,33 @@ def test_a_tokenizer_that_is_damaged_is_said(folders: dict[str, Path], root: Pat
         fa.load(folder).warm()
 
 
-def test_heads_that_were_added_run_too(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_that_were_added_are_ready_too(folders: dict[str, Path]) -> None:
     model = fa.load(folders["sequence_classification"])
     model.add_head("other", fa.load(folders["token_classification"]))
-    applied: list[Any] = []
-    kind = type(model.heads["other"])
-    original = kind.apply
-    monkeypatch.setattr(kind, "apply", lambda self, *given: (applied.append(self), original(self, *given))[1])
     model.warm()
-    assert set(map(id, applied)) == set(map(id, model.heads.values()))
+    kept, scratch = set(model._kept.names()), model._blocks.nbytes
+    results = model.run_heads([[2, 5, 7, 3]])
+    assert list(results) == list(model.heads) and len(results) == 2
+    assert set(model._kept.names()) == kept and model._blocks.nbytes == scratch
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_tables_and_scratch_memory_are_there(packed: bool, folders: dict[str, Path], root: Path) -> None:
+    """Of a whole group: of the longest texts, of many short ones, for all that the model was warmed for."""
     path = folders["bare"]
     model: TextEncoder = fa.load(fa.pack(path, root / "tables.fastattn") if packed else path)
     rows = model.vocab_size + model.max_positions + model.type_vocab_size
-    assert sum(table.size for table in model._looked_up) == rows * model.hidden_size
+    assert sum(table.size for table in model.graph.tables) == rows * model.hidden_size
     model.warm()
-    (scratch,) = model._workspaces._idle
-    assert scratch.nbytes == Workspace.size(*model._scratch_shapes(model.GROUP_TOKENS))
+    scratch = model._blocks.nbytes
+    tokens = 4 * sum(model.program(["hidden"]).columns.values()) * model.GROUP_TOKENS
+    assert len(model._blocks) == 1 and tokens < scratch < 4 * tokens
+    fitting = model.GROUP_TOKENS // model.max_positions
+    for shape in ((1, model.max_positions), (fitting, model.max_positions), (model.GROUP_TOKENS, 1), (300, 3)):
+        model(np.ones(shape, np.int64))
+        assert len(model._blocks) == 1 and model._blocks.nbytes == scratch
+    model.embed(["the cat sat on the mat " * 20] * 40 + ["the"] * 600)
+    assert len(model._blocks) == 1 and model._blocks.nbytes == scratch
 
 
 def resident(address: int) -> int:

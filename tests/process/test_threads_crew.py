@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastattn.program import Program
 from support.processes import output_of, run_python
 
 import fastattn as fa
 from fastattn import _core, threads
+from fastattn._core import Blocks, Program
 
 needs_openmp = pytest.mark.skipif(_core.openmp_version() == 0, reason="built without OpenMP")
 both = pytest.mark.parametrize("team", ["crew", pytest.param("openmp", marks=needs_openmp)])
@@ -201,18 +201,20 @@ def test_a_program_holds_one_team() -> None:
     """Threads are counted once for all its steps; other callers have what is left."""
     rng = np.random.default_rng(0)
     weight = fa.pack_linear(rng.standard_normal((256, 256), dtype=np.float32))
-    program = Program([256, 256])
+    program = Program([256], [("x", "float32", 2, 0, 0, False, 256, True)])
+    x, y = (0, 0, 0, 256, 0, 256), (0, -1, 0, 256, 0, 256)  # the array, and a table of the program's own
     for _ in range(40):
-        program.linear(0, weight, 1)
-        program.linear(1, weight, 0)
+        program.add("linear", y, x, packed=weight)
+        program.add("linear", x, y, packed=weight)
+    program.seal()
     first = rng.standard_normal((64, 256), dtype=np.float32)
     results = []
     for n in (1, 2, 3):
-        arrays = [first.copy() / 1e3, np.empty_like(first)]
+        array = first / np.float32(1e3)
         _core.threads_granted(forget=True)
-        program.run(arrays, np.array([0, 64]), num_threads=n)
+        program.run([64], [array], Blocks(), n)
         assert _core.threads_granted() == n and _core.threads_in_use() == 0
-        results.append(arrays[0].tobytes())
+        results.append(array.tobytes())
     assert len(set(results)) == 1
 
 

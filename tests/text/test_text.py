@@ -22,7 +22,6 @@ from golden import tiny_bert
 from support.text_folders import sentence_folder, write_json
 
 import fastattn as fa
-from fastattn import models
 from fastattn.loaders import default_model_path
 from fastattn.text import TextEncoder, TextSettings, TextTokenizer
 from fastattn.text import batches as batches_module
@@ -288,11 +287,6 @@ def test_progress(model: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
             assert stream.getvalue().endswith(f"\r{len(texts)}/{len(texts)} texts\n")
     monkeypatch.setattr(sys, "stderr", None)  # as under pythonw
     model.embed(many, progress=True)
-
-
-def test_models_alone_know_no_text(folder: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"fastattn\.load gives one that does"):
-        models.load(folder).embed(["the cat"])
 
 
 def test_tokenizers_is_imported_with_the_first_text(folder: Path) -> None:

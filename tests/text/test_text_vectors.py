@@ -383,7 +383,7 @@ def test_streams(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastattn.text.batches._WINDOW", 7)
     read: list[int] = []
     most = 0
-    real = model.encode_packed
+    real = model.run_packed
 
     def stream() -> Any:
         for i, text in enumerate(TEXTS * 5):
@@ -395,7 +395,7 @@ def test_streams(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         most = max(most, len(read) - 7 * (len(read) // 7))
         return real(*args, **options)
 
-    monkeypatch.setattr(model, "encode_packed", watched)
+    monkeypatch.setattr(model, "run_packed", watched)
     assert model.embed(stream()).tobytes() == expected.tobytes() and most < 7
     assert model.embed(iter(())).shape == (0, 32)
     with pytest.raises(TypeError, match=r"texts\[9\]: expected a str, got NoneType"):
