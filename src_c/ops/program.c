@@ -151,7 +151,7 @@ static int check_attention(const fa_program *p, const fa_step *s) {
 
 static int check_disentangled(const fa_program *p, const fa_step *s) {
     return check_attention(p, s) && s->heads == s->kv_heads && s->head_size == s->v_head_size && s->index[1] >= 0 &&
-           !p->arrays[s->index[1]].optional && s->index[2] < 0 && (s->disentangled.c2p || s->disentangled.p2c) && s->layer < 0;
+           !p->arrays[s->index[1]].optional && (s->disentangled.c2p || s->disentangled.p2c) && s->layer < 0;
 }
 
 static int check_rope(const fa_program *p, const fa_step *s) {

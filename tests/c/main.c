@@ -34,6 +34,9 @@ static int run_all(const options *o) {
     test_rows(o);
     test_pooling(o);
     test_program(o);
+    test_program_memory(o);
+    test_program_checks(o);
+    test_program_runs(o);
     test_status(o);
     test_threads(o);
     fprintf(stderr, "%d cases, %d failures; instruction sets:", run_cases(), check_failures());
