@@ -317,7 +317,8 @@ cdef class Program:
             blocks.give(block)
         finally:
             PyMem_RawFree(views)
-        if status == FA_STOPPED and deadline and _raised is None and _monotonic_ns() >= deadline:
+        # What a handler has raised is the main thread's alone, and goes before the deadline there.
+        if status == FA_STOPPED and deadline and (stop.look == NULL or _raised is None) and _monotonic_ns() >= deadline:
             return False
         check(status, f"program: step {bad}")
         return True
