@@ -219,7 +219,10 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
     output = model(ids, attention_mask=np.ones((2, 3), np.int64), token_type_ids=np.zeros((2, 3), np.int64))
     assert_type(output.last_hidden_state, F32)
     assert_type(output.pooler_output, F32 | None)
-    assert_type(model.run_heads(ids), dict[str, types.ModelOutput])
+    assert_type(model.run_heads(ids, timeout=60), dict[str, types.ModelOutput])
+    output = model(ids, output_hidden_states=True, output_attentions=True, timeout=60.0)
+    assert_type(output.hidden_states, tuple[F32, ...] | None)
+    assert_type(output.attentions, tuple[F32, ...] | None)
 
     vectors = model.embed(["a", "b"], 8, True, prompt="c", progress=False)
     assert_type(vectors, text.Vectors[np.float32])
@@ -271,6 +274,10 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
         model.embed(["a b c d e f g"], max_length=4, on_long="error")
     except fa.TextTooLong as error:
         assert_type(error, text.TextTooLong)
+    try:
+        model.embed(["a"], timeout=1e-9)
+    except fa.DeadlineExceeded as late:
+        assert_type(late, fa.DeadlineExceeded)
     assert issubclass(text.TruncationWarning, UserWarning)
     assert_type(text.load(folder), TextEncoder)
 
