@@ -80,6 +80,7 @@ class MaskedLMOutput(NamedTuple):
     """(B, S, vocabulary); zeros where the attention mask is 0."""
 
 
+@_states_on_request
 class CausalLMOutput(NamedTuple):
     """Of an architecture ...ForCausalLM."""
 
