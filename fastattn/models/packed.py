@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ..cpu import numerics_changes, numerics_version
 from ..loaders.errors import WeightFileError
 from ..loaders.jsonfile import parse_json
 from ..loaders.packed import PackedFile
@@ -158,5 +159,17 @@ def build_packed(packed: PackedFile, family: Callable[[Builder], Encoder], confi
     model = family(builder)
     builder.check_all_served()
     refuse_keys(config)
-    model.settle(packed.path, packed.files(), builder.report, note_keys(config))
+    model.settle(packed.path, packed.files(), builder.report, [*note_keys(config), *_note_numerics(packed)])
     return model
+
+
+def _note_numerics(packed: PackedFile) -> list[str]:
+    """A sentence where the library that packed the file computed otherwise than this one."""
+    own = numerics_version()
+    version = packed.check_numerics(own)
+    if version == own:
+        return []
+    return [
+        f"{packed.path}: packed with numerics version {version}, this library has {own}: results may differ from those "
+        f"of the library that packed it (new in {'; '.join(numerics_changes(version))})"
+    ]
