@@ -16,7 +16,9 @@ from typing import TypedDict
 from fastattn import _core, threads
 from fastattn.startup import from_environment
 
-__all__ = ["BuildInfo", "CpuInfo", "build_info", "cpu_info", "isa_from_environment", "numerics_version"]
+__all__ = [
+    "BuildInfo", "CpuInfo", "build_info", "cpu_info", "isa_from_environment", "numerics_changes", "numerics_version",
+]  # fmt: skip
 
 ENVIRONMENT_VARIABLE = "FASTATTN_ISA"
 
@@ -158,9 +160,24 @@ def _caches_of_sysfs(folder: str) -> dict[str, int]:
     return caches
 
 
+# What a version of the numerics computes otherwise than the one before. The first has nothing before it.
+_CHANGES = {2: "last digits of GELU with erf"}
+
+
 def numerics_version() -> int:
     """``build_info()["numerics_version"]``."""
     return int(str(_core.build_constants()["numerics_version"]))
+
+
+def numerics_changes(since: int) -> list[str]:
+    """What has other bits since numerics version ``since``, a phrase for each version after it.
+
+    >>> numerics_changes(1)
+    ['2: last digits of GELU with erf']
+    >>> numerics_changes(numerics_version())
+    []
+    """
+    return [f"{version}: {what}" for version, what in _CHANGES.items() if version > since]
 
 
 def build_info() -> BuildInfo:

@@ -42,8 +42,9 @@
 extern "C" {
 #endif
 
-/* One number for every constant that decides bits (key block, chunks, lanes, polynomial coefficients). */
-#define FA_NUMERICS_VERSION 1
+/* One number for every constant that decides bits (key block, chunks, lanes, polynomial coefficients). What each changed
+ * is told by numerics_changes() in fastattn/cpu.py. */
+#define FA_NUMERICS_VERSION 2
 
 #define FA_LANES 16       /* lanes of the virtual vector */
 #define FA_KEY_BLOCK 48   /* keys per step of the online softmax */

@@ -50,10 +50,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _text(found: dict[str, Any]) -> str:
+    from fastattn.cpu import numerics_changes
+
     cpu, threads, build, peaks = found["cpu"], found["threads"], found["build"], found["peaks"]
+    moved = "; ".join(numerics_changes(0))
     others = [name for name in cpu["isas_supported"] if name != cpu["isa"]]
     rows = [
-        ("version", f"{build['version']}, numerics version {build['numerics_version']}"),
+        ("version", f"{build['version']}, numerics version {build['numerics_version']} (new in {moved})"),
         ("cpu", f"{cpu['brand'] or cpu['vendor'] or 'unknown'} ({cpu['machine']})"),
         ("instruction set", f"{cpu['isa']} ({cpu['isa_source']}; also {', '.join(others) or 'none'})"),
         ("threads", threads["explanation"]),

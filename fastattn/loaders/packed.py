@@ -16,7 +16,8 @@ A packed file is a ``.safetensors`` file, which any program that knows the forma
 
 Opening reads no data. A small file is held against its CRC-32 when it is read; ``verify`` reads everything, compares
 the SHA-256 sums, and looks for NaN and infinity.
-Versions: a file of a newer format or of newer numerics is refused, an older one is read.
+Versions: a file of a newer format or of newer numerics is refused, an older one is read; older numerics are told in
+``model.notes``.
 """
 
 from __future__ import annotations
@@ -148,14 +149,15 @@ class PackedFile(SafetensorsFile):
                 "load it with a newer fastattn, or pack it again"
             )
 
-    def check_numerics(self, own: int) -> None:
-        """``WeightFileError`` if the file is of newer numerics than the library's ``own``."""
+    def check_numerics(self, own: int) -> int:
+        """The numerics version of the file; ``WeightFileError`` if it is newer than the library's ``own``."""
         version = _version(self._path, "numerics_version", self._metadata["numerics_version"])
         if version > own:
             raise WeightFileError(
                 f"{self._path}: packed by fastattn {self._metadata['fastattn_version'][:40]!r} with numerics version "
                 f"{version}, newer than {own} of this library: load it with a newer fastattn, or pack it again"
             )
+        return version
 
     def parts(self, key: str) -> dict[str, np.ndarray[Any, Any]]:
         """The arrays ``KEY/PART`` of ``key`` by PART, read-only views of the mapping; none where it is not there."""

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..cpu import numerics_version
+from ..cpu import numerics_changes, numerics_version
 from ..graph.build import Built, trace_page
 from ..graph.choice import head_name
 from ..graph.config import ConfigReader
@@ -75,7 +75,7 @@ def build(opened: Opened, *, verify: bool = False) -> Built:
     source.check_all_served()
     refuse_keys(opened.config)
     graph.seal()
-    notes = tuple(note_keys(opened.config))
+    notes = (*note_keys(opened.config), *_note_numerics(opened.weights))
     return Built(
         opened.family, graph, facts, opened.weights.path, opened.files, source.report, notes, (), opened.num_threads
     )
@@ -249,6 +249,18 @@ def _check_packed_head(packed: PackedFile, wanted: str) -> None:
             f"head: got {wanted!r}, but {packed.path} was packed with the head {stored!r}; leave head out, or pack the "
             f"checkpoint with head={wanted!r}"
         )
+
+
+def _note_numerics(packed: PackedFile) -> list[str]:
+    """A sentence where the library that packed the file computed otherwise than this one."""
+    own = numerics_version()
+    version = packed.check_numerics(own)
+    if version == own:
+        return []
+    return [
+        f"{packed.path}: packed with numerics version {version}, this library has {own}: results may differ from those "
+        f"of the library that packed it (new in {'; '.join(numerics_changes(version))})"
+    ]
 
 
 def build_checkpoint(opened: Opened) -> tuple[Built, Checkpoint]:

@@ -61,6 +61,14 @@ FA_INLINE __m256 fa_pow2_8(__m256 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 FA_INLINE v16f v_pow2(v16f n) { return (v16f){fa_pow2_8(n.lo), fa_pow2_8(n.hi)}; }
+FA_INLINE __m256 fa_step16_8(__m256 r, const uint32_t *table) {
+    __m256i u = _mm256_castps_si256(r), upper = _mm256_slli_epi32(u, 28); /* bit 3 of the index is the sign */
+    __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps((const float *)table), u);
+    __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps((const float *)table + 8), u);
+    __m256i entry = _mm256_castps_si256(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(upper)));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_slli_epi32(u, 19), entry));
+}
+FA_INLINE v16f v_step16(v16f r, const uint32_t *table) { return (v16f){fa_step16_8(r.lo, table), fa_step16_8(r.hi, table)}; }
 FA_INLINE __m256 fa_split8(__m256 a, __m256 *exponent) {
     const __m256i base = _mm256_set1_epi32(0x3f3504f3);
     __m256i shifted = _mm256_sub_epi32(_mm256_castps_si256(a), base);

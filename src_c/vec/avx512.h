@@ -29,6 +29,10 @@ FA_INLINE v16f v_round(v16f a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NE
 FA_INLINE v16f v_pow2(v16f n) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
 }
+FA_INLINE v16f v_step16(v16f r, const uint32_t *table) {
+    __m512i u = _mm512_castps_si512(r), entry = _mm512_permutexvar_epi32(u, _mm512_loadu_si512(table));
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_slli_epi32(u, 19), entry));
+}
 FA_INLINE v16f v_split(v16f a, v16f *exponent) {
     const __m512i base = _mm512_set1_epi32(0x3f3504f3);
     __m512i shifted = _mm512_sub_epi32(_mm512_castps_si512(a), base);

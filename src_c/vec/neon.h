@@ -45,6 +45,17 @@ FA_INLINE v16f v_pow2(v16f n) {
     FA_EACH n.q[i] = vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n.q[i]), vdupq_n_s32(127)), 23));
     return n;
 }
+FA_INLINE v16f v_step16(v16f r, const uint32_t *table) {
+    uint8x16x4_t t;
+    FA_EACH t.val[i] = vreinterpretq_u8_u32(vld1q_u32(table + 4 * i));
+    FA_EACH {
+        uint32x4_t u = vreinterpretq_u32_f32(r.q[i]), entry = vandq_u32(u, vdupq_n_u32(15));
+        entry = vmlaq_u32(vdupq_n_u32(0x03020100u), entry, vdupq_n_u32(0x04040404u)); /* its four bytes */
+        entry = vreinterpretq_u32_u8(vqtbl4q_u8(t, vreinterpretq_u8_u32(entry)));
+        r.q[i] = vreinterpretq_f32_u32(vaddq_u32(vshlq_n_u32(u, 19), entry));
+    }
+    return r;
+}
 FA_INLINE v16f v_split(v16f a, v16f *exponent) {
     const int32x4_t base = vdupq_n_s32(0x3f3504f3);
     FA_EACH {

@@ -37,6 +37,15 @@ FA_INLINE v16f v_pow2(v16f n) {
     }
     return n;
 }
+FA_INLINE v16f v_step16(v16f r, const uint32_t *table) {
+    FA_EACH {
+        uint32_t u;
+        memcpy(&u, &r.f[i], 4);
+        u = (u << 19) + table[u & 15u];
+        memcpy(&r.f[i], &u, 4);
+    }
+    return r;
+}
 /* a = m * 2^e with m in [sqrt(1/2), sqrt(2)), for normal positive a */
 FA_INLINE v16f v_split(v16f a, v16f *exponent) {
     FA_EACH {

@@ -8,6 +8,7 @@
  *   v_fma(a,b,c)  a * b + c, rounded once
  *   v_round(a)    nearest, ties to even; |a| < 2^22 or the result is unspecified (but no trap)
  *   v_pow2(n)     2^n for integral n in [-126, 127]
+ *   v_step16(r, t) the float of bits (r << 19) + t[r & 15], modulo 2^32, where r are the bits of the lane (t [16])
  *   v_unzip(a, b, &even, &odd) parts 32 lanes a b into those of even and of odd number; v_zip puts them back
  * Masks (vmask) hold one truth value per lane. Loads and stores with a count n <= 16 touch exactly that many elements;
  * the lanes of such a load from n on are 0.

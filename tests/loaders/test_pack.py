@@ -404,6 +404,30 @@ def test_a_header_that_lies_about_the_model(packed: Path, edit: Any, message: st
     assert str(packed) in str(caught.value)
 
 
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_older_numerics_are_loaded_with_a_note(packed: Path, version: int) -> None:
+    """The weights are the same in all versions so far: the same bits, and a note only where the version is older."""
+    model = fa.load(packed)
+    expected, notes = bits(model), list(model.notes)
+    assert not any("numerics" in note for note in notes)
+    old = fa.load(change(packed, lambda h: h["__metadata__"].update(numerics_version=str(version))))
+    assert bits(old) == expected
+    own = fa.build_info()["numerics_version"]
+    told = [note for note in old.notes if note not in notes]
+    if version == own:
+        assert told == []
+    else:
+        assert len(told) == 1 and told[0].startswith(f"{packed}: packed with numerics version {version}, this library")
+        assert f"has {own}: " in told[0] and "new in 2: last digits of GELU" in told[0]
+
+
+def test_the_next_numerics_are_refused(packed: Path) -> None:
+    own = fa.build_info()["numerics_version"]
+    edit = change(packed, lambda h: h["__metadata__"].update(numerics_version=str(own + 1)))
+    with pytest.raises(WeightFileError, match=f"numerics version {own + 1}, newer than {own} of this library"):
+        fa.load(edit)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_lies_about_the_model_never_crash(packed: Path, seed: int) -> None:
     """Names, shapes, types and places exchanged among the tensors: refused, or a model that can be called."""
