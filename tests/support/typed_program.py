@@ -272,7 +272,7 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
     except fa.TextTooLong as error:
         assert_type(error, text.TextTooLong)
     assert issubclass(text.TruncationWarning, UserWarning)
-    assert_type(text.load(folder), TextEncoder)
+    assert_type(text.load(folder), text.TextEncoder)
 
 
 def heads(classifier: Path, tagger: Path, reader: Path) -> None:
