@@ -26,6 +26,16 @@ def test_python_layers() -> None:
 
 
 @needs_sources
+def test_no_circle_of_imports() -> None:
+    """Nor of those for types alone; inside functions there are a few, which are listed, and each of which is one."""
+    assert layering.circles(PACKAGE) == []
+    assert layering.circles(PACKAGE, layering.LATE) == []
+    assert layering.late_imports(PACKAGE) >= layering.LATE
+    for one in layering.LATE:
+        assert layering.circles(PACKAGE, layering.LATE - {one}) != [], f"{one} closes no circle"
+
+
+@needs_sources
 def test_cython_layers() -> None:
     assert layering.check_cython(PACKAGE) == []
 
@@ -134,14 +144,23 @@ GOOD_PYTHON = {
     "reference.py": "import numpy as np\nnp.exp(1)\n",
     "ops.py": "import math\nimport numpy as np\nfrom fastattn import _core\n"
     "S = 1 / math.sqrt(4)\nN = np.arange(2 ** 3).sum()\n",
-    "models/__init__.py": "from .bert import Bert\n",
-    "models/bert.py": "import re\nfrom .. import ops\nfrom ..loaders import x\n",
-    "loaders/__init__.py": "x = 1\n", "text/__init__.py": "import tokenizers\nfrom ..models.bert import Bert\n",
+    "graph/__init__.py": "from .. import ops\nfrom ..loaders import x\nfrom .._core import Program\n",
+    "models/__init__.py": "", "models/blocks.py": "from ..graph.graph import Graph\nimport numpy as np\n",
+    "models/bert.py": "import re\nfrom ..graph.graph import Graph\nfrom .blocks import Sizes\nfrom . import blocks\n",
+    "models/registry.py": "from ..loaders import x\nfrom ..graph.graph import Graph\nfrom ..cpu import version\n",
+    "models/packing.py": "from .registry import build\nfrom ..weights import pack\n", "cpu.py": "", "weights.py": "",
+    "engine/__init__.py": "from ..graph import Graph\nfrom ..kvcache import pages\n", "kvcache/__init__.py": "",
+    "loaders/__init__.py": "x = 1\n",
+    "text/__init__.py": "import tokenizers\nfrom ..models.registry import build\nfrom ..engine import Encoder\n",
 }
 # fmt: on
 # fmt: off
 BAD_PYTHON = {
     "models/bad.py": [
+        ("from .registry import build", "imports models.registry"), ("from . import packing", "imports models.packing"),
+        ("from ..loaders import x", "imports loaders"), ("from ..weights import pack", "imports weights"),
+        ("from .. import ops", "imports ops"), ("from ..engine import Encoder", "imports engine"),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..engine import Encoder", "imports engine"),
         ("from fastattn import _core", "imports _core"), ("from fastattn._core import attend", "imports _core"),
         ("from .._core import attend", "imports _core"),
         ("import fastattn._core", "imports _core"), ("def f():\n    from .. import _core", "imports _core"),
@@ -159,9 +178,19 @@ BAD_PYTHON = {
         ("from math import tanh", "import tanh"),
         ("d ** -0.5", "**"), ("d ** 0.5", "**"), ("d ** n", "**"),
     ],
+    "models/registry.py": [("from ..engine import Encoder", "imports engine"), ("from ..text import x", "imports text"),
+     ("import typing_extensions", "imports typing_extensions")],
+    "engine/bad.py": [("from ..models.registry import build", "imports models"), ("from .. import text", "text"),
+     ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..models import bert", "imports models"),
+     ("import numpy as np\nnp.mean(x)", "np.mean")],
+    "graph/bad.py": [("from ..models import bert", "imports models"), ("from ..engine import x", "imports engine"),
+     ("from ..kvcache import pages", "imports kvcache"), ("a @ b", "@")],
     "loaders/bad.py": [("from ..models import x", "imports models"), ("from fastattn.ops import x", "imports ops"),
      ("import safetensors", "imports safetensors")],
-    "text/bad.py": [("from .. import _core", "imports _core"), ("from ..cli import main", "imports cli"),
+    "text/bad.py": [("from .. import _core", "imports _core"), ("from ..models import bert", "imports models.bert"),
+     ("from ..models.packing import pack", "imports models.packing"), ("from .. import models", "imports models"),
+     ("def f():\n    from ..models.bert import FAMILY", "imports models.bert"),
+     ("from ..cli import main", "imports cli"),
      ("import numpy as np\nnp.mean(x)", "np.mean")],
     "ops.py": [("from .models import bert", "imports models"), ("from . import reference", "imports reference"),
      ("from fastattn import _testing", "imports _testing")],
@@ -187,9 +216,33 @@ def test_the_checker_sees_bad_python(tmp_path: Path, name: str, code: str, messa
     assert any(message in line for line in found), found
 
 
-def test_imports_for_type_checkers_do_not_count(tmp_path: Path) -> None:
-    code = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..text import x\n"
-    assert layering.check_python(write(tmp_path / "fastattn", {**GOOD_PYTHON, "models/bert.py": code})) == []
+@pytest.mark.parametrize(
+    ("first", "second", "late"),
+    [
+        ("from . import b", "from . import a", False),
+        ("from .b import x", "import fastattn.a", False),
+        (
+            "from fastattn.b import x",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import y",
+            False,
+        ),
+        ("from . import b", "def f():\n    from . import a", True),
+        ("class A:\n    def f(self):\n        import fastattn.b", "async def f():\n    from .a import x", True),
+        ("from .c import x", "from .a import x", False),
+    ],
+)
+def test_the_checker_sees_circles(tmp_path: Path, first: str, second: str, late: bool) -> None:
+    good = {
+        "__init__.py": "from . import a\n",
+        "a.py": "",
+        "b.py": "from . import a\n",
+        "c/__init__.py": "from .. import b\n",
+    }
+    assert layering.circles(write(tmp_path / "good", good)) == layering.circles(tmp_path / "good", set()) == []
+    bad = write(tmp_path / "fastattn", {**good, "a.py": first + "\n", "b.py": second + "\n"})
+    assert (layering.circles(bad) == []) == late
+    found = layering.circles(bad, set())
+    assert found and all({"a", "b"} <= set(circle) and circle[0] == circle[-1] for circle in found)
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def test_the_check_of_what_comes_back_sees_other_types() -> None:
 
 
 # What the program calls an object -> its public names. Not a user's: what loaders and constructors of models call.
-LOADERS = {"attach_pipeline", "keep", "encode_packed", "pipeline"}
+LOADERS = {"keep", "pipeline", "program", "record", "run_packed"}
 OWNERS: dict[str, Any] = {
     "cache": fa.KVCache, "paged": fa.PagedKVCache, "layer": fa.PackedLinear, "model": TextEncoder, "file": WeightFile,
     "pipeline": text.TextPipeline, "settings": text.TextSettings, "tokenizer": text.TextTokenizer,

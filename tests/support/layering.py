@@ -7,48 +7,64 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-# What a part of the package may import from the package: the layers below it, never one above.
-_LEAVES = {"_core", "threads", "arrays", "cpu"}
+# What a part of the package may import from the package: the layers below it, never one above. A dotted name is one
+# module of a part.
+_LEAVES = {"_core", "threads", "arrays", "cpu", "typing"}
 _OPERATORS = {
     "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "threads", "cpu",
-    "arrays", "program", "similarity", "calllog",
+    "arrays", "similarity", "calllog", "typing",
 }  # fmt: skip
-_MODELS = _OPERATORS | {"models", "loaders"}
+_MODEL = {"graph", "engine", "models.registry", "loaders"}
 # fmt: off
 MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"reference_attention"},
     "reference_attention": set(),
-    "loaders": {"loaders"},
+    "loaders": set(),
     "startup": set(),
     "threads": {"_core", "startup"},
     "cpu": {"_core", "threads", "startup", "__init__"},
     "arrays": {"_core"},
     "typing": set(),
     "calllog": {"threads"},
-    "ops": _LEAVES | {"weights", "ops", "rowwise"},
+    "ops": _LEAVES | {"weights", "rowwise"},
     "rowwise": _LEAVES,
-    "attention": _LEAVES | {"attention"},
+    "attention": _LEAVES,
     "linear_attention": _LEAVES,
     "merge": _LEAVES,
     "rope": _LEAVES | {"rope_scaling"},
     "rope_scaling": set(),
-    "kvcache": _LEAVES | {"attention", "kvcache"},
+    "kvcache": _LEAVES | {"attention"},
     "weights": _LEAVES,
     "similarity": _LEAVES,
-    "program": {"_core"},
-    "models": _MODELS,
-    "text": _MODELS | {"text"},
-    "cli": _MODELS | {"text", "cli", "bench", "startup", "__init__"},
-    "bench": _MODELS | {"text", "bench", "_core", "__init__"},
-    "__init__": _MODELS | {"text", "startup"},
+    "graph": {"loaders", "weights", "rope", "attention", "ops", "typing", "_core"},
+    "models": {"graph", "loaders", "weights", "cpu", "typing"},
+    "engine": {"graph", "kvcache", "calllog", "typing", "_core"},
+    "text": _OPERATORS | _MODEL,
+    "cli": _OPERATORS | _MODEL | {"text", "models.packing", "bench", "startup", "__init__"},
+    "bench": _OPERATORS | _MODEL | {"text", "_core", "__init__"},
+    "__init__": _OPERATORS | {"text", "models.packing", "loaders", "startup"},
     "__main__": {"cli"},
     "_core": {"_capi", "threads"},
     "_testing": {"_core", "_capi"},
 }
 # fmt: on
+# A page, and the parts that pages have in common, know the graph and each other: no files, no arrays, no operators.
+_BESIDE_PAGES = {"__init__", "registry", "packing", "configkeys"}
+PAGES_MAY_IMPORT = {"graph", "models"}
+
+# Imports inside functions that close a circle: what they bring in is needed when something is wrong or asked for.
+LATE = {
+    ("cli.bench_model", "cli.bench_model_modes"),
+    ("cpu", "__init__"),
+    ("bench.peers.with_onnxruntime", "bench.peers.onnx_attention"),
+    ("loaders.files", "loaders.safetensors"),
+    ("loaders.jsonfile", "loaders.hints"),
+    ("loaders.weightfile", "loaders"),
+}
+
 # Libraries beyond the standard one. Everything else needs numpy alone.
 MAY_USE: dict[str, set[str]] = {
     "text": {"numpy", "tokenizers"},
@@ -67,8 +83,8 @@ MAY_USE: dict[str, set[str]] = {
 }
 # No NumPy computing on floating point here: it follows the CPU and the build, and would reach the output.
 EXACT = {
-    "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "models", "text",
-    "similarity", "rowwise",
+    "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "graph", "models",
+    "engine", "text", "similarity", "rowwise",
 }  # fmt: skip
 # fmt: off
 _NUMPY_FLOAT = {
@@ -115,26 +131,17 @@ def _room(parts: tuple[str, ...]) -> str:
     return parts[0].split(".")[0] if parts else "__init__"
 
 
-def _imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
-    """(line, dotted absolute name) of every import, wherever it stands but for those type checkers alone read."""
-    hidden = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
+def _imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[ast.AST, str]]:
+    """(statement, dotted absolute name) of every import, wherever it stands; those for type checkers count too."""
     for node in ast.walk(tree):
-        if id(node) in hidden:
-            continue
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield node.lineno, alias.name
+                yield node, alias.name
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             stem = [*base, *(node.module.split(".") if node.module else [])]
             for alias in node.names:
-                yield node.lineno, ".".join([*stem, alias.name])
+                yield node, ".".join([*stem, alias.name])
         elif (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute | ast.Name)
@@ -144,7 +151,18 @@ def _imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
         ):
             name = str(node.args[0].value)
             dots = len(name) - len(name.lstrip("."))
-            yield node.lineno, ".".join([*(package[: len(package) - dots + 1] if dots else []), name.lstrip(".")])
+            yield node, ".".join([*(package[: len(package) - dots + 1] if dots else []), name.lstrip(".")])
+
+
+def _for_types(tree: ast.AST) -> set[int]:
+    """Ids of the statements that type checkers alone read."""
+    return {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
 
 
 def _float_computing(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -183,7 +201,11 @@ def check_python(package: Path) -> list[str]:
             found.append(f"{where}: {room} has no place in the layers")
             continue
         libraries = MAY_USE.get(room, {"numpy"})
-        for line, name in _imports(tree, [package.name, *parts[:-1]]):
+        types = _for_types(tree)
+        page = room == "models" and path.stem not in _BESIDE_PAGES
+        allowed = PAGES_MAY_IMPORT if page else MAY_IMPORT[room] | {room}
+        for node, name in _imports(tree, [package.name, *parts[:-1]]):
+            line = getattr(node, "lineno", 0)
             top, *rest = name.split(".")
             if top == package.name:
                 target = (
@@ -191,8 +213,13 @@ def check_python(package: Path) -> list[str]:
                     if rest and ((package / rest[0]).is_dir() or list(package.glob(f"{rest[0]}.*")))
                     else "__init__"
                 )
-                if target != room and target not in MAY_IMPORT[room]:
-                    found.append(f"{where}:{line}: {room} imports {target}")
+                if target not in allowed and ".".join(rest[:2]) not in allowed:
+                    what = ".".join(rest[:2]) if any(name.startswith(f"{target}.") for name in allowed) else target
+                    found.append(f"{where}:{line}: {room} imports {what}")
+                elif page and target == room and len(rest) > 1 and rest[1] in _BESIDE_PAGES:
+                    found.append(f"{where}:{line}: a page imports {room}.{rest[1]}")
+            elif top == "typing_extensions" and id(node) in types:
+                pass
             elif top not in sys.stdlib_module_names and top not in libraries:
                 found.append(f"{where}:{line}: {room} imports {top}")
         if room in EXACT:
@@ -201,6 +228,72 @@ def check_python(package: Path) -> list[str]:
                 for line, what in _float_computing(tree)
             ]
     return found
+
+
+# ---- circles -------------------------------------------------------------------------------------------------------
+
+
+def _module_imports(package: Path) -> dict[str, dict[str, bool]]:
+    """Module -> the modules of the package it imports, and whether only inside functions. Names are those behind the
+    package's; its own is __init__."""
+    modules: dict[str, Path] = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "__init__"] = path
+    graph: dict[str, dict[str, bool]] = {}
+    for module, path in modules.items():
+        tree = ast.parse(path.read_text("utf-8"))
+        inside = {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for inner in ast.walk(node)
+        }
+        found = graph[module] = {}
+        for node, name in _imports(tree, [package.name, *path.relative_to(package).parts[:-1]]):
+            top, *rest = name.split(".")
+            if top != package.name:
+                continue
+            if rest and list(package.glob(f"{rest[0]}.pyx")):
+                continue  # compiled, and below all others
+            while rest and ".".join(rest) not in modules:
+                rest.pop()
+            target = ".".join(rest) or "__init__"
+            if target != module:
+                found[target] = found.get(target, True) and id(node) in inside
+    return graph
+
+
+def circles(package: Path, late: Collection[tuple[str, str]] | None = None) -> list[list[str]]:
+    """Circles of imports, TYPE_CHECKING ones too: of those outside of functions; with ``late``, of all but these."""
+    graph = {
+        module: [
+            target
+            for target, inner in imports.items()
+            if (not inner if late is None else not (inner and (module, target) in late))
+        ]
+        for module, imports in _module_imports(package).items()
+    }
+    found, done = [], set()
+
+    def visit(module: str, path: list[str]) -> None:
+        if module in path:
+            found.append([*path[path.index(module) :], module])
+        elif module not in done:
+            for target in graph.get(module, ()):
+                visit(target, [*path, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+    return found
+
+
+def late_imports(package: Path) -> set[tuple[str, str]]:
+    """(module, what it imports inside functions alone)"""
+    return {
+        (module, name) for module, names in _module_imports(package).items() for name, inner in names.items() if inner
+    }
 
 
 def check_cython(package: Path) -> list[str]:

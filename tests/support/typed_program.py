@@ -279,7 +279,7 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
     except fa.DeadlineExceeded as late:
         assert_type(late, fa.DeadlineExceeded)
     assert issubclass(text.TruncationWarning, UserWarning)
-    assert_type(text.load(folder), TextEncoder)
+    assert_type(text.load(folder), text.TextEncoder)
 
 
 def heads(classifier: Path, tagger: Path, reader: Path) -> None:
