@@ -18,7 +18,7 @@ from ..loaders.packed import PackedFile
 from ..weights import PackedLinear
 from .choice import HEADS
 from .config import ConfigReader
-from .source import Floats, Norm, Source, TensorReport, derive_key, stored_name
+from .source import Floats, Norm, Source, TensorReport, derive_key, linear_request, stored_name
 
 __all__ = ["Packed", "packed_head"]
 
@@ -82,22 +82,32 @@ class Packed(Source):
         key = derive_key(names)
         count = 1 if isinstance(names, str) else len(names)
         total = outputs * count if isinstance(outputs, int) else sum(outputs)
-        parts, kind = self._parts(key, None), cast(Any, dtype or self.dtype)  # which from_arrays checks
-        if ("bias" in parts) is not bool(bias):
-            raise self._wrong(key, "has no bias" if bias else "has a bias that this architecture has no use for")
-        try:
-            return PackedLinear.from_arrays(parts, inputs, total, kind)
-        except (ValueError, TypeError) as error:
-            raise self._wrong(key, f"does not fit config.json: {error}") from None
+        kind = cast(Any, dtype or self.dtype)  # which from_arrays checks
+
+        def make() -> PackedLinear:
+            parts = self._parts(key, None)
+            if ("bias" in parts) is not bool(bias):
+                raise self._wrong(key, "has no bias" if bias else "has a bias that this architecture has no use for")
+            try:
+                return PackedLinear.from_arrays(parts, inputs, total, kind)
+            except (ValueError, TypeError) as error:
+                raise self._wrong(key, f"does not fit config.json: {error}") from None
+
+        return self.once(key, linear_request(outputs, inputs, bias, dtype), make)
 
     def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
-        parts = self._parts(name, {"weight": (size,), "bias": (size,)} if bias else {"weight": (size,)})
-        return Norm(parts["weight"], parts.get("bias"))
+        def make() -> Norm:
+            parts = self._parts(name, {"weight": (size,), "bias": (size,)} if bias else {"weight": (size,)})
+            return Norm(parts["weight"], parts.get("bias"))
+
+        return self.once(name, ("norm", size, bias), make)
 
     def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
-        table: Floats = self._parts(name, {"table": shape})["table"]
-        self.tables.append(table)
-        return table
+        def make() -> Floats:
+            self.tables.append(self._parts(name, {"table": shape})["table"])
+            return self.tables[-1]
+
+        return self.once(name, ("table", shape), make)
 
     def derive(
         self,
@@ -107,11 +117,14 @@ class Packed(Source):
         *,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Mapping[str, Floats]:
-        parts = self._parts(key, shapes)
-        for part, array in parts.items():
-            if array.dtype != np.float32:
-                raise self._wrong(f"{key}/{part}", f"is {array.dtype}, expected float32")
-        return parts
+        def read() -> Mapping[str, Floats]:
+            parts = self._parts(key, shapes)
+            for part, array in parts.items():
+                if array.dtype != np.float32:
+                    raise self._wrong(f"{key}/{part}", f"is {array.dtype}, expected float32")
+            return parts
+
+        return self.once(key, ("derived", *tensors.items()), read)
 
     def check_all_served(self) -> None:
         """``WeightFileError`` for what nobody asked for: config.json and the weights are not of one model."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,12 +28,14 @@ __all__ = [
     "TensorReport",
     "check_tensors",
     "derive_key",
+    "linear_request",
     "listed",
     "touch",
     "stored_name",
 ]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
+T = TypeVar("T")
 
 _PAGE = 4096
 _FLOATS = ("F32", "F16", "BF16")
@@ -73,6 +75,20 @@ class Source(ABC):
         """The head that is wanted, "none" for the encoder alone; None where the files are to say it."""
         self.tables: list[Floats] = []
         """The tables that were handed out, of which a call reads a few rows."""
+        self._handed: dict[str, tuple[tuple[Any, ...], Any]] = {}
+
+    def once(self, key: str, asked: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """What ``make`` made when ``key`` was first asked for: the same object whenever it is ``asked`` for alike.
+
+        ``ValueError`` where it was asked for as something else, which a page does by mistake.
+        """
+        if key not in self._handed:
+            self._handed[key] = asked, make()
+        before, made = self._handed[key]
+        if before != asked:
+            raise ValueError(f"{self.config.path}: {key!r} is asked for as {before} and as {asked}")
+        found: T = made
+        return found
 
     @abstractmethod
     def has(self, name: str) -> bool:
@@ -150,6 +166,14 @@ def derive_key(names: str | Sequence[str]) -> str:
     return names if isinstance(names, str) else "+".join(names)
 
 
+def linear_request(
+    outputs: int | Sequence[int], inputs: int, bias: bool | Sequence[str], dtype: str | None
+) -> tuple[Any, ...]:
+    """What ``Source.linear`` is asked for, to compare."""
+    sizes = outputs if isinstance(outputs, int) else tuple(outputs)
+    return "layer", sizes, inputs, "bias" if bias else "no bias", dtype
+
+
 def _linear_parts(
     names: str | Sequence[str], outputs: int | Sequence[int], bias: bool | Sequence[str]
 ) -> list[tuple[str, int, tuple[str, ...]]]:
@@ -171,9 +195,17 @@ class Plan(Source):
         self._weights = weights
         self.requests: dict[tuple[str, ...], tuple[int, ...]] = {}
         """Full names under which a tensor may lie, the first that is stored -> shape."""
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
     def _ask(self, candidates: Sequence[str | None], shape: tuple[int, ...]) -> None:
-        self.requests[tuple(name for name in candidates if name is not None)] = shape
+        names = tuple(name for name in candidates if name is not None)
+        for name in names:  # all of them stand for the same values
+            before = self._shapes.setdefault(name, shape)
+            if before != shape:
+                raise ValueError(
+                    f"{self.config.path}: tensor {name!r} is asked for as {list(before)} and as {list(shape)}"
+                )
+        self.requests[names] = shape
 
     def has(self, name: str) -> bool:
         return stored_name(self._weights, name) is not None
@@ -195,9 +227,11 @@ class Plan(Source):
             self._ask((f"{name}.weight", tied), (size, inputs))
             if candidates:
                 self._ask(candidates, (size,))
+        self.once(derive_key(names), linear_request(outputs, inputs, bias, dtype), _nothing)
         return None  # type: ignore[return-value]
 
     def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
+        self.once(name, ("norm", size, bias), _nothing)
         self._ask((f"{name}.weight",), (size,))
         if bias:
             self._ask((f"{name}.bias",), (size,))
@@ -205,6 +239,7 @@ class Plan(Source):
 
     def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
         self._ask((name, tied), shape)
+        self.once(name, ("table", shape), _nothing)
         return None  # type: ignore[return-value]
 
     def derive(
@@ -217,7 +252,12 @@ class Plan(Source):
     ) -> Mapping[str, Floats]:
         for name, shape in tensors.items():
             self._ask((name,), shape)
+        self.once(key, ("derived", *tensors.items()), _nothing)
         return _Nothing()
+
+
+def _nothing() -> None:
+    """What a plan makes."""
 
 
 class _Nothing(dict[str, Any]):
@@ -261,29 +301,35 @@ class Checkpoint(Source):
         tied: str | None = None,
         dtype: str | None = None,
     ) -> PackedLinear:
-        known = self.made.get(derive_key(names))
-        if isinstance(known, PackedLinear):  # asked for twice: a pooler below a classifier
-            return known
-        weights, biases = [], []
-        for name, _, candidates in _linear_parts(names, outputs, bias):
-            weights.append(self._read(f"{name}.weight", tied))
-            if candidates:
-                biases.append(self._read(*candidates))
-        weight = weights[0] if len(weights) == 1 else np.concatenate(weights)
-        vector = None if not biases else biases[0] if len(biases) == 1 else np.concatenate(biases)
         kind: Any = dtype or self.dtype  # one of those that load() takes
-        packed = pack_linear(weight, vector, kind, num_threads=self.num_threads)
-        self.made[derive_key(names)] = packed
+
+        def make() -> PackedLinear:
+            weights, biases = [], []
+            for name, _, candidates in _linear_parts(names, outputs, bias):
+                weights.append(self._read(f"{name}.weight", tied))
+                if candidates:
+                    biases.append(self._read(*candidates))
+            weight = weights[0] if len(weights) == 1 else np.concatenate(weights)
+            vector = None if not biases else biases[0] if len(biases) == 1 else np.concatenate(biases)
+            return pack_linear(weight, vector, kind, num_threads=self.num_threads)
+
+        key = derive_key(names)  # which may be asked for twice: a pooler below a classifier
+        self.made[key] = packed = self.once(key, linear_request(outputs, inputs, bias, dtype), make)
         return packed
 
     def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
-        norm = Norm(self._read(f"{name}.weight"), self._read(f"{name}.bias") if bias else None)
-        self.made[name] = norm
+        def make() -> Norm:
+            return Norm(self._read(f"{name}.weight"), self._read(f"{name}.bias") if bias else None)
+
+        self.made[name] = norm = self.once(name, ("norm", size, bias), make)
         return norm
 
     def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
-        self.made[name] = table = self._read(name, tied)
-        self.tables.append(table)
+        def make() -> Floats:
+            self.tables.append(self._read(name, tied))
+            return self.tables[-1]
+
+        self.made[name] = table = self.once(name, ("table", shape), make)
         return table
 
     def derive(
@@ -294,7 +340,9 @@ class Checkpoint(Source):
         *,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Mapping[str, Floats]:
-        self.made[key] = result = make(*(self._read(name) for name in tensors))
+        self.made[key] = result = self.once(
+            key, ("derived", *tensors.items()), lambda: make(*(self._read(name) for name in tensors))
+        )
         return result
 
 
