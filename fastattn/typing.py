@@ -90,8 +90,9 @@ WeightType: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
 StorageType: TypeAlias = WeightType | np.dtype[Any] | type[np.generic]
 """A name, or NumPy's type of that name."""
 HeadName: TypeAlias = Literal[
-    "sequence_classification", "token_classification", "question_answering", "masked_lm", "next_sentence", "none"
-]
+    "sequence_classification", "token_classification", "question_answering", "masked_lm", "next_sentence",
+    "causal_lm", "none",
+]  # fmt: skip
 Precision: TypeAlias = Literal["float32", "int8", "uint8", "binary", "ubinary"]
 OnLong: TypeAlias = Literal["truncate", "error"]
 TextOrPair: TypeAlias = str | tuple[str, str] | list[str]

@@ -30,7 +30,7 @@ class _Nothing:
 
 
 def measure_steps(
-    model: Path | None, dtype: str | None, threads: int, seconds: float, rounds: int | None
+    model: Path | None, dtype: Any, threads: int, seconds: float, rounds: int | None
 ) -> Iterator[dict[str, Any]]:
     """One row for each number of sequences: prompts, then a token of each.
 
@@ -70,7 +70,8 @@ def _rows(model: Any, count: int, threads: int, seconds: float, rounds: int | No
     steps.run(kept, [part[1:] for part in prompt], [True] * count, num_threads=threads)
     prefill = time.perf_counter() - start
     token = [np.zeros(1, np.int64)] * count
-    whole, python = [], []
+    whole: list[float] = []
+    python: list[float] = []
     end = time.perf_counter() + seconds
     while len(whole) < 3 or (time.perf_counter() < end if rounds is None else len(whole) < rounds):
         if kept[0].length + 2 >= longest:

@@ -41,7 +41,7 @@ _EXAMPLES = {
   fastattn bench similarity --shapes cosine --json""",
     "model": bench_model.EXAMPLES,
     "threads": "  fastattn bench threads --seconds 4\n  fastattn bench threads --model path/to/folder --json",
-    "steps": "  fastattn bench steps --threads 1\n  fastattn bench steps --model path/to/folder --dtype bfloat16 --json",
+    "steps": "  fastattn bench steps --threads 1\n  fastattn bench steps --model path/to/folder --dtype int8 --json",
 }
 _HELP = {
     "peak": "the machine's limits: fp32 FMA peak, int8 peak and memory read bandwidth",
@@ -119,7 +119,7 @@ def add_parser(commands: Any) -> None:
         if name == "threads":
             kind.add_argument("--model", type=path, metavar="PATH", help="model folder (default: random, as MiniLM's)")
         if name == "steps":
-            kind.add_argument("--model", type=path, metavar="PATH", help="a decoder (default: random, as SmolLM2-135M)")
+            kind.add_argument("--model", type=path, metavar="PATH", help="a decoder (default: random, like SmolLM2)")
             kind.add_argument(
                 "--dtype", choices=("float32", "bfloat16", "float16", "int8"), help="of the weights (default: as stored)"
             )

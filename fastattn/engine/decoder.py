@@ -136,7 +136,8 @@ class Decoder(Encoder):
             value = self.files.read_json(name).get("eos_token_id")
             found = value if isinstance(value, list) else [] if value is None else [value]
             if not all(type(token) is int for token in found):
-                raise WeightFileError(f"{self.files.describe(name)}: eos_token_id is {str(value)[:100]!r}, expected ids")
+                where = self.files.describe(name)
+                raise WeightFileError(f"{where}: eos_token_id is {str(value)[:100]!r}, expected ids")
             if found:
                 return frozenset(found)
         return frozenset()
@@ -148,10 +149,9 @@ class Decoder(Encoder):
         if new is not None and int(new) < 1:
             raise ValueError(f"max_new_tokens: got {new}, expected at least 1")
         if prompt >= self.max_positions or (new is not None and prompt + int(new) > self.max_positions):
-            what = "leaves no room" if new is None or prompt >= self.max_positions else f"and {new} new ones are too many"
-            raise ValueError(
-                f"{name}: {prompt} tokens {what}: the context of the model has {self.max_positions}"
-            )  # fmt: skip
+            full = new is None or prompt >= self.max_positions
+            what = "leave no room" if full else f"and {new} new ones are too many"
+            raise ValueError(f"{name}: {prompt} tokens {what}: the context of the model has {self.max_positions}")
         return self.max_positions if new is None else prompt + int(new)
 
     def _greedy(

@@ -65,13 +65,13 @@ class PagedMemory:
             raise ValueError(f"kv_dtype: got {dtype!r}, expected one of {', '.join(STORAGE)}")
         self._groups = tuple(trace.groups)
         self._pools = [PagePool(count) for count in pages]
-        layers = []
+        layers: list[tuple[Any, Any, Any, Any]] = []
         for number in trace.layers:
             group, count = self._groups[number], pages[number]
             k = np.zeros((count, group.kv_heads, PAGE, group.head_size), STORAGE[dtype])
             v = np.zeros((count, group.kv_heads, PAGE, group.v_head_size), STORAGE[dtype])
-            scales = [np.zeros(k.shape[:3], np.float32) if dtype == "int8" else None for _ in range(2)]
-            layers.append((k, v, *scales))
+            k_scale, v_scale = (np.zeros(k.shape[:3], np.float32) if dtype == "int8" else None for _ in range(2))
+            layers.append((k, v, k_scale, v_scale))
         self.core = _core.Memory(layers, len(self._groups))
         self.nbytes = sum(part.nbytes for layer in layers for part in layer if part is not None)
 

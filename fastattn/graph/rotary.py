@@ -70,7 +70,7 @@ class Rotary:
         return max(_FIRST_ROWS, 1 << last.bit_length())
 
     def kind_of(self, length: int) -> int:
-        """Sequences of equal kinds have equal frequencies; where a sequence grows into another kind, its keys are void."""
+        """Sequences of equal kinds have equal frequencies; where one grows into another kind, its keys are void."""
         if self._trained is None or length <= self._trained:
             return 0
         return 1 if self._kind == "longrope" else length

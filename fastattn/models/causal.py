@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..graph.config import ConfigReader
@@ -14,12 +14,12 @@ from ..graph.graph import Graph, Value
 from ..graph.heads import Dense, HeadSpec, ScaleStep
 from ..graph.names import Names
 from ..graph.rotary import Rotary, build_rotary, read_scaling
-from ..graph.tasks import add_heads, head_output
+from ..graph.tasks import add_heads
 from .blocks import ACTIVATIONS, MAX_HEAD_SIZE, MAX_LAYERS
 
 __all__ = [
-    "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds", "mixed", "rotary_of",
-    "sliding_layers", "window_of",
+    "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds", "mixed",
+    "rotary_of", "sliding_layers", "window_of",
 ]  # fmt: skip
 
 NAMES = Names("model.", "layers.{i}.", {
@@ -27,7 +27,8 @@ NAMES = Names("model.", "layers.{i}.", {
     "attn_v": "self_attn.v_proj", "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "attn_post_norm": "post_attention_layernorm",
     "ffn_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_gate_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_gate_up": "mlp.gate_up_proj",
+    "ffn_down": "mlp.down_proj",
 }, token_embd="embed_tokens", output_norm="norm")  # fmt: skip
 """As Llama's kin call their layers; the prefix is that of files with a head."""
 
@@ -52,7 +53,9 @@ class Sizes(NamedTuple):
     positions: int
 
     @classmethod
-    def read(cls, c: ConfigReader, *, eps: float = 1e-6, kv_heads: int | None = None, head_size: int | None = None) -> Sizes:
+    def read(
+        cls, c: ConfigReader, *, eps: float = 1e-6, kv_heads: int | None = None, head_size: int | None = None
+    ) -> Sizes:  # fmt: skip
         """As most files spell them; the arguments are defaults, else as many KV heads as heads, and hidden / heads."""
         hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
         size = c.size("head_dim", head_size or max(hidden // heads, 1))
@@ -168,9 +171,9 @@ def causal_heads(g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1
         g.output("logits", g.tasks.head.record(g, g.outputs(x)))
 
 
-def causal_family(name: str, build: object, *families: str) -> Family:
+def causal_family(name: str, build: Callable[[Graph], Facts], *families: str) -> Family:
     """A family of decoders whose classes are called ``families`` + Model or ForCausalLM."""
     heads: dict[str, str | None] = {}
     for family in families:
         heads |= {f"{family}Model": None, f"{family}ForCausalLM": "causal_lm"}
-    return Family(name, build, heads, _TENSORS, pooled_output=False, decoder=True)  # type: ignore[arg-type]
+    return Family(name, build, heads, _TENSORS, pooled_output=False, decoder=True)

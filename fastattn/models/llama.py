@@ -3,8 +3,8 @@
 
     y = x + attention(norm(x));  x = y + down(act(gate(n)) up(n)), n = norm(y)
 
-Touvron et al., 2023, https://arxiv.org/abs/2302.13971; Jiang et al., 2023, https://arxiv.org/abs/2310.06825; Yang et al.,
-2024, https://arxiv.org/abs/2407.10671; names of tensors and keys as in transformers.
+Touvron et al., 2023, https://arxiv.org/abs/2302.13971; Jiang et al., 2023, https://arxiv.org/abs/2310.06825; Yang et
+al., 2024, https://arxiv.org/abs/2407.10671; names of tensors and keys as in transformers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from ..graph.config import ConfigReader
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from .causal import (
-    NAMES, PROBES, Sizes, attend, causal_family, causal_heads, feed_forward, layer_kinds, rotary_of, sliding_layers,
+    NAMES,
+    PROBES,
+    Sizes,
+    attend,
+    causal_family,
+    causal_heads,
+    feed_forward,
+    layer_kinds,
+    rotary_of,
+    sliding_layers,
     window_of,
 )  # fmt: skip
 
@@ -75,8 +84,8 @@ def _smollm3(c: ConfigReader) -> _Variant:
     windows = [size if flag else None for flag in slides]
     bias = c.flag("attention_bias", False)
     return _Variant(
-        s, windows, turned, theta=2000000.0, attention_bias=bias, output_bias=bias, inner_bias=c.flag("mlp_bias", False),
-        tied=True,
+        s, windows, turned, theta=2000000.0, attention_bias=bias, output_bias=bias,
+        inner_bias=c.flag("mlp_bias", False), tied=True,
     )  # fmt: skip
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..engine.decoder import Decoder
 from ..engine.travel import Origin
 from .cutting import TextTooLong
+from .decoder import TextDecoder
 from .encoder import TextEncoder
 from .limits import TruncationWarning
 from .pipeline import TextPipeline
@@ -118,7 +118,7 @@ def load(
     options = {"dtype": opened.dtype, "head": opened.head, "strict": opened.strict}
     origin = Origin(load, os.path.abspath(opened.path), options, opened.fingerprint())
     built = build(opened, verify=verify)._replace(origin=origin)
-    model = (Decoder if built.family.decoder else TextEncoder)(built)
+    model = (TextDecoder if built.family.decoder else TextEncoder)(built)
     model.add_notes(_side_notes)
     return model
 

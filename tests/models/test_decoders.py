@@ -16,9 +16,6 @@ from golden.tiny_bert import save_safetensors
 from golden.tiny_decoders import VARIANTS
 
 import fastattn as fa
-from fastattn.models.registry import FAMILIES
-
-
 
 Array = np.ndarray[Any, Any]
 Load = Callable[[str], Any]

@@ -16,7 +16,6 @@ from golden.tiny_bert import integers
 from golden.tiny_decoders import CLASSES, VARIANTS
 
 import fastattn as fa
-from fastattn.models.registry import FAMILIES
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
