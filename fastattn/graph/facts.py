@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from .heads import Head
 
-__all__ = ["NO_LIMIT", "Facts", "Integers", "Tasks", "columns_as_positions"]
+__all__ = ["NO_LIMIT", "Facts", "Integers", "Tasks", "columns_as_positions", "positions_beside_padding"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -47,6 +47,25 @@ class Facts(NamedTuple):
 def columns_as_positions(ids: Integers, columns: Integers, lengths: Integers) -> Integers:
     """Positions of families that count columns."""
     return columns
+
+
+def positions_beside_padding(padding: int) -> Callable[[Integers, Integers, Integers], Integers]:
+    """Positions (T,) of whole rows of token ids as fairseq counts them: from ``padding + 1`` over the tokens of a row
+    that are not padding; padding itself, wherever it stands, has ``padding``.
+
+    >>> count = positions_beside_padding(1)
+    >>> count(np.array([0, 5, 1, 6, 1, 0, 2]), np.arange(7), np.array([5, 2])).tolist()
+    [2, 3, 1, 4, 1, 2, 3]
+    """
+
+    def positions(ids: Integers, columns: Integers, lengths: Integers) -> Integers:
+        real = ids != padding
+        count = np.zeros(ids.size + 1, np.int64)
+        np.cumsum(real, out=count[1:])
+        before = np.repeat(count[np.cumsum(lengths) - lengths], lengths)
+        return np.where(real, count[1:] - before, 0) + padding
+
+    return positions
 
 
 @dataclass(slots=True)

@@ -6,18 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..graph.config import ConfigReader
-from ..graph.facts import Facts, Integers
+from ..graph.facts import Facts
 from ..graph.graph import Graph, Value
 from ..graph.names import Names
 from ..graph.rotary import Rotary
 
 __all__ = [
     "ACTIVATIONS", "EMBEDDINGS", "MAX_HEAD_SIZE", "MAX_LAYERS", "Sizes", "attend", "attend_turned", "bert_names",
-    "check_head_size", "embeddings", "gated_post_norm", "kin_prefix", "positions_beside_padding", "post_norm",
-    "refuse_other_models", "stack",
+    "check_head_size", "embeddings", "gated_post_norm", "kin_prefix", "post_norm", "project", "refuse_other_models",
+    "stack",
 ]  # fmt: skip
 
 # config.json's name -> ops.linear's; gelu_new, gelu_fast and gelu_pytorch_tanh are spellings of one formula.
@@ -181,6 +179,11 @@ def attend_turned(
     return g.attention(q, k, v, s.heads, **options)
 
 
+def _added(g: Graph, x: Value, role: str, inner: Value, norm: str, s: Sizes, bias: bool) -> Value:
+    """norm(x + role(inner))"""
+    return g.layer_norm(g.linear(inner, role, s.hidden, bias=bias), norm, s.eps, residual=x)
+
+
 def post_norm(
     g: Graph, x: Value, attended: Value, s: Sizes, up: str = "ffn_up", *, biases: Sequence[bool] = (True, True, True)
 ) -> Value:
@@ -188,44 +191,18 @@ def post_norm(
 
     ``biases`` of output, up and down.
     """
-    output = g.linear(attended, "attn_output", s.hidden, bias=biases[0])
-    y = g.layer_norm(output, "attn_output_norm", s.eps, residual=x)
+    y = _added(g, x, "attn_output", attended, "attn_output_norm", s, biases[0])
     inner = g.linear(y, up, s.inner, bias=biases[1], activation=s.activation)
-    return g.layer_norm(
-        g.linear(inner, "ffn_down", s.hidden, bias=biases[2]), "layer_output_norm", s.eps, residual=y
-    )  # fmt: skip
+    return _added(g, y, "ffn_down", inner, "layer_output_norm", s, biases[2])
 
 
 def gated_post_norm(
     g: Graph, x: Value, attended: Value, s: Sizes, up: str | Sequence[str], *, biases: Sequence[bool]
-) -> Value:  # fmt: skip
+) -> Value:
     """y = norm(x + output(attended));  norm(y + down(act(b) a)), [a | b] = up(y)
 
     ``up``: one layer of both, or two; ``biases`` of output, up and down.
     """
-    output = g.linear(attended, "attn_output", s.hidden, bias=biases[0])
-    y = g.layer_norm(output, "attn_output_norm", s.eps, residual=x)
+    y = _added(g, x, "attn_output", attended, "attn_output_norm", s, biases[0])
     a, b = g.split(g.linear(y, up, 2 * s.inner if isinstance(up, str) else s.inner, bias=biases[1]), s.inner, s.inner)
-    inner = g.gated(b, a, s.activation)
-    return g.layer_norm(
-        g.linear(inner, "ffn_down", s.hidden, bias=biases[2]), "layer_output_norm", s.eps, residual=y
-    )  # fmt: skip
-
-
-def positions_beside_padding(padding: int) -> Callable[[Integers, Integers, Integers], Integers]:
-    """Positions (T,) of whole rows of token ids as fairseq counts them: from ``padding + 1`` over the tokens of a row
-    that are not padding; padding itself, wherever it stands, has ``padding``.
-
-    >>> count = positions_beside_padding(1)
-    >>> count(np.array([0, 5, 1, 6, 1, 0, 2]), np.arange(7), np.array([5, 2])).tolist()
-    [2, 3, 1, 4, 1, 2, 3]
-    """
-
-    def positions(ids: Integers, columns: Integers, lengths: Integers) -> Integers:
-        real = ids != padding
-        count = np.zeros(ids.size + 1, np.int64)
-        np.cumsum(real, out=count[1:])
-        before = np.repeat(count[np.cumsum(lengths) - lengths], lengths)
-        return np.where(real, count[1:] - before, 0) + padding
-
-    return positions
+    return _added(g, y, "ffn_down", g.gated(b, a, s.activation), "layer_output_norm", s, biases[2])

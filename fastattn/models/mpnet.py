@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 
 from ..graph.derived import distance_bias
-from ..graph.family import Facts, Family
+from ..graph.facts import Facts, positions_beside_padding
+from ..graph.family import Family
 from ..graph.graph import Graph
 from ..graph.names import Names
-from . import blocks
 from .blocks import EMBEDDINGS, Sizes, attend, embeddings, kin_prefix, post_norm, refuse_other_models, stack
 from .tops import Decoder, architectures, roberta_heads
 
@@ -44,7 +44,7 @@ def build(g: Graph) -> Facts:
     )  # fmt: skip
     x = stack(g, x, s.layers, lambda i, layer, x: post_norm(layer, x, attend(layer, x, s, distance_bias=bias), s))
     roberta_heads(g, x, s, decoder)
-    return s.facts(max_positions=last - _PADDING, positions=blocks.positions_beside_padding(_PADDING))
+    return s.facts(max_positions=last - _PADDING, positions=positions_beside_padding(_PADDING))
 
 
 FAMILY = Family(

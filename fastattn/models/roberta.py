@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from ..graph.family import Facts, Family
+from ..graph.facts import Facts, positions_beside_padding
+from ..graph.family import Family
 from ..graph.graph import Graph
-from . import blocks
 from .blocks import Sizes, attend, bert_names, embeddings, post_norm, refuse_other_models, stack
 from .tops import Decoder, architectures, roberta_heads
 
@@ -31,7 +31,7 @@ def build(g: Graph) -> Facts:
     x = embeddings(g, s, s.hidden, tied=decoder.stored)
     x = stack(g, x, s.layers, lambda i, layer, x: post_norm(layer, x, attend(layer, x, s), s))
     roberta_heads(g, x, s, decoder)
-    return s.facts(max_positions=rows - 1 - padding, positions=blocks.positions_beside_padding(padding))
+    return s.facts(max_positions=rows - 1 - padding, positions=positions_beside_padding(padding))
 
 
 FAMILY = Family(

@@ -36,7 +36,7 @@ def answer(
     log: CallLog | None = None,
     deadline: int = 0,
 ) -> Answer:
-    """See ``Encoder.answer``."""
+    """See ``TextEncoder.answer``."""
     chosen = find_head(model, "question_answering", head)
     assert chosen is not None
     longest = as_count(max_answer_tokens, "max_answer_tokens")

@@ -125,7 +125,7 @@ def classify(
     log: CallLog | None = None,
     deadline: int = 0,
 ) -> Results[Classification]:
-    """See ``Encoder.classify``."""
+    """See ``TextEncoder.classify``."""
     chosen = find_head(model, "sequence_classification", head)
     assert chosen is not None
     kept, most = as_count(top_k, "top_k"), as_count(batch_size, "batch_size")
@@ -169,7 +169,7 @@ def rerank(
     log: CallLog | None = None,
     deadline: int = 0,
 ) -> Results[Ranked]:
-    """See ``Encoder.rerank``."""
+    """See ``TextEncoder.rerank``."""
     chosen = find_head(model, "sequence_classification", head)
     assert chosen is not None
     if chosen.outputs != 1:

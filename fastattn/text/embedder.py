@@ -119,7 +119,7 @@ class Embedder:
         log: CallLog | None = None,
         deadline: int = 0,
     ) -> Vectors[Any]:
-        """See ``Encoder.embed``."""
+        """See ``TextEncoder.embed``."""
         most = as_count(batch_size, "batch_size")
         scaled = self._scaled(normalize)
         width = self.dimension(truncate_dim)
@@ -164,7 +164,7 @@ class Embedder:
         log: CallLog | None = None,
         deadline: int = 0,
     ) -> Results[Floats]:
-        """See ``Encoder.embed_tokens``."""
+        """See ``TextEncoder.embed_tokens``."""
         most = as_count(batch_size, "batch_size")
         scaled = self._scaled(normalize)
         before = self._prompt(prompt, prompt_name)

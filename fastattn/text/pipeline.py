@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""All a model can do with text: what ``Encoder.embed``, ``classify``, ``rerank``, ``tokens`` and ``answer`` call.
+"""All a model can do with text: what ``TextEncoder.embed``, ``classify``, ``rerank``, ``tokens`` and ``answer`` call.
 
 Those methods say what the arguments and results are. The tokenizer is read with the first text; what a folder says of
 sentence vectors is read with the first of them, so that a classifier need not have any of it; and each task's code is

@@ -39,7 +39,7 @@ def label_tokens(
     log: CallLog | None = None,
     deadline: int = 0,
 ) -> Results[list[Token]]:
-    """See ``Encoder.tokens``."""
+    """See ``TextEncoder.tokens``."""
     for name, value in (("aggregate", aggregate), ("vectors", vectors)):
         if not isinstance(value, (bool, np.bool_)) and not (value is None and name == "vectors"):
             raise TypeError(f"{name}: expected a bool{' or None' * (name == 'vectors')}, got {type(value).__name__}")
