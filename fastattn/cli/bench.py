@@ -121,7 +121,7 @@ def add_parser(commands: Any) -> None:
         if name == "steps":
             kind.add_argument("--model", type=path, metavar="PATH", help="a decoder (default: random, like SmolLM2)")
             kind.add_argument(
-                "--dtype", choices=("float32", "bfloat16", "float16", "int8"), help="of the weights (default: as stored)"
+                "--dtype", choices=("float32", "bfloat16", "float16", "int8"), help="of the weights (as stored)"
             )
         kind.set_defaults(run=run, parser=kind)
 

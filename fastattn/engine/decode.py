@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .memory import Kept, PagedMemory
+from .memory import Held, PagedMemory
 from .outputs import Floats
 from .stop import DeadlineExceeded
 
@@ -35,7 +35,7 @@ class Steps:
         ]
 
     def run(
-        self, sequences: Sequence[Kept], tokens: Sequence[Integers], wanted: Sequence[bool], *,
+        self, sequences: Sequence[Held], tokens: Sequence[Integers], wanted: Sequence[bool], *,
         lengths: Sequence[int] | None = None, num_threads: int | None = None, deadline: int = 0,
     ) -> Floats:  # fmt: skip
         """The next ``tokens`` of each sequence; logits (n, V) after the last one of those that are ``wanted``.

@@ -10,11 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..calllog import begin
-from ..loaders.errors import WeightFileError
 from .decode import Steps
 from .encoder import Encoder
 from .inputs import check_range
-from .memory import Kept, PagedMemory, pages_needed
+from .memory import Held, PagedMemory, pages_needed
 from .stop import DeadlineExceeded, deadline_of
 
 __all__ = ["Decoder", "Generation"]
@@ -39,7 +38,7 @@ class _Running:
     """A prompt on its way."""
 
     index: int
-    kept: Kept
+    kept: Held
     pending: Integers
     """Tokens that have not gone through the model yet."""
     prompt: Integers
@@ -137,7 +136,7 @@ class Decoder(Encoder):
             found = value if isinstance(value, list) else [] if value is None else [value]
             if not all(type(token) is int for token in found):
                 where = self.files.describe(name)
-                raise WeightFileError(f"{where}: eos_token_id is {str(value)[:100]!r}, expected ids")
+                raise ValueError(f"{where}: eos_token_id is {str(value)[:100]!r}, expected ids")
             if found:
                 return frozenset(found)
         return frozenset()

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -20,6 +18,7 @@ from ..graph.program import Compiled, compile_trace
 from ..graph.source import listed, touch
 from ..graph.tasks import head_output
 from .inputs import Integers, PackedInputs, check_range, has_holes, pack_inputs
+from .kept import Kept
 from .outputs import OUTPUTS, BaseModelOutput, BaseModelOutputWithPooling, Floats, with_states
 from .states import Attentions, check_flag, state_outputs
 from .stop import check_deadline, deadline_of
@@ -37,31 +36,6 @@ _WARM_TOKENS = 32  # enough for every thread and for the kernels of many rows
 
 # Tensors of numbers that follow from the sizes: old versions of transformers saved them.
 _BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*")
-
-
-class Kept:
-    """Things that are made once, when they are first asked for."""
-
-    def __init__(self) -> None:
-        self._made: dict[Any, Any] = {}
-        self._lock, self._process = RLock(), os.getpid()  # what is made may ask for others
-
-    def get(self, name: Any, make: Callable[[], Result]) -> Result:
-        """What is called ``name``; ``make()`` where it is not there yet. What ``make`` raises is not kept."""
-        found: Result | None = self._made.get(name)
-        if found is not None:
-            return found
-        if self._process != os.getpid():  # forked: another thread of the parent may have held the lock
-            self._lock, self._process = RLock(), os.getpid()
-        with self._lock:
-            found = self._made.get(name)
-            if found is None:
-                found = self._made[name] = make()
-        return found
-
-    def names(self) -> list[Any]:
-        """Of what was made."""
-        return list(self._made)
 
 
 class Encoder:

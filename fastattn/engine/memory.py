@@ -19,7 +19,7 @@ from ..kvcache.pages import PagePool, pages_for
 if TYPE_CHECKING:
     from ..graph.graph import Group, Trace
 
-__all__ = ["Kept", "PagedMemory", "pages_needed"]
+__all__ = ["Held", "PagedMemory", "pages_needed"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -28,7 +28,7 @@ STORAGE = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, 
 _GONE = 0  # a page that no query reads any more: any address that is there
 
 
-class Kept:
+class Held:
     """What one sequence keeps: how many tokens, and its pages in each group."""
 
     __slots__ = ("first", "length", "pages")
@@ -75,17 +75,17 @@ class PagedMemory:
         self.core = _core.Memory(layers, len(self._groups))
         self.nbytes = sum(part.nbytes for layer in layers for part in layer if part is not None)
 
-    def add(self) -> Kept:
+    def add(self) -> Held:
         """A new sequence, without tokens."""
-        return Kept(len(self._groups))
+        return Held(len(self._groups))
 
-    def free(self, kept: Kept) -> None:
+    def free(self, kept: Held) -> None:
         """Give back what a sequence keeps."""
         for pool, pages, first in zip(self._pools, kept.pages, kept.first, strict=True):
             pool.drop(pages[first:])
         kept.pages, kept.first, kept.length = [[] for _ in self._groups], [0] * len(self._groups), 0
 
-    def place(self, sequences: Sequence[Kept], counts: Sequence[int]) -> Integers:
+    def place(self, sequences: Sequence[Held], counts: Sequence[int]) -> Integers:
         """Make room for ``counts`` more tokens of each sequence, and say where the next step's rows go.
 
         Returns
@@ -127,7 +127,7 @@ class PagedMemory:
             self.core.place(g, table[owner, at] * PAGE + within, table, lengths, offsets)
         return positions
 
-    def advance(self, sequences: Sequence[Kept], counts: Sequence[int]) -> None:
+    def advance(self, sequences: Sequence[Held], counts: Sequence[int]) -> None:
         """The step is done: its rows are what the next one sees."""
         for kept, count in zip(sequences, counts, strict=True):
             kept.length += count

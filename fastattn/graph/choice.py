@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .heads import Dense, HeadSpec, NormStep
+from .heads import Dense, HeadSpec, NormStep, ScaleStep
 from .labels import are_tags
 from .source import Source, listed
 
@@ -213,5 +213,4 @@ def _tell_apart(source: Source, every: Mapping[str, HeadSpec], kinds: Sequence[s
 
 
 def _last(spec: HeadSpec) -> str:
-    last = spec.steps[-1]
-    return last.name
+    return next((step.name for step in reversed(spec.steps) if not isinstance(step, ScaleStep)), "")

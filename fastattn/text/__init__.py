@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = [
-    "Answer", "Classification", "Ranked", "Results", "TextEncoder", "TextPipeline", "TextSettings", "TextTokenizer",
-    "TextTooLong", "Token", "TruncationWarning", "Vectors", "load",
+    "Answer", "Classification", "Ranked", "Results", "TextDecoder", "TextEncoder", "TextPipeline", "TextSettings",
+    "TextTokenizer", "TextTooLong", "Token", "TruncationWarning", "Vectors", "load",
 ]  # fmt: skip
 
 

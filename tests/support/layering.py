@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "text": _OPERATORS | _MODEL,
     "cli": _OPERATORS | _MODEL | {"text", "models.packing", "bench", "startup", "__init__"},
     "bench": _OPERATORS | _MODEL | {"text", "_core", "__init__"},
-    "__init__": _OPERATORS | {"text", "models.packing", "loaders", "startup"},
+    "__init__": _OPERATORS | {"text", "engine", "models.packing", "loaders", "startup"},
     "__main__": {"cli"},
     "_core": {"_capi", "threads"},
     "_testing": {"_core", "_capi"},

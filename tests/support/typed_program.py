@@ -279,7 +279,10 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
     except fa.DeadlineExceeded as late:
         assert_type(late, fa.DeadlineExceeded)
     assert issubclass(text.TruncationWarning, UserWarning)
-    assert_type(text.load(folder), text.TextEncoder)
+    loaded = text.load(folder)
+    assert_type(loaded, text.TextEncoder)
+    if isinstance(loaded, text.TextDecoder):
+        assert_type(loaded.generate([[1, 2], [3]], max_new_tokens=2)[0].token_ids, tuple[int, ...])
 
 
 def heads(classifier: Path, tagger: Path, reader: Path) -> None:
