@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..engine.travel import Origin
 from .cutting import TextTooLong
-from .decoder import TextDecoder
 from .encoder import TextEncoder
 from .limits import TruncationWarning
 from .pipeline import TextPipeline
@@ -20,6 +19,7 @@ from .tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
     from ..typing import HeadName, WeightType
+    from .decoder import TextDecoder
     from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = [
@@ -29,7 +29,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Types of results, which few processes need by name, are imported when they are asked for."""
+    """What few processes need by name is imported when it is asked for: types of results, and decoders."""
+    if name == "TextDecoder":
+        from .decoder import TextDecoder
+
+        return TextDecoder
     if name in ("Answer", "Classification", "Ranked", "Results", "Token", "Vectors"):
         from . import results
 
@@ -118,7 +122,12 @@ def load(
     options = {"dtype": opened.dtype, "head": opened.head, "strict": opened.strict}
     origin = Origin(load, os.path.abspath(opened.path), options, opened.fingerprint())
     built = build(opened, verify=verify)._replace(origin=origin)
-    model = (TextDecoder if built.family.decoder else TextEncoder)(built)
+    face = TextEncoder
+    if built.family.decoder:
+        from .decoder import TextDecoder
+
+        face = TextDecoder
+    model = face(built)
     model.add_notes(_side_notes)
     return model
 

@@ -53,6 +53,12 @@ static const fa_view *array_of(const prog_run *run, const fa_step *step, int i) 
     return array->ndim ? array : NULL;
 }
 
+/* Whether ends of sequences begin at the first row and end behind the last of `rows`; whether they ascend, operators look. */
+static int covers(const fa_view *ends, int64_t rows) {
+    const int64_t *at = ends->data;
+    return at[0] == 0 && at[ends->shape[0] - 1] == rows;
+}
+
 static const fa_view *given(const fa_view *view) { return view->ndim ? view : NULL; }
 
 static int is_there(const fa_value *value) { return value->width > 0; }
@@ -234,6 +240,7 @@ static fa_status run_attention(const prog_run *run, const fa_step *step, size_t 
     fa_attention_params params = step->attention;
     fa_status status = FA_OK;
     size_t bytes = 0;
+    if (!covers(ends, q.shape[2])) return FA_ERR_VALUE;
     params.cu_q = params.cu_k = ends->data;
     params.n_seq = ends->shape[0] - 1;
     params.bias = given(&step->bias);
@@ -267,6 +274,7 @@ static fa_status run_disentangled(const prog_run *run, const fa_step *step, size
     const fa_view out = heads_of(run, &step->out, step->heads, step->head_size);
     const fa_view *ends = array_of(run, step, 0);
     fa_disentangled_params params = step->disentangled;
+    if (!covers(ends, q.shape[2])) return FA_ERR_VALUE;
     params.cu = ends->data;
     params.n_seq = ends->shape[0] - 1;
     params.positions = array_of(run, step, 1)->data;
@@ -315,9 +323,10 @@ static fa_status run_gather(const prog_run *run, const fa_step *step, size_t *si
 static fa_status run_pool(const prog_run *run, const fa_step *step, size_t *size) {
     if (size) return FA_OK;
     const fa_view out = view_of(run, &step->out), x = view_of(run, &step->x);
-    const fa_view *skip = array_of(run, step, 1);
+    const fa_view *skip = array_of(run, step, 1), *ends = array_of(run, step, 0);
+    if (!covers(ends, x.shape[0])) return FA_ERR_VALUE;
     if (skip && skip->shape[0] != 1) return FA_ERR_SHAPE;
-    return fa_pool(run->ctx, &out, &x, array_of(run, step, 0), (fa_pool_mode)step->act, skip ? *(const int64_t *)skip->data : 0);
+    return fa_pool(run->ctx, &out, &x, ends, (fa_pool_mode)step->act, skip ? *(const int64_t *)skip->data : 0);
 }
 
 static const struct prog_kind {

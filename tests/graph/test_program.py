@@ -186,7 +186,9 @@ def test_an_output_that_must_not_be_written() -> None:
     assert not found.any()
 
 
-@pytest.mark.parametrize("cu", [[0, 9, 8, 23], [0.0, 23.0], [[0, 23]], [], [0, 24], [-1, 23]])
+@pytest.mark.parametrize(
+    "cu", [[0, 9, 8, 23], [0.0, 23.0], [[0, 23]], [], [0, 24], [-1, 23], [0, 22], [1, 23], [0, 9, 22]]
+)
 def test_bounds_that_do_not_fit(cu: Any) -> None:
     ends = np.array(cu)
     with pytest.raises((ValueError, TypeError)):
