@@ -150,6 +150,7 @@ def run_pool(
 # ---- programs: _core_program.pxi
 
 ROW_KINDS: Final[int]
+STEP_KINDS: Final[dict[str, int]]
 
 class Blocks:
     def __init__(self) -> None: ...
@@ -158,21 +159,50 @@ class Blocks:
     def __len__(self) -> int: ...
 
 class Memory:
-    def __init__(self, arrays: Sequence[tuple[Any, Any, Any, Any]], groups: int) -> None: ...
+    def __new__(cls, arrays: Sequence[tuple[Any, Any, Any, Any]], groups: int) -> Memory: ...
     def place(self, group: int, slots: _I64, page_table: _I64, kv_lengths: _I64, q_offset: _I64) -> None: ...
 
 class Program:
     arrays: Final[tuple[str, ...]]
-    def __init__(
-        self,
+    def __new__(
+        cls,
         columns: Sequence[int],
         arrays: Sequence[tuple[str, str, int, int, int, bool, int, bool]],
         layers: int = 0,
         groups: int = 0,
-    ) -> None: ...
+    ) -> Program: ...
     def __len__(self) -> int: ...
     def add(
-        self, kind: str, out: _Place, x: _Place = None, y: _Place = None, z: _Place = None, **options: Any
+        self,
+        kind: str,
+        out: _Place,
+        x: _Place = None,
+        y: _Place = None,
+        z: _Place = None,
+        *,
+        index: Sequence[int] = ...,
+        packed: PackedLinear | None = None,
+        tables: Sequence[Any] = ...,
+        weight: Any = None,
+        bias: Any = None,
+        activation: str | None = None,
+        pooling: str | None = None,
+        act: int = 0,
+        eps: float = 0.0,
+        scale: float = 0.0,
+        heads: int = 1,
+        kv_heads: int = 0,
+        head_size: int = 0,
+        v_head_size: int = 0,
+        softcap: float = 0.0,
+        causal: bool = False,
+        window: tuple[int, int] = ...,
+        layer: int = -1,
+        group: int = -1,
+        c2p: Any = None,
+        p2c: Any = None,
+        span: int = 0,
+        max_distance: int = 0,
     ) -> None: ...
     def seal(self) -> None: ...
     def run(

@@ -261,6 +261,7 @@ cdef class Program:
         cdef fa_batch batch
         cdef fa_view *views = NULL
         cdef Views held
+        cdef Py_buffer memory_of
         cdef char *base
         cdef size_t size = 0, room
         cdef int64_t bad = -1
@@ -309,7 +310,9 @@ cdef class Program:
                 block.fill(0)  # now the system has to give it
                 blocks.give(block)
                 return True
-            start = <uintptr_t>block.ctypes.data
+            PyObject_GetBuffer(block, &memory_of, PyBUF_STRIDES | PyBUF_WRITABLE)
+            start = <uintptr_t>memory_of.buf
+            PyBuffer_Release(&memory_of)  # `block` is held
             base = <char *>((start + FA_ALIGN - 1) & ~<uintptr_t>(FA_ALIGN - 1))
             room = size
             with nogil:

@@ -292,9 +292,9 @@ class Encoder:
             }
             if "columns" in program.arrays and has_holes(columns[tokens], cu_seqlens):
                 arrays["columns"] = columns[tokens]
-            for name in program.arrays:
-                if name in self.graph.trace.made:
-                    arrays[name] = self.graph.trace.made[name](columns[tokens], cu_seqlens)
+            for name, make in self.graph.trace.made.items():
+                if name in program.arrays:
+                    arrays[name] = make(columns[tokens], cu_seqlens)
             for i, rotary in enumerate(rotaries):
                 if f"rope{i}.cos" in program.arrays:
                     table = rotary.rows(positions[tokens], cu_seqlens)
@@ -453,6 +453,8 @@ class Encoder:
     @staticmethod
     def _clear_unseen(packed: PackedInputs, outputs: Floats) -> None:
         """Where column 0 is excluded, its hidden state is not known."""
+        if packed.where is None:
+            return
         starts = np.cumsum(packed.lengths) - packed.lengths
         rows = np.flatnonzero(packed.lengths)
         outputs[rows[packed.columns[starts[rows]] != 0]] = 0

@@ -344,7 +344,9 @@ class Graph:
             layer, group = len(self.trace.layers), self.trace.groups.index(keep)
             self.trace.layers.append(group)
         ends = self.array("ends", rows="sequences", more=1)
-        columns = self.array("columns", rows=q.rows, optional=True)
+        # what goes by distance goes by the columns of a batch whose mask has holes
+        by_distance = window is not None or distance_bias is not None
+        columns = self.array("columns", rows=q.rows, optional=True) if by_distance else None
         return self.record(
             "attention", q.rows, heads * v_size, q, k, v, arrays=(ends, columns), heads=heads, kv_heads=kv_heads,
             head_size=size, v_head_size=v_size, scale=1 / math.sqrt(size) if scale is None else scale, causal=causal,
