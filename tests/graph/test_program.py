@@ -167,7 +167,7 @@ def test_rows_change() -> None:
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit(wrong: dict[str, Any]) -> None:
-    compiled, blocks = program(), Blocks()
+    compiled, blocks = program(window=(3, 1)), Blocks()
     good = {"ids": np.arange(T), "ends": np.array([0, T]), "out.y": np.zeros((T, H), np.float32)}
     rows = {"tokens": T, "sequences": 1}
     assert compiled.run(rows, good, blocks)
