@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -68,13 +67,13 @@ def positions_beside_padding(padding: int) -> Callable[[Integers, Integers, Inte
     return positions
 
 
-@dataclass(slots=True)
 class Tasks:
     """What stands on top of a model."""
 
-    pooler: Head | None = None
-    head: Head | None = None
-    """The head that was asked for, or found in the file; None for the encoder alone."""
-    name: str = "none"
-    """What ``load`` takes for ``head`` to find it."""
-    notes: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.pooler: Head | None = None
+        self.head: Head | None = None
+        """The head that was asked for, or found in the file; None for the encoder alone."""
+        self.name = "none"
+        """What ``load`` takes for ``head`` to find it."""
+        self.notes: list[str] = []

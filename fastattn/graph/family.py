@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .facts import NO_LIMIT, Facts, Tasks, columns_as_positions
 from .graph import Graph
@@ -13,8 +13,7 @@ from .graph import Graph
 __all__ = ["NO_LIMIT", "Facts", "Family", "Tasks", "columns_as_positions"]
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     """A family of models: its page, and what loaders have to know."""
 
     name: str

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
 from .facts import Integers, Tasks
@@ -95,8 +94,7 @@ class Value:
         return f"<{self.width} columns from {self.first} of table {self.table.number} of {self.rows}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Array:
+class Array(NamedTuple):
     """An array that comes with every batch."""
 
     name: str
@@ -109,17 +107,19 @@ class Array:
     width: int = -1
 
 
-@dataclass(slots=True)
 class Node:
     """A step: its operator, what it writes and reads, and what else the operator takes."""
 
-    kind: str
-    out: Value
-    inputs: tuple[Value | None, ...] = ()
-    arrays: tuple[str | None, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
-    reuse: bool = False
-    """Whether the result may take the place of an input that nobody reads any more."""
+    __slots__ = ("arrays", "inputs", "kind", "options", "out", "reuse")
+
+    def __init__(
+        self, kind: str, out: Value, inputs: tuple[Value | None, ...] = (), arrays: tuple[str | None, ...] = (),
+        options: Mapping[str, Any] | None = None, reuse: bool = False,
+    ) -> None:  # fmt: skip
+        self.kind, self.out, self.inputs, self.arrays = kind, out, inputs, arrays
+        self.options: Mapping[str, Any] = options or {}
+        self.reuse = reuse
+        """Whether the result may take the place of an input that nobody reads any more."""
 
     @property
     def in_place(self) -> bool:
@@ -127,8 +127,7 @@ class Node:
         return bool(self.inputs) and self.inputs[0] is not None and self.inputs[0].table is self.out.table
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Layers whose keys are kept alike."""
 
     kv_heads: int
@@ -138,20 +137,21 @@ class Group:
     """Keys that a query sees, itself included; None for all."""
 
 
-@dataclass(slots=True)
 class Trace:
     """What a page has recorded."""
 
-    nodes: list[Node] = field(default_factory=list)
-    outputs: dict[str, Value] = field(default_factory=dict)
-    arrays: dict[str, Array] = field(default_factory=dict)
-    rotaries: list[Rotary] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
-    layers: list[int] = field(default_factory=list)
-    """The group of each layer that keeps keys."""
-    made: dict[str, Callable[[Integers, Integers], Integers]] = field(default_factory=dict)
-    """Arrays that follow from the columns of the tokens and the ends of the sequences."""
-    tables: int = 0
+    def __init__(self, other: Trace | None = None) -> None:
+        """A copy of ``other``, or nothing yet."""
+        self.nodes: list[Node] = [] if other is None else list(other.nodes)
+        self.outputs: dict[str, Value] = {} if other is None else dict(other.outputs)
+        self.arrays: dict[str, Array] = {} if other is None else dict(other.arrays)
+        self.rotaries: list[Rotary] = [] if other is None else list(other.rotaries)
+        self.groups: list[Group] = [] if other is None else list(other.groups)
+        self.layers: list[int] = [] if other is None else list(other.layers)
+        """The group of each layer that keeps keys."""
+        self.made: dict[str, Callable[[Integers, Integers], Integers]] = {} if other is None else dict(other.made)
+        """Arrays that follow from the columns of the tokens and the ends of the sequences."""
+        self.tables: int = 0 if other is None else other.tables
 
 
 class Classes(Protocol):
@@ -188,11 +188,7 @@ class Graph:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.ref = ref(other)
-        trace = self.trace
-        other.trace = Trace(
-            list(trace.nodes), dict(trace.outputs), dict(trace.arrays), list(trace.rotaries), list(trace.groups),
-            list(trace.layers), dict(trace.made), trace.tables,
-        )  # fmt: skip
+        other.trace = Trace(self.trace)
         for name, value in other.trace.outputs.items():
             other.trace.outputs[name] = value.of(other)
         return other

@@ -8,7 +8,7 @@ them; the rest is placed largest first, into the smallest gap.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .graph import Node, Table, Value
 
@@ -17,24 +17,21 @@ __all__ = ["Places", "plan", "used_nodes"]
 _COLUMNS = 16  # every table starts at a multiple of so many
 
 
-@dataclass(slots=True)
 class _Slot:
     """Columns for one table, or for several of which each takes the place of the one before."""
 
-    rows: str
-    width: int
-    first: int
-    last: int
-    at: int = -1
+    __slots__ = ("at", "first", "last", "rows", "width")
+
+    def __init__(self, rows: str, width: int, step: int) -> None:
+        self.rows, self.width, self.first, self.last, self.at = rows, width, step, step, -1
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(NamedTuple):
     """What a plan says."""
 
-    at: dict[Table, int] = field(default_factory=dict)
+    at: dict[Table, int]
     """Columns before each table, of those that have a place in the program's own memory."""
-    columns: dict[str, int] = field(default_factory=dict)
+    columns: dict[str, int]
     """Of all tables of a kind of rows."""
 
 
@@ -67,10 +64,10 @@ def plan(nodes: Sequence[Node], outside: Iterable[Table], *, reuse: bool = True)
             continue
         slot = _dying(node, i, slots, last) if reuse and node.reuse else None
         if slot is None:
-            slot = _Slot(table.rows, table.width, i, i)
+            slot = _Slot(table.rows, table.width, i)
         slots[table] = slot
         slot.last = max(slot.last, last[table])
-    places = Places()
+    places = Places({}, {})
     distinct = {id(slot): slot for slot in slots.values()}
     for rows in {slot.rows for slot in distinct.values()}:
         places.columns[rows] = _place([slot for slot in distinct.values() if slot.rows == rows])
