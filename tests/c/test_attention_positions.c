@@ -107,7 +107,11 @@ static void run_random(uint64_t index) {
     char name[40];
 #define PICK(N) ((int64_t)(hash_at(7000 + index, drawn++) % (uint64_t)(N)))
     snprintf(name, sizeof name, "random positions %03d", (int)index);
-    positions_case p = {.c = {.name = name, .hkv = 1 + PICK(2), .n_seq = 1 + PICK(MOST_SEQUENCES), .d = 1 + PICK(20), .dv = 1 + PICK(20)}};
+    positions_case p = {.c = {.name = name}};
+    p.c.hkv = 1 + PICK(2);
+    p.c.n_seq = 1 + PICK(MOST_SEQUENCES);
+    p.c.d = 1 + PICK(20);
+    p.c.dv = 1 + PICK(20);
     p.c.hq = p.c.hkv * (1 + PICK(3));
     for (int64_t b = 0; b < p.c.n_seq; b++) {
         p.cu[b + 1] = p.cu[b] + lengths[PICK(sizeof lengths / sizeof *lengths)];
