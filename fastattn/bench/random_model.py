@@ -117,7 +117,11 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"{config.path}: model_type {config.model_type()!r} is none of {', '.join(FAMILIES)}")
     shapes = _Shapes(config)
     trace_page(family_of(config.model_type()), shapes)
-    return {names[0]: shape for names, shape in shapes.requests.items()}
+    found: dict[str, tuple[int, ...]] = {}
+    for names, shape in shapes.requests.items():
+        if not any(name in found for name in names):  # a decoder that is the table of words is stored once
+            found[names[0]] = shape
+    return found
 
 
 def write_folder(folder: Path, config: Mapping[str, Any]) -> Path:

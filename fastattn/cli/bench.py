@@ -62,7 +62,7 @@ _FLOPS = {
     "similarity": "\n\nFLOPs: 2 D for each pair, whatever the metric. The vectors come from memory.",
     "model": "\n\nFLOPs are those of the tokens that are there; padding counts for nothing.",
     "threads": "\n\nTeams are those of FASTATTN_THREADS, each in processes of its own, which take turns.",
-    "steps": "\n\nBookkeeping is what a step costs beside the program in C, with the choice of the token.",
+    "steps": "\n\nBookkeeping is what a step costs beside the program in C.",
 }
 
 
