@@ -75,7 +75,7 @@ def write_packed(
         ``target`` cannot be written.
     """
     target = Path(os.path.realpath(target))
-    check_target(target)
+    check_target(target, unfinished)
     raw, entries, sums = _lay_out(tensors, files, dtypes or {})
     file_sums = json.dumps({name: file_crc(content) for name, content in files.items()}, separators=(",", ":"))
     header = _header(entries, {**metadata, "files_crc32": file_sums, "sha256": "".join(sums)})
@@ -93,8 +93,10 @@ def write_packed(
         new.discard()
 
 
-def check_target(target: Path) -> None:
+def check_target(target: Path, unfinished: set[str] | None = None) -> None:
     """Errors of what cannot become a packed file, before anything is computed.
+
+    ``unfinished``: where names of temporary files are noted, for programs that end without unwinding.
 
     Raises
     ------
@@ -110,7 +112,7 @@ def check_target(target: Path) -> None:
         mode = os.stat(target).st_mode
         if not stat.S_ISREG(mode) or (os.path.getsize(target) and not is_packed(target)):
             raise ValueError(f"{target}: exists and is not a packed file; remove it first, or choose another name")
-    NewFile(str(target), in_place=False).discard()
+    NewFile(str(target), in_place=False, noting=unfinished).discard()
 
 
 def _lay_out(

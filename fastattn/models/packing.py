@@ -115,7 +115,7 @@ def pack_noting(
     if isinstance(checkpoint.weights, PackedFile) or not isinstance(checkpoint.files, FolderFiles):
         raise ValueError(f"path: {checkpoint.weights.path} is packed already; pack the checkpoint it was made from")
 
-    check_target(place)
+    check_target(place, unfinished)
     built, source = build_checkpoint(checkpoint)
     tensors: dict[str, _Array] = {}
     for key, made in source.made.items():
