@@ -59,7 +59,7 @@ class Steps:
         for i, rotary in self._rotaries:
             table = rotary.rows(positions, ends, lengths)
             arrays[f"rope{i}.cos"], arrays[f"rope{i}.sin"], arrays[f"rope{i}.rows"] = table
-        (name, (_, width)), = self._program.outputs.items()
+        ((name, (_, width)),) = self._program.outputs.items()
         out = np.empty((last.size, width), np.float32)
         arrays[f"out.{name}"] = out
         rows = {"tokens": ids.size, "sequences": len(counts), "outputs": last.size}
