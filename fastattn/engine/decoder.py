@@ -123,6 +123,11 @@ class Decoder(Encoder):
             log.write()
         return results
 
+    def _warm_texts(self) -> None:
+        if "logits" in self.graph.trace.outputs and self.max_positions > 1:
+            self.generate([0], max_new_tokens=1)
+        super()._warm_texts()
+
     @property
     def eos_token_ids(self) -> frozenset[int]:
         """Tokens that end a text: of generation_config.json, else of config.json."""

@@ -525,6 +525,8 @@ class Encoder:
             ids, lengths = np.zeros(count * length, np.int64), np.full(count, length)
             columns, more = np.tile(np.arange(length), count), {"skip": np.zeros(1, np.int64)}
             for outputs in programs:
+                if "logits" in outputs:  # a decoder's steps, which have batches of their own
+                    continue
                 for _ in self.run_packed(outputs, ids, ids, columns, lengths, more=more, reserve=True):
                     pass
 

@@ -61,7 +61,7 @@ class PagedMemory:
     """
 
     def __init__(self, trace: Trace, pages: Sequence[int], dtype: str = "float32") -> None:
-        if dtype not in STORAGE:
+        if not isinstance(dtype, str) or dtype not in STORAGE:
             raise ValueError(f"kv_dtype: got {dtype!r}, expected one of {', '.join(STORAGE)}")
         self._groups = tuple(trace.groups)
         self._pools = [PagePool(count) for count in pages]

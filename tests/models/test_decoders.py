@@ -310,6 +310,18 @@ def test_defaults_are_those_of_transformers(tmp_path: Path, load: Load, family: 
     assert fa.load(folder, dtype="float32")(ids, mask).logits.tobytes() == load(family)(ids, mask).logits.tobytes()
 
 
+@pytest.mark.parametrize("family", PLAIN)
+def test_warm_before_and_after_calls(load: Load, family: str) -> None:
+    model = load(family)
+    model.warm()
+    expected = model.generate([1, 2], max_new_tokens=3, ignore_eos=True)
+    model.warm()
+    assert model.generate([1, 2], max_new_tokens=3, ignore_eos=True) == expected
+    for wrong in ("int4", None, [], 8):
+        with pytest.raises(ValueError, match="kv_dtype: got "):
+            model.generate([1], max_new_tokens=1, kv_dtype=wrong)
+
+
 # ---- calls that are refused -----------------------------------------------------------------------------------------
 
 CALLS: list[tuple[Any, Any, type[Exception], str]] = [
