@@ -40,6 +40,11 @@ def measure_steps(
         Folder of a decoder; None for random weights of SmolLM2-135M's sizes.
     seconds, rounds
         Of each number.
+
+    Raises
+    ------
+    ValueError
+        The model is no decoder.
     """
     import tempfile
 
@@ -48,6 +53,8 @@ def measure_steps(
     with tempfile.TemporaryDirectory(prefix="fastattn-") as folder:
         path = model or write_folder(Path(folder), RANDOM[SMALL])
         loaded: Any = load(path, dtype=dtype)
+        if "logits" not in loaded.graph.trace.outputs:
+            raise ValueError(f"{path}: {loaded!r} is no language model with its head, whose steps are measured")
         for count in _BATCHES:
             yield _rows(loaded, count, threads, seconds, rounds)
 

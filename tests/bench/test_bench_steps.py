@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from golden import tiny_decoders
+from golden import tiny_decoders, tiny_families
 
 from fastattn import cli
 from fastattn.bench.random_model import RANDOM, tensor_shapes
@@ -34,6 +34,12 @@ def test_command_as_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) ->
     assert cli.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[-3:]] == ["1", "8", "32"]
+
+
+def test_an_encoder_has_no_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny_families.save_folder(tmp_path / "m", "bert")
+    assert cli.main(["bench", "steps", "--model", str(folder), "--rounds", "1"]) == 1
+    assert "is no language model" in capsys.readouterr().err
 
 
 def test_the_random_model_is_the_one_it_is_called_after(tmp_path: Path) -> None:
