@@ -229,6 +229,8 @@ cdef extern from "fastattn.h" nogil:
                                  int32_t plain)
 
     fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x)
+    fa_status fa_block_size(int32_t type, int64_t *elements, int64_t *bytes)
+    fa_status fa_dequantize(const fa_ctx *ctx, const fa_view *out, int32_t type, const void *blocks, int64_t bytes)
     fa_status fa_rope(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *cos, const fa_view *sin,
                       const fa_view *positions, int32_t interleaved)
     fa_status fa_rope_table(const fa_ctx *ctx, const fa_view *cos, const fa_view *sin, const fa_view *positions,

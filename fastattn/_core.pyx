@@ -389,6 +389,7 @@ include "_core_probes.pxi"
 include "_core_program.pxi"
 include "_core_recurrent.pxi"
 include "_core_rope.pxi"
+include "_core_blocks.pxi"
 include "_core_disentangled.pxi"
 include "_core_vectors.pxi"
 

@@ -340,6 +340,18 @@ fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_vie
 /* out = x in out's dtype. They may be the same array of one dtype. */
 fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x);
 
+/* How files of llama.cpp (GGUF) keep rows of weights: blocks of 32 or 256 elements, under the numbers they have there. */
+typedef enum fa_block_type {
+    FA_Q4_0 = 2, FA_Q4_1 = 3, FA_Q5_0 = 6, FA_Q5_1 = 7, FA_Q8_0 = 8, FA_Q2_K = 10, FA_Q3_K = 11, FA_Q4_K = 12, FA_Q5_K = 13,
+    FA_Q6_K = 14, FA_IQ4_NL = 20, FA_IQ4_XS = 23, FA_MXFP4 = 39
+} fa_block_type;
+
+/* Elements and bytes of one block; FA_ERR_VALUE for a number that is none of them. */
+fa_status fa_block_size(int32_t type, int64_t *elements, int64_t *bytes);
+/* out (N, K) fp32 with any row stride = the N rows of blocks that lie one behind the other at `blocks`, at any address. K is
+ * a multiple of the elements of a block and `bytes` what the rows take, or FA_ERR_SHAPE. */
+fa_status fa_dequantize(const fa_ctx *ctx, const fa_view *out, int32_t type, const void *blocks, int64_t bytes);
+
 /* x (B, H, S, D) -> out of its dtype, which may be x. The first R = 2 * half dims are rotated, pairs (i, i + half), or
  * (2 i, 2 i + 1) where interleaved; the rest is copied. cos, sin fp32: (P, half), rows picked by positions, or
  * (B, S, half) where positions is NULL. A position outside P: FA_ERR_VALUE, nothing written. */

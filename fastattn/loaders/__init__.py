@@ -21,14 +21,16 @@ def open_weights(path: str | os.PathLike[str]) -> WeightFile:
     Parameters
     ----------
     path
-        A ``.safetensors`` file, an ``.npz`` file, a packed file, or a folder as the Hugging Face hub lays it out
-        (``model.safetensors``, or shards with ``model.safetensors.index.json``).
+        A ``.safetensors`` file, a ``.gguf`` file (the first of its shards, where it has some), an ``.npz`` file, a
+        packed file, or a folder as the Hugging Face hub lays it out (``model.safetensors``, or shards with
+        ``model.safetensors.index.json``).
 
     Returns
     -------
     WeightFile
         A ``Mapping`` with the arrays, and ``dtype(name)``, ``shape(name)``, ``as_float32(name)`` and ``metadata``.
-        safetensors and packed files are mapped into memory and their arrays are views of the mapping.
+        safetensors, GGUF and packed files are mapped into memory and their arrays are views of the mapping. From a
+        GGUF file it is a ``GgufFile``, which has ``fields`` too.
 
     Raises
     ------
@@ -71,15 +73,25 @@ def open_weights(path: str | os.PathLike[str]) -> WeightFile:
         from .npz import NpzFile
 
         return NpzFile(target)
+    if target.suffix == ".gguf":
+        from .gguf import GgufFile
+
+        return GgufFile(target)
     from .hints import PICKLED_SUFFIXES, foreign_content, pickled_message, unreadable_format
 
     if target.suffix in PICKLED_SUFFIXES:
         raise WeightFileError(pickled_message(target))
     with target.open("rb") as file:
-        what = unreadable_format(target.suffix) or foreign_content(file.read(512))
+        start = file.read(512)
+    what = unreadable_format(target.suffix)
+    if what is None and start.startswith(b"GGUF"):  # caches keep them under names of their own
+        from .gguf import GgufFile
+
+        return GgufFile(target)
+    what = what or foreign_content(start)
     known = f": {what}" if what else ""
     raise WeightFileError(
-        f"{target}: unknown kind of file{known}; expected a folder, .safetensors, .npz or a packed file"
+        f"{target}: unknown kind of file{known}; expected a folder, .safetensors, .gguf, .npz or a packed file"
     )
 
 

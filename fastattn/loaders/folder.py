@@ -104,7 +104,7 @@ def open_folder(folder: Path) -> WeightFile:
     instead = no_weights_message(folder, names)
     if instead is not None:
         raise WeightFileError(instead)
-    found = [name for name in names if name.endswith((".safetensors", ".npz"))]
+    found = [name for name in names if name.endswith((".safetensors", ".npz", ".gguf"))]
     hint = f"; to open {found[0]}, give its own path" if found else ""
     if not found and "router_config.json" in names:
         hint = ": it is a Router of sentence-transformers, which sends texts through models in folders of its own"

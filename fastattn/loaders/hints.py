@@ -19,7 +19,6 @@ _ORIGINAL = "load the folder it was made from, which has model.safetensors"
 
 # Suffix of a file of weights that is not read -> what it is, and what to do.
 _FORMATS = {
-    ".gguf": f"GGUF weights are those of llama.cpp, and are not read; {_ORIGINAL}",
     ".onnx": f"an ONNX graph has lost the model's own names and is not read; {_ORIGINAL}",
     ".xml": f"an OpenVINO model has lost the model's own names and is not read; {_ORIGINAL}",
     ".tflite": f"a TensorFlow Lite model is not read; {_ORIGINAL}",
@@ -54,7 +53,7 @@ def foreign_content(start: bytes) -> str | None:
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
         return "a web page that was saved instead of the file: get it again, by its download link or `hf download`"
     if start.startswith(b"GGUF"):
-        return _FORMATS[".gguf"]
+        return "a GGUF file under another name: give it one that ends in .gguf"
     if start.startswith(b"\x89HDF"):
         return _FORMATS[".h5"]
     if start.startswith(b"PK\x03\x04") or (start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):

@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import WeightFileError
 
-__all__ = ["ARRAY_DTYPES", "TensorInfo", "WeightFile", "check_shape"]
+__all__ = ["ARRAY_DTYPES", "BLOCK_DTYPES", "BlockDtype", "TensorInfo", "WeightFile", "check_shape"]
 
 ARRAY_DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -41,6 +41,35 @@ ARRAY_DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 """NumPy type in which a tensor of each dtype name is handed out."""
 
+
+class BlockDtype(NamedTuple):
+    """A type of quantised blocks, which rows of GGUF files consist of."""
+
+    code: int
+    """Its number in GGUF files, and in C."""
+    elements: int
+    """Elements of one block; a row is a multiple of it."""
+    nbytes: int
+    """Bytes of one block."""
+
+
+BLOCK_DTYPES: Mapping[str, BlockDtype] = {
+    "Q4_0": BlockDtype(2, 32, 18),
+    "Q4_1": BlockDtype(3, 32, 20),
+    "Q5_0": BlockDtype(6, 32, 22),
+    "Q5_1": BlockDtype(7, 32, 24),
+    "Q8_0": BlockDtype(8, 32, 34),
+    "Q2_K": BlockDtype(10, 256, 84),
+    "Q3_K": BlockDtype(11, 256, 110),
+    "Q4_K": BlockDtype(12, 256, 144),
+    "Q5_K": BlockDtype(13, 256, 176),
+    "Q6_K": BlockDtype(14, 256, 210),
+    "IQ4_NL": BlockDtype(20, 32, 18),
+    "IQ4_XS": BlockDtype(23, 256, 136),
+    "MXFP4": BlockDtype(39, 32, 17),
+}
+"""Types whose tensors are handed out as bytes, uint8 (..., bytes of a row)."""
+
 _MAX_DIMS = 32
 _MAX_BYTES = 2**63 - 1
 
@@ -63,23 +92,28 @@ class TensorInfo(NamedTuple):
     """What a file says about one tensor, known without reading its data."""
 
     dtype: str
-    """Name of the element type: a key of ``ARRAY_DTYPES``, as the safetensors format spells it."""
+    """Name of the element type: a key of ``ARRAY_DTYPES``, as the safetensors format spells it, or of
+    ``BLOCK_DTYPES``."""
     shape: tuple[int, ...]
+    """Elements, also of blocks."""
     file: Path
     """The file that holds the data (a shard, where the weights are sharded)."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the data."""
+        block = BLOCK_DTYPES.get(self.dtype)
+        if block is not None:
+            return math.prod(self.shape) // block.elements * block.nbytes
         return ARRAY_DTYPES[self.dtype].itemsize * math.prod(self.shape)
 
 
 class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
     """Read-only mapping from tensor names to NumPy arrays, whatever the format of the file.
 
-    ``weights[name]`` is read-only. From a ``.safetensors`` file it is a view of the memory-mapped file: nothing is
-    copied, the pages are shared by every process that maps the file, and the mapping lives as long as any array made
-    from it. From an ``.npz`` file it is read (and unpacked) afresh at each access.
+    ``weights[name]`` is read-only. From a ``.safetensors`` or ``.gguf`` file it is a view of the memory-mapped file:
+    nothing is copied, the pages are shared by every process that maps the file, and the mapping lives as long as any
+    array made from it. From an ``.npz`` file it is read (and unpacked) afresh at each access.
 
     bfloat16 data comes as its bits in ``uint16`` (NumPy has no such type); ``dtype(name)`` says ``"BF16"``, and
     ``as_float32(name)`` widens it.
@@ -104,7 +138,8 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """The free text entries of the file (``__metadata__`` of safetensors); empty where there are none."""
+        """The free text entries of the file (``__metadata__`` of safetensors, ``general.*`` of GGUF); empty where there
+        are none."""
         return self._metadata
 
     def info(self, name: str) -> TensorInfo:
@@ -115,7 +150,7 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
             raise KeyError(f"{self._path}: no tensor named {name!r}") from None
 
     def dtype(self, name: str) -> str:
-        """Dtype of tensor ``name`` as the file says, for example ``"F32"`` or ``"BF16"``."""
+        """Dtype of tensor ``name`` as the file says, for example ``"F32"``, ``"BF16"`` or ``"Q4_K"``."""
         return self.info(name).dtype
 
     def shape(self, name: str) -> tuple[int, ...]:

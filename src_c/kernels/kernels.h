@@ -9,6 +9,7 @@
 #define FA_KERNELS_H
 
 #include "attention.h"
+#include "blocks.h"
 #include "convert.h"
 #include "linear.h"
 #include "linear_int8.h"
@@ -32,6 +33,7 @@ struct fa_kernels {
     fa_int8_kernels int8;
     fa_relative_kernels relative;
     fa_similar_kernels similar;
+    fa_block_kernels blocks;
 };
 
 #endif

@@ -22,7 +22,7 @@ _MODEL = {"graph", "engine", "models.registry", "loaders"}
 MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"reference_attention"},
     "reference_attention": set(),
-    "loaders": set(),
+    "loaders": {"_core"},
     "startup": set(),
     "threads": {"_core", "startup"},
     "cpu": {"_core", "threads", "startup", "__init__"},
