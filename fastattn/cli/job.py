@@ -91,18 +91,21 @@ class Task:
             print(f"fastattn: {name}: {count} cut to {length} tokens", file=sys.stderr)
 
 
-def load_model(arguments: argparse.Namespace, characters: int | None) -> Any:
+def load_model(
+    arguments: argparse.Namespace, characters: int | None, find: Callable[[str | None], Path] = model_path
+) -> Any:
     """The model of the options.
 
     Args:
         characters: how much text is on the command line, None where it comes from elsewhere.
+        find: what finds the model.
 
     Raises:
         OSError, ValueError, ImportError: see ``fastattn.load``; ValueError: another SHA-256 sum.
     """
     if arguments.own_process:
         gc.disable()  # one look through all that is imported takes longer than mapping the model
-    place = model_path(arguments.model)
+    place = find(arguments.model)
     if arguments.sha256 is not None:
         _check_weights(place, arguments.sha256)
     from fastattn.text import load

@@ -36,9 +36,11 @@ class Steps:
 
     def run(
         self, sequences: Sequence[Held], tokens: Sequence[Integers], wanted: Sequence[bool], *,
-        lengths: Sequence[int] | None = None, num_threads: int | None = None, deadline: int = 0,
+        lengths: Sequence[int] | None = None, every: bool = False, num_threads: int | None = None, deadline: int = 0,
     ) -> Floats:  # fmt: skip
         """The next ``tokens`` of each sequence; logits (n, V) after the last one of those that are ``wanted``.
+
+        With ``every`` they are those after each of their tokens.
 
         ``lengths``: how long each sequence will become, by which some rotary frequencies go; None for as long as it is.
 
@@ -54,7 +56,10 @@ class Steps:
         ids = tokens[0] if len(tokens) == 1 else np.concatenate(tokens)
         ends = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts, out=ends[1:])
-        last = np.array([end - 1 for end, want in zip(ends[1:].tolist(), wanted, strict=True) if want], np.int64)
+        if every:
+            last = np.flatnonzero(np.repeat(np.array(wanted, np.bool_), counts))
+        else:
+            last = np.array([end - 1 for end, want in zip(ends[1:].tolist(), wanted, strict=True) if want], np.int64)
         arrays: dict[str, Any] = {"ids": ids, "positions": positions, "ends": ends, "wanted": last[:, None]}
         for i, rotary in self._rotaries:
             table = rotary.rows(positions, ends, lengths)

@@ -36,6 +36,20 @@ class Names:
         name = self._names[role] if layer is None else self._layer.format(i=layer) + self._of_layer[role]
         return name[1:] if name.startswith("/") else self._prefix + name
 
+    def get(self, role: str, layer: int | None = None) -> str | None:
+        """``of``; None for a role that it does not know."""
+        return self.of(role, layer) if role in (self._names if layer is None else self._of_layer) else None
+
+    def roles(self, name: str) -> list[tuple[str, int | None]]:
+        """The roles, and the layer, that have the full name ``name``; several where two pages call one thing so."""
+        found: list[tuple[str, int | None]] = [(role, None) for role in self._names if self.of(role) == name]
+        start = (self._prefix + self._layer).split("{i}")
+        if name.startswith(start[0]):
+            number, dot, rest = name[len(start[0]) :].partition(".")
+            if number.isascii() and number.isdigit() and dot:
+                found += [(role, int(number)) for role, known in self._of_layer.items() if known == rest]
+        return found
+
     def replace(self, prefix: str | None = None, **names: str) -> Names:
         """The same with another prefix, or further names."""
         where = self._prefix if prefix is None else prefix

@@ -13,12 +13,12 @@ from typing import Any, cast
 import numpy as np
 
 from ..loaders.errors import WeightFileError
-from ..loaders.jsonfile import parse_json
+from ..loaders.jsonfile import parse_json, parse_json_object
 from ..loaders.packed import PackedFile
 from ..weights import PackedLinear
 from .choice import HEADS
 from .config import ConfigReader
-from .source import Floats, Norm, Source, TensorReport, derive_key, linear_request, stored_name
+from .source import AS_STORED, Floats, Norm, Source, TensorReport, derive_key, linear_request, stored_name
 
 __all__ = ["Packed", "packed_head"]
 
@@ -31,6 +31,7 @@ class Packed(Source):
     def __init__(self, config: ConfigReader, packed: PackedFile, num_threads: int | None) -> None:
         super().__init__(config, packed.metadata["dtype"], num_threads, packed_head(packed))
         self._packed = packed
+        self._types = _types(packed)
         self._served: set[str] = set()
         self.report = TensorReport(_names(packed, "used"), _names(packed, "ignored"))
         """What became of the tensors of the checkpoint that was packed."""
@@ -82,7 +83,7 @@ class Packed(Source):
         key = derive_key(names)
         count = 1 if isinstance(names, str) else len(names)
         total = outputs * count if isinstance(outputs, int) else sum(outputs)
-        kind = cast(Any, dtype or self.dtype)  # which from_arrays checks
+        kind = cast(Any, dtype or self._types.get(key) or self.dtype)  # which from_arrays checks
 
         def make() -> PackedLinear:
             parts = self._parts(key, None)
@@ -145,6 +146,14 @@ def _names(packed: PackedFile, key: str) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise WeightFileError(f"{where} is not a list of names")
     return tuple(names)
+
+
+def _types(packed: PackedFile) -> Mapping[str, Any]:
+    """Key -> how its layer is stored, in files whose layers are stored in several ways."""
+    if packed.metadata["dtype"] != AS_STORED:
+        return {}
+    where = f"{packed.path}: __metadata__: dtypes"
+    return parse_json_object(packed.metadata.get("dtypes", "").encode("utf-8", "replace"), where)
 
 
 def packed_head(packed: PackedFile) -> str | None:

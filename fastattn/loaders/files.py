@@ -62,6 +62,10 @@ class ModelFiles(ABC):
         Raises as ``fastattn.open_weights`` does.
         """
 
+    @abstractmethod
+    def names(self, folder: str = "") -> list[str]:
+        """Names of the regular files directly in ``folder``, which need not be there, in order."""
+
     def read_json(self, name: str) -> dict[str, Any]:
         """The file ``name`` as one JSON object; see ``jsonfile.parse_json`` for what is refused."""
         return parse_json_object(self.read_bytes(name), self.describe(name))
@@ -88,7 +92,6 @@ class FolderFiles(ModelFiles):
         return str(self._folder / name)
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of the regular files directly in ``folder``, which need not be there, in order."""
         place = self._folder / folder
         found = [entry.name for entry in place.iterdir() if entry.is_file()] if place.is_dir() else []
         return sorted(f"{folder}/{name}" if folder else name for name in found)

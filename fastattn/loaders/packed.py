@@ -249,6 +249,10 @@ class PackedFiles(ModelFiles):
     def __iter__(self) -> Iterator[str]:
         return (name.removeprefix(FILE) for name in self._packed if name.startswith(FILE))
 
+    def names(self, folder: str = "") -> list[str]:
+        start = f"{folder}/" if folder else ""
+        return sorted(name for name in self if name.startswith(start) and "/" not in name[len(start) :])
+
     def has(self, name: str) -> bool:
         return FILE + name in self._packed
 

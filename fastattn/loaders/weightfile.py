@@ -7,9 +7,9 @@ import math
 import os
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -88,6 +88,20 @@ def check_shape(shape: tuple[int, ...], itemsize: int) -> int:
     return itemsize * math.prod(shape)
 
 
+def _widened(array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Read-only float32 of the elements of a tensor of one of the types ``WeightFile.floats``."""
+    if dtype == "F32":
+        return array
+    if dtype == "F16":
+        wide = array.astype(np.float32)
+    else:
+        bits = array.astype(np.uint32)
+        bits <<= np.uint32(16)
+        wide = bits.view(np.float32)
+    wide.flags.writeable = False
+    return wide
+
+
 class TensorInfo(NamedTuple):
     """What a file says about one tensor, known without reading its data."""
 
@@ -126,6 +140,12 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
     >>> weights.as_float32("encoder.layer.0.output.dense.weight")   # doctest: +SKIP
     """
 
+    format: ClassVar[str] = ""
+    """"gguf" where names and values are those of that format; "" where they are those of Hugging Face checkpoints."""
+
+    floats: ClassVar[tuple[str, ...]] = ("F32", "F16", "BF16")
+    """The dtypes that ``as_float32`` takes."""
+
     def __init__(self, path: Path, infos: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
         self._path = path
         self._infos = dict(infos)
@@ -156,6 +176,10 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of tensor ``name``, without touching its data."""
         return self.info(name).shape
+
+    def shown(self, name: str) -> str:
+        """What messages call the tensor ``name``, which need not be there: what it is called in the file."""
+        return name
 
     def fingerprint(self) -> str:
         """Digits that tell this file from another, and weights from those of a later training: of its header and of
@@ -192,19 +216,22 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
         WeightFileError
             The tensor has another dtype; nothing is narrowed in silence.
         """
+        return _widened(self._read(name), self._widened_dtype(name))
+
+    def _widened_dtype(self, name: str) -> str:
         info = self.info(name)
-        if info.dtype == "F32":
-            return self._read(name)
-        if info.dtype == "F16":
-            wide = self._read(name).astype(np.float32)
-        elif info.dtype == "BF16":
-            bits = self._read(name).astype(np.uint32)
-            bits <<= np.uint32(16)
-            wide = bits.view(np.float32)
-        else:
+        if info.dtype not in WeightFile.floats:
             raise WeightFileError(f"{info.file}: tensor {name!r} has dtype {info.dtype}, expected F32, F16 or BF16")
-        wide.flags.writeable = False
-        return wide
+        return info.dtype
+
+    def row_reader(self, name: str) -> Callable[[int, int], np.ndarray[Any, np.dtype[np.float32]]]:
+        """What reads rows ``start`` to ``stop`` of the tensor ``name`` as float32: a part of what ``as_float32`` gives.
+
+        For whoever needs all of a large tensor, but not at once.
+        """
+        dtype = self._widened_dtype(name)
+        stored = self._read(name)
+        return lambda start, stop: _widened(stored[start:stop], dtype)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._infos)

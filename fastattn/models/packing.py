@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..cpu import build_info
-from ..graph.source import Norm
+from ..graph.source import AS_STORED, Checkpoint, Norm
 from ..loaders.errors import WeightFileError
-from ..loaders.files import FolderFiles
+from ..loaders.files import ModelFiles
 from ..loaders.jsonfile import MAX_JSON_BYTES, parse_json
 from ..loaders.packed import FILE_IN_FOLDER, PackedFile
 from ..loaders.packwriter import check_target, write_packed
+from ..loaders.weightfile import WeightFile
 from ..weights import PackedLinear
 from .registry import build, build_checkpoint, open_source
 
@@ -36,7 +37,7 @@ _MODULES = "modules.json"
 def pack(
     path: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    dtype: WeightType = "int8",
+    dtype: WeightType | None = None,
     *,
     num_threads: int | None = None,
     head: HeadName | str | None = None,
@@ -59,7 +60,8 @@ def pack(
         any other file is refused.
     dtype
         How the weights of linear layers are stored: ``"int8"``, ``"bfloat16"``, ``"float16"`` or ``"float32"``. The
-        results are those of ``fastattn.load(path, dtype=dtype)``, to the bit.
+        results are those of ``fastattn.load(path, dtype=dtype)``, to the bit. None is ``"int8"``, and for a GGUF file
+        what ``load`` makes of it: halves as they are, and of everything else float32.
     num_threads
         Threads used for packing; None leaves it to ``set_num_threads`` and its defaults.
     head, strict
@@ -92,7 +94,7 @@ def pack_noting(
     unfinished: set[str],
     path: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    dtype: str,
+    dtype: str | None,
     num_threads: int | None,
     *,
     head: str | None = None,
@@ -104,15 +106,15 @@ def pack_noting(
     """
     if not isinstance(target, (str, os.PathLike)):
         raise TypeError(f"target: expected a str or os.PathLike, got {type(target).__name__}")
-    if dtype is None:
-        raise TypeError("dtype: expected a str, got NoneType")
     checkpoint = open_source(path, dtype, num_threads, head=head, strict=strict)
+    if dtype is None and not checkpoint.weights.format:
+        checkpoint = checkpoint._replace(dtype="int8")
     place = Path(target)
     if place.is_dir():
         place = place / FILE_IN_FOLDER
     elif not place.parent.is_dir():
         raise FileNotFoundError(f"{place}: there is no folder {str(place.parent)!r} to write it in")
-    if isinstance(checkpoint.weights, PackedFile) or not isinstance(checkpoint.files, FolderFiles):
+    if isinstance(checkpoint.weights, PackedFile):
         raise ValueError(f"path: {checkpoint.weights.path} is packed already; pack the checkpoint it was made from")
 
     check_target(place, unfinished)
@@ -125,7 +127,7 @@ def pack_noting(
     metadata = {
         "numerics_version": str(info["numerics_version"]),
         "fastattn_version": info["version"],
-        "dtype": source.dtype,
+        **_types(source),
         "model_type": checkpoint.config.model_type(),
         "head": built.graph.tasks.name,
         "used": json.dumps(built.tensors.used, separators=(",", ":")),
@@ -141,6 +143,22 @@ def pack_noting(
 def _can_be_loaded(path: Path) -> None:
     """Nothing gets the name of a packed file that does not load again, whatever a page asked its source for."""
     build(open_source(path, None, None))
+
+
+def _types(source: Checkpoint) -> dict[str, str]:
+    """How layers are stored, each for itself where they differ; what became of the types of a GGUF file."""
+    types = {key: made.dtype for key, made in source.made.items() if isinstance(made, PackedLinear)}
+    said = {"dtype": source.dtype}
+    if source.dtype == AS_STORED:
+        several = set(types.values())
+        said["dtype"] = AS_STORED if len(several) > 1 else several.pop() if several else "float32"
+    if said["dtype"] == AS_STORED:
+        said["dtypes"] = json.dumps(types, separators=(",", ":"))
+    if source.weights.format == "gguf":
+        kinds = {source.weights.dtype(name) for name in source.weights}
+        said["gguf_types"] = " ".join(sorted(kinds))
+        said["dequantized"] = " ".join(sorted(kinds - set(WeightFile.floats)))
+    return said
 
 
 def _parts(made: PackedLinear | Norm | _Array | Mapping[str, _Array]) -> Mapping[str, _Array]:
@@ -162,7 +180,7 @@ def _bfloat16(made: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _small_files(files: FolderFiles) -> dict[str, bytes]:
+def _small_files(files: ModelFiles) -> dict[str, bytes]:
     """The JSON files of the folder and of the modules of sentence-transformers, and the weights of such modules."""
     contents: dict[str, bytes] = {}
     for folder in ("", *_module_folders(files)):
@@ -179,7 +197,7 @@ def _small_files(files: FolderFiles) -> dict[str, bytes]:
     return contents
 
 
-def _module_folders(files: FolderFiles) -> list[str]:
+def _module_folders(files: ModelFiles) -> list[str]:
     found = {"1_Pooling"}
     if files.has(_MODULES):
         try:

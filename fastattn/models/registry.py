@@ -7,7 +7,7 @@ import os
 import zlib
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..cpu import numerics_changes, numerics_version
 from ..graph.build import Built, trace_page
@@ -15,7 +15,7 @@ from ..graph.choice import head_name
 from ..graph.config import ConfigReader
 from ..graph.family import Family
 from ..graph.packed import Packed, packed_head
-from ..graph.source import Checkpoint, Plan, check_tensors
+from ..graph.source import AS_STORED, Checkpoint, Plan, check_tensors
 from ..loaders import WeightFile, open_weights
 from ..loaders.adapters import refuse_adapters
 from ..loaders.errors import WeightFileError
@@ -23,6 +23,9 @@ from ..loaders.files import FolderFiles, ModelFiles
 from ..loaders.hubcache import download_command, find_model, snapshot_name
 from ..loaders.packed import PackedFile
 from .configkeys import note_keys, refuse_keys
+
+if TYPE_CHECKING:
+    from ..loaders.gguf import GgufFile
 
 __all__ = ["FAMILIES", "Opened", "build", "build_checkpoint", "family_of", "open_source"]
 
@@ -53,7 +56,6 @@ FAMILIES = {
 
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
 _ACTIVATIONS = ("int16", "int8")
-_STORED = {"BF16": "bfloat16", "F16": "float16"}
 
 
 def family_of(model_type: str) -> Family:
@@ -97,11 +99,13 @@ class Opened(NamedTuple):
     num_threads: int | None
     head: str | None
     strict: bool
+    notes: tuple[str, ...] = ()
+    """What was found in the files and is not obeyed."""
 
     def fingerprint(self) -> str:
         """Of the weights and of config.json."""
         found = self.weights.fingerprint()
-        if not isinstance(self.weights, PackedFile):
+        if not isinstance(self.weights, PackedFile) and not self.weights.format:
             found += f"{zlib.crc32(self.files.read_bytes('config.json')):08x}"
         return found
 
@@ -133,20 +137,25 @@ def open_source(
     weights = _open(target)
     folder = target if target.is_dir() else target.parent
     files: ModelFiles = FolderFiles(folder)
-    if isinstance(weights, PackedFile):
+    notes: tuple[str, ...] = ()
+    config: ConfigReader | None = None
+    if weights.format == "gguf":
+        from .gguf import open_gguf
+
+        config, weights, files, notes = open_gguf(cast("GgufFile", weights))
+    elif isinstance(weights, PackedFile):
         weights.check_numerics(numerics_version())
         name = _packed_dtype(weights, name)
         files = weights.files()
     else:
         refuse_adapters(files)
-    if not files.has("config.json"):
+    if config is None and not files.has("config.json"):
         _refuse_static(weights, str(folder))
         where = files.describe("config.json")
         raise FileNotFoundError(
             f"{where}: a model needs its config.json beside the weights of {target}{_complete(target)}"
         )
-    config = ConfigReader.read(files)
-
+    config = ConfigReader.read(files) if config is None else config
     model_type = config.model_type()
     if model_type not in FAMILIES:
         if model_type == "model2vec":
@@ -163,8 +172,8 @@ def open_source(
         )
     family = family_of(model_type)
     if name is None:
-        name = _stored_dtype(weights) if family.decoder else "float32"
-    return Opened(target, weights, files, folder, config, family, name, threads, wanted, strict)
+        name = AS_STORED if family.decoder else "float32"
+    return Opened(target, weights, files, folder, config, family, name, threads, wanted, strict, notes)
 
 
 def _open(target: Path) -> WeightFile:
@@ -211,12 +220,6 @@ def _dtype_name(dtype: Any) -> str | None:
     return str(name)
 
 
-def _stored_dtype(weights: WeightFile) -> str:
-    """The type of all matrices of a checkpoint; of several float32, which holds them all."""
-    stored = {weights.info(name).dtype for name in weights if len(weights.shape(name)) == 2}
-    return _STORED.get(stored.pop(), "float32") if len(stored) == 1 else "float32"
-
-
 def _check_activations(activations: Any) -> None:
     if activations is not None and not isinstance(activations, str):
         raise TypeError(f"activations: expected a str or None, got {type(activations).__name__}")
@@ -227,8 +230,8 @@ def _check_activations(activations: Any) -> None:
 def _packed_dtype(packed: PackedFile, asked: str | None) -> str:
     """The type of a packed file, which is what it is."""
     stored = packed.metadata["dtype"]
-    if stored not in _DTYPES:
-        raise ValueError(f"{packed.path}: dtype is {stored[:40]!r}, expected one of {', '.join(_DTYPES)}")
+    if stored not in (*_DTYPES, AS_STORED):
+        raise ValueError(f"{packed.path}: dtype is {stored[:40]!r}, expected one of {', '.join(_DTYPES)}, {AS_STORED}")
     if asked not in (None, stored):
         raise ValueError(
             f"dtype: got {asked!r}, but {packed.path} was packed as {stored!r}; leave dtype out, or pack it so"
@@ -272,7 +275,8 @@ def build_checkpoint(opened: Opened) -> tuple[Built, Checkpoint]:
     source = Checkpoint(opened.config, opened.weights, opened.dtype, opened.num_threads, opened.head)
     graph, facts = trace_page(opened.family, source)
     graph.seal()
-    notes = tuple(note_keys(opened.config))
+    notes = (*note_keys(opened.config), *opened.notes)
+    where = opened.path if opened.weights.format else opened.folder
     return Built(
-        opened.family, graph, facts, opened.folder, opened.files, report, notes, tuple(unknown), opened.num_threads
+        opened.family, graph, facts, where, opened.files, report, notes, tuple(unknown), opened.num_threads
     ), source

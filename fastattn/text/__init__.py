@@ -109,6 +109,7 @@ def load(
     >>> model([[101, 7592, 2088, 102]]).last_hidden_state.shape          # doctest: +SKIP
     (1, 4, 384)
     """
+    from ..graph.source import AS_STORED
     from ..loaders.hubcache import find_model
     from ..models.registry import build, open_source
 
@@ -119,7 +120,7 @@ def load(
         _refuse_old_layout(where)
         raise
     # Loaded again in a process that may have another working directory.
-    options = {"dtype": opened.dtype, "head": opened.head, "strict": opened.strict}
+    options = {"dtype": None if opened.dtype == AS_STORED else opened.dtype, "head": opened.head, "strict": opened.strict}
     origin = Origin(load, os.path.abspath(opened.path), options, opened.fingerprint())
     built = build(opened, verify=verify)._replace(origin=origin)
     face = TextEncoder

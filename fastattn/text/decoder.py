@@ -1,13 +1,234 @@
 # SPDX-License-Identifier: MIT
-"""``TextDecoder``: a language model that takes text where it is asked for what encoders do."""
+"""``TextDecoder``: a language model that continues text, says how likely it is, and does what encoders do."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 from ..engine.decoder import Decoder
 from .encoder import TextEncoder
+
+if TYPE_CHECKING:
+    from ..typing import TokenIds
+    from .codec import TextCodec
+    from .generation import Generation, Score, Stream
 
 __all__ = ["TextDecoder"]
 
 
 class TextDecoder(Decoder, TextEncoder):
-    """A language model with its weights. Made by ``fastattn.load``; ``generate`` continues prompts of token ids."""
+    """A language model with its weights. Made by ``fastattn.load``; it may be called from many threads at once.
+
+    ``generate`` continues prompts, ``stream`` gives a text as it comes, ``score`` says how likely texts are. Nothing in
+    a result depends on the batch it was computed in, on threads, or on the machine: of one prompt, one set of options
+    and one seed there is one text.
+    """
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether there is a tokenizer; without one, prompts are token ids."""
+        return self.files.has("tokenizer.json")
+
+    @property
+    def tokenizer(self) -> TextCodec:
+        """The model's tokenizer: ``encode(text)``, ``decode(ids)``, ids of special tokens.
+
+        Raises
+        ------
+        FileNotFoundError
+            The model has none.
+        ImportError
+            The ``tokenizers`` library is not installed.
+        """
+        return self.keep("codec", self._make_codec)
+
+    def _make_codec(self) -> TextCodec:
+        from .codec import TextCodec
+
+        return TextCodec(self.files)
+
+    def generate(
+        self,
+        prompts: str | TokenIds | Sequence[str] | Sequence[TokenIds],
+        *,
+        max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None,
+        n: int | None = None,
+        seed: int = 0,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        stop: str | Sequence[str] | None = None,
+        stop_token_ids: Sequence[int] | None = None,
+        include_stop_str_in_output: bool = False,
+        ignore_eos: bool = False,
+        logprobs: int | None = None,
+        kv_dtype: str | None = None,
+        timeout: float | None = None,
+        num_threads: int | None = None,
+        **spellings: Any,
+    ) -> list[Generation]:
+        """Continue prompts.
+
+        None is what generation_config.json of the model says (in GGUF files ``general.sampling.*``), else what
+        transformers does: without sampling, the likeliest token, of equally likely ones the lowest id. Tokens are drawn
+        with ``do_sample``, with a temperature above 0, with any of ``top_k``, ``top_p`` and ``min_p``, or where nothing
+        of these is given and the file says so; ``temperature=0`` is greedy. First penalties, then temperature, top_k
+        (50 if nobody says how many), top_p, min_p.
+
+        Parameters
+        ----------
+        prompts
+            A text, token ids (t,), or several of either. Texts get the special tokens of the tokenizer.
+        max_new_tokens
+            Most tokens to generate; None for what the file says, else what is left of the context.
+        min_new_tokens
+            Tokens before which none may end the text.
+        n
+            Answers to each prompt, one behind the other; above 1 tokens have to be drawn.
+        seed
+            0 to 2**64 - 1, of the random numbers: Philox4x32-10, counted by answer and token.
+        temperature
+            What logits are divided by.
+        top_k, top_p, min_p
+            How many tokens may be drawn; how likely they are together; how likely each is beside the likeliest.
+        repetition_penalty
+            Divides the logits of tokens in prompt and answer where they are positive, and multiplies others.
+        presence_penalty, frequency_penalty
+            Taken from the logits of tokens in the answer, once and as often as they are there.
+        logit_bias
+            Token id -> what is added to its logit; -inf for a token that never comes.
+        stop, stop_token_ids
+            What ends the text: strings, which may come in pieces of several tokens, and ids.
+        include_stop_str_in_output
+            Whether what ended the text is in it.
+        ignore_eos
+            Whether to go on behind the model's own end.
+        logprobs
+            How many of the likeliest tokens to tell in the place of each token, with the log-probabilities of all.
+        kv_dtype
+            How keys and values are kept: "float32" (None), "float16", "bfloat16" or "int8".
+        timeout
+            Seconds, after which what there is is returned; None for no limit.
+        num_threads
+            Threads of this call; None for what ``load`` was given.
+        spellings
+            ``max_tokens``, ``min_tokens``, ``repeat_penalty``, ``stop_strings``, ``num_return_sequences`` and
+            ``max_time``: other names of the above.
+
+        Returns
+        -------
+        list of Generation
+            In the order of the prompts.
+
+        Raises
+        ------
+        ValueError
+            An option is out of its range; a prompt has no tokens, or is longer than the context, or leaves no room for
+            ``max_new_tokens``; an id is outside the vocabulary; the model has no language model's head; the file asks
+            for what is not supported.
+        TypeError
+            An argument is of another type, or an option is not known.
+
+        Example
+        -------
+        >>> model = fastattn.load("SmolLM2-135M-Instruct.Q4_1.gguf")                                # doctest: +SKIP
+        >>> model.generate("The capital of France is", max_new_tokens=8, stop=".")[0].text          # doctest: +SKIP
+        ' Paris'
+        """
+        from .generation import generate
+
+        return generate(self, prompts, {
+            "max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "n": n, "seed": seed,
+            "do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+            "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
+            "frequency_penalty": frequency_penalty, "logit_bias": logit_bias, "stop": stop,
+            "stop_token_ids": stop_token_ids, "include_stop_str_in_output": include_stop_str_in_output,
+            "ignore_eos": ignore_eos, "logprobs": logprobs, "kv_dtype": kv_dtype, "timeout": timeout,
+            "num_threads": num_threads, **spellings,
+        })  # fmt: skip
+
+    def stream(self, prompt: str | TokenIds, **options: Any) -> Stream:
+        """The text that continues one prompt, as it comes.
+
+        Parameters
+        ----------
+        prompt
+            A text, or token ids (t,).
+        options
+            Those of ``generate``, but for ``n``.
+
+        Returns
+        -------
+        Stream
+            An iterator of strings, each of whole characters. ``result()`` waits for the rest and gives the
+            ``Generation``; ``cancel()`` ends it.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As ``generate`` does; the model has no tokenizer.
+
+        Example
+        -------
+        >>> for piece in model.stream("Once upon a time", max_new_tokens=40):                       # doctest: +SKIP
+        ...     print(piece, end="", flush=True)
+        """
+        from .generation import Stream
+
+        return Stream(self, prompt, options)
+
+    def score(
+        self,
+        texts: str | TokenIds | Sequence[str] | Sequence[TokenIds],
+        *,
+        num_threads: int | None = None,
+        timeout: float | None = None,
+    ) -> list[Score]:
+        """How likely texts are.
+
+        Parameters
+        ----------
+        texts
+            A text, token ids (t,), or several of either. Texts get the special tokens of the tokenizer.
+        num_threads, timeout
+            As ``generate`` takes them.
+
+        Returns
+        -------
+        list of Score
+            ``token_ids``; ``logprobs``, of each token after those before it, None for the first; ``total``, their sum;
+            ``perplexity``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A text has no tokens, or more than the context; an id is outside the vocabulary; the model has no language
+            model's head.
+        fastattn.DeadlineExceeded
+            ``timeout`` has passed.
+
+        Example
+        -------
+        >>> good, odd = model.score(["The sky is blue.", "The sky is cheese."])                     # doctest: +SKIP
+        >>> good.perplexity < odd.perplexity                                                        # doctest: +SKIP
+        True
+        """
+        from .generation import score
+
+        return score(self, texts, num_threads, timeout)
+
+    def _warm_texts(self) -> None:
+        if "logits" not in self.graph.trace.outputs:
+            super()._warm_texts()
+        elif self.max_positions > 1:
+            self.generate([0], max_new_tokens=1)
+            if self.has_tokenizer:
+                self.tokenizer.encode("a")

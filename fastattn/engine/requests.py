@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""Sequences on their way through a decoder, together: whose rows go into the next step, and what comes of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _core
+from .decode import Steps
+from .memory import Held, PagedMemory, pages_needed
+from .sampling import Sampling
+from .outputs import Floats
+from .stop import DeadlineExceeded
+
+if TYPE_CHECKING:
+    from .decoder import Decoder
+
+__all__ = ["Request", "Run"]
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+
+STEP_ROWS = 512
+"""Rows of a step: prompts are cut into pieces of so many tokens at most, and one row for each sequence that is past its
+prompt. No bit of a result depends on it."""
+MOST_RUNNING = 64
+"""Sequences that go through steps together; others wait."""
+
+
+class Request:
+    """A prompt that is to be continued.
+
+    Parameters
+    ----------
+    prompt
+        (t,) token ids, at least one.
+    total
+        Tokens there may be at most, the prompt's included.
+    sampling
+        How tokens are drawn.
+    which
+        Which of several answers to one prompt it is: draws with one seed differ by it.
+    ends
+        Tokens that end it.
+    """
+
+    __slots__ = ("chosen", "ends", "kept", "likely", "made", "pending", "prompt", "reason", "sampling", "total", "which")
+
+    def __init__(
+        self, prompt: Integers, total: int, sampling: Sampling, which: int = 0, ends: frozenset[int] = frozenset()
+    ) -> None:
+        self.prompt, self.total, self.sampling, self.which, self.ends = prompt, total, sampling, which, ends
+        self.made: list[int] = []
+        """Tokens behind the prompt."""
+        self.chosen: list[float] = []
+        """The log-probability of each of them, before anything was done to the logits."""
+        self.likely: list[dict[int, float]] = []
+        """The likeliest tokens in the place of each, and their log-probabilities."""
+        self.reason: str | None = None
+        """Why it has ended: "stop", "length", or what ``Run.finish`` was told; None while it goes on."""
+        self.pending = prompt
+        """Tokens that have not gone through the model yet."""
+        self.kept: Held | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens that are known."""
+        return self.prompt.size + len(self.made)
+
+    def history(self) -> Integers:
+        """They themselves."""
+        return np.concatenate([self.prompt, np.array(self.made, np.int64)])
+
+
+class Run:
+    """Takes requests through a model, step by step.
+
+    Parameters
+    ----------
+    model
+        A decoder with a language model's head.
+    requests
+        In the order in which they begin.
+    kv_dtype
+        How keys and values are kept.
+    deadline
+        Of ``deadline_of``.
+    """
+
+    def __init__(
+        self, model: Decoder, requests: Sequence[Request], *, kv_dtype: str = "float32",
+        num_threads: int | None = None, deadline: int = 0,
+    ) -> None:  # fmt: skip
+        trace = model.graph.trace
+        pages = [
+            sum(sorted(pages_needed(group, request.total, STEP_ROWS) for request in requests)[-MOST_RUNNING:])
+            for group in trace.groups
+        ]
+        self._memory = PagedMemory(trace, pages, kv_dtype)
+        self._steps = Steps(model.graph, model.program(["logits"]), model.blocks, self._memory)
+        self._rotaries, self._blocks = trace.rotaries, model.blocks
+        self._threads = model.num_threads if num_threads is None else num_threads
+        self._deadline = deadline
+        self._waiting = deque(requests)
+        self._running: list[Request] = []
+
+    @property
+    def going(self) -> bool:
+        """Whether there is a request that has not ended."""
+        return bool(self._running or self._waiting)
+
+    def finish(self, request: Request, reason: str) -> None:
+        """End a request before its time."""
+        request.reason = reason
+        if request.kept is not None:
+            self._memory.free(request.kept)
+            request.kept = None
+        if request in self._running:
+            self._running.remove(request)
+        elif request in self._waiting:
+            self._waiting.remove(request)
+
+    def finish_all(self, reason: str) -> None:
+        """End all that are going on."""
+        for request in (*self._running, *self._waiting):
+            self.finish(request, reason)
+
+    def step(self) -> list[Request]:
+        """One pass through the model; the requests that have got a token, some of which may have ended with it.
+
+        Where the deadline has passed, all end with "timeout", and none has got one.
+        """
+        while self._waiting and len(self._running) < MOST_RUNNING:
+            request = self._waiting.popleft()
+            request.kept = self._memory.add()
+            self._running.append(request)
+        some, tokens = _cut(self._running, STEP_ROWS)
+        wanted = [piece.size == one.pending.size for one, piece in zip(some, tokens, strict=True)]
+        try:
+            logits = self._steps.run(
+                [one.kept for one in some if one.kept is not None], tokens, wanted,
+                lengths=[one.length for one in some], num_threads=self._threads, deadline=self._deadline,
+            )  # fmt: skip
+        except DeadlineExceeded:
+            self.finish_all("timeout")
+            return []
+        for one, piece in zip(some, tokens, strict=True):
+            one.pending = one.pending[piece.size :]
+        ready = [one for one, want in zip(some, wanted, strict=True) if want]
+        if ready:
+            self._draw(ready, logits)
+        for one in ready:
+            token = one.made[-1]
+            one.pending = np.array([token], np.int64)
+            if token in one.ends or one.length >= one.total:
+                self.finish(one, "stop" if token in one.ends else "length")
+            elif any(rotary.kind_of(one.length) != rotary.kind_of(one.length - 1) for rotary in self._rotaries):
+                assert one.kept is not None
+                self._memory.free(one.kept)  # its keys were turned by the frequencies of shorter sequences
+                one.pending = one.history()
+        return ready
+
+
+    def _draw(self, ready: list[Request], logits: Floats) -> None:
+        """The next token of each request, from its row of logits."""
+        history = banned = None
+        if any(one.sampling.penalises for one in ready):
+            history = [one.history() if one.sampling.penalises else None for one in ready]
+        if any(len(one.made) < one.sampling.min_new_tokens for one in ready):
+            early = (one.ends if len(one.made) < one.sampling.min_new_tokens else () for one in ready)
+            banned = [np.array(sorted(tokens), np.int64) if tokens else None for tokens in early]
+        tokens, logprobs, top_ids, top_logprobs = _core.sample(
+            logits, [one.sampling for one in ready], steps=[len(one.made) for one in ready],
+            which=[one.which for one in ready], tokens=history,
+            prompts=None if history is None else [one.prompt.size for one in ready], banned=banned,
+            blocks=self._blocks, num_threads=self._threads,
+        )  # fmt: skip
+        for i, (one, token) in enumerate(zip(ready, tokens.tolist(), strict=True)):
+            one.made.append(token)
+            if one.sampling.logprobs is not None:
+                assert logprobs is not None and top_ids is not None and top_logprobs is not None
+                one.chosen.append(float(logprobs[i]))
+                count = one.sampling.logprobs
+                one.likely.append(dict(zip(top_ids[i, :count].tolist(), top_logprobs[i, :count].tolist(), strict=True)))
+
+
+def _cut(running: list[Request], rows: int) -> tuple[list[Request], list[Integers]]:
+    """What goes into the next step: sequences past their prompts first, then prompts in order, of ``rows`` in all."""
+    some = [one for one in running if one.pending.size == 1]
+    tokens = [one.pending for one in some]
+    left = rows - len(some)
+    for one in running:
+        if one.pending.size > 1 and left > 0:
+            some.append(one)
+            tokens.append(one.pending[:left])
+            left -= tokens[-1].size
+    return some, tokens

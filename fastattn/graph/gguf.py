@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: MIT
+"""The tensors of a GGUF file as a family's page asks for them.
+
+A page knows names of Hugging Face files. What a converter did on the way into the GGUF file is undone here, exactly:
+other names, and rows of queries and keys that were put in another order, so that a head's pairs of rotary dims are
+neighbours instead of halves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..loaders.errors import WeightFileError
+from ..loaders.gguf import GgufFile
+from ..loaders.weightfile import TensorInfo, WeightFile
+from .source import Floats
+
+__all__ = ["Converted", "GgufWeights"]
+
+
+class Converted(NamedTuple):
+    """Where a tensor is in the file."""
+
+    name: str
+    """What it is called there."""
+    heads: int = 0
+    """How many heads its rows are, each of pairs one behind the other; 0 for rows that are in their order."""
+
+
+class GgufWeights(WeightFile):
+    """The tensors of ``file`` under the names of a Hugging Face checkpoint.
+
+    Parameters
+    ----------
+    file
+        The GGUF file.
+    tensors
+        Name -> where it is. Tensors of the file that are not among them are not seen.
+    would_be
+        What a tensor that is not there would be called in the file.
+    """
+
+    def __init__(self, file: GgufFile, tensors: Mapping[str, Converted], would_be: Callable[[str], str]) -> None:
+        infos: dict[str, TensorInfo] = {}
+        for name, where in tensors.items():
+            infos[name] = info = file.info(where.name)
+            if where.heads and (not info.shape or info.shape[0] % (2 * where.heads)):
+                raise WeightFileError(
+                    f"{file.path}: tensor {where.name!r} has shape {list(info.shape)}, which is not {where.heads} heads of pairs"
+                )
+        super().__init__(file.path, infos, file.metadata)
+        self.file = file
+        """Where they are from."""
+        self._tensors, self._would_be = dict(tensors), would_be
+
+    format = "gguf"
+    floats = GgufFile.floats
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GgufWeights, (self.file, self._tensors, self._would_be)
+
+    def fingerprint(self) -> str:
+        return self.file.fingerprint()
+
+    def shown(self, name: str) -> str:
+        where = self._tensors.get(name)
+        return self._would_be(name) if where is None else where.name
+
+    def _read(self, name: str) -> np.ndarray[Any, Any]:
+        where = self._tensors[name]
+        return _halves(self.file[where.name], where.heads)
+
+    def as_float32(self, name: str) -> Floats:
+        return self.row_reader(name)(0, self.info(name).shape[0])
+
+    def row_reader(self, name: str) -> Callable[[int, int], Floats]:
+        self.info(name)
+        where = self._tensors[name]
+        read = self.file.row_reader(where.name)
+        if not where.heads:
+            return read
+        size = self._infos[name].shape[0] // where.heads
+
+        def turned(start: int, stop: int) -> Floats:
+            first, last = start // size, -(-stop // size)
+            rows = _halves(read(first * size, last * size), last - first)
+            return rows[start - first * size : stop - first * size]
+
+        return turned
+
+
+def _halves(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
+    """Rows of heads of pairs: the first of each pair, then the second of each, head by head."""
+    if not heads:
+        return rows
+    pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)

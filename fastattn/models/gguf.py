@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: MIT
+"""GGUF files as what pages read: the configuration of a Hugging Face folder, its tensors, its small files.
+
+Keys: ``gguf/constants.py`` of the PyPI package ``gguf``; what converters do to tensors: ``conversion/`` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..graph.config import ConfigReader
+from ..graph.gguf import Converted, GgufWeights
+from ..loaders.errors import WeightFileError
+from ..loaders.files import ModelFiles
+from ..loaders.gguf import GgufFile
+from ..loaders.jsonfile import MAX_JSON_BYTES
+from ..loaders.weightfile import WeightFile
+from ..vocab import tokenizer_json
+from .causal import NAMES
+
+__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "open_gguf"]
+
+_Values = dict[str, Any]
+
+
+class _Architecture(NamedTuple):
+    """One of ``general.architecture``."""
+
+    model_type: str
+    family: str
+    """Classes of transformers begin with it."""
+    paired: bool = False
+    """Whether rows of queries and keys lie as neighbouring pairs."""
+    roles: Mapping[str, str] = {}
+    """Where a tensor's name is not the role of the page."""
+    more: Callable[[Keys], _Values] | None = None
+    """What its configuration has besides."""
+    part: bool = False
+    """Whether part of a head may turn."""
+
+
+class Keys:
+    """The fields of a GGUF file below its architecture, asked one by one, and which were asked for."""
+
+    def __init__(self, file: GgufFile, architecture: str) -> None:
+        self.file, self.architecture = file, architecture
+        self._asked: set[str] = set()
+
+    def error(self, key: str, value: Any, expected: str) -> WeightFileError:
+        """The error for a wrong value."""
+        text = "missing" if value is None else repr(value)[:100]
+        return WeightFileError(f"{self.file.path}: {self.architecture}.{key} is {text}, expected {expected}")
+
+    def get(self, key: str) -> Any:
+        """What lies under ``key``, None where nothing does."""
+        self._asked.add(key)
+        return self.file.fields.get(f"{self.architecture}.{key}")
+
+    def size(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
+        """A count; an array of one for each layer has to have equal ones."""
+        value = self.get(key)
+        if isinstance(value, np.ndarray) and value.size and (value == value.flat[0]).all():
+            value = value.flat[0].item()
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or not minimum <= value < 1 << 31:
+            several = isinstance(value, np.ndarray)
+            raise self.error(key, value, "the same number for all layers" if several else f"a number from {minimum}")
+        return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """A finite number."""
+        value = self.get(key)
+        if value is None and default is not None:
+            return default
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise self.error(key, value, "a finite number")
+        return _shortest(float(value))
+
+    def must(self, key: str, *harmless: Any) -> None:
+        """Refuse a value that asks for what no page does."""
+        value = self.get(key)
+        if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
+            raise self.error(key, value, f"{' or '.join(map(str, harmless))}: other models are not supported")
+
+    def not_asked(self) -> list[str]:
+        """Keys that nobody has asked for."""
+        prefix = f"{self.architecture}."
+        return [key for key in self.file.fields if key.startswith(prefix) and key[len(prefix) :] not in self._asked]
+
+
+def _shortest(value: float) -> float:
+    """Of the numbers that are this float32, the one with the fewest digits, which is what the converter had read."""
+    return float(str(np.float32(value)))
+
+
+def _granite(keys: Keys) -> _Values:
+    return {
+        "embedding_multiplier": keys.real("embedding_scale", 1.0),
+        "residual_multiplier": keys.real("residual_scale", 1.0),
+        "attention_multiplier": keys.real("attention.scale", 1.0),
+        "logits_scaling": keys.real("logit_scale", 1.0),
+    }
+
+
+def _phi3(keys: Keys) -> _Values:
+    window = keys.size("attention.sliding_window", 0, minimum=0)
+    trained = keys.size("rope.scaling.original_context_length", keys.size("context_length"))
+    values: _Values = {"sliding_window": window or None, "original_max_position_embeddings": trained}
+    factors = [_divisors(keys.file, f"rope_factors_{kind}.weight") for kind in ("short", "long")]
+    scale = keys.real("rope.scaling.attn_factor", 1.0)
+    if factors[0] is not None and factors[1] is not None:
+        values["rope_scaling"] = {
+            "rope_type": "longrope", "short_factor": factors[0], "long_factor": factors[1], "attention_factor": scale,
+        }  # fmt: skip
+    elif factors[0] is not factors[1]:
+        raise WeightFileError(f"{keys.file.path}: one of rope_factors_short.weight and rope_factors_long.weight alone")
+    return values
+
+
+ARCHITECTURES: Mapping[str, _Architecture] = {
+    "llama": _Architecture("llama", "Llama", paired=True),
+    "qwen2": _Architecture("qwen2", "Qwen2"),
+    "qwen3": _Architecture("qwen3", "Qwen3"),
+    "phi3": _Architecture("phi3", "Phi3", roles={"ffn_up": "ffn_gate_up"}, more=_phi3, part=True),
+    "smollm3": _Architecture("smollm3", "SmolLM3", paired=True),
+    "granite": _Architecture("granite", "Granite", paired=True, more=_granite),
+    "olmo2": _Architecture(
+        "olmo2", "Olmo2", roles={"post_attention_norm": "attn_post_norm", "post_ffw_norm": "ffn_post_norm"}
+    ),
+}
+"""``general.architecture`` -> which page runs it, and how its files differ."""
+
+_POSITIONS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")  # the configuration's
+_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|end_of_text|>")
+_CONTROL = 3
+
+
+class GgufModel(NamedTuple):
+    """A GGUF file as a checkpoint."""
+
+    config: ConfigReader
+    weights: GgufWeights
+    files: GgufFiles
+    notes: tuple[str, ...]
+
+
+def open_gguf(file: GgufFile) -> GgufModel:
+    """What pages read of ``file``.
+
+    Raises
+    ------
+    WeightFileError
+        There is no page for its architecture; a key is missing or has a value that no page obeys.
+    """
+    fields = file.fields
+    name = fields.get("general.architecture")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise WeightFileError(
+            f"{file.path}: general.architecture is {str(name)[:100]!r}, which is not supported; supported: "
+            f"{', '.join(ARCHITECTURES)}"
+        )
+    kind = fields.get("general.type", "model")
+    if kind != "model":
+        raise WeightFileError(f"{file.path}: general.type is {str(kind)[:100]!r}, expected 'model'")
+    keys = Keys(file, name)
+    values = _config(keys, ARCHITECTURES[name])
+    tensors = _tensors(file, ARCHITECTURES[name], values)
+    notes = []
+    unknown = keys.not_asked()
+    if unknown:
+        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        notes.append(
+            f"{file.path}: unknown key{'s' * (len(unknown) > 1)} "
+            f"{', '.join(repr(key[:100]) for key in unknown[:20])}{more}"
+        )
+    files = GgufFiles(file, values)
+    config = ConfigReader(files.describe("config.json"), values)
+    weights = GgufWeights(file, tensors, partial(_would_be, name))
+    return GgufModel(config, weights, files, tuple(notes))
+
+
+# ---- configuration ---------------------------------------------------------------------------------------------------
+
+
+def _config(keys: Keys, architecture: _Architecture) -> _Values:
+    """What config.json of the model would say."""
+    file = keys.file
+    hidden, heads = keys.size("embedding_length"), keys.size("attention.head_count")
+    size = keys.size("attention.key_length", max(hidden // heads, 1))
+    if keys.size("attention.value_length", size) != size:
+        raise keys.error("attention.value_length", keys.get("attention.value_length"), f"{size}, the length of keys")
+    turned = keys.size("rope.dimension_count", size)
+    if turned != size and not architecture.part or turned > size:
+        raise keys.error("rope.dimension_count", turned, f"{size}, the size of a head")
+    table = file.info("token_embd.weight").shape if "token_embd.weight" in file else ()
+    if len(table) != 2:
+        raise WeightFileError(f"{file.path}: there is no table token_embd.weight of two dimensions")
+    keys.size("vocab_size", table[0])
+    for key in ("expert_count", "expert_used_count", "expert_shared_count"):
+        keys.must(key, 0)
+    for key in ("attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"):
+        keys.must(key, 0.0)
+    keys.must("use_parallel_residual", False)
+    keys.must("attention.causal", True)
+    keys.must("tensor_data_layout", "Meta AI original pth")  # says that queries and keys are pairs
+    values: _Values = {
+        "model_type": architecture.model_type,
+        "architectures": [f"{architecture.family}ForCausalLM"],
+        "vocab_size": table[0],
+        "hidden_size": hidden,
+        "intermediate_size": keys.size("feed_forward_length"),
+        "num_hidden_layers": keys.size("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": keys.size("attention.head_count_kv", heads),
+        "head_dim": size,
+        "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
+        "max_position_embeddings": keys.size("context_length"),
+        "rope_theta": keys.real("rope.freq_base", 10000.0),
+        "tie_word_embeddings": "output.weight" not in file,
+    }
+    if architecture.part:
+        values["partial_rotary_factor"] = turned / size
+    if architecture.model_type not in ("qwen2", "phi3"):  # whose pages know by themselves
+        values["attention_bias"] = "blk.0.attn_q.bias" in file
+    if architecture.model_type in ("llama", "granite", "smollm3"):
+        values["mlp_bias"] = "blk.0.ffn_gate.bias" in file
+    scaling = _scaling(keys, values["max_position_embeddings"])
+    if scaling is not None:
+        values["rope_scaling"] = scaling
+    if architecture.more is not None:
+        values |= architecture.more(keys)
+    for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
+        token = _token(file, key)
+        if token is not None:
+            values[name] = token
+    return values
+
+
+def _divisors(file: GgufFile, name: str) -> list[float] | None:
+    """What frequencies are divided by, as a tensor of the file says; None where it has none."""
+    if name not in file:
+        return None
+    info = file.info(name)
+    if info.dtype != "F32" or len(info.shape) != 1:
+        raise WeightFileError(f"{file.path}: tensor {name!r} is {info.dtype} of {list(info.shape)}, expected (n,) F32")
+    found = [float(value) for value in file[name].tolist()]
+    if not all(math.isfinite(value) and value > 0 for value in found):
+        raise WeightFileError(f"{file.path}: tensor {name!r} holds numbers that are not above 0 and finite")
+    return found
+
+
+def _scaling(keys: Keys, positions: int) -> _Values | None:
+    """``rope_scaling`` of config.json, None for the plain frequencies."""
+    kind = keys.get("rope.scaling.type")
+    if kind is not None and kind not in ("none", "linear", "yarn", "longrope"):
+        raise keys.error("rope.scaling.type", kind, "none, linear, yarn or longrope")
+    old = keys.real("rope.scale_linear", 1.0)
+    factor = keys.real("rope.scaling.factor", old)
+    keys.get("rope.scaling.finetuned")  # says whether the model was trained with it
+    divisors = _divisors(keys.file, "rope_freqs.weight")
+    if divisors is not None:
+        if kind not in (None, "none") or factor != 1:
+            raise keys.error("rope.scaling.type", kind, "none beside the tensor rope_freqs.weight")
+        # as longrope, which is the type that names its divisors, with one list for every length
+        return {
+            "rope_type": "longrope", "short_factor": divisors, "long_factor": divisors, "attention_factor": 1.0,
+            "original_max_position_embeddings": positions,
+        }  # fmt: skip
+    if kind == "yarn":
+        scaling: _Values = {"rope_type": "yarn", "factor": factor}
+        trained = keys.size("rope.scaling.original_context_length", positions)
+        scaling["original_max_position_embeddings"] = trained
+        for name in ("beta_fast", "beta_slow"):
+            value = keys.get(f"rope.scaling.yarn_{name}")
+            if value is not None:
+                scaling[name] = keys.real(f"rope.scaling.yarn_{name}")
+        keys.must("rope.scaling.yarn_ext_factor", 1.0)
+        keys.must("rope.scaling.yarn_log_multiplier", 0.0)
+        keys.must("rope.scaling.attn_factor", 1.0)
+        keys.must("rope.scaling.yarn_attn_factor", 1.0)
+        return scaling
+    if kind == "longrope" or factor == 1:
+        return None
+    return {"rope_type": "linear", "factor": factor}
+
+
+# ---- tensors ---------------------------------------------------------------------------------------------------------
+
+
+def _tensors(file: GgufFile, architecture: _Architecture, values: _Values) -> dict[str, Converted]:
+    """Hugging Face names -> tensors; those of the configuration are left out, unknown ones keep their names."""
+    heads = {"attn_q": values["num_attention_heads"], "attn_k": values["num_key_value_heads"]}
+    found: dict[str, Converted] = {}
+    for name in file:
+        if name in _POSITIONS:
+            continue
+        parts = name.split(".")
+        layer = None
+        if parts[0] == "blk" and len(parts) == 4 and parts[1].isascii() and parts[1].isdigit():
+            layer, parts = int(parts[1]), parts[2:]
+        role, part = parts[0], ".".join(parts[1:])
+        role = architecture.roles.get(role, role)
+        if role == "output":
+            known = "lm_head"
+        else:
+            known = NAMES.get(role, layer) or ""
+        target = f"{known}.{part}" if known and part in ("weight", "bias") else name
+        if target in found:
+            raise WeightFileError(f"{file.path}: tensors {found[target].name!r} and {name!r} are both {target!r}")
+        found[target] = Converted(name, heads.get(role, 0) if architecture.paired and layer is not None else 0)
+    return found
+
+
+def _would_be(architecture: str, name: str) -> str:
+    """What the tensor of a Hugging Face name is called in GGUF files of an architecture."""
+    layer, _, part = name.rpartition(".")
+    if layer == "lm_head":
+        return f"output.{part}"
+    own = {role: tensor for tensor, role in ARCHITECTURES[architecture].roles.items()}
+    roles = NAMES.roles(layer)
+    if not roles:
+        return name
+    role, number = next((found for found in roles if found[0] in own), roles[-1])
+    role = own.get(role, role)
+    return f"{role}.{part}" if number is None else f"blk.{number}.{role}.{part}"
+
+
+# ---- small files -----------------------------------------------------------------------------------------------------
+
+
+def _token(file: GgufFile, name: str) -> int | None:
+    """The id under ``tokenizer.ggml.{name}_token_id``; ids outside the vocabulary are refused."""
+    key = f"tokenizer.ggml.{name}_token_id"
+    token = file.fields.get(key)
+    if token is None:
+        return None
+    tokens = file.fields.get("tokenizer.ggml.tokens")
+    count = len(tokens) if tokens is not None else file.info("token_embd.weight").shape[0]
+    if type(token) is not int or not 0 <= token < count:
+        raise WeightFileError(f"{file.path}: {key} is {str(token)[:40]}, expected an id below {count}")
+    return token
+
+
+class GgufFiles(ModelFiles):
+    """The small files that a Hugging Face folder of the model would have, made of the fields of a GGUF file."""
+
+    def __init__(self, file: GgufFile, config: _Values) -> None:
+        self._file, self._config = file, config
+        self._made: dict[str, bytes] = {}
+        self._makers: dict[str, Callable[[], bytes]] = {
+            "config.json": lambda: _json(self._config),
+            "generation_config.json": lambda: _json(_generation(self._file)),
+        }
+        if "tokenizer.ggml.model" in file.fields:
+            self._makers["tokenizer.json"] = lambda: tokenizer_json(self._file.fields, str(self._file.path))
+            self._makers["tokenizer_config.json"] = lambda: _json(_tokenizer_config(self._file))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GgufFiles, (self._file, self._config)
+
+    @property
+    def file(self) -> GgufFile:
+        """Where they are from."""
+        return self._file
+
+    def has(self, name: str) -> bool:
+        return name in self._makers
+
+    def names(self, folder: str = "") -> list[str]:
+        return [] if folder else sorted(self._makers)
+
+    def read_bytes(self, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
+        if name not in self._makers:
+            raise FileNotFoundError(f"{self.describe(name)}: a GGUF file has no such part")
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def describe(self, name: str = "") -> str:
+        return f"{self._file.path}: {name}" if name else str(self._file.path)
+
+    def open_weights(self, name: str) -> WeightFile:
+        raise FileNotFoundError(f"{self.describe(name)}: a GGUF file has no such part")
+
+
+def _json(values: Any) -> bytes:
+    return json.dumps(values).encode("ascii")
+
+
+def _generation(file: GgufFile) -> _Values:
+    """How the file wants its model to be used: what ends a text, ``general.sampling.*``."""
+    values: _Values = {}
+    ends = [_token(file, name) for name in ("eos", "eot", "eom")]
+    tokens, types = (file.fields.get(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
+    if tokens is not None and isinstance(types, np.ndarray) and len(types) == len(tokens):
+        # files without a token for the end of a turn have one by its name
+        ends += [int(i) for i in np.flatnonzero(types == _CONTROL) if tokens[int(i)] in _ENDS]
+    ends = list(dict.fromkeys(token for token in ends if token is not None))
+    if ends:
+        values["eos_token_id"] = ends
+    for name in ("bos", "padding"):
+        token = _token(file, name)
+        if token is not None:
+            values["pad_token_id" if name == "padding" else "bos_token_id"] = token
+    prefix = "general.sampling."
+    for key, value in file.fields.items():
+        if key.startswith(prefix):
+            name = key[len(prefix) :]
+            values[_SAMPLING.get(name, name)] = _shortest(value) if type(value) is float else value
+    if values.keys() & {"temperature", "top_k", "top_p", "min_p"} and values.get("temperature") != 0:
+        values["do_sample"] = True
+    return values
+
+
+_SAMPLING = {"temp": "temperature", "penalty_repeat": "repetition_penalty"}
+
+
+def _tokenizer_config(file: GgufFile) -> _Values:
+    values: _Values = {}
+    tokens = file.fields.get("tokenizer.ggml.tokens")
+    for name, key in (
+        ("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding"),
+        ("sep_token", "seperator"), ("cls_token", "cls"), ("mask_token", "mask"),
+    ):  # fmt: skip
+        token = _token(file, key)
+        if token is not None and tokens is not None:
+            values[name] = tokens[token]
+    templates = {
+        key.removeprefix("tokenizer.chat_template").lstrip(".") or "default": value
+        for key, value in file.fields.items()
+        if key.partition(".")[0] == "tokenizer" and key.startswith("tokenizer.chat_template") and isinstance(value, str)
+    }
+    if list(templates) == ["default"]:
+        values["chat_template"] = templates["default"]
+    elif templates:
+        values["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
+    return values

@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: MIT
+"""Prompts in, texts out: what ``TextDecoder.generate``, ``stream`` and ``score`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from math import fsum, nan
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..calllog import begin
+from ..engine.inputs import check_range
+from ..engine.requests import Request, Run
+from ..engine.scoring import token_logprobs
+from ..engine.stop import deadline_of
+from .genoptions import SPELLINGS, Options, read_options
+from .watch import Watch
+
+if TYPE_CHECKING:
+    from ..calllog import CallLog
+    from .codec import TextCodec
+    from .decoder import TextDecoder
+
+__all__ = ["Generation", "Score", "Stream", "generate", "score"]
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
+Prompt = tuple[str, Integers]  # what messages call it, and its tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What was generated from one prompt."""
+
+    text: str | None
+    """The text behind the prompt; None of a model without a tokenizer."""
+    token_ids: tuple[int, ...]
+    """The tokens behind the prompt; the one that ended them is the last."""
+    finish_reason: str
+    """"stop": the model or a stop string has ended it; "length": it has as many tokens as were asked for, or as there is
+    room for; "timeout"; "cancelled"."""
+    stop: str | int | None
+    """The stop string, or the id among ``stop_token_ids``, that ended it."""
+    logprobs: tuple[tuple[int, float, dict[int, float]], ...] | None
+    """Of each token (id, log-probability, the likeliest ids and theirs), of the logits as the model gave them."""
+    score: float | None
+    """The sum of the tokens' log-probabilities, where ``logprobs`` were asked for."""
+    seed: int
+    """Of the random numbers."""
+    prompt_tokens: int
+    """Tokens of the prompt."""
+    cached_tokens: int = 0
+    """Of those, how many were not computed."""
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Every option as it was used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a text is."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float | None, ...]
+    """The log-probability of each token after those before it; None for the first, which nothing is before."""
+    total: float
+    """Their sum."""
+    perplexity: float
+    """exp(-mean); NaN for a single token."""
+
+
+class _Answer:
+    """A request, and the text that comes of it."""
+
+    def __init__(self, request: Request, options: Options, codec: TextCodec | None) -> None:
+        self.request, self.options = request, options
+        self.stop: str | int | None = None
+        self.watch: Watch | None = None
+        if codec is not None:
+            self.watch = Watch(codec.pieces(request.prompt.tolist()), options.stop, options.include_stop)
+
+    def grow(self) -> bool:
+        """The request has got a token: whether it completes a stop string."""
+        token, ended = self.request.made[-1], self.request.reason == "stop"
+        if ended and token in self.options.stop_token_ids:
+            self.stop = token
+        if self.watch is None or (ended and not self.options.include_stop):
+            return False
+        if self.watch.push(token):
+            self.stop = self.watch.found
+            return True
+        return False
+
+    def result(self, text: str | None) -> Generation:
+        """What came of it; ``text`` is what there is of the watch's."""
+        request, sampling = self.request, self.options.sampling
+        logprobs = total = None
+        if sampling.logprobs is not None:
+            logprobs = tuple(zip(request.made, request.chosen, request.likely, strict=True))
+            total = fsum(request.chosen)
+        return Generation(
+            text, tuple(request.made), request.reason or "cancelled", self.stop, logprobs, total, sampling.seed,
+            int(request.prompt.size), 0, self.options.settings,
+        )  # fmt: skip
+
+
+def generate(model: TextDecoder, prompts: Any, options: dict[str, Any]) -> list[Generation]:
+    """What ``TextDecoder.generate`` promises."""
+    deadline, log, num_threads, kv_dtype, read = _begin("generate", model, options)
+    codec = _codec(model, read)
+    ids = [(name, _tokens(model, prompt, name)) for name, prompt in _several(prompts)]
+    answers = [
+        _Answer(request, read, codec) for name, prompt in ids for request in _requests(model, name, prompt, read)
+    ]
+    _count(log, ids)
+    run = Run(
+        model, [answer.request for answer in answers], kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline
+    )
+    by_request = {id(answer.request): answer for answer in answers}
+    while run.going:
+        for request in run.step():
+            if by_request[id(request)].grow():
+                run.finish(request, "stop")
+    if log is not None:
+        log.computed()
+    results = []
+    for answer in answers:
+        text = None
+        if answer.watch is not None:
+            answer.watch.finish()
+            text = answer.watch.take()
+        results.append(answer.result(text))
+    if log is not None:
+        log.write()
+    return results
+
+
+class Stream(Iterator[str]):
+    """The text of one prompt as it comes: an iterator of strings, whole characters each, none of them empty.
+
+    The model works in the thread that asks for the next piece. ``result`` waits for the rest.
+    """
+
+    def __init__(self, model: TextDecoder, prompt: Any, options: dict[str, Any]) -> None:
+        deadline, self._log, num_threads, kv_dtype, read = _begin("stream", model, options)
+        if read.n != 1:
+            raise ValueError(f"n: got {read.n}, expected 1: a stream is one text")
+        several = _several(prompt)
+        if len(several) != 1:
+            raise ValueError(f"prompt: {len(several)} prompts, expected one: a stream is one text")
+        ids = _tokens(model, several[0][1], "prompt")
+        (request,) = _requests(model, "prompt", ids, read)
+        codec = _codec(model, read)
+        if codec is None:
+            raise _no_tokenizer(model, "stream")
+        _count(self._log, [("prompt", ids)])
+        self._answer = _Answer(request, read, codec)
+        self._run = Run(model, [request], kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline)
+        self._parts: list[str] = []
+        self._cancelled = self._ended = False
+
+    def __next__(self) -> str:
+        watch, request = self._answer.watch, self._answer.request
+        assert watch is not None
+        while not self._ended:
+            if self._cancelled and self._run.going:
+                self._run.finish_all("cancelled")
+            if self._run.going:
+                for one in self._run.step():
+                    if self._answer.grow():
+                        self._run.finish(one, "stop")
+            if not self._run.going:
+                self._ended = True
+                watch.finish()
+                if self._log is not None:
+                    self._log.computed()
+                    self._log.write()
+            text = watch.take()
+            if text:
+                self._parts.append(text)
+                return text
+        assert request.reason is not None
+        raise StopIteration
+
+    def cancel(self) -> None:
+        """End it before its time, from any thread: no further token is computed, and what there is is the result."""
+        self._cancelled = True
+
+    def result(self) -> Generation:
+        """What was generated, when it is complete; pieces that nobody has asked for are in its text."""
+        for _ in self:
+            pass
+        return self._answer.result("".join(self._parts))
+
+
+def score(model: TextDecoder, texts: Any, num_threads: int | None, timeout: float | None) -> list[Score]:
+    """What ``TextDecoder.score`` promises."""
+    model.check_logits()
+    deadline, log = deadline_of(timeout), begin("score")
+    several = _several(texts, "texts")
+    ids = []
+    for name, text in several:
+        tokens = _tokens(model, text, name)
+        if tokens.size > model.max_positions:
+            raise ValueError(f"{name}: {tokens.size} tokens, the context of the model has {model.max_positions}")
+        ids.append((name, tokens))
+    _count(log, ids)
+    found = token_logprobs(model, [tokens for _, tokens in ids], num_threads, deadline)
+    results = []
+    for (_, tokens), logprobs in zip(ids, found, strict=True):
+        total = fsum(logprobs)
+        # by decimal arithmetic, which is the same on every machine
+        perplexity = float((-Decimal(total) / len(logprobs)).exp()) if logprobs else nan
+        results.append(Score(tuple(tokens.tolist()), (None, *logprobs), total, perplexity))
+    if log is not None:
+        log.computed()
+        log.write()
+    return results
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _begin(
+    what: str, model: TextDecoder, options: dict[str, Any]
+) -> tuple[int, CallLog | None, int | None, str, Options]:
+    """(deadline, log, threads, type of keys, the rest) of a call."""
+    model.check_logits()
+    for name in [name for name in options if name in SPELLINGS]:
+        value, known = options.pop(name), SPELLINGS[name]
+        if value is not None and options.get(known) is not None:
+            raise ValueError(f"{name}: got {value!r} beside {known}={options[known]!r}, which is the same")
+        options[known] = value if options.get(known) is None else options[known]
+    unknown = [name for name in options if name not in _NAMES]
+    if unknown:
+        raise TypeError(f"{what}() got an unexpected option {unknown[0]!r}; there are {', '.join(_NAMES)}")
+    deadline = deadline_of(options.pop("timeout", None))
+    num_threads, kv_dtype = options.pop("num_threads", None), options.pop("kv_dtype", None)
+    read = read_options(model.files, model.vocab_size, options)
+    if read.stop and not model.has_tokenizer:
+        raise _no_tokenizer(model, "stop")
+    return deadline, begin(what), num_threads, "float32" if kv_dtype is None else kv_dtype, read
+
+
+_NAMES = (
+    "max_new_tokens", "min_new_tokens", "n", "seed", "do_sample", "temperature", "top_k", "top_p", "min_p",
+    "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "stop", "stop_token_ids",
+    "include_stop_str_in_output", "ignore_eos", "logprobs", "kv_dtype", "timeout", "num_threads",
+)  # fmt: skip
+
+
+def _count(log: CallLog | None, ids: Sequence[Prompt]) -> None:
+    if log is not None:
+        log.texts_came(len(ids))
+        log.tokens_came(sum(prompt.size for _, prompt in ids))
+
+
+def _requests(model: TextDecoder, name: str, prompt: Integers, options: Options) -> list[Request]:
+    """The requests of one prompt, ``n`` of them."""
+    new = options.max_new_tokens
+    if new is None and options.max_length is not None:
+        if options.max_length <= prompt.size:
+            raise ValueError(
+                f"{name}: {prompt.size} tokens, but generation_config.json says max_length {options.max_length}: give "
+                "max_new_tokens"
+            )
+        new = min(options.max_length, model.max_positions) - int(prompt.size)
+    total = model.total(int(prompt.size), new, name)
+    ends = options.stop_token_ids if options.ignore_eos else options.stop_token_ids | model.eos_token_ids
+    return [Request(prompt, total, options.sampling, which, ends) for which in range(options.n)]
+
+
+def _codec(model: TextDecoder, options: Options) -> TextCodec | None:
+    return model.tokenizer if model.has_tokenizer else None
+
+
+def _no_tokenizer(model: TextDecoder, name: str) -> ValueError:
+    return ValueError(f"{name}: needs the tokenizer of the model, and {model.files.describe('tokenizer.json')} is missing")
+
+
+def _several(prompts: Any, what: str = "prompts") -> list[tuple[str, Any]]:
+    """(name, prompt) of one prompt or of several."""
+    if isinstance(prompts, str):
+        return [(what, prompts)]
+    if isinstance(prompts, np.ndarray):
+        if prompts.ndim == 1 and prompts.dtype.kind != "U":
+            return [(what, prompts)]
+        return [(f"{what}[{i}]", prompt) for i, prompt in enumerate(prompts)]
+    if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
+        raise TypeError(
+            f"{what}: expected a str, token ids, or a list of such, got {type(prompts).__name__}"
+        )
+    if not len(prompts):
+        return []
+    if hasattr(prompts[0], "__index__") and not isinstance(prompts[0], np.ndarray):
+        return [(what, prompts)]
+    return [(f"{what}[{i}]", prompt) for i, prompt in enumerate(prompts)]
+
+
+def _tokens(model: TextDecoder, prompt: Any, name: str) -> Integers:
+    """The tokens of a prompt."""
+    if isinstance(prompt, str):
+        if not model.has_tokenizer:
+            raise _no_tokenizer(model, name)
+        try:
+            ids = np.array(model.tokenizer.encode(prompt), np.int64)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if ids.size == 0:
+            raise ValueError(f"{name}: the text has no tokens, expected at least one")
+    else:
+        array = np.asarray(prompt)
+        if array.ndim != 1:
+            raise ValueError(f"{name}: shape {array.shape}, expected a str or token ids (tokens,)")
+        if array.size == 0:
+            raise ValueError(f"{name}: no tokens, expected at least one")
+        if array.dtype.kind not in "iu":
+            raise TypeError(f"{name}: got dtype {array.dtype}, expected a str or integers")
+        if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"{name}: got {array.max()}, expected 0 to {model.vocab_size - 1} (vocab_size of the model)")
+        ids = np.ascontiguousarray(array, np.int64)
+    check_range(name, ids, model.vocab_size, "vocab_size of the model")
+    return ids
