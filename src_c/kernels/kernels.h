@@ -17,6 +17,7 @@
 #include "relative.h"
 #include "rope.h"
 #include "rows.h"
+#include "sample.h"
 #include "similarity.h"
 #include "vmath.h"
 
@@ -32,6 +33,7 @@ struct fa_kernels {
     fa_int8_kernels int8;
     fa_relative_kernels relative;
     fa_similar_kernels similar;
+    fa_sample_kernels sample;
 };
 
 #endif
