@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Mirror of src_c/fastattn.h, line for line; then what the extensions need of cpu.h.
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stddef cimport size_t
 
 
@@ -22,6 +22,8 @@ cdef extern from "fastattn.h" nogil:
         FA_ERR_WORKSPACE
         FA_ERR_MEMORY
         FA_STOPPED
+        FA_ERR_NAN
+        FA_ERR_EMPTY
 
     const char *fa_status_text(fa_status status)
 
@@ -227,6 +229,36 @@ cdef extern from "fastattn.h" nogil:
                        int32_t last)
     fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *ranges,
                                  int32_t plain)
+
+    ctypedef struct fa_draw:
+        uint64_t seed
+        uint32_t which
+        uint32_t step
+        double temperature
+        int64_t top_k
+        double top_p
+        double min_p
+        double repetition
+        double presence
+        double frequency
+        const int64_t *tokens
+        int64_t n_tokens
+        int64_t prompt
+        const int64_t *bias_ids
+        const float *bias
+        int64_t n_bias
+        const int64_t *banned
+        int64_t n_banned
+        const uint32_t *allowed
+        int64_t given
+        int32_t logprobs
+
+    int64_t FA_SAMPLE_MOST
+
+    fa_status fa_sample_workspace(const fa_ctx *ctx, const fa_view *logits, const fa_draw *draws, size_t *bytes)
+    fa_status fa_sample(const fa_ctx *ctx, const fa_view *tokens, const fa_view *logprobs, const fa_view *top_ids,
+                        const fa_view *top_logprobs, const fa_view *logits, const fa_draw *draws, void *ws,
+                        size_t ws_bytes, int64_t *bad)
 
     fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x)
     fa_status fa_block_size(int32_t type, int64_t *elements, int64_t *bytes)

@@ -295,6 +295,26 @@ def disentangled_attention(
 ) -> None: ...
 def gather(out: _F32, x: _F32, index: _I64, num_threads: int | None) -> None: ...
 
+# ---- drawing tokens: _core_sample.pxi
+
+MOST_LOGITS: Final[int]
+
+def sample(
+    logits: _F32,
+    samplings: Sequence[Any],
+    *,
+    steps: Sequence[int] | None = None,
+    which: Sequence[int] | None = None,
+    tokens: Sequence[_I64 | None] | None = None,
+    prompts: Sequence[int] | None = None,
+    banned: Sequence[_I64 | None] | None = None,
+    allowed: Sequence[NDArray[np.uint32] | NDArray[np.int32] | None] | None = None,
+    given: Sequence[int | None] | None = None,
+    strict: bool = True,
+    blocks: Blocks | None = None,
+    num_threads: int | None = None,
+) -> tuple[_I64, _F32 | None, _I64 | None, _F32 | None]: ...
+
 # ---- vectors: _core_vectors.pxi
 
 def similarity(out: _F32, a: _Floats, b: _Floats, metric: int, num_threads: int | None) -> None: ...

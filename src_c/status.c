@@ -11,6 +11,8 @@ const char *fa_status_text(fa_status status) {
     case FA_ERR_WORKSPACE: return "workspace missing, misaligned or too small";
     case FA_ERR_MEMORY: return "sizes too large";
     case FA_STOPPED: return "stopped before its end";
+    case FA_ERR_NAN: return "NaN or +inf where a number has to be";
+    case FA_ERR_EMPTY: return "nothing is left to choose from";
     }
     return "unknown status";
 }

@@ -18,6 +18,7 @@
 #include "relative.h"
 #include "rope.h"
 #include "rows.h"
+#include "sample.h"
 #include "similarity.h"
 #include "vmath.h"
 
@@ -34,6 +35,7 @@ struct fa_kernels {
     fa_relative_kernels relative;
     fa_similar_kernels similar;
     fa_block_kernels blocks;
+    fa_sample_kernels sample;
 };
 
 #endif

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* Random bits: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011). And a logarithm in plain
+ * double precision, the same on every machine. */
+#include "sample.h"
+
+void fa_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]) {
+    uint32_t c[4] = {counter[0], counter[1], counter[2], counter[3]}, k[2] = {key[0], key[1]};
+    for (int round = 0; round < 10; round++) {
+        const uint64_t a = (uint64_t)0xD2511F53u * c[0], b = (uint64_t)0xCD9E8D57u * c[2];
+        const uint32_t next[4] = {(uint32_t)(b >> 32) ^ c[1] ^ k[0], (uint32_t)b, (uint32_t)(a >> 32) ^ c[3] ^ k[1], (uint32_t)a};
+        memcpy(c, next, sizeof c);
+        k[0] += 0x9E3779B9u;
+        k[1] += 0xBB67AE85u;
+    }
+    memcpy(out, c, sizeof c);
+}
+
+/*
+ * x = 2^e m with m in [sqrt(1/2), sqrt(2)), and ln m = 2 artanh s with s = (m - 1) / (m + 1), |s| < 0.1716: the series up
+ * to s^21 leaves 2^-62 of it. e ln 2 comes in two parts, the first so short that the product is exact.
+ */
+double fa_log(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const uint64_t shifted = bits - 0x3fe6a09e667f3bcdu;
+    const int64_t e = (int64_t)shifted >> 52;
+    bits = (shifted & 0x000fffffffffffffu) + 0x3fe6a09e667f3bcdu;
+    double m;
+    memcpy(&m, &bits, sizeof m);
+    const double s = (m - 1) / (m + 1), z = s * s;
+    double p = 1.0 / 21;
+    for (int i = 19; i >= 3; i -= 2) p = p * z + 1.0 / i;
+    const double high = (double)e * 0x1.62e42fefap-1, low = (double)e * 0x1.cf79abc9e3b3ap-40;
+    return high + (2 * s + (2 * s * z * p + low));
+}

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * From a row of logits to a token.
+ *
+ * A row is read once for the maxima of its blocks. The highest logit is looked up there, and so is a bound that at least k
+ * of the logits reach: few blocks hold any of the best k. Without top_k every logit gets a weight; what stays is packed, in
+ * ascending order of ids, after each step.
+ */
+#include <float.h>
+
+#include "sample.h"
+
+#define FA_LOG2E_DOUBLE 0x1.71547652b82fep+0
+
+/* ---- penalties, biases, what may not come ------------------------------------------------------------------------ */
+
+int fa_draw_counts(const fa_draw *draw) {
+    return draw->n_tokens > 0 && (draw->repetition != 1 || draw->presence != 0 || draw->frequency != 0);
+}
+
+int fa_draw_changes(const fa_draw *draw) {
+    return draw->given < 0 && (fa_draw_counts(draw) || draw->n_bias > 0 || draw->n_banned > 0 || draw->allowed);
+}
+
+static float fa_kept_finite(float x) { return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x; }
+
+/* The count of an id has the ids seen at all in its lowest bit, and above it how often the answer has it. */
+static void fa_penalise(float *x, int64_t n, const fa_draw *draw, uint32_t *counts) {
+    const float repetition = (float)draw->repetition, presence = (float)draw->presence, frequency = (float)draw->frequency;
+    for (int64_t i = 0; i < draw->n_tokens; i++)
+        if (draw->tokens[i] < n) counts[draw->tokens[i]] = 0; /* the array is as long as the vocabulary, a text is not */
+    for (int64_t i = 0; i < draw->n_tokens; i++) {
+        if (draw->tokens[i] >= n) continue;
+        uint32_t *count = &counts[draw->tokens[i]];
+        *count |= 1;
+        if (i >= draw->prompt && *count < UINT32_MAX - 2) *count += 2;
+    }
+    for (int64_t i = 0; i < draw->n_tokens; i++) {
+        if (draw->tokens[i] >= n) continue;
+        uint32_t *count = &counts[draw->tokens[i]];
+        float t = x[draw->tokens[i]];
+        if (*count && t > -__builtin_inff()) {
+            if (repetition != 1.0f) t = fa_kept_finite(t < 0 ? t * repetition : t / repetition);
+            if (*count > 1) {
+                t = fa_kept_finite(t - frequency * (float)(*count >> 1));
+                t = fa_kept_finite(t - presence);
+            }
+            x[draw->tokens[i]] = t;
+        }
+        *count = 0; /* once for each id */
+    }
+}
+
+static void fa_change(float *x, int64_t n, const fa_draw *draw, uint32_t *counts) {
+    const float none = -__builtin_inff();
+    for (int64_t i = 0; i < draw->n_bias; i++) {
+        float *t = &x[draw->bias_ids[i]];
+        *t = *t == none || draw->bias[i] == none ? none : fa_kept_finite(*t + draw->bias[i]);
+    }
+    if (fa_draw_counts(draw)) fa_penalise(x, n, draw, counts);
+    for (int64_t i = 0; i < draw->n_banned; i++) x[draw->banned[i]] = none;
+    if (draw->allowed)
+        for (int64_t i = 0; i < n; i += 32) {
+            const uint32_t word = draw->allowed[i / 32];
+            const int64_t m = n - i < 32 ? n - i : 32;
+            if (word == 0xffffffffu) continue;
+            for (int64_t j = 0; j < m; j++)
+                if (!(word >> j & 1)) x[i + j] = none;
+        }
+}
+
+/* ---- the best ---------------------------------------------------------------------------------------------------- */
+
+/* The first of the highest. */
+static int64_t fa_first(const float *x, int64_t n, const float *best, float max) {
+    for (int64_t i = 0; i < n; i += FA_SAMPLE_BLOCK, best += FA_LANES) {
+        int here = 0;
+        for (int l = 0; l < FA_LANES; l++) here |= best[l] == max;
+        if (!here) continue;
+        for (int64_t j = i;; j++)
+            if (x[j] == max) return j;
+    }
+    return -1; /* not reached: max is one of best */
+}
+
+static float fa_of_order(uint32_t order) {
+    float x;
+    const uint32_t bits = order & 0x80000000u ? order & 0x7fffffffu : ~order;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* Packs the ids of the best k, k < n, and their logits, in ascending order of ids. */
+static void fa_take_best(const float *x, int64_t n, int64_t k, const fa_sample_space *space) {
+    const int64_t maxima = (n + FA_SAMPLE_BLOCK - 1) / FA_SAMPLE_BLOCK * FA_LANES;
+    float least = -__builtin_inff();
+    if (k <= maxima / 2) /* k maxima reach it, so k logits do */
+        least = fa_of_order(fa_sample_cut(space->best, NULL, maxima, (uint64_t)k, space->x_left, NULL).order);
+    int64_t m = 0;
+    const float *best = space->best;
+    for (int64_t i = 0; i < n; i += FA_SAMPLE_BLOCK, best += FA_LANES) {
+        const int64_t end = n - i < FA_SAMPLE_BLOCK ? n : i + FA_SAMPLE_BLOCK;
+        int here = 0;
+        for (int l = 0; l < FA_LANES; l++) here |= best[l] >= least;
+        if (!here) continue;
+        for (int64_t j = i; j < end; j++) {
+            space->ids[m] = (int32_t)j;
+            space->x[m] = x[j];
+            m += x[j] >= least;
+        }
+    }
+    const fa_cut cut = fa_sample_cut(space->x, NULL, m, (uint64_t)k, space->x_left, NULL);
+    int64_t kept = 0, ties = 0;
+    for (int64_t i = 0; i < m; i++) {
+        const uint32_t order = fa_order(space->x[i]);
+        if (order < cut.order || (order == cut.order && ties++ >= cut.ties)) continue;
+        space->ids[kept] = space->ids[i];
+        space->x[kept++] = space->x[i];
+    }
+}
+
+/* ---- drawing ----------------------------------------------------------------------------------------------------- */
+
+static uint64_t fa_sum_units(const float *w, int64_t n) {
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += fa_units(w[i]);
+    return sum;
+}
+
+/* The least whole number that is not below share * total, at least 1; share in (0, 1), of which what is below 2^-63 is cut. */
+static uint64_t fa_share(double share, uint64_t total) {
+    const uint64_t part = (uint64_t)(share * 0x1p63);
+    const uint64_t units = (uint64_t)(((unsigned __int128)part * total + (((uint64_t)1 << 63) - 1)) >> 63);
+    return units ? units : 1;
+}
+
+static uint64_t fa_random_bits(const fa_draw *draw) {
+    const uint32_t counter[4] = {draw->which, draw->step, 0, 0}, key[2] = {(uint32_t)draw->seed, (uint32_t)(draw->seed >> 32)};
+    uint32_t words[4];
+    fa_philox(words, counter, key);
+    return (uint64_t)words[1] << 32 | words[0];
+}
+
+/* log2(e) / temperature as a normal float, so that -inf times it is never NaN. */
+static float fa_factor(double temperature) {
+    const double c = FA_LOG2E_DOUBLE / temperature;
+    return c > FLT_MAX ? FLT_MAX : c < FLT_MIN ? FLT_MIN : (float)c;
+}
+
+static int64_t fa_draw_one(const fa_sample_kernels *kernels, const fa_draw *draw, const float *x, int64_t n, float max,
+                           const fa_sample_space *space) {
+    const int32_t *ids = NULL; /* all */
+    float *w = space->w;
+    if (draw->top_k > 0 && draw->top_k < n) {
+        fa_take_best(x, n, draw->top_k, space);
+        ids = space->ids, x = space->x, n = draw->top_k;
+    }
+    kernels->weigh(w, x, n, max, fa_factor(draw->temperature));
+    if (draw->top_p < 1 || draw->min_p > 0) {
+        fa_cut cut = {0, n};
+        if (draw->top_p < 1)
+            cut = fa_sample_cut(x, w, n, fa_share(draw->top_p, fa_sum_units(w, n)), space->x_left, space->w_left);
+        int64_t kept = 0, ties = 0;
+        for (int64_t i = 0; i < n; i++) {
+            const uint32_t order = fa_order(x[i]);
+            const int out = order < cut.order || (order == cut.order && ties++ >= cut.ties) || (double)w[i] < draw->min_p;
+            space->ids[kept] = ids ? ids[i] : (int32_t)i;
+            w[kept] = w[i];
+            kept += !out;
+        }
+        ids = space->ids, n = kept;
+    }
+    const uint64_t place = (uint64_t)((unsigned __int128)fa_random_bits(draw) * fa_sum_units(w, n) >> 64);
+    uint64_t sum = 0;
+    int64_t i = 0;
+    for (; i < n - 1; i++) { /* the sum of all is above `place`, so what is left then is the last */
+        sum += fa_units(w[i]);
+        if (sum > place) break;
+    }
+    return ids ? ids[i] : i;
+}
+
+int64_t fa_sample_row(const fa_sample_kernels *kernels, const fa_draw *draw, const float *logits, int64_t n,
+                      const fa_sample_space *space, double *log_sum, float *highest) {
+    float max;
+    if (kernels->scan(space->best, &max, logits, n)) return -1;
+    if (max == -__builtin_inff()) return -2;
+    if (draw->logprobs >= 0) {
+        kernels->weigh(space->w, logits, n, max, fa_factor(1));
+        *log_sum = fa_log((double)fa_sum_units(space->w, n) * 0x1p-42);
+        *highest = max;
+    }
+    if (draw->given >= 0) return draw->given;
+    if (fa_draw_changes(draw)) {
+        memcpy(space->logits, logits, (size_t)n * sizeof *logits);
+        fa_change(space->logits, n, draw, space->counts);
+        logits = space->logits;
+        kernels->scan(space->best, &max, logits, n);
+        if (max == -__builtin_inff()) return -2;
+    }
+    if (!fa_draw_is_random(draw)) return fa_first(logits, n, space->best, max);
+    return fa_draw_one(kernels, draw, logits, n, max, space);
+}
