@@ -52,7 +52,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--chat", action="store_true", help="the prompt is one turn of a chat")
     parser.add_argument("--system", metavar="TEXT", help="what the system says before it; with --chat alone")
     parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="most tokens to generate")
-    parser.add_argument("--min-new-tokens", type=_natural, metavar="N", help="tokens before which none may end the text")
+    parser.add_argument(
+        "--min-new-tokens", type=_natural, metavar="N", help="tokens before the first one that may end it"
+    )
     parser.add_argument("-n", type=positive_int, metavar="N", help="so many answers; with --json alone")
     parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the random numbers (default: 0)")
     for name, what in (
@@ -67,7 +69,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--top-k", type=_natural, metavar="N", help="how many tokens may be drawn; 0 for all")
     parser.add_argument("--stop", action="append", metavar="TEXT", help="what ends the text; may come again")
     parser.add_argument("--ignore-eos", action="store_true", help="go on behind the model's own end")
-    parser.add_argument("--logprobs", type=_natural, metavar="K", help="the K likeliest tokens of each place; with --json")
+    parser.add_argument(
+        "--logprobs", type=_natural, metavar="K", help="the K likeliest tokens of each place; for --json"
+    )
     parser.add_argument(
         "--kv-dtype", choices=("float32", "float16", "bfloat16", "int8"), help="of kept keys and values (float32)"
     )
@@ -120,7 +124,7 @@ def _run(arguments: argparse.Namespace) -> int:
             print(json.dumps(_object(result)), flush=True)
     else:
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter still shows the rest
+            sys.stdout.reconfigure(errors="backslashreplace")  # what a terminal cannot show
         stream = model.stream(prompt, **options)
         for piece in stream:
             print(piece, end="", flush=True)

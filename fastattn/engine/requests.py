@@ -12,8 +12,8 @@ import numpy as np
 from .. import _core
 from .decode import Steps
 from .memory import Held, PagedMemory, pages_needed
-from .sampling import Sampling
 from .outputs import Floats
+from .sampling import Sampling
 from .stop import DeadlineExceeded
 
 if TYPE_CHECKING:
@@ -47,7 +47,19 @@ class Request:
         Tokens that end it.
     """
 
-    __slots__ = ("chosen", "ends", "kept", "likely", "made", "pending", "prompt", "reason", "sampling", "total", "which")
+    __slots__ = (
+        "chosen",
+        "ends",
+        "kept",
+        "likely",
+        "made",
+        "pending",
+        "prompt",
+        "reason",
+        "sampling",
+        "total",
+        "which",
+    )
 
     def __init__(
         self, prompt: Integers, total: int, sampling: Sampling, which: int = 0, ends: frozenset[int] = frozenset()
@@ -162,7 +174,6 @@ class Run:
                 self._memory.free(one.kept)  # its keys were turned by the frequencies of shorter sequences
                 one.pending = one.history()
         return ready
-
 
     def _draw(self, ready: list[Request], logits: Floats) -> None:
         """The next token of each request, from its row of logits."""

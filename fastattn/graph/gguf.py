@@ -49,7 +49,8 @@ class GgufWeights(WeightFile):
             infos[name] = info = file.info(where.name)
             if where.heads and (not info.shape or info.shape[0] % (2 * where.heads)):
                 raise WeightFileError(
-                    f"{file.path}: tensor {where.name!r} has shape {list(info.shape)}, which is not {where.heads} heads of pairs"
+                    f"{file.path}: tensor {where.name!r} has shape {list(info.shape)}, expected {where.heads} heads "
+                    "of pairs"
                 )
         super().__init__(file.path, infos, file.metadata)
         self.file = file

@@ -366,9 +366,7 @@ def kept_type(weights: WeightFile, names: Sequence[str]) -> str:
     return _KEPT.get(stored.pop(), "float32") if len(stored) == 1 else "float32"
 
 
-def _rows_of(
-    readers: Sequence[Callable[[int, int], Floats]], sizes: Sequence[int]
-) -> Callable[[int, int], Floats]:
+def _rows_of(readers: Sequence[Callable[[int, int], Floats]], sizes: Sequence[int]) -> Callable[[int, int], Floats]:
     """A reader of the rows of several tensors, one behind the other."""
     if len(readers) == 1:
         return readers[0]
@@ -419,8 +417,8 @@ def check_tensors(
         info = weights.info(found[candidates])
         if info.shape != shape:
             raise ValueError(
-                f"{info.file}: tensor {weights.shown(found[candidates])!r} has shape {list(info.shape)}, but config.json asks for "
-                f"{list(shape)}"
+                f"{info.file}: tensor {weights.shown(found[candidates])!r} has shape {list(info.shape)}, but "
+                f"config.json asks for {list(shape)}"
             )
         if info.dtype not in weights.floats:
             raise ValueError(

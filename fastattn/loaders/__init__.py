@@ -12,7 +12,14 @@ from pathlib import Path
 from .errors import WeightFileError
 from .weightfile import TensorInfo, WeightFile
 
-__all__ = ["TensorInfo", "WeightFile", "WeightFileError", "default_language_model_path", "default_model_path", "open_weights"]
+__all__ = [
+    "TensorInfo",
+    "WeightFile",
+    "WeightFileError",
+    "default_language_model_path",
+    "default_model_path",
+    "open_weights",
+]
 
 
 def open_weights(path: str | os.PathLike[str]) -> WeightFile:

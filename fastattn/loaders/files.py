@@ -62,6 +62,10 @@ class ModelFiles(ABC):
         Raises as ``fastattn.open_weights`` does.
         """
 
+    def tokenizer(self) -> Any:
+        """An object of the ``tokenizers`` library, where there is one without reading tokenizer.json; else None."""
+        return None
+
     @abstractmethod
     def names(self, folder: str = "") -> list[str]:
         """Names of the regular files directly in ``folder``, which need not be there, in order."""

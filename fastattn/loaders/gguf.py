@@ -14,7 +14,8 @@ import errno
 import mmap
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,9 @@ class GgufFile(WeightFile):
     >>> model.rows_as_float32("token_embd.weight", 0, 2).shape                  # doctest: +SKIP
     (2, 576)
     """
+
+    format = "gguf"
+    floats = (*WeightFile.floats, *BLOCK_DTYPES)
 
     def __init__(self, path: Path) -> None:
         first = _open_part(path)
@@ -206,7 +210,7 @@ class GgufFile(WeightFile):
         return out
 
     def _check_wide(self, name: str, info: TensorInfo) -> None:
-        if info.dtype not in ("F32", "F16", "BF16") and info.dtype not in BLOCK_DTYPES:
+        if info.dtype not in self.floats:
             raise WeightFileError(
                 f"{info.file}: tensor {short(name)} has dtype {info.dtype}, expected F32, F16, BF16 or quantised blocks"
             )
@@ -217,6 +221,13 @@ class GgufFile(WeightFile):
             _core.convert(out, stored)
         else:
             _core.dequantize(out.reshape(-1, out.shape[-1]) if out.ndim != 2 else out, stored.reshape(-1), block.code)
+
+    def row_reader(self, name: str) -> Callable[[int, int], _Float32]:
+        self._check_wide(name, self.info(name))
+        if len(self._infos[name].shape) == 1:
+            whole = self.as_float32(name)
+            return lambda start, stop: whole[start:stop]
+        return partial(self.rows_as_float32, name)
 
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
         """Give back the memory that reading tensor ``name`` took: its pages of the mapping, which are read anew when

@@ -21,7 +21,6 @@ from ..loaders.files import ModelFiles
 from ..loaders.gguf import GgufFile
 from ..loaders.jsonfile import MAX_JSON_BYTES
 from ..loaders.weightfile import WeightFile
-from ..vocab import tokenizer_json
 from .causal import NAMES
 
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "open_gguf"]
@@ -307,10 +306,7 @@ def _tensors(file: GgufFile, architecture: _Architecture, values: _Values) -> di
             layer, parts = int(parts[1]), parts[2:]
         role, part = parts[0], ".".join(parts[1:])
         role = architecture.roles.get(role, role)
-        if role == "output":
-            known = "lm_head"
-        else:
-            known = NAMES.get(role, layer) or ""
+        known = "lm_head" if role == "output" else NAMES.get(role, layer)
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name
         if target in found:
             raise WeightFileError(f"{file.path}: tensors {found[target].name!r} and {name!r} are both {target!r}")
@@ -359,7 +355,7 @@ class GgufFiles(ModelFiles):
             "generation_config.json": lambda: _json(_generation(self._file)),
         }
         if "tokenizer.ggml.model" in file.fields:
-            self._makers["tokenizer.json"] = lambda: tokenizer_json(self._file.fields, str(self._file.path))
+            self._makers["tokenizer.json"] = self._tokenizer_json
             self._makers["tokenizer_config.json"] = lambda: _json(_tokenizer_config(self._file))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -372,6 +368,16 @@ class GgufFiles(ModelFiles):
 
     def has(self, name: str) -> bool:
         return name in self._makers
+
+    def tokenizer(self) -> Any:
+        from ..vocab import gguf_tokenizer
+
+        return gguf_tokenizer(self._file.fields, str(self._file.path)) if self.has("tokenizer.json") else None
+
+    def _tokenizer_json(self) -> bytes:
+        from ..vocab import tokenizer_json
+
+        return tokenizer_json(self._file.fields, str(self._file.path))
 
     def names(self, folder: str = "") -> list[str]:
         return [] if folder else sorted(self._makers)

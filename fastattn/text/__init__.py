@@ -120,7 +120,8 @@ def load(
         _refuse_old_layout(where)
         raise
     # Loaded again in a process that may have another working directory.
-    options = {"dtype": None if opened.dtype == AS_STORED else opened.dtype, "head": opened.head, "strict": opened.strict}
+    stored = None if opened.dtype == AS_STORED else opened.dtype
+    options = {"dtype": stored, "head": opened.head, "strict": opened.strict}
     origin = Origin(load, os.path.abspath(opened.path), options, opened.fingerprint())
     built = build(opened, verify=verify)._replace(origin=origin)
     face = TextEncoder

@@ -39,8 +39,8 @@ class Generation:
     token_ids: tuple[int, ...]
     """The tokens behind the prompt; the one that ended them is the last."""
     finish_reason: str
-    """"stop": the model or a stop string has ended it; "length": it has as many tokens as were asked for, or as there is
-    room for; "timeout"; "cancelled"."""
+    """"stop": the model or a stop string has ended it; "length": it has as many tokens as were asked for, or as there
+    is room for; "timeout"; "cancelled"."""
     stop: str | int | None
     """The stop string, or the id among ``stop_token_ids``, that ended it."""
     logprobs: tuple[tuple[int, float, dict[int, float]], ...] | None
@@ -276,7 +276,9 @@ def _codec(model: TextDecoder, options: Options) -> TextCodec | None:
 
 
 def _no_tokenizer(model: TextDecoder, name: str) -> ValueError:
-    return ValueError(f"{name}: needs the tokenizer of the model, and {model.files.describe('tokenizer.json')} is missing")
+    return ValueError(
+        f"{name}: needs the tokenizer of the model, and {model.files.describe('tokenizer.json')} is missing"
+    )
 
 
 def _several(prompts: Any, what: str = "prompts") -> list[tuple[str, Any]]:
@@ -288,9 +290,7 @@ def _several(prompts: Any, what: str = "prompts") -> list[tuple[str, Any]]:
             return [(what, prompts)]
         return [(f"{what}[{i}]", prompt) for i, prompt in enumerate(prompts)]
     if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
-        raise TypeError(
-            f"{what}: expected a str, token ids, or a list of such, got {type(prompts).__name__}"
-        )
+        raise TypeError(f"{what}: expected a str, token ids, or a list of such, got {type(prompts).__name__}")
     if not len(prompts):
         return []
     if hasattr(prompts[0], "__index__") and not isinstance(prompts[0], np.ndarray):
@@ -318,7 +318,9 @@ def _tokens(model: TextDecoder, prompt: Any, name: str) -> Integers:
         if array.dtype.kind not in "iu":
             raise TypeError(f"{name}: got dtype {array.dtype}, expected a str or integers")
         if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
-            raise ValueError(f"{name}: got {array.max()}, expected 0 to {model.vocab_size - 1} (vocab_size of the model)")
+            raise ValueError(
+                f"{name}: got {array.max()}, expected 0 to {model.vocab_size - 1} (vocab_size of the model)"
+            )
         ids = np.ascontiguousarray(array, np.int64)
     check_range(name, ids, model.vocab_size, "vocab_size of the model")
     return ids

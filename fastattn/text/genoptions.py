@@ -32,20 +32,19 @@ _OF_FILE = (
     "min_new_tokens", "stop_strings", "num_return_sequences",
 )  # fmt: skip
 _OBEYED_ELSEWHERE = ("eos_token_id",)
-_WITHOUT_EFFECT = frozenset(
-    # ids that no decoder needs, what wrote the file, what is returned besides
-    "bos_token_id pad_token_id decoder_start_token_id transformers_version trust_remote_code return_dict_in_generate "
-    "output_attentions output_hidden_states output_scores output_logits "
-    # how keys are kept, and how transformers computes
-    "use_cache cache_implementation cache_config return_legacy_cache low_memory compile_config disable_compile "
-    "prefill_chunk_size "
-    # of beams alone
-    "length_penalty early_stopping num_beam_groups diversity_penalty "
-    # of drafts, which change no text
-    "is_assistant num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold "
-    "prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit assistant_lookbehind "
-    "target_lookbehind".split()
-)
+_WITHOUT_EFFECT_BY_REASON = {
+    "ids that no decoder needs, and what wrote the file": "bos_token_id pad_token_id decoder_start_token_id "
+    "transformers_version trust_remote_code",
+    "what a call returns besides": "return_dict_in_generate output_attentions output_hidden_states output_scores "
+    "output_logits",
+    "how keys are kept, and how transformers computes": "use_cache cache_implementation cache_config "
+    "return_legacy_cache low_memory compile_config disable_compile prefill_chunk_size",
+    "beams": "length_penalty early_stopping num_beam_groups diversity_penalty",
+    "drafts, which change no text": "is_assistant num_assistant_tokens num_assistant_tokens_schedule "
+    "assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit "
+    "assistant_lookbehind target_lookbehind",
+}
+_WITHOUT_EFFECT = frozenset(" ".join(_WITHOUT_EFFECT_BY_REASON.values()).split())
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "num_beams": (1,), "typical_p": (1, 1.0), "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1, 1.0), "epsilon_cutoff": (0, 0.0), "eta_cutoff": (0, 0.0), "min_length": (0,),

@@ -71,9 +71,9 @@ class Watch:
             self._parts.append(text[: end if self._include else end + length])
             self._open = ""
             return True
-        keep = next((i for i in range(max(len(text) - self._longest + 1, 0), len(text)) if self._may_begin(text[i:])), None)
-        if keep is None:
-            keep = len(text)
+        keep = max(len(text) - self._longest + 1, 0)
+        while keep < len(text) and not self._may_begin(text[keep:]):
+            keep += 1
         self._parts.append(text[:keep])
         self._open = text[keep:]
         return False
