@@ -14,7 +14,7 @@ from .decode import Steps
 from .memory import Held, PagedMemory, pages_needed
 from .outputs import Floats
 from .sampling import Sampling
-from .stop import DeadlineExceeded
+from .stop import DeadlineExceeded, check_deadline
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -152,6 +152,7 @@ class Run:
         some, tokens = _cut(self._running, STEP_ROWS)
         wanted = [piece.size == one.pending.size for one, piece in zip(some, tokens, strict=True)]
         try:
+            check_deadline(self._deadline)
             logits = self._steps.run(
                 [one.kept for one in some if one.kept is not None], tokens, wanted,
                 lengths=[one.length for one in some], num_threads=self._threads, deadline=self._deadline,

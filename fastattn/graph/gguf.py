@@ -70,6 +70,9 @@ class GgufWeights(WeightFile):
         where = self._tensors.get(name)
         return self._would_be(name) if where is None else where.name
 
+    def forget(self, name: str) -> None:
+        self.file.release(self._tensors[name].name)
+
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         where = self._tensors[name]
         return _halves(self.file[where.name], where.heads)

@@ -300,7 +300,10 @@ class Checkpoint(Source):
         raise ValueError(f"{self._weights.path}: missing tensor {candidates[0]!r}")
 
     def _read(self, *candidates: str | None) -> Floats:
-        return self._weights.as_float32(self._stored(*candidates))
+        name = self._stored(*candidates)
+        array = self._weights.as_float32(name)
+        self._weights.forget(name)
+        return array
 
     def linear(
         self,
@@ -325,7 +328,10 @@ class Checkpoint(Source):
             if kind == AS_STORED:
                 kind = kept_type(self._weights, weights)
             read = _rows_of([self._weights.row_reader(name) for name in weights], sizes)
-            return pack_rows(sum(sizes), inputs, read, vector, kind, num_threads=self.num_threads)
+            packed = pack_rows(sum(sizes), inputs, read, vector, kind, num_threads=self.num_threads)
+            for name in weights:
+                self._weights.forget(name)
+            return packed
 
         key = derive_key(names)  # which may be asked for twice: a pooler below a classifier
         self.made[key] = packed = self.once(key, linear_request(outputs, inputs, bias, dtype), make)

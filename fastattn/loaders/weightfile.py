@@ -233,6 +233,9 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
         stored = self._read(name)
         return lambda start, stop: _widened(stored[start:stop], dtype)
 
+    def forget(self, name: str) -> None:
+        """The tensor ``name`` has been read for good: memory that can be had again from the file may go."""
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._infos)
 

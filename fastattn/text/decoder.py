@@ -11,8 +11,8 @@ from .encoder import TextEncoder
 
 if TYPE_CHECKING:
     from ..typing import TokenIds
-    from .codec import TextCodec
     from .generation import Generation, Score, Stream
+    from .modeltokenizer import ModelTokenizer
 
 __all__ = ["TextDecoder"]
 
@@ -31,7 +31,7 @@ class TextDecoder(Decoder, TextEncoder):
         return self.files.has("tokenizer.json")
 
     @property
-    def tokenizer(self) -> TextCodec:
+    def tokenizer(self) -> ModelTokenizer:
         """The model's tokenizer: ``encode(text)``, ``decode(ids)``, ids of special tokens.
 
         Raises
@@ -41,12 +41,12 @@ class TextDecoder(Decoder, TextEncoder):
         ImportError
             The ``tokenizers`` library is not installed.
         """
-        return self.keep("codec", self._make_codec)
+        return self.keep("model tokenizer", self._make_tokenizer)
 
-    def _make_codec(self) -> TextCodec:
-        from .codec import TextCodec
+    def _make_tokenizer(self) -> ModelTokenizer:
+        from .modeltokenizer import ModelTokenizer
 
-        return TextCodec(self.files)
+        return ModelTokenizer.from_files(self.files, self.vocab_size)
 
     def generate(
         self,

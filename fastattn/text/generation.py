@@ -17,14 +17,16 @@ from ..engine.requests import Request, Run
 from ..engine.scoring import token_logprobs
 from ..engine.stop import deadline_of
 from .genoptions import SPELLINGS, Options, read_options
-from .watch import Watch
+from .watch import Pieces, Watch
 
 if TYPE_CHECKING:
     from ..calllog import CallLog
-    from .codec import TextCodec
     from .decoder import TextDecoder
+    from .modeltokenizer import ModelTokenizer
 
 __all__ = ["Generation", "Score", "Stream", "generate", "score"]
+
+_CONTEXT = 64  # tokens of a prompt that can say how the first tokens behind it are written
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 Prompt = tuple[str, Integers]  # what messages call it, and its tokens
@@ -73,12 +75,12 @@ class Score:
 class _Answer:
     """A request, and the text that comes of it."""
 
-    def __init__(self, request: Request, options: Options, codec: TextCodec | None) -> None:
+    def __init__(self, request: Request, options: Options, codec: ModelTokenizer | None) -> None:
         self.request, self.options = request, options
         self.stop: str | int | None = None
         self.watch: Watch | None = None
         if codec is not None:
-            self.watch = Watch(codec.pieces(request.prompt.tolist()), options.stop, options.include_stop)
+            self.watch = Watch(_pieces(codec, request.prompt), options.stop, options.include_stop)
 
     def grow(self) -> bool:
         """The request has got a token: whether it completes a stop string."""
@@ -271,7 +273,15 @@ def _requests(model: TextDecoder, name: str, prompt: Integers, options: Options)
     return [Request(prompt, total, options.sampling, which, ends) for which in range(options.n)]
 
 
-def _codec(model: TextDecoder, options: Options) -> TextCodec | None:
+def _pieces(tokenizer: ModelTokenizer, prompt: Integers) -> Pieces:
+    """What makes the text behind a prompt: spaces in front of a token are told by what is before it."""
+    pieces = tokenizer.incremental()
+    for token in prompt[-_CONTEXT:].tolist():
+        pieces.push(token)
+    return pieces
+
+
+def _codec(model: TextDecoder, options: Options) -> ModelTokenizer | None:
     return model.tokenizer if model.has_tokenizer else None
 
 

@@ -32,6 +32,9 @@ class Weights(dict[str, Any]):
     def as_float32(self, name: str) -> Any:
         return self[name]
 
+    def forget(self, name: str) -> None:
+        pass
+
     def row_reader(self, name: str) -> Any:
         return lambda start, stop: self[name][start:stop]
 

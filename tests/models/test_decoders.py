@@ -317,7 +317,7 @@ def test_warm_before_and_after_calls(load: Load, family: str) -> None:
     expected = model.generate([1, 2], max_new_tokens=3, ignore_eos=True)
     model.warm()
     assert model.generate([1, 2], max_new_tokens=3, ignore_eos=True) == expected
-    for wrong in ("int4", None, [], 8):
+    for wrong in ("int4", [], 8):
         with pytest.raises(ValueError, match="kv_dtype: got "):
             model.generate([1], max_new_tokens=1, kv_dtype=wrong)
 
