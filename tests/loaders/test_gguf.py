@@ -270,6 +270,7 @@ def test_pages_are_given_back(target: Path) -> None:
     file.release("w")
     assert resident(address) < 2**22
     assert view.reshape(-1, 34)[:, 0].sum() == sums and view.tobytes() == data
+    file.release("w")
     for start in range(0, 4096, 512):  # as a loader goes along
         file.rows_as_float32("w", start, start + 512)
         file.release("w", start, start + 512)

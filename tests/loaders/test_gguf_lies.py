@@ -146,7 +146,7 @@ OURS: dict[str, tuple[bytes, str]] = {
     "data beyond the file": (gguf_bytes({}, one(data=bytes(200))), "tensor 'w': its data, 256 bytes from byte"),
     "no data at all": (gguf_bytes({}, one())[:-256], f"tensor 'w': its data, .*{CUT}"),
     "shape larger than the data": (gguf_bytes({}, one(shape=(2**40, 64))), "tensor 'w': its data, 281474976710656"),
-    "an alignment beyond the file": (gguf_bytes({"general.alignment": 2**31}, one()), "its data, 256 bytes from byte 2"),
+    "alignment beyond the file": (gguf_bytes({"general.alignment": 2**31}, one()), "its data, 256 bytes from byte 2"),
 }  # fmt: skip
 
 
