@@ -217,14 +217,14 @@ class _Reader:
             if wrong >= 0:
                 self._fail(f"{what}: string {wrong} of {count} reaches beyond the file of {self._size} bytes")
             start, self._at = self._at, int(ends[count])
-            if count and int((ends[1:] - ends[:-1]).max()) > MAX_BYTES + 8:
+            if self._at - start > MAX_BYTES and int((ends[1:] - ends[:-1]).max()) > MAX_BYTES + 8:
                 self._fail(f"{what}: a string of more than {MAX_BYTES} bytes")
             return Field(kind, True, start, count, ends=ends)
         start = self._take(count * kind.struct.size, what)
-        if kind.name == "bool" and count:
-            most = int(np.frombuffer(self._data, np.uint8, count, start).max())
-            if most > 1:
-                self._fail(f"{what}: {most} among its bools, expected 0 or 1")
+        if kind.name == "bool":
+            other = bytes(self._data[start : self._at]).strip(b"\0\1")
+            if other:
+                self._fail(f"{what}: {other[0]} among its bools, expected 0 or 1")
         return Field(kind, True, start, count)
 
     def _alignment(self, fields: GgufFields) -> int:

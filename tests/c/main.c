@@ -27,6 +27,7 @@ static int run_all(const options *o) {
     test_linear_int8(o);
     test_linear_attention(o);
     test_convert(o);
+    test_blocks(o);
     test_rope(o);
     test_relative(o);
     test_disentangled(o);

@@ -45,7 +45,6 @@ def touch(folder: Path, *names: str) -> None:
         (["onnx/model.onnx", "onnx/model_quantized.onnx"], r"onnx/model\.onnx: an ONNX graph"),
         (["openvino_model.xml", "openvino_model.bin"], r"openvino_model\.xml: an OpenVINO model"),
         (["openvino/openvino_model.xml"], "OpenVINO"),
-        (["e5-q8_0.gguf"], r"e5-q8_0\.gguf: GGUF .*llama\.cpp"),
         (["model.bin", "shared_vocabulary.json"], r"model\.bin: a model of CTranslate2"),
         (["model.bin", "vocabulary.txt"], "CTranslate2"),
     ],
@@ -72,7 +71,7 @@ def test_folders_without_weights(folder: Path) -> None:
         fa.load(folder)
 
 
-@pytest.mark.parametrize("name", ["m.gguf", "m.onnx", "m.h5", "m.msgpack", "m.xml", "m.tflite", "m.pt", "m.bin"])
+@pytest.mark.parametrize("name", ["m.onnx", "m.h5", "m.msgpack", "m.xml", "m.tflite", "m.pt", "m.bin"])
 def test_files_of_other_kinds(folder: Path, name: str) -> None:
     touch(folder, name)
     with pytest.raises(WeightFileError, match=re.escape(name) + ": .*(not read|pickled)"):
@@ -85,7 +84,7 @@ def test_files_of_other_kinds(folder: Path, name: str) -> None:
         (b"", "empty file"),
         (POINTER, r"pointer of Git LFS .*`git lfs install && git lfs pull`"),
         *((page, "a web page") for page in PAGES),
-        (b"GGUF\3\0\0\0" + b"\0" * 100, "GGUF"),
+        (b"GGUF\1\0\0\0" + b"\0" * 100, "GGUF"),
         (b"\x89HDF\r\n\x1a\n" + b"\xff" * 100, "TensorFlow"),
         (b"PK\x03\x04" + b"\xff" * 100, "torch.save"),
         (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", "torch.save"),
