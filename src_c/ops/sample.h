@@ -39,7 +39,7 @@ fa_cut fa_sample_cut(const float *x, const float *w, int64_t n, uint64_t share, 
 /* Philox4x32-10. */
 void fa_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]);
 
-/* ln x of a normal x of at least 1, off by less than 2 units in the last place. */
+/* ln x of a normal x of at least 1, off by less than a unit in the last place. */
 double fa_log(double x);
 
 /* What a row works in: arrays of V, those that no draw of the call needs NULL. */

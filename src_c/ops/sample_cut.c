@@ -23,13 +23,19 @@ fa_cut fa_sample_cut(const float *x, const float *w, int64_t n, uint64_t share, 
             for (int64_t i = 0; i < n; i++) sums[fa_order(x[i]) >> shift & (CUT_PLACES - 1)]++;
         uint32_t place = CUT_PLACES - 1;
         while (place > 0 && before + sums[place] < share) before += sums[place--];
-        int64_t left = 0;
-        for (int64_t i = 0; i < n; i++)
-            if ((fa_order(x[i]) >> shift & (CUT_PLACES - 1)) == place) {
-                const float weight = w ? w[i] : 1.0f;
+        int64_t left = 0; /* no branches: which ones stay cannot be foretold */
+        if (w)
+            for (int64_t i = 0; i < n; i++) {
+                const int here = (fa_order(x[i]) >> shift & (CUT_PLACES - 1)) == place;
                 x_left[left] = x[i]; /* which may be x: never ahead of what is read */
-                if (w) w_left[left] = weight;
-                left++;
+                w_left[left] = w[i];
+                left += here;
+            }
+        else
+            for (int64_t i = 0; i < n; i++) {
+                const int here = (fa_order(x[i]) >> shift & (CUT_PLACES - 1)) == place;
+                x_left[left] = x[i];
+                left += here;
             }
         order |= place << shift;
         x = x_left, n = left;

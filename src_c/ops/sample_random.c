@@ -16,8 +16,9 @@ void fa_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]
 }
 
 /*
- * x = 2^e m with m in [sqrt(1/2), sqrt(2)), and ln m = 2 artanh s with s = (m - 1) / (m + 1), |s| < 0.1716: the series up
- * to s^21 leaves 2^-62 of it. e ln 2 comes in two parts, the first so short that the product is exact.
+ * x = 2^e m with m = 1 + f in [sqrt(1/2), sqrt(2)), and ln m = 2 artanh s with s = f / (2 + f), |s| < 0.1716: the series up
+ * to s^21 leaves 2^-62 of it. Its first term 2 s is f - f^2 / 2 + s f^2 / 2, so that what is rounded is small beside f, which
+ * is exact. e ln 2 comes in two parts, the first so short that the product is exact.
  */
 double fa_log(double x) {
     uint64_t bits;
@@ -27,9 +28,9 @@ double fa_log(double x) {
     bits = (shifted & 0x000fffffffffffffu) + 0x3fe6a09e667f3bcdu;
     double m;
     memcpy(&m, &bits, sizeof m);
-    const double s = (m - 1) / (m + 1), z = s * s;
+    const double f = m - 1, s = f / (2 + f), z = s * s, half = 0.5 * f * f;
     double p = 1.0 / 21;
     for (int i = 19; i >= 3; i -= 2) p = p * z + 1.0 / i;
     const double high = (double)e * 0x1.62e42fefap-1, low = (double)e * 0x1.cf79abc9e3b3ap-40;
-    return high + (2 * s + (2 * s * z * p + low));
+    return high - ((half - (s * (half + 2 * z * p) + low)) - f);
 }

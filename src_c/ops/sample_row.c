@@ -90,6 +90,36 @@ static float fa_of_order(uint32_t order) {
     return x;
 }
 
+/* Of the n packed ids and logits, and weights where there are some, those within the cut stay. Like all that packs it has no
+ * branches: which ones stay cannot be foretold. */
+static int64_t fa_pack_cut(int64_t n, fa_cut cut, float *w, const fa_sample_space *space) {
+    int64_t kept = 0, ties = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t order = fa_order(space->x[i]);
+        const int tie = order == cut.order, out = (order < cut.order) | (tie & (ties >= cut.ties));
+        space->ids[kept] = space->ids[i];
+        space->x[kept] = space->x[i];
+        if (w) w[kept] = w[i];
+        ties += tie;
+        kept += !out;
+    }
+    return kept;
+}
+
+/* Packs, of n ids (NULL: all) with their logits and weights, those of more than `units` and at least `least`. */
+static int64_t fa_pack(const int32_t *ids, const float *x, int64_t n, uint64_t units, double least, const fa_sample_space *space) {
+    float *w = space->w;
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const int in = (fa_units(w[i]) > units) & ((double)w[i] >= least);
+        space->ids[kept] = ids ? ids[i] : (int32_t)i;
+        space->x[kept] = x[i];
+        w[kept] = w[i];
+        kept += in;
+    }
+    return kept;
+}
+
 /* Packs the ids of the best k, k < n, and their logits, in ascending order of ids. */
 static void fa_take_best(const float *x, int64_t n, int64_t k, const fa_sample_space *space) {
     const int64_t maxima = (n + FA_SAMPLE_BLOCK - 1) / FA_SAMPLE_BLOCK * FA_LANES;
@@ -110,13 +140,7 @@ static void fa_take_best(const float *x, int64_t n, int64_t k, const fa_sample_s
         }
     }
     const fa_cut cut = fa_sample_cut(space->x, NULL, m, (uint64_t)k, space->x_left, NULL);
-    int64_t kept = 0, ties = 0;
-    for (int64_t i = 0; i < m; i++) {
-        const uint32_t order = fa_order(space->x[i]);
-        if (order < cut.order || (order == cut.order && ties++ >= cut.ties)) continue;
-        space->ids[kept] = space->ids[i];
-        space->x[kept++] = space->x[i];
-    }
+    fa_pack_cut(m, cut, NULL, space);
 }
 
 /* ---- drawing ----------------------------------------------------------------------------------------------------- */
@@ -156,19 +180,17 @@ static int64_t fa_draw_one(const fa_sample_kernels *kernels, const fa_draw *draw
         ids = space->ids, x = space->x, n = draw->top_k;
     }
     kernels->weigh(w, x, n, max, fa_factor(draw->temperature));
-    if (draw->top_p < 1 || draw->min_p > 0) {
-        fa_cut cut = {0, n};
-        if (draw->top_p < 1)
-            cut = fa_sample_cut(x, w, n, fa_share(draw->top_p, fa_sum_units(w, n)), space->x_left, space->w_left);
-        int64_t kept = 0, ties = 0;
-        for (int64_t i = 0; i < n; i++) {
-            const uint32_t order = fa_order(x[i]);
-            const int out = order < cut.order || (order == cut.order && ties++ >= cut.ties) || (double)w[i] < draw->min_p;
-            space->ids[kept] = ids ? ids[i] : (int32_t)i;
-            w[kept] = w[i];
-            kept += !out;
-        }
-        ids = space->ids, n = kept;
+    if (draw->top_p < 1) {
+        const uint64_t total = fa_sum_units(w, n), share = fa_share(draw->top_p, total);
+        /* those of at most this weight have, all together, less than what top_p leaves out */
+        n = fa_pack(ids, x, n, (total - share) / (uint64_t)n, 0, space);
+        const fa_cut cut = fa_sample_cut(space->x, w, n, share, space->x_left, space->w_left);
+        n = fa_pack_cut(n, cut, w, space);
+        ids = space->ids, x = space->x;
+    }
+    if (draw->min_p > 0) {
+        n = fa_pack(ids, x, n, 0, draw->min_p, space);
+        ids = space->ids;
     }
     const uint64_t place = (uint64_t)((unsigned __int128)fa_random_bits(draw) * fa_sum_units(w, n) >> 64);
     uint64_t sum = 0;

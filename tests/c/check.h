@@ -81,6 +81,7 @@ void test_rope(const options *o);
 void test_relative(const options *o);
 void test_disentangled(const options *o);
 void test_similarity(const options *o);
+void test_sample(const options *o);
 void test_rows(const options *o);
 void test_pooling(const options *o);
 void test_program(const options *o);

@@ -32,6 +32,7 @@ static int run_all(const options *o) {
     test_relative(o);
     test_disentangled(o);
     test_similarity(o);
+    test_sample(o);
     test_rows(o);
     test_pooling(o);
     test_program(o);
