@@ -25,7 +25,7 @@ def listed_merges(fields: Fields) -> list[Merge]:
     lines = fields.texts(MERGES)
     if lines is None:
         raise fields.wrong(MERGES, "is missing")
-    merges = [(left, right) for left, _, right in [line.partition(" ") for line in lines]]
+    merges: list[Merge] = [line.partition(" ")[::2] for line in lines]
     if all(map(all, merges)):  # nearly always: neither half is empty
         return merges
     for number, line in enumerate(lines):

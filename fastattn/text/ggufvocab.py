@@ -22,7 +22,7 @@ from .ggufpre import Pre, pre_tokenizer
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
 
-__all__ = ["GgufVocabulary", "gguf_tokenizer", "tokenizer_json"]
+__all__ = ["GgufVocabulary", "build_tokenizer", "gguf_tokenizer", "tokenizer_json"]
 
 _TOKENS, _TYPES, _SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6
@@ -65,6 +65,11 @@ class GgufVocabulary:
             raise fields.wrong(_TOKENS, "is missing" if tokens is None else "is empty")
         if "" in tokens:  # an id without a token: it keeps its place
             tokens = [token or f"[EMPTY_{number}]" for number, token in enumerate(tokens)]
+        self.types: list[int] = fields.numbers(_TYPES, "int32 uint32", len(tokens)) or []
+        self._kinds = set(self.types)
+        if kind == "bert":
+            types = self.types or [_NORMAL] * len(tokens)
+            tokens = [_word(token, type_) for token, type_ in zip(tokens, types, strict=True)]
         self.tokens = tokens
         self.ids = dict(zip(tokens, range(len(tokens)), strict=True))
         if len(self.ids) != len(tokens):
@@ -72,7 +77,6 @@ class GgufVocabulary:
             raise fields.wrong(
                 _TOKENS, f"has {tokens[number][:60]!r} twice, as [{number}] and as [{self.ids[tokens[number]]}]"
             )
-        self.types: list[int] = fields.numbers(_TYPES, "int32 uint32", len(tokens)) or []
         if kind in ("llama", "gemma4", "t5"):
             for number in self.numbers_of(_BYTE):
                 if not _BYTE_PIECE.fullmatch(tokens[number]):
@@ -82,7 +86,7 @@ class GgufVocabulary:
 
     def numbers_of(self, kind: int) -> list[int]:
         """Ids of the tokens of one type."""
-        return [number for number, other in enumerate(self.types) if other == kind] if kind in self.types else []
+        return [number for number, other in enumerate(self.types) if other == kind] if kind in self._kinds else []
 
     def special_id(self, role: str) -> int | None:
         """The id of the special token ``role`` (bos, eos, eot, eom, unknown, seperator, padding, cls, mask)."""
@@ -153,19 +157,21 @@ def gguf_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
     >>> gguf_tokenizer(fields, "model.gguf").encode("Hello").ids                # doctest: +SKIP
     [28120]
     """
+    return build_tokenizer(GgufVocabulary(fields, where))
+
+
+def build_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
+    """``gguf_tokenizer`` of a file whose keys have been read. Raises as that does."""
     try:
         import tokenizers  # noqa: F401
     except ImportError as error:
         raise ImportError("text needs the tokenizers library: pip install fastattn[text]") from error
-    vocabulary = GgufVocabulary(fields, where)
-    with _named_errors(f"{where}: the tokenizers library cannot build its tokenizer"):
+    with _named_errors(f"{vocabulary.fields.where}: the tokenizers library cannot build its tokenizer"):
         tokenizer = _BUILDERS[vocabulary.kind](vocabulary)
         added = list(_added_tokens(vocabulary))
         if added:
             tokenizer.add_tokens(added)
         _set_ends(tokenizer, vocabulary)
-    if tokenizer.get_vocab_size() != len(vocabulary.tokens):
-        raise WeightFileError(f"{where}: {_TOKENS} has special tokens that are not among its own tokens")
     return tokenizer
 
 
@@ -259,22 +265,14 @@ def _unigram(vocabulary: GgufVocabulary) -> Tokenizer:
 
 
 def _word_piece(vocabulary: GgufVocabulary) -> Tokenizer:
-    """BERT's: words begin with a mark here and their continuations have none; elsewhere it is the other way round."""
+    """BERT's: the longest token that a word begins with, then the longest continuation, and so on."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     fields = vocabulary.fields
-    types = vocabulary.types or [_NORMAL] * len(vocabulary.tokens)
-    names = [_word(token, kind) for token, kind in zip(vocabulary.tokens, types, strict=True)]
-    ids = dict(zip(names, range(len(names)), strict=True))
-    if len(ids) != len(names):
-        number = next(i for i, name in enumerate(names) if ids[name] != i)
-        raise fields.wrong(_TOKENS, f"[{number}] and [{ids[names[number]]}] are both {names[number][:60]!r}")
     unknown = vocabulary.special_token("unknown")
     if unknown is None:
         raise fields.wrong("tokenizer.ggml.unknown_token_id", "is missing")
-    vocabulary.tokens, vocabulary.ids = names, ids
-    unknown = names[vocabulary.special_id("unknown") or 0]
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=unknown))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary.ids, unk_token=unknown))
     lower = fields.flag("tokenizer.ggml.normalizer.lowercase", True)
     strip = fields.flag("tokenizer.ggml.normalizer.strip_accents", lower)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=strip)
@@ -323,7 +321,7 @@ def _fallback_decoder(prefix: bool) -> Any:
 
 
 def _word(token: str, kind: int) -> str:
-    """A token of WordPiece as BERT's vocabulary spells it."""
+    """A token of WordPiece as BERT's vocabulary spells it: there continuations have a mark, in GGUF files beginnings."""
     if token.startswith(_SPACE) and len(token) > 1:
         return token[1:]
     bracketed = token.startswith("[") and token.endswith("]") and len(token) > 2
@@ -357,11 +355,11 @@ def _added_tokens(vocabulary: GgufVocabulary) -> Iterator[AddedToken]:
         for number in sorted({number for role in roles if (number := vocabulary.special_id(role)) is not None}):
             yield AddedToken(tokens[number], normalized=False, special=True)
         return
-    for number, kind in enumerate(vocabulary.types):
-        if kind in _SPECIAL or kind == _USER:
-            token = tokens[number]
-            right = strips and token not in ("<unk>", "<s>", "<|endoftext|>")
-            yield AddedToken(token, normalized=False, special=kind != _USER, rstrip=right)
+    users = set(vocabulary.numbers_of(_USER))
+    ends = {number for role in ("bos", "eos") if (number := vocabulary.special_id(role)) is not None}
+    for number in sorted(users.union(ends, *map(vocabulary.numbers_of, _SPECIAL))):
+        right = strips and tokens[number] not in ("<unk>", "<s>", "<|endoftext|>")
+        yield AddedToken(tokens[number], normalized=False, special=number not in users, rstrip=right)
 
 
 def _strip_right(vocabulary: GgufVocabulary) -> bool:
@@ -375,8 +373,6 @@ def _set_ends(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:
     from tokenizers import processors
 
     first, last = vocabulary.ends()
-    if vocabulary.kind == "bert":  # whose tokens have other names now
-        first, last = (None if token is None else _word(token, _CONTROL) for token in (first, last))
     if first is None and last is None:
         return
     before, behind = ([] if token is None else [token] for token in (first, last))
