@@ -14,7 +14,7 @@ from .decode import Steps
 from .encoder import Encoder
 from .inputs import check_range
 from .memory import Held, PagedMemory, pages_needed
-from .stop import DeadlineExceeded, deadline_of
+from .stop import DeadlineExceeded, check_deadline, deadline_of, seconds_left
 
 __all__ = ["Decoder", "Generation"]
 
@@ -123,10 +123,11 @@ class Decoder(Encoder):
             log.write()
         return results
 
-    def _warm_texts(self) -> None:
+    def _warm_texts(self, deadline: int) -> None:
         if "logits" in self.graph.trace.outputs and self.max_positions > 1:
-            self.generate([0], max_new_tokens=1)
-        super()._warm_texts()
+            self.generate([0], max_new_tokens=1, timeout=seconds_left(deadline))
+            check_deadline(deadline)
+        super()._warm_texts(deadline)
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
