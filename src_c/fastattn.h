@@ -470,7 +470,8 @@ typedef enum fa_step_kind {
     FA_STEP_LINEAR = 1,     /* out = act(x W^T + bias) */
     FA_STEP_LAYER_NORM = 2, /* out = norm(x + y); out may be x or y */
     FA_STEP_RMS_NORM = 3,   /* the same, or without y in `heads` groups of columns */
-    FA_STEP_ATTENTION = 4,  /* out = attention of q = x, k = y, v = z: index[0] ends, [1] positions or -1, [2] weights or -1 */
+    FA_STEP_ATTENTION = 4,  /* out = attention of q = x, k = y, v = z: index[0] ends, [1] positions or -1 (which a batch with memory
+                             * may not have), [2] weights or -1 */
     FA_STEP_ROPE = 5,       /* x in place: index[0] cosines, [1] sines, [2] the row of both for each row of x */
     FA_STEP_GATED = 6,      /* out = act(x) * y; out may be x or y */
     FA_STEP_ADD = 7,        /* out = x + y; out may be either */

@@ -33,6 +33,7 @@ __all__ = ["Encoder", "Floats"]
 Result = TypeVar("Result")
 
 _WARM_TOKENS = 32  # enough for every thread and for the kernels of many rows
+_TOUCHED = 1 << 22  # numbers of a table that are read between two looks at the clock
 
 # Tensors of numbers that follow from the sizes: old versions of transformers saved them.
 _BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*")
@@ -488,7 +489,7 @@ class Encoder:
             log, self._run_heads(packed, {name: self.heads[name] for name in names}, num_threads, deadline)
         )
 
-    def warm(self) -> None:
+    def warm(self, *, timeout: float | None = None) -> None:
         """Do what the first call would have to do beside its work; for probes that tell when a service is ready.
 
         The tokenizer is made, memory is taken, the weights are read (of a mapped file all pages that calls need), and
@@ -496,28 +497,38 @@ class Encoder:
         take as long as later ones. A model without tokenizer.json is warmed for token ids alone. It may be called
         again, by several threads too, which costs such a run each time.
 
+        Parameters
+        ----------
+        timeout
+            Seconds that it may take; None for any number. A tokenizer that is being made is made to its end.
+
         Raises
         ------
         ImportError, ValueError
             The model cannot take text, though it has a tokenizer.json; see the class.
+        fastattn.DeadlineExceeded
+            ``timeout`` has passed. What is warm by then stays so.
 
         Example
         -------
         >>> model = fastattn.load("all-MiniLM-L6-v2")                        # doctest: +SKIP
         >>> model.warm()                                                     # doctest: +SKIP
         """
-        log = begin("warm")
+        log, deadline = begin("warm"), deadline_of(timeout)
         for table in self.graph.tables:
-            touch(table)
+            flat = table.reshape(-1)
+            for start in range(0, flat.size, _TOUCHED):
+                touch(flat[start : start + _TOUCHED])
+                check_deadline(deadline)
         packed = self._pack(np.zeros((1, min(_WARM_TOKENS, self.max_positions)), np.int64), None, None, log)
-        self._output(packed, None)
+        self._output(packed, None, deadline)
         if len(self.heads) > 1:
-            self._run_heads(packed, self.heads, None, 0)
-        self._warm_texts()
-        self._reserve()
+            self._run_heads(packed, self.heads, None, deadline)
+        self._warm_texts(deadline)
+        self._reserve(deadline)
         self._told(log, None)
 
-    def _reserve(self) -> None:
+    def _reserve(self, deadline: int) -> None:
         """Take the memory that a whole group needs, of one long text or of many short ones, for all that ran so far."""
         programs = [name[1] for name in self._kept.names() if isinstance(name, tuple) and name[0] == "program"]
         for length in (min(self.GROUP_TOKENS, self.max_positions), 1):
@@ -527,11 +538,13 @@ class Encoder:
             for outputs in programs:
                 if "logits" in outputs:  # a decoder's steps, which have batches of their own
                     continue
-                for _ in self.run_packed(outputs, ids, ids, columns, lengths, more=more, reserve=True):
+                for _ in self.run_packed(
+                    outputs, ids, ids, columns, lengths, more=more, deadline=deadline, reserve=True
+                ):
                     pass
 
-    def _warm_texts(self) -> None:
-        """What is above token ids gets warm too."""
+    def _warm_texts(self, deadline: int) -> None:
+        """What is above token ids gets warm too, until ``deadline``, of ``deadline_of``."""
 
     def _told(self, log: CallLog | None, result: Result) -> Result:
         """``result`` of a call, whose ``log`` is written."""

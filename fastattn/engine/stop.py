@@ -7,7 +7,7 @@ import time
 from numbers import Real
 from typing import Any
 
-__all__ = ["DeadlineExceeded", "check_deadline", "deadline_of"]
+__all__ = ["DeadlineExceeded", "check_deadline", "deadline_of", "seconds_left"]
 
 _LONGEST = 10**9  # seconds; longer is no limit
 
@@ -47,3 +47,8 @@ def check_deadline(deadline: int, done: bool = True) -> None:
     """``DeadlineExceeded`` where ``deadline`` has passed, or a run was not ``done``."""
     if not done or (deadline and time.monotonic_ns() >= deadline):
         raise DeadlineExceeded("timeout: the call took longer than it was given")
+
+
+def seconds_left(deadline: int) -> float | None:
+    """Until ``deadline``, for a call within the call: None where there is none, a moment where it has passed."""
+    return max(deadline - time.monotonic_ns(), 1) / 1e9 if deadline else None

@@ -7,8 +7,8 @@ the file was written, as views of the mapped file, without arithmetic or copies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ..loaders.packed import PackedFile
 from ..weights import PackedLinear
 from .choice import HEADS
 from .config import ConfigReader
-from .source import AS_STORED, Floats, Norm, Source, TensorReport, derive_key, linear_request, stored_name
+from .source import AS_STORED, Derivation, Floats, Norm, Product, Source, TensorReport, stored_name
 
 __all__ = ["Packed", "packed_head"]
 
@@ -70,62 +70,31 @@ class Packed(Source):
     def _wrong(self, name: str, fault: str) -> WeightFileError:
         return WeightFileError(f"{self._packed.path}: {name!r} {fault}")
 
-    def linear(
-        self,
-        names: str | Sequence[str],
-        outputs: int | Sequence[int],
-        inputs: int,
-        *,
-        bias: bool | Sequence[str] = True,
-        tied: str | None = None,
-        dtype: str | None = None,
-    ) -> PackedLinear:
-        key = derive_key(names)
-        count = 1 if isinstance(names, str) else len(names)
-        total = outputs * count if isinstance(outputs, int) else sum(outputs)
-        kind = cast(Any, dtype or self._types.get(key) or self.dtype)  # which from_arrays checks
+    def _linear(self, product: Product) -> PackedLinear:
+        parts, biased = self._parts(product.key, None), product.biased
+        if ("bias" in parts) is not biased:
+            raise self._wrong(
+                product.key, "has no bias" if biased else "has a bias that this architecture has no use for"
+            )
+        kind: Any = product.dtype or self._types.get(product.key) or self.dtype  # which from_arrays checks
+        try:
+            return PackedLinear.from_arrays(parts, product.inputs, product.outputs, kind)
+        except (ValueError, TypeError) as error:
+            raise self._wrong(product.key, f"does not fit config.json: {error}") from None
 
-        def make() -> PackedLinear:
-            parts = self._parts(key, None)
-            if ("bias" in parts) is not bool(bias):
-                raise self._wrong(key, "has no bias" if bias else "has a bias that this architecture has no use for")
-            try:
-                return PackedLinear.from_arrays(parts, inputs, total, kind)
-            except (ValueError, TypeError) as error:
-                raise self._wrong(key, f"does not fit config.json: {error}") from None
+    def _norm(self, name: str, size: int, bias: bool) -> Norm:
+        parts = self._parts(name, {"weight": (size,), "bias": (size,)} if bias else {"weight": (size,)})
+        return Norm(parts["weight"], parts.get("bias"))
 
-        return self.once(key, linear_request(outputs, inputs, bias, dtype), make)
+    def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats:
+        return self._parts(name, {"table": shape})["table"]
 
-    def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
-        def make() -> Norm:
-            parts = self._parts(name, {"weight": (size,), "bias": (size,)} if bias else {"weight": (size,)})
-            return Norm(parts["weight"], parts.get("bias"))
-
-        return self.once(name, ("norm", size, bias), make)
-
-    def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
-        def make() -> Floats:
-            self.tables.append(self._parts(name, {"table": shape})["table"])
-            return self.tables[-1]
-
-        return self.once(name, ("table", shape), make)
-
-    def derive(
-        self,
-        key: str,
-        tensors: Mapping[str, tuple[int, ...]],
-        make: Callable[..., Mapping[str, Floats]],
-        *,
-        shapes: Mapping[str, tuple[int, ...]] | None = None,
-    ) -> Mapping[str, Floats]:
-        def read() -> Mapping[str, Floats]:
-            parts = self._parts(key, shapes)
-            for part, array in parts.items():
-                if array.dtype != np.float32:
-                    raise self._wrong(f"{key}/{part}", f"is {array.dtype}, expected float32")
-            return parts
-
-        return self.once(key, ("derived", *tensors.items()), read)
+    def _derive(self, wanted: Derivation) -> Mapping[str, Floats]:
+        parts = self._parts(wanted.key, wanted.shapes)
+        for part, array in parts.items():
+            if array.dtype != np.float32:
+                raise self._wrong(f"{wanted.key}/{part}", f"is {array.dtype}, expected float32")
+        return parts
 
     def check_all_served(self) -> None:
         """``WeightFileError`` for what nobody asked for: config.json and the weights are not of one model."""

@@ -22,15 +22,14 @@ from .config import ConfigReader
 __all__ = [
     "AS_STORED",
     "Checkpoint",
+    "Derivation",
     "Floats",
     "Norm",
     "Plan",
+    "Product",
     "Source",
     "TensorReport",
     "check_tensors",
-    "derive_key",
-    "kept_type",
-    "linear_request",
     "listed",
     "touch",
     "stored_name",
@@ -56,6 +55,38 @@ class Norm(NamedTuple):
     bias: Floats | None
 
 
+class Product(NamedTuple):
+    """Layers that are asked for as one product."""
+
+    key: str
+    """Their names, joined by "+"."""
+    parts: tuple[tuple[str, int, tuple[str, ...]], ...]
+    """Name, outputs and full names under which the bias may lie, none where there is none, of each layer."""
+    inputs: int
+    tied: str | None
+    dtype: str | None
+    """Another storage type than the model's."""
+
+    @property
+    def outputs(self) -> int:
+        """Of all layers."""
+        return sum(size for _, size, _ in self.parts)
+
+    @property
+    def biased(self) -> bool:
+        """Whether the layers have biases."""
+        return bool(self.parts[0][2])
+
+
+class Derivation(NamedTuple):
+    """Arrays that are asked for as what ``make`` makes of ``tensors``."""
+
+    key: str
+    tensors: Mapping[str, tuple[int, ...]]
+    make: Callable[..., Mapping[str, Floats]]
+    shapes: Mapping[str, tuple[int, ...]] | None
+
+
 class TensorReport(NamedTuple):
     """What became of the tensors of a file."""
 
@@ -66,7 +97,7 @@ class TensorReport(NamedTuple):
 
 
 class Source(ABC):
-    """What a page asks for its weights."""
+    """What a page asks for its weights: the same object each time, made by the methods with an underscore."""
 
     def __init__(
         self, config: ConfigReader, dtype: str, num_threads: int | None, head: str | None = None
@@ -78,8 +109,6 @@ class Source(ABC):
         self.num_threads = num_threads
         self.head = head
         """The head that is wanted, "none" for the encoder alone; None where the files are to say it."""
-        self.tables: list[Floats] = []
-        """The tables that were handed out, of which a call reads a few rows."""
         self._handed: dict[str, tuple[tuple[Any, ...], Any]] = {}
 
     def once(self, key: str, asked: tuple[Any, ...], make: Callable[[], T]) -> T:
@@ -95,6 +124,11 @@ class Source(ABC):
         found: T = made
         return found
 
+    @property
+    def tables(self) -> list[Floats]:
+        """The tables that were handed out, of which a call reads a few rows."""
+        return [made for asked, made in self._handed.values() if asked[0] == "table"]
+
     @abstractmethod
     def has(self, name: str) -> bool:
         """Whether a tensor of that full name is stored."""
@@ -107,7 +141,6 @@ class Source(ABC):
     def outputs(self, name: str, inputs: int) -> int | None:
         """Outputs of the stored layer ``name`` of ``inputs`` inputs; None where its tensors do not say it."""
 
-    @abstractmethod
     def linear(
         self,
         names: str | Sequence[str],
@@ -133,16 +166,33 @@ class Source(ABC):
         dtype
             Another storage type than the model's.
         """
+        layers = [names] if isinstance(names, str) else names
+        sizes = (outputs,) * len(layers) if isinstance(outputs, int) else tuple(outputs)
+        parts = tuple(
+            (name, size, (f"{name}.bias",) if bias is True else tuple(bias or ()))
+            for name, size in zip(layers, sizes, strict=True)
+        )
+        product = Product("+".join(layers), parts, inputs, tied, dtype)
+        asked = "layer", sizes, inputs, "bias" if bias else "no bias", dtype
+        return self.once(product.key, asked, lambda: self._linear(product))
 
     @abstractmethod
+    def _linear(self, product: Product) -> PackedLinear: ...
+
     def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
         """``name.weight`` and ``name.bias`` (size,)."""
+        return self.once(name, ("norm", size, bias), lambda: self._norm(name, size, bias))
 
     @abstractmethod
+    def _norm(self, name: str, size: int, bias: bool) -> Norm: ...
+
     def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
         """The tensor of that full name as it is; ``tied``: another full name for the same values."""
+        return self.once(name, ("table", shape), lambda: self._table(name, shape, tied))
 
     @abstractmethod
+    def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats: ...
+
     def derive(
         self,
         key: str,
@@ -156,6 +206,11 @@ class Source(ABC):
         ``make`` gets the tensors in their order. A packed file holds what it returned, under ``key``; ``shapes`` says
         what that has to be, name by name.
         """
+        wanted = Derivation(key, tensors, make, shapes)
+        return self.once(key, ("derived", *tensors.items()), lambda: self._derive(wanted))
+
+    @abstractmethod
+    def _derive(self, wanted: Derivation) -> Mapping[str, Floats]: ...
 
     def prefix(self, prefix: str, *names: str) -> str:
         """``prefix`` where tensors lie behind it (as in a checkpoint with a head on top), else nothing.
@@ -166,41 +221,40 @@ class Source(ABC):
         return prefix if behind and not any(self.has(name) for name in names) else ""
 
 
-def derive_key(names: str | Sequence[str]) -> str:
-    """The key of what ``Source.linear`` hands out for ``names``."""
-    return names if isinstance(names, str) else "+".join(names)
+class _OfFile(Source):
+    """Over the tensors of a checkpoint."""
+
+    def __init__(
+        self, config: ConfigReader, weights: WeightFile, dtype: str, num_threads: int | None, head: str | None = None
+    ) -> None:
+        super().__init__(config, dtype, num_threads, head)
+        self.weights = weights
+        """Where everything is read from."""
+
+    def has(self, name: str) -> bool:
+        return stored_name(self.weights, name) is not None
+
+    def outputs(self, name: str, inputs: int) -> int | None:
+        for part, rest in (("weight", (inputs,)), ("bias", ())):
+            stored = stored_name(self.weights, f"{name}.{part}")
+            if stored is not None:
+                shape = self.weights.shape(stored)
+                return shape[0] if len(shape) == 1 + len(rest) and shape[1:] == rest else None
+        return None
 
 
-def linear_request(
-    outputs: int | Sequence[int], inputs: int, bias: bool | Sequence[str], dtype: str | None
-) -> tuple[Any, ...]:
-    """What ``Source.linear`` is asked for, to compare."""
-    sizes = outputs if isinstance(outputs, int) else tuple(outputs)
-    return "layer", sizes, inputs, "bias" if bias else "no bias", dtype
-
-
-def _linear_parts(
-    names: str | Sequence[str], outputs: int | Sequence[int], bias: bool | Sequence[str]
-) -> list[tuple[str, int, tuple[str, ...]]]:
-    """(name, outputs, candidates for its bias) of each layer."""
-    layers = [names] if isinstance(names, str) else list(names)
-    sizes = [outputs] * len(layers) if isinstance(outputs, int) else list(outputs)
-    parts = []
-    for name, size in zip(layers, sizes, strict=True):
-        candidates = (f"{name}.bias",) if bias is True else () if bias is False else tuple(bias)
-        parts.append((name, size, candidates))
-    return parts
-
-
-class Plan(Source):
+class Plan(_OfFile):
     """Notes what is asked for; what it returns stands for nothing and must not be computed with."""
 
     def __init__(self, config: ConfigReader, weights: WeightFile, head: str | None = None) -> None:
-        super().__init__(config, "float32", 1, head)
-        self._weights = weights
+        super().__init__(config, weights, "float32", 1, head)
         self.requests: dict[tuple[str, ...], tuple[int, ...]] = {}
         """Full names under which a tensor may lie, the first that is stored -> shape."""
         self._shapes: dict[str, tuple[int, ...]] = {}
+
+    def once(self, key: str, asked: tuple[Any, ...], make: Callable[[], T]) -> T:
+        made = make()  # each time: what differs is told by the name of a tensor, where it has one
+        return super().once(key, asked, lambda: made)
 
     def _ask(self, candidates: Sequence[str | None], shape: tuple[int, ...]) -> None:
         names = tuple(name for name in candidates if name is not None)
@@ -212,57 +266,27 @@ class Plan(Source):
                 )
         self.requests[names] = shape
 
-    def has(self, name: str) -> bool:
-        return stored_name(self._weights, name) is not None
-
-    def outputs(self, name: str, inputs: int) -> int | None:
-        return _stored_outputs(self._weights, name, inputs)
-
-    def linear(
-        self,
-        names: str | Sequence[str],
-        outputs: int | Sequence[int],
-        inputs: int,
-        *,
-        bias: bool | Sequence[str] = True,
-        tied: str | None = None,
-        dtype: str | None = None,
-    ) -> PackedLinear:
-        for name, size, candidates in _linear_parts(names, outputs, bias):
-            self._ask((f"{name}.weight", tied), (size, inputs))
-            if candidates:
-                self._ask(candidates, (size,))
-        self.once(derive_key(names), linear_request(outputs, inputs, bias, dtype), _nothing)
+    def _linear(self, product: Product) -> PackedLinear:
+        for name, size, biases in product.parts:
+            self._ask((f"{name}.weight", product.tied), (size, product.inputs))
+            if biases:
+                self._ask(biases, (size,))
         return None  # type: ignore[return-value]
 
-    def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
-        self.once(name, ("norm", size, bias), _nothing)
+    def _norm(self, name: str, size: int, bias: bool) -> Norm:
         self._ask((f"{name}.weight",), (size,))
         if bias:
             self._ask((f"{name}.bias",), (size,))
         return None  # type: ignore[return-value]
 
-    def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
+    def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats:
         self._ask((name, tied), shape)
-        self.once(name, ("table", shape), _nothing)
         return None  # type: ignore[return-value]
 
-    def derive(
-        self,
-        key: str,
-        tensors: Mapping[str, tuple[int, ...]],
-        make: Callable[..., Mapping[str, Floats]],
-        *,
-        shapes: Mapping[str, tuple[int, ...]] | None = None,
-    ) -> Mapping[str, Floats]:
-        for name, shape in tensors.items():
+    def _derive(self, wanted: Derivation) -> Mapping[str, Floats]:
+        for name, shape in wanted.tensors.items():
             self._ask((name,), shape)
-        self.once(key, ("derived", *tensors.items()), _nothing)
         return _Nothing()
-
-
-def _nothing() -> None:
-    """What a plan makes."""
 
 
 class _Nothing(dict[str, Any]):
@@ -272,101 +296,54 @@ class _Nothing(dict[str, Any]):
         return None
 
 
-class Checkpoint(Source):
-    """Reads tensors and packs layers. ``made`` keeps every object by its key, which is what a packed file stores."""
+class Checkpoint(_OfFile):
+    """Reads tensors and packs layers."""
 
-    def __init__(
-        self, config: ConfigReader, weights: WeightFile, dtype: str, num_threads: int | None, head: str | None = None
-    ) -> None:
-        super().__init__(config, dtype, num_threads, head)
-        self.weights = weights
-        """Where everything is read from."""
-        self._weights = weights
-        self.made: dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]] = {}
-        """Key -> what was handed out: names joined by "+", a norm's name, a table's, the key of derived arrays."""
-
-    def has(self, name: str) -> bool:
-        return stored_name(self._weights, name) is not None
-
-    def outputs(self, name: str, inputs: int) -> int | None:
-        return _stored_outputs(self._weights, name, inputs)
+    @property
+    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
+        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
+        the key of derived arrays.
+        """
+        return {key: made for key, (_, made) in self._handed.items()}
 
     def _stored(self, *candidates: str | None) -> str:
         """The name under which one of these full names is stored."""
         for name in candidates:
-            stored = None if name is None else stored_name(self._weights, name)
+            stored = None if name is None else stored_name(self.weights, name)
             if stored is not None:
                 return stored
-        raise ValueError(f"{self._weights.path}: missing tensor {candidates[0]!r}")
+        raise ValueError(f"{self.weights.path}: missing tensor {candidates[0]!r}")
 
     def _read(self, *candidates: str | None) -> Floats:
         name = self._stored(*candidates)
-        array = self._weights.as_float32(name)
-        self._weights.forget(name)
+        array = self.weights.as_float32(name)
+        self.weights.forget(name)
         return array
 
-    def linear(
-        self,
-        names: str | Sequence[str],
-        outputs: int | Sequence[int],
-        inputs: int,
-        *,
-        bias: bool | Sequence[str] = True,
-        tied: str | None = None,
-        dtype: str | None = None,
-    ) -> PackedLinear:
-
-        def make() -> PackedLinear:
-            weights, biases, sizes = [], [], []
-            for name, size, candidates in _linear_parts(names, outputs, bias):
-                weights.append(self._stored(f"{name}.weight", tied))
-                sizes.append(size)
-                if candidates:
-                    biases.append(self._read(*candidates))
-            vector = None if not biases else biases[0] if len(biases) == 1 else np.concatenate(biases)
-            kind = dtype or self.dtype
-            if kind == AS_STORED:
-                kind = kept_type(self._weights, weights)
-            read = _rows_of([self._weights.row_reader(name) for name in weights], sizes)
-            packed = pack_rows(sum(sizes), inputs, read, vector, kind, num_threads=self.num_threads)
-            for name in weights:
-                self._weights.forget(name)
-            return packed
-
-        key = derive_key(names)  # which may be asked for twice: a pooler below a classifier
-        self.made[key] = packed = self.once(key, linear_request(outputs, inputs, bias, dtype), make)
+    def _linear(self, product: Product) -> PackedLinear:
+        names = [self._stored(f"{name}.weight", product.tied) for name, _, _ in product.parts]
+        biases = [self._read(*candidates) for _, _, candidates in product.parts if candidates]
+        bias = None if not biases else biases[0] if len(biases) == 1 else np.concatenate(biases)
+        kind = product.dtype or self.dtype
+        if kind == AS_STORED:
+            kind = _kept_type(self.weights, names)
+        read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
+        packed = pack_rows(product.outputs, product.inputs, read, bias, kind, num_threads=self.num_threads)
+        for name in names:
+            self.weights.forget(name)
         return packed
 
-    def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
-        def make() -> Norm:
-            return Norm(self._read(f"{name}.weight"), self._read(f"{name}.bias") if bias else None)
+    def _norm(self, name: str, size: int, bias: bool) -> Norm:
+        return Norm(self._read(f"{name}.weight"), self._read(f"{name}.bias") if bias else None)
 
-        self.made[name] = norm = self.once(name, ("norm", size, bias), make)
-        return norm
+    def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats:
+        return self._read(name, tied)
 
-    def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
-        def make() -> Floats:
-            self.tables.append(self._read(name, tied))
-            return self.tables[-1]
-
-        self.made[name] = table = self.once(name, ("table", shape), make)
-        return table
-
-    def derive(
-        self,
-        key: str,
-        tensors: Mapping[str, tuple[int, ...]],
-        make: Callable[..., Mapping[str, Floats]],
-        *,
-        shapes: Mapping[str, tuple[int, ...]] | None = None,
-    ) -> Mapping[str, Floats]:
-        self.made[key] = result = self.once(
-            key, ("derived", *tensors.items()), lambda: make(*(self._read(name) for name in tensors))
-        )
-        return result
+    def _derive(self, wanted: Derivation) -> Mapping[str, Floats]:
+        return wanted.make(*map(self._read, wanted.tensors))
 
 
-def kept_type(weights: WeightFile, names: Sequence[str]) -> str:
+def _kept_type(weights: WeightFile, names: Sequence[str]) -> str:
     """How the layers of these tensors are stored ``AS_STORED``: as they are where all are halves of one kind."""
     stored = {weights.dtype(name) for name in names}
     return _KEPT.get(stored.pop(), "float32") if len(stored) == 1 else "float32"
@@ -387,15 +364,6 @@ def _rows_of(readers: Sequence[Callable[[int, int], Floats]], sizes: Sequence[in
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     return read
-
-
-def _stored_outputs(weights: WeightFile, name: str, inputs: int) -> int | None:
-    for part, rest in (("weight", (inputs,)), ("bias", ())):
-        stored = stored_name(weights, f"{name}.{part}")
-        if stored is not None:
-            shape = weights.shape(stored)
-            return shape[0] if len(shape) == 1 + len(rest) and shape[1:] == rest else None
-    return None
 
 
 def check_tensors(

@@ -69,6 +69,8 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         # rope_parameters and layer_types
         "position_embedding_type global_rope_theta local_rope_theta rope_scaling global_attn_every_n_layers",
         "llama": "pretraining_tp",
+        # read where use_sliding_window says so
+        **dict.fromkeys(("qwen2", "qwen3", "smollm3"), "sliding_window"),
         "phi3": "resid_pdrop embd_pdrop original_max_position_embeddings",
         "new": "use_memory_efficient_attention unpad_inputs",
         "nomic_bert": _SUMMARY + "attn_pdrop embd_pdrop resid_pdrop fused_bias_fc fused_dropout_add_ln "

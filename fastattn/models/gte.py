@@ -44,8 +44,8 @@ def build(g: Graph) -> Facts:
     base, scaling = read_scaling(c, 10000.0 if published else 160000.0)
     rotary = build_rotary(c, s.hidden // s.heads, base=base, scaling=scaling, positions=s.positions)
 
-    words = "embeddings.word_embeddings.weight"
-    prefix = g.source.prefix("gte.", words) or g.source.prefix("new.", words)
+    probes = "embeddings.word_embeddings.weight", "embeddings.LayerNorm.weight"
+    prefix = g.source.prefix("gte.", *probes) or g.source.prefix("new.", *probes)
     # Published layers have names of their own: what tells them apart is their first norm.
     named = published or g.source.has(f"{prefix}encoder.layer.0.attn_ln.weight")
     g.names = (_PUBLISHED if named else _NAMES).replace(prefix)
@@ -60,7 +60,8 @@ def build(g: Graph) -> Facts:
 
     pooler = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh")
     pool_by(g, x, pooler)
-    norm = "lm_head.norm" if g.source.has("lm_head.norm.weight") else "lm_head.layer_norm"
+    newer = any(g.source.has(f"lm_head.norm.{part}") for part in ("weight", "bias"))
+    norm = "lm_head.norm" if newer else "lm_head.layer_norm"
     dense = Dense("lm_head.dense", s.hidden, s.hidden, s.activation if published else "gelu")
     before = dense, NormStep(norm, s.hidden, s.eps)
     add_heads(g, x, masked_lm=decoder.behind(s, *before), **label_heads(s.hidden, pooler))

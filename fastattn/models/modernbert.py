@@ -44,7 +44,7 @@ def build(g: Graph) -> Facts:
     kinds = _layer_kinds(c, s.layers)
     rotary = {kind: _rotary(c, kind, s.hidden // s.heads, s.positions) for kind in _KINDS}
 
-    g.names = _NAMES.replace(g.source.prefix("model.", "embeddings.tok_embeddings.weight"))
+    g.names = _NAMES.replace(g.source.prefix("model.", "embeddings.tok_embeddings.weight", "embeddings.norm.weight"))
     decoder = Decoder.read(g, "decoder")
     x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied=decoder.stored)}, s.hidden)
     x = g.layer_norm(x, "token_embd_norm", s.eps, bias=norm_bias)

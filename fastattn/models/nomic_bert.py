@@ -79,9 +79,10 @@ def build(g: Graph) -> Facts:
     c = g.config
     s, gated, biases = _published(c) if c.has("n_embd") else _plain(c)
     rotary = _rotary(c, s)
-    words, has = "embeddings.word_embeddings.weight", g.source.has
-    prefix = g.source.prefix("nomic_bert.", words) or g.source.prefix("bert.", words)
-    published = has(f"{prefix}encoder.layers.0.attn.Wqkv.weight")
+    probes, has = ("embeddings.word_embeddings.weight", "emb_ln.weight", "embeddings.LayerNorm.weight"), g.source.has
+    prefix = g.source.prefix("nomic_bert.", *probes) or g.source.prefix("bert.", *probes)
+    first = f"{prefix}encoder.layers.0."  # two of its tensors: one alone may be the one that is missing
+    published = not gated or has(f"{first}attn.Wqkv.weight") or has(f"{first}norm1.weight")
     g.names = (_PUBLISHED if published else _NAMES).replace(prefix)
     qkv = "attn_qkv" if published else ("attn_q", "attn_k", "attn_v")
     decoder = Decoder.read(g, "cls.predictions.decoder", "cls.predictions.bias")

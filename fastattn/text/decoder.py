@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..engine.decoder import Decoder
+from ..engine.stop import check_deadline, seconds_left
 from .encoder import TextEncoder
 
 if TYPE_CHECKING:
@@ -225,10 +226,11 @@ class TextDecoder(Decoder, TextEncoder):
 
         return score(self, texts, num_threads, timeout)
 
-    def _warm_texts(self) -> None:
+    def _warm_texts(self, deadline: int) -> None:
         if "logits" not in self.graph.trace.outputs:
-            super()._warm_texts()
+            super()._warm_texts(deadline)
         elif self.max_positions > 1:
-            self.generate([0], max_new_tokens=1)
+            self.generate([0], max_new_tokens=1, timeout=seconds_left(deadline))
+            check_deadline(deadline)
             if self.has_tokenizer:
                 self.tokenizer.encode("a")

@@ -70,9 +70,9 @@ class TextEncoder(Encoder):
         """
         return TextPipeline(self)
 
-    def _warm_texts(self) -> None:
+    def _warm_texts(self, deadline: int) -> None:
         if self.files.has("tokenizer.json"):
-            self.pipeline.warm()
+            self.pipeline.warm(deadline)
 
     @overload
     def embed(

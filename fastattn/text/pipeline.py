@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import proxy
 
 from ..calllog import CallLog, begin
-from ..engine.stop import deadline_of
+from ..engine.stop import check_deadline, deadline_of
 from .settings import TextSettings
 from .tokenizer import TextTokenizer
 
@@ -85,12 +85,16 @@ class TextPipeline:
             log.write(getattr(result, "truncated", 0))
         return result
 
-    def warm(self) -> None:
-        """Make the tokenizer, and do once what the model is for: vectors, or what its head gives."""
+    def warm(self, deadline: int = 0) -> None:
+        """Make the tokenizer, and do once what the model is for: vectors, or what its head gives.
+
+        ``deadline``: of ``deadline_of``.
+        """
         model, tokenizer = self._model, self.tokenizer
-        options: dict[str, Any] = {"max_length": None, "num_threads": None}
+        check_deadline(deadline)
+        options: dict[str, Any] = {"max_length": None, "num_threads": None, "deadline": deadline}
         if model.head is None:
-            self.embedder.embed(["a"], prompt="")
+            self.embedder.embed(["a"], prompt="", deadline=deadline)
             return
         some = {"head": None, "on_long": "truncate", "batch_size": None, **options}
         if model.head.kind == "sequence_classification":

@@ -245,6 +245,7 @@ static fa_status run_attention(const prog_run *run, const fa_step *step, size_t 
     params.n_seq = ends->shape[0] - 1;
     params.bias = given(&step->bias);
     if (run->batch->layers && step->layer >= 0) {
+        if (positions) return FA_ERR_VALUE; /* memory says where rows stand: a batch that says it too is of no meaning */
         const fa_memory_layer *layer = &run->batch->layers[step->layer];
         const fa_memory_group *group = &run->batch->groups[step->group];
         status = store(run, &layer->k, &layer->k_scale, &k, group, size ? &bytes : NULL);

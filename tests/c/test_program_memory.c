@@ -106,13 +106,27 @@ static void by_hand(int layer, fa_dtype dtype, float *to) {
     guard_free(ws);
 }
 
+/* Run without having been measured, too: the steps before `step` alone. */
+static void refused(lab *l, int step) {
+    int64_t bad = -1;
+    const fa_ctx ctx = variant_ctx(&l->v);
+    void *ws = guard_alloc(1 << 20, GUARD_BACK, "workspace");
+    expect_status("program that was not measured", fa_program_run(&ctx, &l->program, &l->batch, ws, 1 << 20, &bad), FA_ERR_VALUE);
+    if (bad != step) fail("step %lld is refused, expected %d", (long long)bad, step);
+    expect_clean("workspace", guard_free(ws));
+}
+
 /* ---- in pieces ----------------------------------------------------------------------------------------------------- */
 
-/* One batch: the next `take` tokens of each sequence, or with m == NULL whole sequences without memory. */
-static void run_piece(cache *m, const variant *v, const int64_t take[N], float *results[LAYERS]) {
+/*
+ * One batch: the next `take` tokens of each sequence, or with m == NULL whole sequences without memory. `placed`: a step
+ * that gets positions, or -1; with memory it is refused when the program is measured, and when it is run.
+ */
+static void run_piece(cache *m, const variant *v, const int64_t take[N], int placed, float *results[LAYERS]) {
     lab l;
     int64_t ends[N + 1] = {0}, held[N] = {0}, slots[2][TOTAL], kv_lengths[N], bad;
     fa_memory_group groups[2];
+    int64_t places[TOTAL];
     int outs[LAYERS];
     memset(groups, 0, sizeof groups);
     lab_begin(&l, v, LAYERS);
@@ -121,6 +135,8 @@ static void run_piece(cache *m, const variant *v, const int64_t take[N], float *
         held[b] = m ? m->held[b] : 0;
         kv_lengths[b] = held[b] + take[b];
     }
+    for (int64_t b = 0; b < N; b++)
+        for (int64_t i = 0; i < take[b]; i++) places[ends[b] + i] = held[b] + i;
     l.batch.rows[TOKENS] = ends[N], l.batch.rows[SEQUENCES] = N;
     const int wide = lab_array(&l, "q, k, v", (fa_array){.dtype = FA_F32, .ndim = 2, .rows = TOKENS, .width = WIDE}, NULL);
     for (int64_t b = 0; b < N; b++)
@@ -134,6 +150,7 @@ static void run_piece(cache *m, const variant *v, const int64_t take[N], float *
         s->y = lab_column(&l, wide, HEADS * D, KV * D), s->z = lab_column(&l, wide, HEADS * D + KV * D, KV * DV);
         s->heads = HEADS, s->kv_heads = KV, s->head_size = D, s->v_head_size = DV;
         s->index[0] = cu;
+        if (layer == placed) s->index[1] = lab_integers(&l, "positions", TOKENS, 0, places);
         s->attention = options_of(layer);
         s->layer = layer, s->group = group_of[layer];
     }
@@ -152,13 +169,15 @@ static void run_piece(cache *m, const variant *v, const int64_t take[N], float *
         groups[g] = (fa_memory_group){slot[g].view, table[g].view, kv_lengths, held};
     }
     if (m) l.batch.layers = m->layers, l.batch.groups = groups, l.batch.n_layers = LAYERS, l.batch.n_groups = 2;
-    expect_status("program", lab_run(&l, &bad), FA_OK);
-    for (int layer = 0; layer < LAYERS; layer++)
+    const fa_status expected = m && placed >= 0 ? FA_ERR_VALUE : FA_OK;
+    expect_status("program", lab_run(&l, &bad), expected);
+    if (expected != FA_OK) refused(&l, placed);
+    for (int layer = 0; layer < LAYERS && expected == FA_OK; layer++)
         for (int64_t b = 0; b < N; b++)
             for (int64_t i = 0; i < take[b] * OUT; i++)
                 results[layer][(start_of(b) + held[b]) * OUT + i] = *(float *)view_at(&l.views[outs[layer]], ends[b] * OUT + i);
     for (int g = 0; g < 2 && m; g++) tensor_free(&table[g]), tensor_free(&slot[g]);
-    for (int64_t b = 0; b < N && m; b++) m->held[b] = kv_lengths[b];
+    for (int64_t b = 0; b < N && m && expected == FA_OK; b++) m->held[b] = kv_lengths[b];
     lab_end(&l);
 }
 
@@ -181,7 +200,7 @@ static void run_cut(fa_dtype dtype, int cut, const variant *v, float *results[LA
     for (int64_t round = 0, done = 0; done < TOTAL; round++) {
         int64_t take[N];
         for (int64_t b = 0; b < N; b++) done += take[b] = take_of(cut, b, lengths[b] - m.held[b], round);
-        run_piece(&m, v, take, results);
+        run_piece(&m, v, take, -1, results);
     }
     cache_end(&m);
 }
@@ -208,10 +227,41 @@ static void run_dtype(fa_dtype dtype, const char *name) {
         }
         if (dtype != FA_F32) continue;
         const variant v = variant_of(isa, turn++ % VARIANTS_PER_ISA); /* the same program without memory */
-        run_piece(NULL, &v, lengths, got);
+        run_piece(NULL, &v, lengths, -1, got);
         for (int layer = 0; layer < 2; layer++) expect_same("without memory", got[layer], base[layer], count, 4);
     }
     for (int layer = 0; layer < LAYERS; layer++) free(base[layer]), free(got[layer]);
+    case_end(hash);
+}
+
+/* Where rows stand is said by memory or by the batch, never by both; a refused call leaves the model as it was. */
+static void run_positions(void) {
+    if (!case_begin("program memory and positions")) return;
+    const int64_t count = TOTAL * OUT, first[N] = {20, 0, 33}, rest[N] = {50, 1, 0};
+    uint64_t hash = HASH_START;
+    float *base[LAYERS], *got[LAYERS];
+    for (int layer = 0; layer < LAYERS; layer++) {
+        base[layer] = scratch(count, 4), got[layer] = scratch(count, 4);
+        by_hand(layer, FA_F32, base[layer]);
+    }
+    for (int isa = 0; isa < fa_isa_count(); isa++) {
+        if (!isa_selected(isa)) continue;
+        for (int placed = 0; placed < LAYERS; placed++) {
+            const variant v = variant_of(isa, placed % VARIANTS_PER_ISA);
+            cache m = {0};
+            for (int layer = 0; layer < LAYERS; layer++) cache_layer(&m, layer, FA_F32, v.side);
+            run_piece(&m, &v, first, placed, got);
+            run_piece(&m, &v, first, -1, got);
+            run_piece(&m, &v, rest, placed, got);
+            run_piece(&m, &v, rest, -1, got);
+            cache_end(&m);
+            for (int layer = 0; layer < LAYERS; layer++) expect_same("after refusals", got[layer], base[layer], count, 4);
+            if (options_of(placed).sink_tokens) continue; /* which go with no positions */
+            run_piece(NULL, &v, lengths, placed, got);
+            for (int layer = 0; layer < LAYERS; layer++) expect_same("without memory", got[layer], base[layer], count, 4);
+        }
+    }
+    for (int layer = 0; layer < LAYERS; layer++) hash = hash_bytes(hash, base[layer], (size_t)count * 4), free(base[layer]), free(got[layer]);
     case_end(hash);
 }
 
@@ -221,4 +271,5 @@ void test_program_memory(const options *o) {
     run_dtype(FA_F16, "fp16");
     run_dtype(FA_BF16, "bf16");
     run_dtype(FA_I8, "int8");
+    run_positions();
 }

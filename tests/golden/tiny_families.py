@@ -24,6 +24,7 @@ _COMMON: dict[str, Any] = {
     "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
 _ROBERTA = {**_COMMON, "type_vocab_size": 1}
+_MPNET = {key: value for key, value in _COMMON.items() if key != "type_vocab_size"}
 _DISTILBERT: dict[str, Any] = {
     "vocab_size": 60, "dim": 30, "n_layers": 2, "n_heads": 6, "hidden_dim": 44, "max_position_embeddings": 40,
     "activation": "gelu", "pad_token_id": 0,
@@ -47,8 +48,8 @@ CASES: dict[str, dict[str, Any]] = {
                "num_hidden_groups": 1, "inner_group_num": 1},
     "albert_groups": {**_PROJECTED, "model_type": "albert", "num_hidden_layers": 5, "num_hidden_groups": 2,
                       "inner_group_num": 2, "hidden_size": 20, "embedding_size": 20},
-    "mpnet": {**_COMMON, "model_type": "mpnet", "relative_attention_num_buckets": 32, "gain": 2.0},
-    "mpnet_long": {**_COMMON, "model_type": "mpnet", "relative_attention_num_buckets": 32, "hidden_size": 20,
+    "mpnet": {**_MPNET, "model_type": "mpnet", "relative_attention_num_buckets": 32, "gain": 2.0},
+    "mpnet_long": {**_MPNET, "model_type": "mpnet", "relative_attention_num_buckets": 32, "hidden_size": 20,
                    "max_position_embeddings": 700, "vocab_size": 9, "num_hidden_layers": 1},
 }  # fmt: skip
 

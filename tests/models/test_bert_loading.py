@@ -284,23 +284,9 @@ def test_config_without_weights(folder: Path) -> None:
 # ---- tensors that are refused --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(tiny_bert.tensors("plain")))
-def test_every_missing_tensor_is_named(folder: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"missing tensor '{name}'"):
-        fa.load(change_tensors(folder, **{name.replace(".", "__"): None}))
-
-
 def test_missing_layer(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"missing tensors 'encoder\.layer\.2\.attention.* and 11 more"):
         fa.load(change_config(folder, num_hidden_layers=3))
-
-
-@pytest.mark.parametrize("name", sorted(tiny_bert.tensors("plain")))
-def test_every_shape_is_checked(folder: Path, name: str) -> None:
-    shape = list(tiny_bert.tensors("plain")[name].shape)
-    shape[-1] += 1
-    with pytest.raises(ValueError, match=rf"tensor '{name}' has shape \[.*\], but config\.json asks for \["):
-        fa.load(change_tensors(folder, **{name.replace(".", "__"): np.zeros(shape, np.float32)}))
 
 
 def test_dtypes(folder: Path) -> None:

@@ -14,7 +14,6 @@ from golden import later_families as families
 from golden.tiny_bert import save_safetensors
 
 import fastattn as fa
-from fastattn import _testing
 from fastattn.text import TextEncoder
 
 Array = np.ndarray[Any, Any]
@@ -49,43 +48,6 @@ def test_golden(load: Load, case: str, head: str) -> None:
             where = mask.any(axis=1)
         assert np.abs(got[name][where] - value[where]).max() <= 2e-5, name
         assert not got[name][~where].any()
-
-
-@pytest.mark.parametrize("case", families.CASES)
-def test_a_row_has_the_same_bits_alone_and_in_any_batch(load: Load, case: str) -> None:
-    model, arrays = load(case), families.batch(case)
-    together = model(*arrays).last_hidden_state
-    for row in range(len(arrays[0])):
-        alone = model(*(array[row : row + 1] for array in arrays)).last_hidden_state
-        assert alone.tobytes() == together[row].tobytes()
-    for threads in (1, 3):
-        assert model(*arrays, num_threads=threads).last_hidden_state.tobytes() == together.tobytes()
-    for isa in _testing.isas():
-        with _testing.use_isa(isa):
-            assert model(*arrays).last_hidden_state.tobytes() == together.tobytes()
-
-
-@pytest.mark.parametrize("case", families.CASES)
-def test_padding_changes_no_bits(load: Load, case: str) -> None:
-    model, ids = load(case), families.batch(case)[0][:1]
-    padded, mask = np.pad(ids, ((0, 0), (0, 9))), np.pad(np.ones_like(ids), ((0, 0), (0, 9)))
-    expected = model(ids).last_hidden_state
-    assert model(padded, mask).last_hidden_state[:, : ids.shape[1]].tobytes() == expected.tobytes()
-    assert not model([[3, 4]], [[0, 0]]).last_hidden_state.any()
-    assert model(np.zeros((2, 0), int)).last_hidden_state.shape == (2, 0, model.hidden_size)
-    assert model([[3]]).last_hidden_state.shape == (1, 1, model.hidden_size)
-    if case == "deberta_own":  # the one with a table of positions
-        with pytest.raises(ValueError, match="41 columns, but the model has 40 positions"):
-            model(np.zeros((1, 41), int))
-
-
-@pytest.mark.parametrize(("case", "head"), MODELS)
-def test_packed_files_have_the_same_bits(tmp_path: Path, load: Load, case: str, head: str) -> None:
-    model, arrays = load(case, head), families.batch(case)
-    packed = fa.load(fa.pack(model.path, tmp_path / "model.packed", dtype="float32"))
-    expected, got = model(*arrays), packed(*arrays)
-    assert type(got) is type(expected) and (packed.head is None) == (model.head is None)
-    assert [None if f is None else f.tobytes() for f in got] == [None if f is None else f.tobytes() for f in expected]
 
 
 # ---- what files may look like ---------------------------------------------------------------------------------------
@@ -140,19 +102,6 @@ def test_refused_configs(tmp_path: Path, case: str, changes: dict[str, Any], mes
     with pytest.raises(ValueError, match=message) as caught:
         fa.load(save(tmp_path, case, arrays, **changes))
     assert str(tmp_path) in str(caught.value)
-
-
-@pytest.mark.parametrize("case", families.CASES)
-def test_missing_and_unknown_tensors(tmp_path: Path, case: str) -> None:
-    arrays = families.run(case, "Model", *families.batch(case))[1]
-    for name in list(arrays)[:: max(len(arrays) // 12, 1)]:
-        if "qkv" in name or "fc11" in name:
-            continue
-        rest = {key: array for key, array in arrays.items() if key != name}
-        with pytest.raises(ValueError, match="missing tensor"):
-            fa.load(save(tmp_path, case, rest))
-    with pytest.raises(ValueError, match="no use for tensor 'encoder.extra'"):
-        fa.load(save(tmp_path, case, {**arrays, "encoder.extra": np.zeros(3, np.float32)}))
 
 
 def test_a_head_that_is_not_stored_or_not_asked_for(tmp_path: Path, load: Load) -> None:

@@ -6,16 +6,20 @@ from __future__ import annotations
 import mmap
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from golden import later_families, tiny_bert, tiny_families
+from golden import later_families, tiny_bert, tiny_decoders, tiny_families
 from support.processes import output_of
 from support.text_folders import save_task_folder, write_json
 
 import fastattn as fa
+from fastattn.engine import stop
 from fastattn.graph.source import touch
 from fastattn.text import TextEncoder
 
@@ -137,6 +141,65 @@ def test_every_family(case: str, head: str, tmp_path: Path) -> None:
     model = fa.load(family.save_folder(tmp_path / "model", case, head))
     model.warm()
     assert len(model.graph.tables) >= 1 and len(model._blocks) == 1
+
+
+@pytest.fixture(scope="module")
+def timed(folders: dict[str, Path], root: Path) -> dict[str, Path]:
+    """Encoders with a text side, one for token ids alone, one with two heads beside it, and a decoder."""
+    return {
+        **folders,
+        "ids": later_families.save_folder(root / "ids", "modernbert"),
+        "decoder": tiny_decoders.make(root / "decoder", "mistral"),
+    }
+
+
+KINDS = [*CALLS, "ids", "decoder", "heads"]
+
+
+def fresh(timed: dict[str, Path], kind: str) -> Any:
+    model: Any = fa.load(timed["sequence_classification" if kind == "heads" else kind])
+    if kind == "heads":
+        model.add_head("other", fa.load(timed["token_classification"]))
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deadline_may_pass_at_every_look(kind: str, timed: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock is an hour ahead from a look on: warm() ends there, and once more is done as if nothing had been."""
+    clock, looks, turn, expected = time.monotonic_ns, 0, 0, fresh(timed, kind)([[2, 5, 7, 3]])[0].tobytes()
+
+    def look() -> int:
+        nonlocal looks
+        looks += 1
+        return clock() + (3600 * 10**9 if looks > turn else 0)
+
+    monkeypatch.setattr(stop, "time", SimpleNamespace(monotonic_ns=look))
+    for turn in range(1, 100):
+        model, looks = fresh(timed, kind), 0
+        try:
+            model.warm(timeout=60)
+            break
+        except fa.DeadlineExceeded as error:
+            assert isinstance(error, TimeoutError) and turn < looks <= turn + 5
+        model.warm()
+        assert model([[2, 5, 7, 3]])[0].tobytes() == expected
+    # when it begins, for each table, for a run, for two kinds of groups, and for what is above token ids
+    assert 1 + len(model.graph.tables) + 1 + 2 + 2 * (kind != "ids") <= turn < 40
+    assert model([[2, 5, 7, 3]])[0].tobytes() == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deadline_that_is_over_at_once_or_never(kind: str, timed: dict[str, Path]) -> None:
+    model = fresh(timed, kind)
+    with pytest.raises(fa.DeadlineExceeded, match="timeout"):
+        model.warm(timeout=1e-9)
+    for timeout in (None, 3600, 1e300):
+        assert model.warm(timeout=timeout) is None
+    for wrong, error in ((0, ValueError), (-1, ValueError), (float("nan"), ValueError), ("1", TypeError)):
+        with pytest.raises(error, match="timeout: "):
+            model.warm(timeout=wrong)
+    with pytest.raises(TypeError):
+        model.warm(3600)
 
 
 def test_a_tokenizer_that_is_damaged_is_said(folders: dict[str, Path], root: Path) -> None:

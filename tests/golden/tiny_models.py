@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""The small models of all makers by one name, for tests that hold for every family of the registry.
+
+A family has one configuration at least: in ``tiny_families`` or ``later_families`` for an encoder, in
+``tiny_decoders.BASE`` for a decoder. Whatever is put there is in ``CASES``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import later_families, tiny_decoders, tiny_families
+from .digest_models import HEADS
+from .tiny_bert import Array, save_safetensors
+
+CASES: dict[str, str] = {
+    **{case: values["model_type"] for case, values in {**tiny_families.CASES, **later_families.CASES}.items()},
+    **{family: family for family in tiny_decoders.BASE},
+}
+"""Name of a small model -> its ``model_type``."""
+
+ENCODER_HEADS = ("none", "masked_lm", "sequence_classification", "token_classification", "question_answering")
+
+
+class Tiny(NamedTuple):
+    """A small model as its file has it."""
+
+    config: dict[str, Any]
+    """config.json."""
+    tensors: dict[str, Array]
+    """Full name -> values."""
+
+    def save(self, folder: Path, *, without: str | None = None, tensors: dict[str, Array] | None = None,
+             **changes: Any) -> Path:  # fmt: skip
+        """Write the folder, and return it: without a tensor, with ``tensors``, with other keys of config.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({**self.config, **changes}))
+        arrays = {name: array for name, array in self.tensors.items() if name != without}
+        save_safetensors(folder / "model.safetensors", {**arrays, **(tensors or {})})
+        return folder
+
+
+def heads(case: str) -> tuple[str, ...]:
+    """The heads that a small model can be made with, the plainest first."""
+    return ("causal_lm",) if case in tiny_decoders.BASE else ENCODER_HEADS
+
+
+def make(case: str, head: str) -> Tiny:
+    """A small model under a head."""
+    if case in tiny_decoders.BASE:
+        c = tiny_decoders.config(case)
+        return Tiny(c, tiny_decoders.tensors(c))
+    if case in tiny_families.CASES:
+        return Tiny(tiny_families.config(case, HEADS[head]), tiny_families.tensors(case, HEADS[head]))
+    token = np.array([[3]])
+    arrays = later_families.run(case, HEADS[head], token, token // token, 0 * token)[1]
+    return Tiny(later_families.config(case, HEADS[head]), arrays)
+
+
+def batch(case: str) -> tuple[Array, ...]:
+    """Token ids, attention mask and, where a family has them, token types; rows of all kinds of masks."""
+    if case in tiny_decoders.BASE:
+        return tiny_decoders.batch(tiny_decoders.config(case))
+    if case in later_families.CASES:
+        return later_families.batch(case)
+    ids, mask, types = tiny_families.batch(case)
+    return (ids, mask, types) if CASES[case] not in ("distilbert", "mpnet") else (ids, mask)
