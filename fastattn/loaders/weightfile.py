@@ -216,7 +216,8 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
         WeightFileError
             The tensor has another dtype; nothing is narrowed in silence.
         """
-        return _widened(self._read(name), self._widened_dtype(name))
+        dtype = self._widened_dtype(name)
+        return _widened(self._read(name), dtype)
 
     def _widened_dtype(self, name: str) -> str:
         info = self.info(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,8 @@ from ..loaders.files import ModelFiles
 from ..loaders.gguf import GgufFile
 from ..loaders.jsonfile import MAX_JSON_BYTES
 from ..loaders.weightfile import WeightFile
+from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
+from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer
 from .causal import NAMES
 
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "open_gguf"]
@@ -137,8 +139,6 @@ ARCHITECTURES: Mapping[str, _Architecture] = {
 """``general.architecture`` -> which page runs it, and how its files differ."""
 
 _POSITIONS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")  # the configuration's
-_ENDS = ("<|eot_id|>", "<|im_end|>", "<end_of_turn>", "<|end|>", "<|eom_id|>", "<|end_of_text|>")
-_CONTROL = 3
 
 
 class GgufModel(NamedTuple):
@@ -352,32 +352,24 @@ class GgufFiles(ModelFiles):
         self._made: dict[str, bytes] = {}
         self._makers: dict[str, Callable[[], bytes]] = {
             "config.json": lambda: _json(self._config),
-            "generation_config.json": lambda: _json(_generation(self._file)),
+            "generation_config.json": lambda: _json(self._generation()),
         }
         if "tokenizer.ggml.model" in file.fields:
-            self._makers["tokenizer.json"] = self._tokenizer_json
-            self._makers["tokenizer_config.json"] = lambda: _json(_tokenizer_config(self._file))
+            self._makers["tokenizer.json"] = lambda: str(self.tokenizer().to_str()).encode()
+            self._makers["tokenizer_config.json"] = lambda: _json(tokenizer_config(self._vocabulary))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GgufFiles, (self._file, self._config)
 
-    @property
-    def file(self) -> GgufFile:
-        """Where they are from."""
-        return self._file
-
     def has(self, name: str) -> bool:
         return name in self._makers
 
+    @cached_property
+    def _vocabulary(self) -> GgufVocabulary:
+        return GgufVocabulary(self._file.fields, str(self._file.path))
+
     def tokenizer(self) -> Any:
-        from ..vocab import gguf_tokenizer
-
-        return gguf_tokenizer(self._file.fields, str(self._file.path)) if self.has("tokenizer.json") else None
-
-    def _tokenizer_json(self) -> bytes:
-        from ..vocab import tokenizer_json
-
-        return tokenizer_json(self._file.fields, str(self._file.path))
+        return build_tokenizer(self._vocabulary) if self.has("tokenizer.json") else None
 
     def names(self, folder: str = "") -> list[str]:
         return [] if folder else sorted(self._makers)
@@ -395,56 +387,25 @@ class GgufFiles(ModelFiles):
     def open_weights(self, name: str) -> WeightFile:
         raise FileNotFoundError(f"{self.describe(name)}: a GGUF file has no such part")
 
+    def _generation(self) -> _Values:
+        """How the file wants its model to be used: what ends a text, ``general.sampling.*``."""
+        file, values = self._file, _Values()
+        if self.has("tokenizer.json"):
+            values["eos_token_id"] = gguf_stop_ids(self._vocabulary)
+        elif (end := _token(file, "eos")) is not None:
+            values["eos_token_id"] = [end]
+        for key, value in file.fields.items():
+            if key.startswith(_SAMPLING):
+                name = key.removeprefix(_SAMPLING)
+                values[_OPTIONS.get(name, name)] = _shortest(value) if type(value) is float else value
+        if values.keys() & {"temperature", "top_k", "top_p", "min_p"} and values.get("temperature") != 0:
+            values["do_sample"] = True
+        return values
+
+
+_SAMPLING = "general.sampling."
+_OPTIONS = {"temp": "temperature", "penalty_repeat": "repetition_penalty"}
+
 
 def _json(values: Any) -> bytes:
     return json.dumps(values).encode("ascii")
-
-
-def _generation(file: GgufFile) -> _Values:
-    """How the file wants its model to be used: what ends a text, ``general.sampling.*``."""
-    values: _Values = {}
-    ends = [_token(file, name) for name in ("eos", "eot", "eom")]
-    tokens, types = (file.fields.get(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
-    if tokens is not None and isinstance(types, np.ndarray) and len(types) == len(tokens):
-        # files without a token for the end of a turn have one by its name
-        ends += [int(i) for i in np.flatnonzero(types == _CONTROL) if tokens[int(i)] in _ENDS]
-    ends = list(dict.fromkeys(token for token in ends if token is not None))
-    if ends:
-        values["eos_token_id"] = ends
-    for name in ("bos", "padding"):
-        token = _token(file, name)
-        if token is not None:
-            values["pad_token_id" if name == "padding" else "bos_token_id"] = token
-    prefix = "general.sampling."
-    for key, value in file.fields.items():
-        if key.startswith(prefix):
-            name = key[len(prefix) :]
-            values[_SAMPLING.get(name, name)] = _shortest(value) if type(value) is float else value
-    if values.keys() & {"temperature", "top_k", "top_p", "min_p"} and values.get("temperature") != 0:
-        values["do_sample"] = True
-    return values
-
-
-_SAMPLING = {"temp": "temperature", "penalty_repeat": "repetition_penalty"}
-
-
-def _tokenizer_config(file: GgufFile) -> _Values:
-    values: _Values = {}
-    tokens = file.fields.get("tokenizer.ggml.tokens")
-    for name, key in (
-        ("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding"),
-        ("sep_token", "seperator"), ("cls_token", "cls"), ("mask_token", "mask"),
-    ):  # fmt: skip
-        token = _token(file, key)
-        if token is not None and tokens is not None:
-            values[name] = tokens[token]
-    templates = {
-        key.removeprefix("tokenizer.chat_template").lstrip(".") or "default": value
-        for key, value in file.fields.items()
-        if key.partition(".")[0] == "tokenizer" and key.startswith("tokenizer.chat_template") and isinstance(value, str)
-    }
-    if list(templates) == ["default"]:
-        values["chat_template"] = templates["default"]
-    elif templates:
-        values["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
-    return values

@@ -6,48 +6,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..engine.decoder import Decoder
 from ..engine.stop import check_deadline, seconds_left
 from .encoder import TextEncoder
+from .prompted import PromptedDecoder
 
 if TYPE_CHECKING:
     from ..typing import TokenIds
     from .generation import Generation, Score, Stream
-    from .modeltokenizer import ModelTokenizer
 
 __all__ = ["TextDecoder"]
 
 
-class TextDecoder(Decoder, TextEncoder):
+class TextDecoder(PromptedDecoder, TextEncoder):
     """A language model with its weights. Made by ``fastattn.load``; it may be called from many threads at once.
 
     ``generate`` continues prompts, ``stream`` gives a text as it comes, ``score`` says how likely texts are. Nothing in
     a result depends on the batch it was computed in, on threads, or on the machine: of one prompt, one set of options
     and one seed there is one text.
     """
-
-    @property
-    def has_tokenizer(self) -> bool:
-        """Whether there is a tokenizer; without one, prompts are token ids."""
-        return self.files.has("tokenizer.json")
-
-    @property
-    def tokenizer(self) -> ModelTokenizer:
-        """The model's tokenizer: ``encode(text)``, ``decode(ids)``, ids of special tokens.
-
-        Raises
-        ------
-        FileNotFoundError
-            The model has none.
-        ImportError
-            The ``tokenizers`` library is not installed.
-        """
-        return self.keep("model tokenizer", self._make_tokenizer)
-
-    def _make_tokenizer(self) -> ModelTokenizer:
-        from .modeltokenizer import ModelTokenizer
-
-        return ModelTokenizer.from_files(self.files, self.vocab_size)
 
     def generate(
         self,

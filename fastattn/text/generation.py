@@ -21,8 +21,8 @@ from .watch import Pieces, Watch
 
 if TYPE_CHECKING:
     from ..calllog import CallLog
-    from .decoder import TextDecoder
     from .modeltokenizer import ModelTokenizer
+    from .prompted import PromptedDecoder
 
 __all__ = ["Generation", "Score", "Stream", "generate", "score"]
 
@@ -107,7 +107,7 @@ class _Answer:
         )  # fmt: skip
 
 
-def generate(model: TextDecoder, prompts: Any, options: dict[str, Any]) -> list[Generation]:
+def generate(model: PromptedDecoder, prompts: Any, options: dict[str, Any]) -> list[Generation]:
     """What ``TextDecoder.generate`` promises."""
     deadline, log, num_threads, kv_dtype, read = _begin("generate", model, options)
     codec = _codec(model, read)
@@ -144,7 +144,7 @@ class Stream(Iterator[str]):
     The model works in the thread that asks for the next piece. ``result`` waits for the rest.
     """
 
-    def __init__(self, model: TextDecoder, prompt: Any, options: dict[str, Any]) -> None:
+    def __init__(self, model: PromptedDecoder, prompt: Any, options: dict[str, Any]) -> None:
         deadline, self._log, num_threads, kv_dtype, read = _begin("stream", model, options)
         if read.n != 1:
             raise ValueError(f"n: got {read.n}, expected 1: a stream is one text")
@@ -196,7 +196,7 @@ class Stream(Iterator[str]):
         return self._answer.result("".join(self._parts))
 
 
-def score(model: TextDecoder, texts: Any, num_threads: int | None, timeout: float | None) -> list[Score]:
+def score(model: PromptedDecoder, texts: Any, num_threads: int | None, timeout: float | None) -> list[Score]:
     """What ``TextDecoder.score`` promises."""
     model.check_logits()
     deadline, log = deadline_of(timeout), begin("score")
@@ -225,7 +225,7 @@ def score(model: TextDecoder, texts: Any, num_threads: int | None, timeout: floa
 
 
 def _begin(
-    what: str, model: TextDecoder, options: dict[str, Any]
+    what: str, model: PromptedDecoder, options: dict[str, Any]
 ) -> tuple[int, CallLog | None, int | None, str, Options]:
     """(deadline, log, threads, type of keys, the rest) of a call."""
     model.check_logits()
@@ -258,7 +258,7 @@ def _count(log: CallLog | None, ids: Sequence[Prompt]) -> None:
         log.tokens_came(sum(prompt.size for _, prompt in ids))
 
 
-def _requests(model: TextDecoder, name: str, prompt: Integers, options: Options) -> list[Request]:
+def _requests(model: PromptedDecoder, name: str, prompt: Integers, options: Options) -> list[Request]:
     """The requests of one prompt, ``n`` of them."""
     new = options.max_new_tokens
     if new is None and options.max_length is not None:
@@ -281,11 +281,11 @@ def _pieces(tokenizer: ModelTokenizer, prompt: Integers) -> Pieces:
     return pieces
 
 
-def _codec(model: TextDecoder, options: Options) -> ModelTokenizer | None:
+def _codec(model: PromptedDecoder, options: Options) -> ModelTokenizer | None:
     return model.tokenizer if model.has_tokenizer else None
 
 
-def _no_tokenizer(model: TextDecoder, name: str) -> ValueError:
+def _no_tokenizer(model: PromptedDecoder, name: str) -> ValueError:
     return ValueError(
         f"{name}: needs the tokenizer of the model, and {model.files.describe('tokenizer.json')} is missing"
     )
@@ -308,7 +308,7 @@ def _several(prompts: Any, what: str = "prompts") -> list[tuple[str, Any]]:
     return [(f"{what}[{i}]", prompt) for i, prompt in enumerate(prompts)]
 
 
-def _tokens(model: TextDecoder, prompt: Any, name: str) -> Integers:
+def _tokens(model: PromptedDecoder, prompt: Any, name: str) -> Integers:
     """The tokens of a prompt."""
     if isinstance(prompt, str):
         if not model.has_tokenizer:

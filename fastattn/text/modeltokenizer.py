@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..loaders.files import ModelFiles
+from ..vocab.ggufconfig import gguf_templates, gguf_tokens
+from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer
 from .addedtokens import SPECIAL_KEYS
 from .decoderclasses import as_transformers
 from .detokenize import IncrementalDecoder, byte_rule
-from .ggufconfig import gguf_templates, gguf_tokens
-from .ggufvocab import GgufVocabulary, build_tokenizer
 from .reconcile import reconcile
 from .sidefiles import sentence_bert
 from .tokenizerconfig import TokenizerConfig, is_text
@@ -90,9 +90,11 @@ class ModelTokenizer:
                 f"{missing_tokenizer_hint(files)}"
             )
         library = _library()
-        data = files.read_bytes(_NAME)
-        with _named_errors(f"{path}: the tokenizers library cannot read it"):
-            tokenizer: Tokenizer = library.Tokenizer.from_buffer(data)
+        tokenizer: Tokenizer = files.tokenizer()
+        if tokenizer is None:
+            data = files.read_bytes(_NAME)
+            with _named_errors(f"{path}: the tokenizers library cannot read it"):
+                tokenizer = library.Tokenizer.from_buffer(data)
         config = TokenizerConfig(files, sentence_bert(files))
         with _named_errors(f"{path}: the tokenizers library cannot do what {config.path} asks for"):
             tokenizer = as_transformers(reconcile(tokenizer, files), config, path)

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Vocabularies of other formats, as tokenizers of the ``tokenizers`` library."""
+"""Vocabularies of other formats as tokenizers of the ``tokenizers`` library, which is imported when one is built."""
 
 from __future__ import annotations
 
-from .ggufvocab import gguf_tokenizer, tokenizer_json
-
-__all__ = ["gguf_tokenizer", "tokenizer_json"]
+__all__: list[str] = []

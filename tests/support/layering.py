@@ -40,9 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "weights": _LEAVES,
     "similarity": _LEAVES,
     "graph": {"loaders", "weights", "rope", "attention", "ops", "typing", "_core"},
-    "models": {"graph", "loaders", "weights", "cpu", "typing"},
+    "models": {"graph", "loaders", "weights", "cpu", "typing", "vocab"},
     "engine": {"graph", "kvcache", "calllog", "typing", "_core"},
-    "text": _OPERATORS | _MODEL,
+    "vocab": {"loaders"},
+    "text": _OPERATORS | _MODEL | {"vocab"},
     "cli": _OPERATORS | _MODEL | {"text", "models.packing", "bench", "startup", "__init__"},
     "bench": _OPERATORS | _MODEL | {"text", "_core", "__init__"},
     "__init__": _OPERATORS | {"text", "engine", "models.packing", "loaders", "startup"},
@@ -52,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # fmt: on
 # A page, and the parts that pages have in common, know the graph and each other: no files, no arrays, no operators.
-_BESIDE_PAGES = {"__init__", "registry", "packing", "configkeys"}
+_BESIDE_PAGES = {"__init__", "registry", "packing", "configkeys", "gguf"}
 PAGES_MAY_IMPORT = {"graph", "models"}
 
 # Imports inside functions that close a circle: what they bring in is needed when something is wrong or asked for.
@@ -68,6 +69,7 @@ LATE = {
 # Libraries beyond the standard one. Everything else needs numpy alone.
 MAY_USE: dict[str, set[str]] = {
     "text": {"numpy", "tokenizers"},
+    "vocab": {"numpy", "tokenizers"},
     "cli": {"numpy", "pyarrow"},
     "bench": {
         "numpy",
@@ -100,6 +102,7 @@ _NUMPY_FLOAT = {
 }
 # fmt: on
 _FLOAT_METHODS = {"dot", "mean", "std", "var"}
+# But for fsum, which rounds once and right.
 _MATH_FLOAT = {
     "exp",
     "exp2",
@@ -121,7 +124,6 @@ _MATH_FLOAT = {
     "pow",
     "cbrt",
     "hypot",
-    "fsum",
     "sumprod",
 }
 

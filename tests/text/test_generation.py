@@ -179,8 +179,17 @@ def test_logprobs(model: Any) -> None:
 
 
 def test_settings_tell_what_was_used(tmp_path: Path) -> None:
-    stored = {"do_sample": True, "temperature": 0.5, "top_p": 0.8, "repetition_penalty": 1.2, "max_new_tokens": 3,
-              "transformers_version": "5", "eos_token_id": VOCAB - 1, "num_beams": 1, "_from_model_config": True}  # fmt: skip
+    stored = {
+        "do_sample": True,
+        "temperature": 0.5,
+        "top_p": 0.8,
+        "repetition_penalty": 1.2,
+        "max_new_tokens": 3,
+        "transformers_version": "5",
+        "eos_token_id": VOCAB - 1,
+        "num_beams": 1,
+        "_from_model_config": True,
+    }
     model = fa.load(make(tmp_path / "m", generation_config=stored))
     told = model.generate("a")[0].settings
     assert {name: told[name] for name in ("do_sample", "temperature", "top_k", "top_p", "repetition_penalty")} == {

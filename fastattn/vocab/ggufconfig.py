@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from .gguffields import Fields
 from .ggufvocab import GgufVocabulary
 
-__all__ = ["gguf_stop_ids", "gguf_templates", "gguf_tokens", "tokenizer_config_json"]
+__all__ = ["gguf_stop_ids", "gguf_templates", "gguf_tokens", "tokenizer_config"]
 
 _TEMPLATE = "tokenizer.chat_template"
 _ROLES = {
@@ -64,15 +62,14 @@ def gguf_stop_ids(vocabulary: GgufVocabulary) -> list[int]:
     return sorted({*found, *(number for number in named.values() if number is not None)})
 
 
-def tokenizer_config_json(fields: Mapping[str, Any], where: str) -> bytes:
-    """``tokenizer_config.json`` beside the ``tokenizer_json`` of a GGUF file: special tokens, templates.
+def tokenizer_config(vocabulary: GgufVocabulary) -> dict[str, Any]:
+    """What ``tokenizer_config.json`` would say: special tokens, templates.
 
     Raises
     ------
     WeightFileError
         A key is damaged: file and key are named.
     """
-    vocabulary = GgufVocabulary(fields, where)
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     config.update({role: token for role, token in gguf_tokens(vocabulary).items() if token is not None})
     templates = gguf_templates(vocabulary.fields)
@@ -80,4 +77,4 @@ def tokenizer_config_json(fields: Mapping[str, Any], where: str) -> bytes:
         config["chat_template"] = templates["default"]
     elif templates:
         config["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
-    return json.dumps(config, ensure_ascii=False, indent=2).encode()
+    return config
