@@ -98,3 +98,12 @@ def make(
     arrays = tiny_decoders.tensors(c)
     path.write_bytes(gguf_bytes({**fields_of(c), **(more or {})}, tensors_of(c, arrays, dtype)))
     return path
+
+
+def plain_tokenizer(count: int) -> dict[str, Any]:
+    """Fields of a tokenizer of so many tokens, for readers that need one."""
+    return {
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": [f"t{i}" for i in range(count)], "tokenizer.ggml.token_type": [1] * count,
+        "tokenizer.ggml.merges": ["t 0"], "tokenizer.ggml.padding_token_id": 0,
+    }  # fmt: skip
