@@ -11,6 +11,7 @@ a new file and rename it over the old one instead.
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import re
 import zlib
@@ -136,17 +137,7 @@ class GgufFile(WeightFile):
 
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         info = self._infos[name]
-        raw = self._bytes(name)
-        block = BLOCK_DTYPES.get(info.dtype)
-        if block is not None:
-            array = raw.reshape(*info.shape[:-1], info.shape[-1] // block.elements * block.nbytes)
-        else:
-            dtype = ARRAY_DTYPES[info.dtype]
-            if raw.ctypes.data % dtype.itemsize:
-                raw = raw.copy()  # general.alignment is below an element; kernels need aligned ones
-            array = raw.view(dtype).reshape(info.shape)
-        array.flags.writeable = False
-        return array
+        return _typed(self._bytes(name), info.dtype, info.shape)
 
     def as_float32(self, name: str) -> _Float32:
         """Tensor ``name`` as a read-only float32 array: F32 as it lies, F16, BF16 and blocks widened by C kernels.
@@ -188,12 +179,12 @@ class GgufFile(WeightFile):
         """
         info = self.info(name)
         self._check_wide(name, info)
-        stored = self._read(name)
         if not info.shape:
             raise ValueError(f"name: tensor {short(name)} is a single number and has no rows")
-        rows = stored.reshape(-1, stored.shape[-1])
-        _check_rows(name, start, stop, len(rows))
-        part = rows[start:stop]
+        rows = math.prod(info.shape[:-1])
+        _check_rows(name, start, stop, rows)
+        row = info.nbytes // rows
+        part = _typed(self._bytes(name)[start * row : stop * row], info.dtype, (stop - start, info.shape[-1]))
         if out is None:
             if info.dtype == "F32":
                 return part
@@ -244,9 +235,7 @@ class GgufFile(WeightFile):
         """
         info = self.info(name)
         part, tensor = self._places[name]
-        rows = 1
-        for n in info.shape[:-1]:
-            rows *= n
+        rows = math.prod(info.shape[:-1])
         stop = rows if stop is None else stop
         _check_rows(name, start, stop, rows)
         row = tensor.nbytes // rows
@@ -256,6 +245,20 @@ class GgufFile(WeightFile):
         advise, advice = getattr(part.mapping, "madvise", None), getattr(mmap, "MADV_DONTNEED", None)
         if length > 0 and advise is not None and advice is not None:
             advise(advice, first, length)
+
+
+def _typed(raw: np.ndarray[Any, np.dtype[np.uint8]], dtype: str, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """The bytes ``raw`` as a read-only array: elements of ``shape``, or those of blocks that make it up."""
+    block = BLOCK_DTYPES.get(dtype)
+    if block is not None:
+        array: np.ndarray[Any, Any] = raw.reshape(*shape[:-1], shape[-1] // block.elements * block.nbytes)
+    else:
+        kind = ARRAY_DTYPES[dtype]
+        if raw.ctypes.data % kind.itemsize:
+            raw = raw.copy()  # general.alignment is below an element; kernels need aligned ones
+        array = raw.view(kind).reshape(shape)
+    array.flags.writeable = False
+    return array
 
 
 def _check_rows(name: str, start: int, stop: int, rows: int) -> None:
