@@ -214,6 +214,8 @@ def _biases(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
         raise TypeError(f"logit_bias: expected a mapping of token ids to numbers, got {type(value).__name__}")
     found: dict[int, float] = {}
     for key, bias in value.items():
+        if key is None:
+            raise TypeError("logit_bias: expected token ids, got NoneType")
         token = _whole("logit_bias: a token", key, 0, 0, vocab_size - 1)
         name = f"logit_bias[{token}]"
         if bias is None:

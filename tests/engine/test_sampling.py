@@ -236,7 +236,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_options_on_any_logits(data: Any) -> None:
     size = data.draw(st.sampled_from([1, 2, 3, 16, 40, 300]))
