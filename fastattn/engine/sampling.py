@@ -190,7 +190,7 @@ def _top_k(value: Any, default: int) -> int:
 
 
 def _top_p(value: Any, default: float) -> float:
-    return _number("top_p", value, default, float(np.nextafter(0, 1)), 1.0, "a number above 0, at most 1")
+    return _number("top_p", value, default, 5e-324, 1.0, "a number above 0, at most 1")
 
 
 def _whole(name: str, value: Any, default: int, least: int, most: int | None, expected: str | None = None) -> int:
