@@ -190,7 +190,7 @@ def _top_k(value: Any, default: int) -> int:
 
 
 def _top_p(value: Any, default: float) -> float:
-    return _number("top_p", value, default, float(np.nextafter(0, 1)), 1.0, "a number above 0, at most 1")
+    return _number("top_p", value, default, 5e-324, 1.0, "a number above 0, at most 1")
 
 
 def _whole(name: str, value: Any, default: int, least: int, most: int | None, expected: str | None = None) -> int:
@@ -214,6 +214,8 @@ def _biases(value: Any, vocab_size: int) -> tuple[tuple[int, float], ...]:
         raise TypeError(f"logit_bias: expected a mapping of token ids to numbers, got {type(value).__name__}")
     found: dict[int, float] = {}
     for key, bias in value.items():
+        if key is None:
+            raise TypeError("logit_bias: expected token ids, got NoneType")
         token = _whole("logit_bias: a token", key, 0, 0, vocab_size - 1)
         name = f"logit_bias[{token}]"
         if bias is None:

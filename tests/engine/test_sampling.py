@@ -151,6 +151,22 @@ def test_top_p_takes_the_fewest_that_have_the_share() -> None:
         assert seen(equal, top_p=p, temperature=1) == set(range(count))
 
 
+def test_a_share_that_is_reached_to_the_last_unit() -> None:
+    halves = 1.4426950408889634  # the temperature at which each step down halves the weight
+    row = np.float32([0, -1, -1, -2, -2, -2, -2])  # 1, 1/2, 1/2, 1/4 four times: all that is above has the same weight
+    for p, kept in (
+        (1 / 3, 1),
+        (1 / 3 + 1e-9, 2),
+        (0.5, 2),
+        (0.5 + 2**-50, 3),
+        (2 / 3, 3),
+        (0.75, 4),
+        (0.75 + 2**-50, 5),
+    ):
+        assert seen(row, top_p=p, temperature=halves) == set(range(kept)), p
+    assert seen(np.zeros(2, np.float32), top_p=0.5 + 2**-50, temperature=1) == {0, 1}
+
+
 def test_min_p_is_a_share_of_the_best() -> None:
     row = np.float32([0, -1, -2, -3, 0])
     for p, kept in ((0, set(range(5))), (0.1, {0, 1, 2, 4}), (0.2, {0, 1, 4}), (0.5, {0, 4}), (1, {0, 4})):
@@ -236,7 +252,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_any_options_on_any_logits(data: Any) -> None:
     size = data.draw(st.sampled_from([1, 2, 3, 16, 40, 300]))
@@ -308,6 +324,14 @@ def call_of(rows: Array, order: Any = None) -> Any:
 @pytest.mark.parametrize("size", [7, 300, 5003])
 def test_neither_threads_nor_instruction_set_show(size: int) -> None:
     assert_one_result(call_of(logits_of(size, 24, size)), f"{size} logits", kernels=())
+
+
+def test_rows_side_by_side_do_not_share_what_they_work_in() -> None:
+    call = call_of(logits_of(3, 64, 20011))
+    expected = call(num_threads=1)
+    for _ in range(8):
+        for got, wanted in zip(call(num_threads=4), expected, strict=True):
+            assert got.tobytes() == wanted.tobytes()
 
 
 def test_what_is_drawn_beside_a_row_does_not_show() -> None:
