@@ -38,13 +38,18 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", type=path, metavar="SRC", help="model folder or weights file; with --verify alone, a packed file"
+        "source",
+        type=path,
+        metavar="SRC",
+        help="model folder, weights file or .gguf; with --verify alone, a packed file",
     )
     parser.add_argument(
         "target", type=path, metavar="DST", nargs="?", help="packed file to write, or an existing folder"
     )
     parser.add_argument(
-        "--dtype", metavar="TYPE", help="weights of linear layers: int8 (the default), bfloat16, float16, float32"
+        "--dtype",
+        metavar="TYPE",
+        help="weights of linear layers: int8, bfloat16, float16, float32 (default: int8; of a GGUF file as stored)",
     )
     parser.add_argument(
         "--head",
@@ -80,7 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
         into = os.path.join(into, FILE_IN_FOLDER) if os.path.isdir(into) else into
         tell_leftovers(into, leftovers(into))
         place = pack_noting(
-            UNFINISHED, place, arguments.target, arguments.dtype or "int8", arguments.threads, head=arguments.head,
+            UNFINISHED, place, arguments.target, arguments.dtype, arguments.threads, head=arguments.head,
             strict=arguments.strict,
         )  # fmt: skip
     from fastattn.loaders import open_weights

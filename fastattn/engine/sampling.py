@@ -133,7 +133,7 @@ def draws(
     ------
     TypeError, ValueError
         An option is of another kind or out of range. ``do_sample`` says no, and another option has a meaning only when
-        tokens are drawn; or it says yes, and ``temperature`` is 0.
+        tokens are drawn.
 
     Example
     -------
@@ -156,8 +156,6 @@ def draws(
                     f"do_sample=False and {name}={value:g}: {name} has a meaning only when tokens are drawn"
                 )
         return False
-    if do_sample and warmth == 0:
-        raise ValueError("do_sample=True and temperature=0: temperature 0 takes the highest logit, nothing is drawn")
     if warmth is not None:
         return warmth > 0
     return bool(do_sample) or any(value is not None for value, _ in options.values())

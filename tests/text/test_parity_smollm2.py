@@ -93,7 +93,9 @@ _HEADS = {"qwen3": {"head_dim": 128}}
 def test_the_order_of_rows(tmp_path: Path, family: str) -> None:
     """transformers reads the file that the tests write of a tiny model as it reads the folder of it."""
     heads: dict[str, Any] = _HEADS.get(family, {})
-    file = gguf_models.make(tmp_path / "m.gguf", family, dtype="float32", more=gguf_models.plain_tokenizer(101), **heads)
+    file = gguf_models.make(
+        tmp_path / "m.gguf", family, dtype="float32", more=gguf_models.plain_tokenizer(101), **heads
+    )
     folder = tiny_decoders.make(tmp_path / "m", family, **heads)
     ids, _ = tiny_decoders.batch(tiny_decoders.config(family))
     found = []
