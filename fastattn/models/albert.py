@@ -6,14 +6,12 @@ Lan et al., 2019, https://arxiv.org/abs/1909.11942; names of tensors and keys as
 
 from __future__ import annotations
 
-import re
-
 from ..graph.family import Facts, Family
 from ..graph.graph import Graph, Value
-from ..graph.heads import Dense, NormStep
 from ..graph.names import Names
-from .blocks import EMBEDDINGS, MAX_LAYERS, Sizes, attend, embeddings, kin_prefix, post_norm, refuse_other_models, stack
-from .tops import Decoder, add_heads, architectures, label_heads, pool_by
+from . import blocks
+from .blocks import EMBEDDINGS, Sizes, attend, embeddings, kin_prefix, post_norm, refuse_relative_positions, stack
+from .tops import Decoder, add_heads, architectures, ignorable, label_heads, normed, pooled
 
 __all__ = ["FAMILY"]
 
@@ -26,11 +24,11 @@ _LAYER = {
 
 def build(g: Graph) -> Facts:
     c = g.config
-    refuse_other_models(c, "ALBERT")
+    refuse_relative_positions(c)
     s = Sizes.read(c, activation="gelu_new")
     size = c.size("embedding_size", 128)
     groups = c.size("num_hidden_groups", 1, maximum=s.layers)
-    repeats = c.size("inner_group_num", 1, maximum=MAX_LAYERS // s.layers)
+    repeats = c.size("inner_group_num", 1, maximum=blocks.MAX_LAYERS // s.layers)
     prefix, others = kin_prefix(g, "albert."), {"projection": "encoder.embedding_hidden_mapping_in"}
     inside = [
         Names(prefix, f"encoder.albert_layer_groups.{{i}}.albert_layers.{j}.", _LAYER, **EMBEDDINGS, **others)
@@ -51,12 +49,9 @@ def build(g: Graph) -> Facts:
 
     x = stack(g, x, s.layers, group)
 
-    pooler = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh")
-    pool_by(g, x, pooler)
-    before = (
-        Dense("predictions.dense", size, s.hidden, s.activation), NormStep("predictions.LayerNorm", size, s.eps)
-    )  # fmt: skip
-    add_heads(g, x, masked_lm=decoder.behind(s, *before, width=size), **label_heads(s.hidden, pooler))
+    pooler = pooled(g, x, s)
+    before = normed(s, "predictions.dense", "predictions.LayerNorm", width=size)
+    add_heads(g, x, masked_lm=decoder.behind(s, before), **label_heads(s.hidden, pooler))
     return s.facts(kinds=groups)
 
 
@@ -64,9 +59,5 @@ FAMILY = Family(
     name="AlbertModel",
     build=build,
     architectures=architectures("Albert", AlbertForPreTraining=None),
-    # Index buffers that old versions of transformers saved, a pooler below a head, the heads of other classes.
-    ignorable=re.compile(
-        r"(albert\.)?embeddings\.(position_ids|token_type_ids)|albert\.pooler\..*"
-        r"|(predictions|sop_classifier|classifier|qa_outputs)\..*"
-    ),
+    ignorable=ignorable(r"albert\.", "predictions|sop_classifier", r"albert\.pooler\..*"),
 )

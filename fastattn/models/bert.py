@@ -6,34 +6,27 @@ Devlin et al., 2018, https://arxiv.org/abs/1810.04805; names of tensors and keys
 
 from __future__ import annotations
 
-import re
-
 from ..graph.family import Facts, Family
 from ..graph.graph import Graph
-from ..graph.heads import Dense, HeadSpec, NormStep
-from .blocks import Sizes, attend, bert_names, embeddings, post_norm, refuse_other_models, stack
-from .tops import Decoder, add_heads, architectures, label_heads, pool_by
+from ..graph.heads import Dense, HeadSpec
+from .blocks import Sizes, attend, bert_names, embeddings, post_norm, refuse_relative_positions, stack
+from .tops import Decoder, add_heads, architectures, ignorable, label_heads, normed, pooled
 
 __all__ = ["FAMILY"]
 
 
 def build(g: Graph) -> Facts:
-    refuse_other_models(g.config, "BERT")
+    refuse_relative_positions(g.config)
     s = Sizes.read(g.config, activation=None, types=(None, 1))
     g.names = bert_names(g, "bert.")
     decoder = Decoder.read(g, "cls.predictions.decoder", "cls.predictions.bias")
     x = embeddings(g, s, s.hidden, tied=decoder.stored)
     x = stack(g, x, s.layers, lambda i, layer, x: post_norm(layer, x, attend(layer, x, s), s))
 
-    pooler, transform = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh"), "cls.predictions.transform"
-    pool_by(g, x, pooler)
-    before = (
-        Dense(f"{transform}.dense", s.hidden, s.hidden, s.activation),
-        NormStep(f"{transform}.LayerNorm", s.hidden, s.eps),
-    )
+    pooler, transform = pooled(g, x, s), "cls.predictions.transform"
     following = pooler, Dense("cls.seq_relationship", 2, s.hidden)
     add_heads(
-        g, x, masked_lm=decoder.behind(s, *before),
+        g, x, masked_lm=decoder.behind(s, normed(s, f"{transform}.dense", f"{transform}.LayerNorm")),
         next_sentence=lambda: HeadSpec("sequence_classification", "first", following), **label_heads(s.hidden, pooler),
     )  # fmt: skip
     return s.facts()
@@ -43,6 +36,5 @@ FAMILY = Family(
     name="BertModel",
     build=build,
     architectures=architectures("Bert", BertForPreTraining=None, BertForNextSentencePrediction="next_sentence"),
-    # Index buffers that old versions of transformers saved, and the heads of other BertFor... classes.
-    ignorable=re.compile(r"(bert\.)?(embeddings\.(position_ids|token_type_ids))|(cls|classifier|qa_outputs)\..*"),
+    ignorable=ignorable(r"bert\.", "cls"),
 )

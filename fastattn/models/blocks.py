@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..graph.config import ConfigReader
@@ -13,9 +13,9 @@ from ..graph.names import Names
 from ..graph.rotary import Rotary
 
 __all__ = [
-    "ACTIVATIONS", "EMBEDDINGS", "MAX_HEAD_SIZE", "MAX_LAYERS", "Sizes", "attend", "attend_turned", "bert_names",
-    "check_head_size", "embeddings", "gated_post_norm", "kin_prefix", "post_norm", "project", "refuse_other_models",
-    "stack",
+    "ACTIVATIONS", "BERT_LAYER", "EMBEDDINGS", "MAX_HEAD_SIZE", "MAX_LAYERS", "ROTARY_NAMES", "Sizes", "attend",
+    "attend_turned", "bert_names", "check_head_size", "embeddings", "gated_post_norm", "kin_prefix", "post_norm",
+    "project", "refuse_relative_positions", "stack",
 ]  # fmt: skip
 
 # config.json's name -> ops.linear's; gelu_new, gelu_fast and gelu_pytorch_tanh are spellings of one formula.
@@ -83,21 +83,14 @@ def check_head_size(
         )
 
 
-def refuse_other_models(c: ConfigReader, family: str, *, absolute: bool = True) -> None:
-    """``ValueError`` for keys of config.json that ask for another model than the plain encoder of ``family``.
-
-    ``absolute``: whether the family has the key ``position_embedding_type``.
-    """
-    if absolute and c.null("position_embedding_type"):
+def refuse_relative_positions(c: ConfigReader, *, key: bool = True) -> None:
+    """``ValueError`` where ``position_embedding_type`` is not absolute; ``key``: whether the family has that key."""
+    if key and c.null("position_embedding_type"):
         raise ValueError(
             f"{c.path}: position_embedding_type is null, which leaves positions out in transformers before 5 and not "
             "since; write 'absolute' if the model has them"
         )
     c.choice("position_embedding_type", {"absolute": None}, "absolute")
-    c.refuse("is_decoder", f"{family} as a decoder is not supported")
-    c.refuse("add_cross_attention", "cross-attention is not supported")
-    c.refuse("pruned_heads", "pruned heads are not supported")
-    c.refuse("quantization_config", "quantised checkpoints are not supported")
 
 
 # ---- names ----
@@ -115,13 +108,23 @@ def kin_prefix(g: Graph, prefix: str) -> str:
     return g.source.prefix(prefix, "embeddings.position_embeddings.weight", "embeddings.LayerNorm.weight")
 
 
-def bert_names(g: Graph, prefix: str, **names: str) -> Names:
-    """As BERT, RoBERTa and ELECTRA call their layers; ``names`` are further roles."""
-    layer = {
-        "attn_q": "attention.self.query", "attn_k": "attention.self.key", "attn_v": "attention.self.value",
-        "attn_output": "attention.output.dense", "attn_output_norm": "attention.output.LayerNorm",
-        "ffn_up": "intermediate.dense", "ffn_down": "output.dense", "layer_output_norm": "output.LayerNorm",
-    }  # fmt: skip
+BERT_LAYER = {
+    "attn_q": "attention.self.query", "attn_k": "attention.self.key", "attn_v": "attention.self.value",
+    "attn_output": "attention.output.dense", "attn_output_norm": "attention.output.LayerNorm",
+    "ffn_up": "intermediate.dense", "ffn_down": "output.dense", "layer_output_norm": "output.LayerNorm",
+}  # fmt: skip
+"""Roles of a layer, as BERT, RoBERTa and ELECTRA call them."""
+
+ROTARY_NAMES = Names("", "layers.{i}.", {
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj", "attn_output_norm": "post_attention_layernorm", "ffn_up": "mlp.up_proj",
+    "ffn_gate": "mlp.gate_proj", "ffn_down": "mlp.down_proj", "layer_output_norm": "post_mlp_layernorm",
+}, **EMBEDDINGS)  # fmt: skip
+"""As transformers names BERT with rotary positions and a gated feed-forward layer."""
+
+
+def bert_names(g: Graph, prefix: str, layer: Mapping[str, str] = BERT_LAYER, **names: str) -> Names:
+    """``layer``: roles of a layer; ``names``: further roles outside layers."""
     return Names(kin_prefix(g, prefix), "encoder.layer.{i}.", layer, **EMBEDDINGS, **names)
 
 

@@ -8,37 +8,32 @@ transformers' DebertaV2Model.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 
 from ..graph.derived import check_distances, neighbour_layer, position_panels
 from ..graph.family import NO_LIMIT, Facts, Family
 from ..graph.graph import Graph, Value
-from ..graph.heads import Dense, HeadSpec, NormStep
+from ..graph.heads import Dense, HeadSpec
 from ..graph.names import Names
-from .blocks import ACTIVATIONS, EMBEDDINGS, Sizes, attend, post_norm, project, stack
-from .tops import Decoder, add_heads, architectures, label_heads
+from .blocks import ACTIVATIONS, BERT_LAYER, EMBEDDINGS, Sizes, attend, post_norm, project, stack
+from .tops import Decoder, add_heads, architectures, ignorable, label_heads, normed
 
 __all__ = ["FAMILY"]
 
 _KINDS = ("c2p", "p2c")
-_NAMES = Names("", "encoder.layer.{i}.", {
-    "attn_q": "attention.self.query_proj", "attn_k": "attention.self.key_proj", "attn_v": "attention.self.value_proj",
-    "attn": "attention.self", "attn_output": "attention.output.dense",
-    "attn_output_norm": "attention.output.LayerNorm", "ffn_up": "intermediate.dense", "ffn_down": "output.dense",
-    "layer_output_norm": "output.LayerNorm",
-}, **EMBEDDINGS, projection="embeddings.embed_proj", conv="encoder.conv", conv_norm="encoder.conv.LayerNorm",
-    relative="encoder.rel_embeddings", relative_norm="encoder.LayerNorm")  # fmt: skip
+_LAYER = {
+    **BERT_LAYER, "attn_q": "attention.self.query_proj", "attn_k": "attention.self.key_proj",
+    "attn_v": "attention.self.value_proj", "attn": "attention.self",
+}  # fmt: skip
+_NAMES = Names(
+    "", "encoder.layer.{i}.", _LAYER, **EMBEDDINGS, projection="embeddings.embed_proj", conv="encoder.conv",
+    conv_norm="encoder.conv.LayerNorm", relative="encoder.rel_embeddings", relative_norm="encoder.LayerNorm",
+)  # fmt: skip
 
 
 def build(g: Graph) -> Facts:
     c = g.config
-    for key, reason in {
-        "is_decoder": "DeBERTa as a decoder is not supported",
-        "quantization_config": "quantised checkpoints are not supported",
-        "z_steps": "an enhanced mask decoder of several steps is not supported",
-    }.items():
-        c.refuse(key, reason)
+    c.refuse("z_steps", "an enhanced mask decoder of several steps is not supported")
     s = Sizes.read(c, eps=1e-7, types=(0, 0), positions=512)
     width = c.size("embedding_size", s.hidden)
     if c.size("attention_head_size", s.hidden // s.heads) != s.hidden // s.heads:
@@ -133,7 +128,7 @@ def _masked_lm(g: Graph, s: Sizes, width: int, decoder: Decoder) -> Callable[[],
         name, norm, width = "lm_predictions.lm_head.dense", "lm_predictions.lm_head.LayerNorm", s.hidden
         words, bias = f"{g.name('token_embd')}.weight", "lm_predictions.lm_head.bias"
         decoder = Decoder("lm_predictions.lm_head.decoder", words, (bias,))
-    return decoder.behind(s, Dense(name, width, s.hidden, s.activation), NormStep(norm, width, s.eps), width=width)
+    return decoder.behind(s, normed(s, name, norm, width=width))
 
 
 FAMILY = Family(
@@ -141,9 +136,10 @@ FAMILY = Family(
     build=build,
     architectures=architectures("DebertaV2"),
     pooled_output=False,
-    # Absolute positions of models that do not add them, index buffers, and heads, of pre-training and of other tasks.
-    ignorable=re.compile(
-        r"(deberta\.)?embeddings\.(position_ids|position_embeddings\.weight)"
-        r"|(cls|lm_predictions|mask_predictions|classifier|qa_outputs|pooler)\..*"
+    # Absolute positions of models that do not add them.
+    ignorable=ignorable(
+        r"deberta\.",
+        "cls|lm_predictions|mask_predictions|pooler",
+        r"(deberta\.)?embeddings\.position_embeddings\.weight",
     ),
 )

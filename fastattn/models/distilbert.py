@@ -6,15 +6,13 @@ Sanh et al., 2019, https://arxiv.org/abs/1910.01108; names of tensors and keys a
 
 from __future__ import annotations
 
-import re
-
 from ..graph.family import Facts, Family
 from ..graph.graph import Graph
-from ..graph.heads import Dense, NormStep
+from ..graph.heads import Dense
 from ..graph.names import Names
 from . import blocks
-from .blocks import EMBEDDINGS, Sizes, attend, embeddings, kin_prefix, post_norm, refuse_other_models, stack
-from .tops import Decoder, add_heads, architectures, label_heads
+from .blocks import EMBEDDINGS, Sizes, attend, embeddings, kin_prefix, post_norm, refuse_relative_positions, stack
+from .tops import Decoder, add_heads, architectures, ignorable, label_heads, normed
 
 __all__ = ["FAMILY"]
 
@@ -27,7 +25,7 @@ _LAYER = {
 
 def build(g: Graph) -> Facts:
     c = g.config
-    refuse_other_models(c, "DistilBERT", absolute=False)
+    refuse_relative_positions(c, key=False)
     s = Sizes(
         vocab=c.size("vocab_size"), hidden=c.size("dim"), layers=c.size("n_layers", maximum=blocks.MAX_LAYERS),
         heads=c.size("n_heads"), inner=c.size("hidden_dim"),
@@ -42,9 +40,8 @@ def build(g: Graph) -> Facts:
     x = embeddings(g, s, s.hidden, tied=decoder.stored)
     x = stack(g, x, s.layers, lambda i, layer, x: post_norm(layer, x, attend(layer, x, s), s))
 
-    before = Dense("vocab_transform", s.hidden, s.hidden, s.activation), NormStep("vocab_layer_norm", s.hidden, s.eps)
     labels = label_heads(s.hidden, Dense("pre_classifier", s.hidden, s.hidden, "relu"))
-    add_heads(g, x, masked_lm=decoder.behind(s, *before), **labels)
+    add_heads(g, x, masked_lm=decoder.behind(s, normed(s, "vocab_transform", "vocab_layer_norm")), **labels)
     return s.facts()
 
 
@@ -53,9 +50,5 @@ FAMILY = Family(
     build=build,
     architectures=architectures("DistilBert"),
     pooled_output=False,
-    # An index buffer that old versions of transformers saved, and the heads of other DistilBertFor... classes.
-    ignorable=re.compile(
-        r"(distilbert\.)?embeddings\.position_ids"
-        r"|(vocab_transform|vocab_layer_norm|vocab_projector|pre_classifier|classifier|qa_outputs)\..*"
-    ),
+    ignorable=ignorable(r"distilbert\.", "vocab_transform|vocab_layer_norm|vocab_projector|pre_classifier"),
 )

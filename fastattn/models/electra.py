@@ -6,19 +6,17 @@ Clark et al., 2020, https://arxiv.org/abs/2003.10555; names of tensors and keys 
 
 from __future__ import annotations
 
-import re
-
 from ..graph.family import Facts, Family
 from ..graph.graph import Graph
-from ..graph.heads import Dense, NormStep
-from .blocks import Sizes, attend, bert_names, embeddings, post_norm, refuse_other_models, stack
-from .tops import Decoder, add_heads, architectures, label_heads
+from ..graph.heads import Dense
+from .blocks import Sizes, attend, bert_names, embeddings, post_norm, refuse_relative_positions, stack
+from .tops import Decoder, add_heads, architectures, ignorable, label_heads, normed
 
 __all__ = ["FAMILY"]
 
 
 def build(g: Graph) -> Facts:
-    refuse_other_models(g.config, "ELECTRA")
+    refuse_relative_positions(g.config)
     s = Sizes.read(g.config)
     size = g.config.size("embedding_size", 128)
     g.names = bert_names(g, "electra.", projection="embeddings_project")
@@ -29,9 +27,9 @@ def build(g: Graph) -> Facts:
     x = stack(g, x, s.layers, lambda i, layer, x: post_norm(layer, x, attend(layer, x, s), s))
 
     name, first = "generator_predictions", Dense("classifier.dense", s.hidden, s.hidden, "gelu")
-    before = Dense(f"{name}.dense", size, s.hidden, "gelu"), NormStep(f"{name}.LayerNorm", size, s.eps)
+    before = normed(s, f"{name}.dense", f"{name}.LayerNorm", width=size, activation="gelu")
     labels = label_heads(s.hidden, first, last="classifier.out_proj")
-    add_heads(g, x, masked_lm=decoder.behind(s, *before, width=size), **labels)
+    add_heads(g, x, masked_lm=decoder.behind(s, before), **labels)
     return s.facts()
 
 
@@ -40,9 +38,7 @@ FAMILY = Family(
     build=build,
     architectures=architectures("Electra", ElectraForPreTraining=None),
     pooled_output=False,
-    # Index buffers that old versions of transformers saved, and the heads of other ElectraFor... classes.
-    ignorable=re.compile(
-        r"(electra\.)?embeddings\.(position_ids|token_type_ids)"
-        r"|(discriminator_predictions|generator_predictions|generator_lm_head|classifier|qa_outputs|sequence_summary)\..*"
+    ignorable=ignorable(
+        r"electra\.", "discriminator_predictions|generator_predictions|generator_lm_head|sequence_summary"
     ),
 )

@@ -8,23 +8,15 @@ transformers has it.
 
 from __future__ import annotations
 
-import re
-
 from ..graph.family import NO_LIMIT, Facts, Family
 from ..graph.graph import Graph, Value
-from ..graph.heads import Dense, NormStep
 from ..graph.names import Names
 from ..graph.rotary import build_rotary, read_scaling
-from .blocks import EMBEDDINGS, Sizes, attend_turned, embeddings, gated_post_norm, stack
-from .tops import Decoder, add_heads, architectures, label_heads, pool_by
+from .blocks import EMBEDDINGS, ROTARY_NAMES, Sizes, attend_turned, embeddings, gated_post_norm, stack
+from .tops import Decoder, add_heads, architectures, ignorable, label_heads, normed, pooled
 
 __all__ = ["FAMILY"]
 
-_NAMES = Names("", "layers.{i}.", {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_output_norm": "post_attention_layernorm", "ffn_up": "mlp.up_proj",
-    "ffn_gate": "mlp.gate_proj", "ffn_down": "mlp.down_proj", "layer_output_norm": "post_mlp_layernorm",
-}, **EMBEDDINGS)  # fmt: skip
 _PUBLISHED = Names("", "encoder.layer.{i}.", {
     "attn_qkv": "attention.qkv_proj", "attn_q": "attention.q_proj", "attn_k": "attention.k_proj",
     "attn_v": "attention.v_proj", "attn_output": "attention.o_proj", "attn_output_norm": "attn_ln",
@@ -38,7 +30,6 @@ def build(g: Graph) -> Facts:
     c.choice("layer_norm_type", {"layer_norm": None}, "layer_norm")
     for key in ("logn_attention_scale", "logn_attention_clip1"):
         c.refuse(key, "attention scaled by the logarithm of the length is not supported")
-    c.refuse("quantization_config", "quantised checkpoints are not supported")
     s = Sizes.read(c, types=(1, 0), positions=8192)
     published = c.model_type() == "new"
     base, scaling = read_scaling(c, 10000.0 if published else 160000.0)
@@ -48,7 +39,7 @@ def build(g: Graph) -> Facts:
     prefix = g.source.prefix("gte.", *probes) or g.source.prefix("new.", *probes)
     # Published layers have names of their own: what tells them apart is their first norm.
     named = published or g.source.has(f"{prefix}encoder.layer.0.attn_ln.weight")
-    g.names = (_PUBLISHED if named else _NAMES).replace(prefix)
+    g.names = (_PUBLISHED if named else ROTARY_NAMES).replace(prefix)
     qkv = "attn_qkv" if named and c.flag("pack_qkv", True) else ("attn_q", "attn_k", "attn_v")
     up = "ffn_up_gate" if named else ("ffn_up", "ffn_gate")
     decoder = Decoder.read(g, "lm_head.decoder")
@@ -58,13 +49,11 @@ def build(g: Graph) -> Facts:
 
     x = stack(g, embeddings(g, s, s.hidden, tied=decoder.stored, positions=False), s.layers, layer)
 
-    pooler = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh")
-    pool_by(g, x, pooler)
+    pooler = pooled(g, x, s)
     newer = any(g.source.has(f"lm_head.norm.{part}") for part in ("weight", "bias"))
-    norm = "lm_head.norm" if newer else "lm_head.layer_norm"
-    dense = Dense("lm_head.dense", s.hidden, s.hidden, s.activation if published else "gelu")
-    before = dense, NormStep(norm, s.hidden, s.eps)
-    add_heads(g, x, masked_lm=decoder.behind(s, *before), **label_heads(s.hidden, pooler))
+    norm, activation = "lm_head.norm" if newer else "lm_head.layer_norm", s.activation if published else "gelu"
+    before = normed(s, "lm_head.dense", norm, activation=activation)
+    add_heads(g, x, masked_lm=decoder.behind(s, before), **label_heads(s.hidden, pooler))
     return s.facts(max_positions=NO_LIMIT, trained_positions=s.positions)
 
 
@@ -72,9 +61,5 @@ FAMILY = Family(
     name="GteModel",
     build=build,
     architectures=architectures("New", "Gte"),
-    # Index and frequency buffers, and the heads of other classes.
-    ignorable=re.compile(
-        r"((new|gte)\.)?(embeddings\.(position_ids|token_type_ids|rotary_emb\..*)|rotary_emb\..*|pooler\..*)"
-        r"|(lm_head|classifier|qa_outputs)\..*"
-    ),
+    ignorable=ignorable(r"(new|gte)\.", "lm_head", r"((new|gte)\.)?((embeddings\.)?rotary_emb|pooler)\..*"),
 )

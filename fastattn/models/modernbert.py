@@ -8,8 +8,6 @@ Warner et al., 2024, https://arxiv.org/abs/2412.13663; names of tensors and keys
 
 from __future__ import annotations
 
-import re
-
 from ..graph.config import ConfigReader
 from ..graph.family import NO_LIMIT, Facts, Family
 from ..graph.graph import Graph, Value
@@ -17,7 +15,7 @@ from ..graph.heads import Dense, HeadSpec, NormStep, classifier
 from ..graph.names import Names
 from ..graph.rotary import Rotary, build_rotary, theta_of
 from .blocks import ACTIVATIONS, MAX_LAYERS, Sizes, attend_turned, check_head_size, stack
-from .tops import Decoder, add_heads, architectures
+from .tops import Decoder, add_heads, architectures, ignorable
 
 __all__ = ["FAMILY"]
 
@@ -30,7 +28,6 @@ _NAMES = Names("", "layers.{i}.", {
 
 def build(g: Graph) -> Facts:
     c = g.config
-    c.refuse("quantization_config", "quantised checkpoints are not supported")
     s = Sizes(
         vocab=c.size("vocab_size"), hidden=c.size("hidden_size"), positions=c.size("max_position_embeddings", 8192),
         inner=c.size("intermediate_size"), heads=c.size("num_attention_heads"), eps=c.positive("norm_eps", 1e-5),
@@ -71,7 +68,7 @@ def build(g: Graph) -> Facts:
         decoder = decoder._replace(biases=())
     add_heads(
         g, x,
-        masked_lm=decoder.behind(s, *before),
+        masked_lm=decoder.behind(s, before),
         sequence_classification=lambda: classifier("sequence_classification", rows, before, "classifier", s.hidden),
         token_classification=lambda: classifier("token_classification", "all", before, "classifier", s.hidden),
         question_answering=lambda: HeadSpec("question_answering", "all", (*before, Dense("classifier", 2, s.hidden))),
@@ -111,6 +108,6 @@ FAMILY = Family(
     name="ModernBertModel",
     build=build,
     architectures=architectures("ModernBert"),
-    ignorable=re.compile(r".*rotary_emb\..*|(head|decoder|classifier)\..*"),
+    ignorable=ignorable(r"model\.", "head|decoder", r".*rotary_emb\..*"),
     pooled_output=False,
 )

@@ -7,15 +7,12 @@ buckets of distances are those of T5 (Raffel et al., 2020, https://arxiv.org/abs
 
 from __future__ import annotations
 
-import re
-
 from ..graph.derived import distance_bias
 from ..graph.facts import Facts, positions_beside_padding
 from ..graph.family import Family
 from ..graph.graph import Graph
-from ..graph.names import Names
-from .blocks import EMBEDDINGS, Sizes, attend, embeddings, kin_prefix, post_norm, refuse_other_models, stack
-from .tops import Decoder, architectures, roberta_heads
+from .blocks import BERT_LAYER, Sizes, attend, bert_names, embeddings, post_norm, refuse_relative_positions, stack
+from .tops import Decoder, architectures, ignorable, roberta_heads
 
 __all__ = ["FAMILY"]
 
@@ -23,20 +20,18 @@ _PADDING = 1  # of the architecture, whatever pad_token_id says
 _BUCKETS, _MAX_DISTANCE = 32, 128  # of the architecture too: a larger table has rows that nothing reads
 
 _LAYER = {
-    "attn_q": "attention.attn.q", "attn_k": "attention.attn.k", "attn_v": "attention.attn.v",
+    **BERT_LAYER, "attn_q": "attention.attn.q", "attn_k": "attention.attn.k", "attn_v": "attention.attn.v",
     "attn_output": "attention.attn.o", "attn_output_norm": "attention.LayerNorm",
-    "ffn_up": "intermediate.dense", "ffn_down": "output.dense", "layer_output_norm": "output.LayerNorm",
 }  # fmt: skip
 
 
 def build(g: Graph) -> Facts:
     c = g.config
-    refuse_other_models(c, "MPNet", absolute=False)
+    refuse_relative_positions(c, key=False)
     s = Sizes.read(c, types=None)
     last = c.size("max_position_embeddings", minimum=_PADDING + 2) - 1
     rows = c.size("relative_attention_num_buckets", _BUCKETS, minimum=_BUCKETS)
-    names = {**EMBEDDINGS, "relative": "encoder.relative_attention_bias"}
-    g.names = Names(kin_prefix(g, "mpnet."), "encoder.layer.{i}.", _LAYER, **names)
+    g.names = bert_names(g, "mpnet.", _LAYER, relative="encoder.relative_attention_bias")
     decoder = Decoder.read(g, "lm_head.decoder", "lm_head.bias")
     x = embeddings(g, s, s.hidden, tied=decoder.stored)
     bias = distance_bias(
@@ -51,6 +46,5 @@ FAMILY = Family(
     name="MPNetModel",
     build=build,
     architectures=architectures("MPNet"),
-    # An index buffer that old versions of transformers saved, a pooler below a head, the heads of other classes.
-    ignorable=re.compile(r"(mpnet\.)?embeddings\.position_ids|mpnet\.pooler\..*|(lm_head|classifier|qa_outputs)\..*"),
+    ignorable=ignorable(r"mpnet\.", "lm_head", r"mpnet\.pooler\..*"),
 )

@@ -7,19 +7,17 @@ checkpoints (``n_embd``; query, key and value in one tensor) and that of transfo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..graph.config import ConfigReader
 from ..graph.family import NO_LIMIT, Facts, Family
 from ..graph.graph import Graph, Value
-from ..graph.heads import Dense, NormStep
 from ..graph.names import Names
 from ..graph.rotary import Rotary, build_rotary, read_scaling
 from . import blocks
-from .blocks import EMBEDDINGS, Sizes, attend_turned, embeddings, gated_post_norm, post_norm, stack
-from .tops import Decoder, add_heads, architectures, label_heads, pool_by
+from .blocks import EMBEDDINGS, ROTARY_NAMES, Sizes, attend_turned, embeddings, gated_post_norm, post_norm, stack
+from .tops import Decoder, add_heads, architectures, ignorable, label_heads, normed, pooled
 
 __all__ = ["FAMILY"]
 
@@ -42,7 +40,7 @@ class _Variant(NamedTuple):
 
 def _published(c: ConfigReader) -> _Variant:
     for key in ("prenorm", "parallel_block", "causal", "use_rms_norm", "rotary_emb_scale_base", "moe_every_n_layers",
-                "num_experts", "quantization_config"):  # fmt: skip
+                "num_experts"):  # fmt: skip
         c.refuse(key, "this variant of NomicBERT is not supported")
     activation, gated = c.choice("activation_function", _PUBLISHED_ACTIVATIONS)
     hidden = c.size("n_embd")
@@ -57,7 +55,6 @@ def _published(c: ConfigReader) -> _Variant:
 
 
 def _plain(c: ConfigReader) -> _Variant:
-    c.refuse("quantization_config", "quantised checkpoints are not supported")
     s = Sizes.read(c, activation="silu", positions=2048)
     if c.size("head_dim", max(s.hidden // s.heads, 1)) * s.heads != s.hidden:
         raise ValueError(f"{c.path}: head_dim times num_attention_heads is not hidden_size, {s.hidden}")
@@ -68,11 +65,6 @@ _PUBLISHED = Names("", "encoder.layers.{i}.", {
     "attn_qkv": "attn.Wqkv", "attn_output": "attn.out_proj", "attn_output_norm": "norm1", "ffn_up": "mlp.fc11",
     "ffn_gate": "mlp.fc12", "ffn_single": "mlp.fc1", "ffn_down": "mlp.fc2", "layer_output_norm": "norm2",
 }, **{**EMBEDDINGS, "token_embd_norm": "emb_ln"})  # fmt: skip
-_NAMES = Names("", "layers.{i}.", {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_output_norm": "post_attention_layernorm", "ffn_up": "mlp.up_proj",
-    "ffn_gate": "mlp.gate_proj", "ffn_down": "mlp.down_proj", "layer_output_norm": "post_mlp_layernorm",
-}, **EMBEDDINGS)  # fmt: skip
 
 
 def build(g: Graph) -> Facts:
@@ -83,7 +75,7 @@ def build(g: Graph) -> Facts:
     prefix = g.source.prefix("nomic_bert.", *probes) or g.source.prefix("bert.", *probes)
     first = f"{prefix}encoder.layers.0."  # two of its tensors: one alone may be the one that is missing
     published = not gated or has(f"{first}attn.Wqkv.weight") or has(f"{first}norm1.weight")
-    g.names = (_PUBLISHED if published else _NAMES).replace(prefix)
+    g.names = (_PUBLISHED if published else ROTARY_NAMES).replace(prefix)
     qkv = "attn_qkv" if published else ("attn_q", "attn_k", "attn_v")
     decoder = Decoder.read(g, "cls.predictions.decoder", "cls.predictions.bias")
 
@@ -95,15 +87,12 @@ def build(g: Graph) -> Facts:
 
     x = stack(g, embeddings(g, s, s.hidden, tied=decoder.stored, positions=False), s.layers, layer)
 
-    pooler, transform = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh"), "cls.predictions.transform"
-    pool_by(g, x, pooler)
-    before = (
-        Dense(f"{transform}.dense", s.hidden, s.hidden, s.activation, bias=has(f"{transform}.dense.bias")),
-        NormStep(f"{transform}.layer_norm", s.hidden, s.eps),
-    )
+    pooler = pooled(g, x, s)
+    dense, norm = (f"cls.predictions.transform.{part}" for part in ("dense", "layer_norm"))
     if not any(map(has, decoder.biases)):
         decoder = decoder._replace(biases=())
-    add_heads(g, x, masked_lm=decoder.behind(s, *before), **label_heads(s.hidden, pooler))
+    before = normed(s, dense, norm, bias=has(f"{dense}.bias"))
+    add_heads(g, x, masked_lm=decoder.behind(s, before), **label_heads(s.hidden, pooler))
     return s.facts(max_positions=NO_LIMIT, trained_positions=s.positions)
 
 
@@ -131,9 +120,5 @@ FAMILY = Family(
     name="NomicBertModel",
     build=build,
     architectures=architectures("NomicBert", NomicBertForPreTraining=None),
-    # Index and frequency buffers, and the heads of other classes.
-    ignorable=re.compile(
-        r"((nomic_bert|bert)\.)?(embeddings\.(position_ids|token_type_ids)|pooler\..*)"
-        r"|.*rotary_emb\..*|(cls|classifier|qa_outputs)\..*"
-    ),
+    ignorable=ignorable(r"(nomic_bert|bert)\.", "cls", r"((nomic_bert|bert)\.)?pooler\..*", r".*rotary_emb\..*"),
 )

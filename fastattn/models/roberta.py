@@ -6,20 +6,18 @@ Liu et al., 2019, https://arxiv.org/abs/1907.11692; Conneau et al., 2019, https:
 
 from __future__ import annotations
 
-import re
-
 from ..graph.facts import Facts, positions_beside_padding
 from ..graph.family import Family
 from ..graph.graph import Graph
-from .blocks import Sizes, attend, bert_names, embeddings, post_norm, refuse_other_models, stack
-from .tops import Decoder, architectures, roberta_heads
+from .blocks import Sizes, attend, bert_names, embeddings, post_norm, refuse_relative_positions, stack
+from .tops import Decoder, architectures, ignorable, roberta_heads
 
 __all__ = ["FAMILY"]
 
 
 def build(g: Graph) -> Facts:
     c = g.config
-    refuse_other_models(c, "RoBERTa")
+    refuse_relative_positions(c)
     s = Sizes.read(c)
     # Rows 0 to pad_token_id of the table of positions are none of a token's.
     rows = c.size("max_position_embeddings", minimum=2)
@@ -38,8 +36,5 @@ FAMILY = Family(
     name="RobertaModel",
     build=build,
     architectures=architectures("Roberta", "XLMRoberta", "Camembert"),
-    # Index buffers that old versions of transformers saved, a pooler below a head, the heads of other classes.
-    ignorable=re.compile(
-        r"(roberta\.)?embeddings\.(position_ids|token_type_ids)|roberta\.pooler\..*|(lm_head|classifier|qa_outputs)\..*"
-    ),
+    ignorable=ignorable(r"roberta\.", "lm_head", r"roberta\.pooler\..*"),
 )

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from ..graph.heads import Dense, Head, HeadSpec, NormStep, classifier
 from ..graph.tasks import add_heads
 from .blocks import Sizes
 
-__all__ = ["Decoder", "add_heads", "architectures", "label_heads", "pool_by", "roberta_heads"]
+__all__ = ["Decoder", "add_heads", "architectures", "ignorable", "label_heads", "normed", "pooled", "roberta_heads"]
 
 
 def architectures(*families: str, **others: str | None) -> dict[str, str | None]:
@@ -24,11 +25,21 @@ def architectures(*families: str, **others: str | None) -> dict[str, str | None]
     return {f"{family}{suffix}": head for family in families for suffix, head in heads.items()} | others
 
 
-def pool_by(g: Graph, x: Value, layer: Dense) -> None:
-    """``layer`` makes the pooler's output of the first token, in files that have one."""
+def ignorable(prefix: str, heads: str, *others: str) -> re.Pattern[str]:
+    """Full names of tensors that a model may leave unused: index buffers that old versions of transformers saved, with
+    or without ``prefix``; what other classes have on top, ``heads`` and those of all families; and ``others``.
+    """
+    buffers, tops = rf"({prefix})?embeddings\.(position_ids|token_type_ids)", rf"({heads}|classifier|qa_outputs)\..*"
+    return re.compile("|".join((buffers, tops, *others)))
+
+
+def pooled(g: Graph, x: Value, s: Sizes) -> Dense:
+    """The pooler, which makes an output of the first token in files that have one."""
+    layer = Dense(g.name("pooler"), s.hidden, s.hidden, "tanh")
     if g.source.has(f"{layer.name}.weight") or g.source.has(f"{layer.name}.bias"):
         g.tasks.pooler = Head.build(HeadSpec("pooler", "first", (layer,)), g.source)
         g.output("pooler", g.tasks.pooler.record(g, x))
+    return layer
 
 
 def label_heads(hidden: int, *before: Dense, last: str = "classifier") -> dict[str, Callable[[], HeadSpec]]:
@@ -40,6 +51,14 @@ def label_heads(hidden: int, *before: Dense, last: str = "classifier") -> dict[s
         "token_classification": lambda: classifier("token_classification", "all", (), "classifier", hidden),
         "question_answering": lambda: HeadSpec("question_answering", "all", (Dense("qa_outputs", 2, hidden),)),
     }
+
+
+def normed(
+    s: Sizes, dense: str, norm: str, *, width: int | None = None, activation: str | None = None, bias: bool = True
+) -> tuple[Dense, NormStep]:
+    """norm(act(dense(x))), of ``width`` or the model's: what stands before a decoder."""
+    size = width or s.hidden
+    return Dense(dense, size, s.hidden, activation or s.activation, bias), NormStep(norm, size, s.eps)
 
 
 class Decoder(NamedTuple):
@@ -68,16 +87,16 @@ class Decoder(NamedTuple):
         """The full name under which the table of words may be stored instead."""
         return None if self.words is None else f"{self.name}.weight"
 
-    def behind(self, s: Sizes, *steps: Dense | NormStep, width: int | None = None) -> Callable[[], HeadSpec]:
-        """The head of a masked language model: ``steps``, which give ``width`` or the model's, then the decoder."""
-        last = Dense(self.name, s.vocab, width or s.hidden, bias=self.biases, tied=self.words, large=True)
-        return lambda: HeadSpec("masked_lm", "all", (*steps, last))
+    def behind(self, s: Sizes, before: tuple[Dense, NormStep]) -> Callable[[], HeadSpec]:
+        """The head of a masked language model: what stands ``before``, then the decoder."""
+        last = Dense(self.name, s.vocab, before[1].size, bias=self.biases, tied=self.words, large=True)
+        return lambda: HeadSpec("masked_lm", "all", (*before, last))
 
 
 def roberta_heads(g: Graph, x: Value, s: Sizes, decoder: Decoder) -> None:
     """The pooler and the heads of RoBERTa and those that took its names."""
-    pool_by(g, x, Dense(g.name("pooler"), s.hidden, s.hidden, "tanh"))
-    before = Dense("lm_head.dense", s.hidden, s.hidden, "gelu"), NormStep("lm_head.layer_norm", s.hidden, s.eps)
+    pooled(g, x, s)
+    before = normed(s, "lm_head.dense", "lm_head.layer_norm", activation="gelu")
     first = Dense("classifier.dense", s.hidden, s.hidden, "tanh")
     labels = label_heads(s.hidden, first, last="classifier.out_proj")
-    add_heads(g, x, masked_lm=decoder.behind(s, *before), **labels)
+    add_heads(g, x, masked_lm=decoder.behind(s, before), **labels)

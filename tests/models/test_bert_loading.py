@@ -245,7 +245,7 @@ def test_wrong_values(folder: Path, key: str, value: Any) -> None:
         ({"layer_norm_eps": -1e-12}, "layer_norm_eps is"),
         ({"layer_norm_eps": "1e-12"}, "layer_norm_eps is"),
         ({"layer_norm_eps": True}, "layer_norm_eps is"),
-        ({"is_decoder": True}, "is_decoder is 'True': BERT as a decoder"),
+        ({"is_decoder": True}, "is_decoder is 'True': decoders are not supported"),
         ({"add_cross_attention": True}, "add_cross_attention"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),

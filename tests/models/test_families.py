@@ -27,6 +27,7 @@ from fastattn.models.configkeys import REFUSED
 from fastattn.models.registry import FAMILIES, family_of, open_source
 from fastattn.typing import WeightType
 
+README = Path(__file__).parents[2] / "README.md"
 Array = np.ndarray[Any, Any]
 Load = Callable[..., Any]
 Folders = Callable[..., Path]
@@ -96,6 +97,18 @@ def test_every_family_has_a_small_model_under_each_of_its_heads() -> None:
         heads = {head for case in CASES if CASES[case] == model_type for head in tiny_models.heads(case)}
         assert heads <= {*HEADS}
         assert heads >= {*family_of(model_type).architectures.values()} - {None, "next_sentence"}
+
+
+def test_the_readme_has_every_family_once() -> None:
+    """Its table, row by row, beside the classes that the pages know."""
+    table = README.read_text(encoding="utf-8").split("| family | `model_type` | heads |")[1].split("\n\n")[0]
+    rows = [row.strip("|").split("|") for row in table.splitlines()[2:]]
+    named = [(name, heads) for _, names, heads in rows for name in re.findall(r"`([^`]+)`", names)]
+    assert sorted(name for name, _ in named) == sorted(FAMILIES)
+    for name, heads in named:
+        known = set(family_of(name).architectures.values())
+        assert ("causal LM" in heads) == family_of(name).decoder, name
+        assert ("next sentence" in heads) == ("next_sentence" in known), name
 
 
 @pytest.mark.parametrize(("case", "head"), UNDER_HEADS)
