@@ -321,7 +321,7 @@ def _fallback_decoder(prefix: bool) -> Any:
 
 
 def _word(token: str, kind: int) -> str:
-    """A token of WordPiece as BERT's vocabulary spells it: there continuations have a mark, in GGUF files beginnings."""
+    """A token of WordPiece as BERT spells it: there continuations have a mark, in GGUF files beginnings have one."""
     if token.startswith(_SPACE) and len(token) > 1:
         return token[1:]
     bracketed = token.startswith("[") and token.endswith("]") and len(token) > 2
