@@ -71,8 +71,8 @@ def recognise(template: str) -> ChatShape | None:
     Example
     -------
     >>> template = (
-    ...     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + "
-    ...     "'<|im_end|>' + '\\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    ...     "{% for message in messages %}{{'<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n'}}"
+    ...     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
     ... )
     >>> recognise(template).render(None, "Hello", "", "")
     '<|im_start|>user\\nHello<|im_end|>\\n<|im_start|>assistant\\n'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Chat templates of the common shapes, as models ship them, to be rendered by Jinja or by ``fastattn.text.chatshapes``."""
+"""Chat templates of the common shapes, as models ship them."""
 
 from __future__ import annotations
 
