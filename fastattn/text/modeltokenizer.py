@@ -97,7 +97,7 @@ class ModelTokenizer:
         with _named_errors(
             f"{path}: the tokenizers library cannot do what {config.path} asks for", ValueError, OSError
         ):
-            tokenizer = as_transformers(reconcile(tokenizer, files), config, path)
+            tokenizer = as_transformers(reconcile(tokenizer, files), config)
         tokens = {role: config.token(role) for role in SPECIAL_KEYS}
         return cls(tokenizer, tokens, _templates(files, config), path, size)
 

@@ -211,12 +211,21 @@ def test_a_template_that_is_not_utf8(tmp_path: Path) -> None:
         ModelTokenizer.from_files(files)
 
 
-def test_flags_of_a_folder_win_over_its_tokenizer(tmp_path: Path) -> None:
-    tokenizer = ModelTokenizer.from_files(folder(tmp_path, bos_token="<|bos|>", add_bos_token=True))
-    plain = tokenizer.encode("a", add_special_tokens=False)
-    assert tokenizer.encode("a") == [tokenizer.bos_token_id, *plain]
-    with pytest.raises(ValueError, match=r"add_bos_token is '1', expected true or false"):
-        ModelTokenizer.from_files(folder(tmp_path, bos_token="<|bos|>", add_bos_token=1))
+def test_flags_of_llama_s_class(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_json(sentencepiece(), "x.gguf"))
+    config = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "add_bos_token": False}
+    for flags, expected in (
+        ({"legacy": False}, ["<s>", f"{SPACE}a", "</s>", "a"]),
+        ({"legacy": True}, ["<s>", f"{SPACE}a", "</s>", f"{SPACE}a"]),
+        ({"add_prefix_space": False}, ["<s>", "a", "</s>", "a"]),
+    ):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, **flags}))
+        tokenizer = ModelTokenizer.from_files(FolderFiles(tmp_path))
+        assert [tokenizer.id_to_token(number) for number in tokenizer.encode("a</s>a")] == expected
+        assert tokenizer.decode(tokenizer.encode("hello a")) == "hello a"
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "legacy": 1}))
+    with pytest.raises(ValueError, match=r"tokenizer_config.json: legacy is '1', expected true or false"):
+        ModelTokenizer.from_files(FolderFiles(tmp_path))
 
 
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
