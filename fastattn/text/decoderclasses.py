@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What transformers 5 makes of a language model's tokenizer.json beyond what ``reconcile`` does for all.
 
-Of the classes that language models name, Llama's alone puts stages of its own in place of the file's. What stands before and
-behind a text is always the file's: add_bos_token and add_eos_token say nothing where there is a tokenizer.json.
+Of the classes that language models name, Llama's alone puts stages of its own in place of the file's. What stands
+around a text is always the file's: add_bos_token and add_eos_token say nothing where there is a tokenizer.json.
 """
 
 from __future__ import annotations

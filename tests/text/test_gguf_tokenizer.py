@@ -153,10 +153,15 @@ def test_word_piece() -> None:
 
 
 def test_json_is_the_tokenizer() -> None:
-    for fields in (byte_level(), sentencepiece(), unigram(), word_piece()):
+    odd = byte_level(words=("#version1", "#version12"))
+    tokens = odd["tokenizer.ggml.tokens"]
+    tokens[tokens.index(spelled("\x01"))] = " b"  # a piece that no line of merges can hold
+    odd["tokenizer.ggml.merges"].append("a  b")
+    tokens[tokens.index(spelled("\x02"))] = "a b"
+    for fields in (byte_level(), odd, sentencepiece(), unigram(), word_piece()):
         again = tokenizers.Tokenizer.from_buffer(tokenizer_json(fields, "x.gguf"))
         built = gguf_tokenizer(fields, "x.gguf")
-        for text in TEXTS:
+        for text in (*TEXTS, "a#version12 a"):
             assert again.encode(text).ids == built.encode(text).ids
 
 
