@@ -22,7 +22,7 @@ from ..loaders.gguf import GgufFile
 from ..loaders.jsonfile import MAX_JSON_BYTES
 from ..loaders.weightfile import WeightFile
 from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
-from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer
+from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer, tokenizer_json
 from .causal import NAMES
 
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "open_gguf"]
@@ -355,7 +355,7 @@ class GgufFiles(ModelFiles):
             "generation_config.json": lambda: _json(self._generation()),
         }
         if "tokenizer.ggml.model" in file.fields:
-            self._makers["tokenizer.json"] = lambda: str(self.tokenizer().to_str()).encode()
+            self._makers["tokenizer.json"] = lambda: tokenizer_json(self._file.fields, self.describe())
             self._makers["tokenizer_config.json"] = lambda: _json(tokenizer_config(self._vocabulary))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What transformers 5 makes of a language model's tokenizer.json beyond what ``reconcile`` does for all.
 
-Of the classes that language models name, Llama's alone puts stages of its own in place of the file's; and flags that
-say whether texts begin and end with special tokens win over the file, whatever the class.
+Of the classes that language models name, Llama's alone puts stages of its own in place of the file's. What stands
+around a text is always the file's: add_bos_token and add_eos_token say nothing where there is a tokenizer.json.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ __all__ = ["as_transformers"]
 _SPACE = "\u2581"
 
 
-def as_transformers(tokenizer: Tokenizer, config: TokenizerConfig, path: str) -> Tokenizer:
-    """``tokenizer`` with what its class and the flags of ``config`` change. ``path`` is its file.
+def as_transformers(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
+    """``tokenizer`` with what its class in ``config`` changes.
 
     Raises
     ------
     ValueError
-        A flag is neither true nor false, or asks for a special token that there is not.
+        A flag of the class is neither true nor false.
     """
     if config.class_name == "LlamaTokenizer" and config.class_place and type(tokenizer.model).__name__ == "BPE":
         state = state_of(tokenizer.pre_tokenizer)
         if "ByteLevel" not in repr(state):
-            tokenizer = _llama(tokenizer, config)
-    if "add_bos_token" in config.values or "add_eos_token" in config.values:
-        _set_ends(tokenizer, config, path)
+            return _llama(tokenizer, config)
     return tokenizer
 
 
@@ -54,26 +52,3 @@ def _llama(tokenizer: Tokenizer, config: TokenizerConfig) -> Tokenizer:
         # before 0.23 the library keeps what the former normaliser made of these tokens
         return type(tokenizer).from_str(tokenizer.to_str())
     return tokenizer
-
-
-def _set_ends(tokenizer: Tokenizer, config: TokenizerConfig, path: str) -> None:
-    """The beginning and the end that flags ask for, in place of those of the file."""
-    from tokenizers import processors
-
-    ends: list[list[str]] = []
-    ids: dict[str, int] = {}
-    for flag, role in (("add_bos_token", "bos_token"), ("add_eos_token", "eos_token")):
-        token = config.token(role) if config.flag(flag) else None
-        ends.append([] if token is None else [token])
-        if token is not None:
-            number = tokenizer.token_to_id(token)
-            if number is None:
-                raise ValueError(f"{config.where(role)} is {token[:60]!r}, which {path} has no id for")
-            ids[token] = int(number)
-    first, last = ends
-    second = [f"{token}:1" for token in first], [f"{token}:1" for token in last]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=[*first, "$A", *last],
-        pair=[*first, "$A", *last, *second[0], "$B:1", *second[1]],
-        special_tokens=list(ids.items()),
-    )

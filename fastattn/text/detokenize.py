@@ -31,6 +31,8 @@ _CLEANED = (
 class IncrementalDecoder:
     """Turns token ids into text as they come. Made by ``ModelTokenizer.incremental``.
 
+    ``special`` tokens are left out; ``check`` makes an id of what is pushed, ``decode`` a text of many ids.
+
     Example
     -------
     >>> decoder = model.tokenizer.incremental()                                 # doctest: +SKIP
@@ -40,9 +42,13 @@ class IncrementalDecoder:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, special: frozenset[str], check: Callable[[Any], int] = lambda number: int(number)
+        self,
+        tokenizer: Tokenizer,
+        special: frozenset[str],
+        check: Callable[[Any], int],
+        decode: Callable[[list[int]], str],
     ) -> None:
-        self._tokenizer, self._special, self._check = tokenizer, special, check
+        self._tokenizer, self._special, self._check, self._decode = tokenizer, special, check, decode
         stages = _stages(state_of(tokenizer.decoder))
         self._stages: list[_Stage] | None = stages
         self._kept: list[int] = []
@@ -74,7 +80,7 @@ class IncrementalDecoder:
             return ""
         self._done = True
         if self._stages is None:
-            return str(self._tokenizer.decode(self._kept, skip_special_tokens=False))
+            return self._decode(self._kept)
         text = ""
         for at, stage in enumerate(self._stages):
             text += "".join(_through(self._stages[at + 1 :], stage.finish()))

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..loaders.files import ModelFiles
-from ..vocab.ggufconfig import gguf_templates, gguf_tokens
-from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer
 from .addedtokens import SPECIAL_KEYS
 from .decoderclasses import as_transformers
 from .detokenize import IncrementalDecoder, byte_rule
@@ -96,16 +94,12 @@ class ModelTokenizer:
             with _named_errors(f"{path}: the tokenizers library cannot read it"):
                 tokenizer = library.Tokenizer.from_buffer(data)
         config = TokenizerConfig(files, sentence_bert(files))
-        with _named_errors(f"{path}: the tokenizers library cannot do what {config.path} asks for"):
-            tokenizer = as_transformers(reconcile(tokenizer, files), config, path)
+        with _named_errors(
+            f"{path}: the tokenizers library cannot do what {config.path} asks for", ValueError, OSError
+        ):
+            tokenizer = as_transformers(reconcile(tokenizer, files), config)
         tokens = {role: config.token(role) for role in SPECIAL_KEYS}
         return cls(tokenizer, tokens, _templates(files, config), path, size)
-
-    @classmethod
-    def from_gguf(cls, fields: Mapping[str, Any], where: str, size: int | None = None) -> ModelTokenizer:
-        """That of a GGUF file, of its keys and values. Raises as ``gguf_tokenizer`` does."""
-        vocabulary = GgufVocabulary(fields, where)
-        return cls(build_tokenizer(vocabulary), gguf_tokens(vocabulary), gguf_templates(vocabulary.fields), where, size)
 
     # ---- texts -----------------------------------------------------------------------------------------------------
 
@@ -144,7 +138,8 @@ class ModelTokenizer:
 
     def incremental(self, skip_special_tokens: bool = True) -> IncrementalDecoder:
         """What decodes ids one by one: its pieces are whole characters, and joined what ``decode`` gives for all."""
-        return IncrementalDecoder(self._tokenizer, self._special if skip_special_tokens else frozenset(), self._id)
+        special = self._special if skip_special_tokens else frozenset()
+        return IncrementalDecoder(self._tokenizer, special, self._id, lambda ids: self.decode(ids, False))
 
     def token_bytes(self, number: int) -> bytes:
         """The bytes of one token, its space before included; b"" of an id without a token.
@@ -302,11 +297,15 @@ def _templates(files: ModelFiles, config: TokenizerConfig) -> dict[str, str]:
 
 
 @contextmanager
-def _named_errors(message: str) -> Iterator[None]:
-    """ValueError for what the library raises: bare Exception, and for a panic in Rust a BaseException of its own."""
+def _named_errors(message: str, *own: type[Exception]) -> Iterator[None]:
+    """ValueError for what the library raises: bare Exception, and for a panic in Rust a BaseException of its own.
+
+    Errors of the types ``own`` are not the library's, and say what is wrong themselves.
+    """
+    passed: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit, MemoryError, *own)
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, MemoryError, ValueError, OSError):
+    except passed:
         raise
     except BaseException as error:
         raise ValueError(f"{message} ({error})") from None

@@ -71,7 +71,11 @@ def tokenizer_config(vocabulary: GgufVocabulary) -> dict[str, Any]:
         A key is damaged: file and key are named.
     """
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    config.update({role: token for role, token in gguf_tokens(vocabulary).items() if token is not None})
+    normal = set(vocabulary.numbers_of(1))
+    for role, token in gguf_tokens(vocabulary).items():
+        # A role makes its token special: a letter that is also the unknown token would be missing in every text.
+        if token is not None and (role in ("bos_token", "eos_token") or vocabulary.ids[token] not in normal):
+            config[role] = token
     templates = gguf_templates(vocabulary.fields)
     if list(templates) == ["default"]:
         config["chat_template"] = templates["default"]

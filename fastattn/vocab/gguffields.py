@@ -29,7 +29,7 @@ class Fields:
 
     def wrong(self, key: str, what: str) -> WeightFileError:
         """The error that says what is wrong with ``key``."""
-        return WeightFileError(f"{self.where}: {key} {what}")
+        return WeightFileError(f"{self.where}: {key}{'' if what.startswith('[') else ' '}{what}")
 
     def has(self, key: str) -> bool:
         """Whether the file says anything about ``key``."""
