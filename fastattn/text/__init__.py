@@ -20,11 +20,14 @@ from .tokenizer import TextTokenizer
 if TYPE_CHECKING:
     from ..typing import HeadName, WeightType
     from .decoder import TextDecoder
+    from .generation import Generation, Score, Stream
+    from .modeltokenizer import ModelTokenizer
     from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = [
-    "Answer", "Classification", "Ranked", "Results", "TextDecoder", "TextEncoder", "TextPipeline", "TextSettings",
-    "TextTokenizer", "TextTooLong", "Token", "TruncationWarning", "Vectors", "load",
+    "Answer", "Classification", "Generation", "ModelTokenizer", "Ranked", "Results", "Score", "Stream", "TextDecoder",
+    "TextEncoder", "TextPipeline", "TextSettings", "TextTokenizer", "TextTooLong", "Token", "TruncationWarning",
+    "Vectors", "load",
 ]  # fmt: skip
 
 
@@ -34,6 +37,14 @@ def __getattr__(name: str) -> Any:
         from .decoder import TextDecoder
 
         return TextDecoder
+    if name in ("Generation", "Score", "Stream"):
+        from . import generation
+
+        return getattr(generation, name)
+    if name == "ModelTokenizer":
+        from .modeltokenizer import ModelTokenizer
+
+        return ModelTokenizer
     if name in ("Answer", "Classification", "Ranked", "Results", "Token", "Vectors"):
         from . import results
 
@@ -57,15 +68,16 @@ def load(
     ----------
     path
         A folder as the Hugging Face hub lays it out (``config.json``, ``model.safetensors`` or shards with their
-        index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
-        F16 and BF16 weights are widened. Or a packed file, as ``fastattn.pack`` writes it, with nothing beside it. Or,
+        index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it. Or
+        a packed file, as ``fastattn.pack`` writes it, or a ``.gguf`` file, with nothing beside it but its shards. Or,
         where there is no such path, the name of a model in the local Hugging Face cache: ``ORG/NAME``, ``NAME`` for
         those of sentence-transformers, and ``@REVISION`` behind it. Nothing is downloaded.
     dtype
         How the weights of linear layers are stored: ``"float32"``; ``"bfloat16"`` or ``"float16"``, half the memory and
         float32 arithmetic; ``"int8"``, a quarter of the memory and integer products of rows quantised as they come.
-        Everything between the layers is float32. None is ``"float32"`` for a checkpoint. A packed file has a type of
-        its own, which None takes; another one is refused.
+        Everything between the layers is float32. None is ``"float32"`` for encoders; layers of language models keep the
+        bfloat16 or float16 that the file has, and are float32 where it has anything else, quantised blocks of GGUF
+        files included. A packed file has a type of its own, which None takes; another one is refused.
     num_threads
         Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
     head
@@ -90,7 +102,8 @@ def load(
     -------
     TextEncoder
         ``model(input_ids, ...)`` gives hidden states, ``model.embed(texts)`` sentence vectors. It may be called from
-        many threads at once.
+        many threads at once. Of a language model a ``TextDecoder``, which has ``generate``, ``stream`` and ``score``
+        besides.
 
     Raises
     ------

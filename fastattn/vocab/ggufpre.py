@@ -94,8 +94,8 @@ _DEEPSEEK3 = Pre((r"\p{N}{1,3}", _CJK_KANA, _PUNCTUATED))
 _BY_NAMES: dict[str, Pre] = {
     "gpt-2 mpt olmo phi-2 jais trillion exaone4 gigachat a.x-4.0 mellum modern-bert granite-docling jina-es jina-de "
     "jina-v2-es jina-v2-de jina-v1-en jina-v2-code roberta-bpe": _PLAIN,
-    # As transformers reads such files. llama.cpp cuts digits out first, which tells where two and more spaces or ends of
-    # lines stand before one: they are one token for llama.cpp, and several for transformers.
+    # As transformers reads such files. llama.cpp cuts digits out first: several spaces or ends of lines in front of one
+    # are a single token there.
     "smollm": _PLAIN,
     "starcoder refact command-r codeshell exaone minerva-7b mellum2": _DIGITS,
     "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano": _LLAMA_3,

@@ -283,6 +283,14 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
     assert_type(loaded, text.TextEncoder)
     if isinstance(loaded, text.TextDecoder):
         assert_type(loaded.generate([[1, 2], [3]], max_new_tokens=2)[0].token_ids, tuple[int, ...])
+        assert_type(loaded.generate("a", temperature=0.5, stop=["b"], logit_bias={3: 1.0}), list[text.Generation])
+        stream = loaded.stream("a", max_tokens=3)
+        assert_type(stream, text.Stream)
+        assert_type([piece for piece in stream], list[str])
+        assert_type(stream.result().finish_reason, str)
+        assert_type(loaded.score(["a", "b"]), list[text.Score])
+        assert_type(loaded.tokenizer.encode("a"), list[int])
+        assert_type(loaded.tokenizer, text.ModelTokenizer)
 
 
 def heads(classifier: Path, tagger: Path, reader: Path) -> None:
