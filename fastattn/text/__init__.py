@@ -68,8 +68,8 @@ def load(
     ----------
     path
         A folder as the Hugging Face hub lays it out (``config.json``, ``model.safetensors`` or shards with their
-        index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it. Or
-        a packed file, as ``fastattn.pack`` writes it, or a ``.gguf`` file, with nothing beside it but its shards. Or,
+        index, and for text ``tokenizer.json``), or a ``.safetensors`` or ``.npz`` file with ``config.json`` beside it.
+        Or a packed file, as ``fastattn.pack`` writes it, or a ``.gguf`` file, with nothing beside it. Or,
         where there is no such path, the name of a model in the local Hugging Face cache: ``ORG/NAME``, ``NAME`` for
         those of sentence-transformers, and ``@REVISION`` behind it. Nothing is downloaded.
     dtype
