@@ -28,6 +28,10 @@ class Converted(NamedTuple):
     """What it is called there."""
     heads: int = 0
     """How many heads its rows are, each of pairs one behind the other; 0 for rows that are in their order."""
+    first: int = 0
+    """Its first row, where several layers lie in one tensor."""
+    rows: int | None = None
+    """How many rows it has there; None for all."""
 
 
 class GgufWeights(WeightFile):
@@ -46,7 +50,7 @@ class GgufWeights(WeightFile):
     def __init__(self, file: GgufFile, tensors: Mapping[str, Converted], would_be: Callable[[str], str]) -> None:
         infos: dict[str, TensorInfo] = {}
         for name, where in tensors.items():
-            infos[name] = info = file.info(where.name)
+            infos[name] = info = _part_of(file.info(where.name), where)
             if where.heads and (not info.shape or info.shape[0] % (2 * where.heads)):
                 raise WeightFileError(
                     f"{file.path}: tensor {where.name!r} has shape {list(info.shape)}, expected {where.heads} heads "
@@ -75,7 +79,10 @@ class GgufWeights(WeightFile):
 
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         where = self._tensors[name]
-        return _halves(self.file[where.name], where.heads)
+        rows = self.file[where.name]
+        if where.rows is not None:
+            rows = rows[where.first : where.first + where.rows]
+        return _halves(rows, where.heads)
 
     def as_float32(self, name: str) -> Floats:
         return self.row_reader(name)(0, self.info(name).shape[0])
@@ -83,7 +90,11 @@ class GgufWeights(WeightFile):
     def row_reader(self, name: str) -> Callable[[int, int], Floats]:
         self.info(name)
         where = self._tensors[name]
-        read = self.file.row_reader(where.name)
+        read_all, origin = self.file.row_reader(where.name), where.first
+
+        def read(start: int, stop: int) -> Floats:
+            return read_all(origin + start, origin + stop)
+
         if not where.heads:
             return read
         size = self._infos[name].shape[0] // where.heads
@@ -94,6 +105,14 @@ class GgufWeights(WeightFile):
             return rows[start - first * size : stop - first * size]
 
         return turned
+
+
+def _part_of(info: TensorInfo, where: Converted) -> TensorInfo:
+    """The tensor of those rows alone. Where there are fewer of them it is told by a shape that does not fit."""
+    if where.rows is None or not info.shape:
+        return info
+    count = max(min(where.rows, info.shape[0] - where.first), 0)
+    return info._replace(shape=(count, *info.shape[1:]))
 
 
 def _halves(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:

@@ -44,6 +44,8 @@ class _Architecture(NamedTuple):
     """What its configuration has besides."""
     part: bool = False
     """Whether part of a head may turn."""
+    joined: bool = False
+    """Whether the page takes queries, keys and values as one layer."""
 
 
 class Keys:
@@ -129,7 +131,7 @@ ARCHITECTURES: Mapping[str, _Architecture] = {
     "llama": _Architecture("llama", "Llama", paired=True),
     "qwen2": _Architecture("qwen2", "Qwen2"),
     "qwen3": _Architecture("qwen3", "Qwen3"),
-    "phi3": _Architecture("phi3", "Phi3", roles={"ffn_up": "ffn_gate_up"}, more=_phi3, part=True),
+    "phi3": _Architecture("phi3", "Phi3", roles={"ffn_up": "ffn_gate_up"}, more=_phi3, part=True, joined=True),
     "smollm3": _Architecture("smollm3", "SmolLM3", paired=True),
     "granite": _Architecture("granite", "Granite", paired=True, more=_granite),
     "olmo2": _Architecture(
@@ -206,6 +208,8 @@ def _config(keys: Keys, architecture: _Architecture) -> _Values:
         keys.must(key, 0)
     for key in ("attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"):
         keys.must(key, 0.0)
+    if architecture.more is not _phi3:
+        keys.must("attention.sliding_window", 0)
     keys.must("use_parallel_residual", False)
     keys.must("attention.causal", True)
     keys.must("tensor_data_layout", "Meta AI original pth")  # says that queries and keys are pairs
@@ -227,7 +231,7 @@ def _config(keys: Keys, architecture: _Architecture) -> _Values:
     if architecture.part:
         values["partial_rotary_factor"] = turned / size
     if architecture.model_type not in ("qwen2", "phi3"):  # whose pages know by themselves
-        values["attention_bias"] = "blk.0.attn_q.bias" in file
+        values["attention_bias"] = "blk.0.attn_q.bias" in file or "blk.0.attn_qkv.bias" in file
     if architecture.model_type in ("llama", "granite", "smollm3"):
         values["mlp_bias"] = "blk.0.ffn_gate.bias" in file
     scaling = _scaling(keys, values["max_position_embeddings"])
@@ -296,7 +300,14 @@ def _scaling(keys: Keys, positions: int) -> _Values | None:
 def _tensors(file: GgufFile, architecture: _Architecture, values: _Values) -> dict[str, Converted]:
     """Hugging Face names -> tensors; those of the configuration are left out, unknown ones keep their names."""
     heads = {"attn_q": values["num_attention_heads"], "attn_k": values["num_key_value_heads"]}
+    together = {"attn_q": heads["attn_q"], "attn_k": heads["attn_k"], "attn_v": heads["attn_k"]}
     found: dict[str, Converted] = {}
+
+    def put(target: str, where: Converted) -> None:
+        if target in found:
+            raise WeightFileError(f"{file.path}: tensors {found[target].name!r} and {where.name!r} are both {target!r}")
+        found[target] = where
+
     for name in file:
         if name in _POSITIONS:
             continue
@@ -306,11 +317,22 @@ def _tensors(file: GgufFile, architecture: _Architecture, values: _Values) -> di
             layer, parts = int(parts[1]), parts[2:]
         role, part = parts[0], ".".join(parts[1:])
         role = architecture.roles.get(role, role)
+        if role == "attn_qkv" and layer is not None and not architecture.joined and part in ("weight", "bias"):
+            first = 0  # some converters lay the three behind each other
+            for role, count in together.items():
+                rows = count * values["head_dim"]
+                turned = count if architecture.paired and role != "attn_v" else 0
+                put(f"{NAMES.of(role, layer)}.{part}", Converted(name, turned, first, rows))
+                first += rows
+            if file.info(name).shape[:1] != (first,):
+                raise WeightFileError(
+                    f"{file.path}: tensor {name!r} has shape {list(file.info(name).shape)}, expected {first} rows of "
+                    "queries, keys and values"
+                )
+            continue
         known = "lm_head" if role == "output" else NAMES.get(role, layer)
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name
-        if target in found:
-            raise WeightFileError(f"{file.path}: tensors {found[target].name!r} and {name!r} are both {target!r}")
-        found[target] = Converted(name, heads.get(role, 0) if architecture.paired and layer is not None else 0)
+        put(target, Converted(name, heads.get(role, 0) if architecture.paired and layer is not None else 0))
     return found
 
 

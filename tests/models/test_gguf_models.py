@@ -109,6 +109,32 @@ def test_blocks_become_float32(tmp_path: Path) -> None:
     assert (metadata["dtype"], metadata["gguf_types"], metadata["dequantized"]) == ("float32", "F32 Q4_0", "Q4_0")
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "granite"])
+def test_queries_keys_and_values_in_one_tensor(tmp_path: Path, family: str) -> None:
+    """As newer converters may lay them: the bits of separate ones."""
+    overrides: dict[str, Any] = {} if family == "qwen2" else {"attention_bias": True}
+    c = tiny_decoders.config(family, **overrides)
+    tensors = gguf_models.tensors_of(c, tiny_decoders.tensors(c), "float16")
+    joined = {name: array for name, array in tensors.items() if ".attn_q." not in name}
+    for name in tensors:
+        if ".attn_q." in name:
+            parts = [name.replace("attn_q", role) for role in ("attn_q", "attn_k", "attn_v")]
+            joined[name.replace("attn_q", "attn_qkv")] = np.concatenate([tensors[part] for part in parts])
+            for part in parts[1:]:
+                del joined[part]
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(gguf_models.fields_of(c), joined))
+    expected = logits(fa.load(gguf_models.make(tmp_path / "s.gguf", family, **overrides)))
+    assert logits(fa.load(path)) == expected
+    assert logits(fa.load(fa.pack(path, tmp_path / "m.fastattn"))) == expected
+    joined["blk.1.attn_qkv.weight"] = joined["blk.1.attn_qkv.weight"][:-1]
+    path.write_bytes(gguf_bytes(gguf_models.fields_of(c), joined))
+    with pytest.raises(
+        ValueError, match=r"tensor 'blk\.1\.attn_qkv\.weight' has shape .* rows of queries, keys and values"
+    ):
+        fa.load(path)
+
+
 def test_divisors_of_frequencies(tmp_path: Path) -> None:
     """rope_freqs.weight: Llama 3's scaling, which has no key."""
     c = tiny_decoders.config("llama")
@@ -178,6 +204,7 @@ WRONG_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "values of another length": ({"llama.attention.value_length": 16}, r"value_length is 16, expected 8"),
     "part of a head turns": ({"llama.rope.dimension_count": 4}, r"rope\.dimension_count is 4, expected 8"),
     "experts": ({"llama.expert_count": 8}, r"llama\.expert_count is 8, expected 0"),
+    "a window": ({"llama.attention.sliding_window": 64}, r"llama\.attention\.sliding_window is 64, expected 0"),
     "a cap on logits": ({"llama.final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
     "another kind of scaling": ({"llama.rope.scaling.type": "su"}, r"rope\.scaling\.type is 'su'"),
     "more layers than tensors": ({"llama.block_count": 4}, r"missing tensors 'blk\.3\.attn_norm\.weight'"),
