@@ -17,7 +17,7 @@ from typing import Any
 from .arguments import Formatter, add_threads, language_model_path, path, positive_int, sha256
 from .interrupt import OUTPUTS
 from .job import load_model
-from .streams import STDIN, wait
+from .streams import STDIN, escaping, wait
 from .timelimit import TIMED_OUT, add_timeout, exceeded, seconds_left
 
 __all__ = ["add_parser"]
@@ -25,7 +25,7 @@ __all__ = ["add_parser"]
 _EPILOG = """examples:
   fastattn generate "The capital of France is" --max-new-tokens 8
   fastattn generate --chat "Why is the sky blue?"
-  fastattn generate --model model.gguf --temperature 0.8 --top-p 0.95 --seed 7 --stop $'\\n\\n' - < prompt.txt
+  cat prompt.txt | fastattn generate --model model.gguf --temperature 0.8 --top-p 0.95 --seed 7 --stop $'\\n\\n' -
   fastattn generate --model model.fastattn --json --logprobs 3 "Once upon a time"
   fastattn generate --max-new-tokens 4 -- "-5 + 8 ="
 
@@ -276,7 +276,7 @@ class _Line:
 def _show(stream: Any, arguments: argparse.Namespace) -> Any:
     """Prints a text as it comes; the whole result."""
     line = _Line()
-    with _printable():
+    with escaping():
         if arguments.own_process and sys.stdout.isatty():
             OUTPUTS[line] = None
         try:
@@ -287,21 +287,6 @@ def _show(stream: Any, arguments: argparse.Namespace) -> Any:
         finally:
             OUTPUTS.pop(line, None)
     return stream.result()
-
-
-@contextlib.contextmanager
-def _printable() -> Iterator[None]:
-    """Inside the block standard output escapes what its encoding does not have."""
-    out: Any = sys.stdout
-    if not hasattr(out, "reconfigure"):
-        yield
-        return
-    before = out.errors
-    out.reconfigure(errors="backslashreplace")
-    try:
-        yield
-    finally:
-        out.reconfigure(errors=before)
 
 
 def _object(result: Any) -> dict[str, Any]:
