@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""``fastattn info``: what this machine and this build are, what is used of them and why, and how fast they are."""
+"""``fastattn info``: what this machine and this build are, what is used of them and why; or what a model is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import argparse
 import json
 from typing import Any
 
-from .arguments import add_threads
+from .arguments import add_threads, path
 
 __all__ = ["add_parser"]
 
@@ -15,6 +15,11 @@ _EPILOG = """examples:
   fastattn info
   fastattn info --json
   FASTATTN_ISA=avx2 fastattn info --threads 1
+  fastattn info SmolLM2-135M-Instruct.Q4_1.gguf
+  fastattn info all-MiniLM-L6-v2 --json
+
+Of a model it tells what its files say, from headers and small files (weights are not read, templates not run): format,
+architecture, types of tensors, sizes, context, tokenizer, chat template; and whether this library runs it, or why not.
 """
 
 
@@ -22,10 +27,14 @@ def add_parser(commands: Any) -> None:
     """Adds the command to the parser's sub-commands."""
     parser = commands.add_parser(
         "info",
-        help="instruction set, threads and why, caches, build, measured peaks",
-        description="This machine and this build: instruction set, threads and why, caches, build, measured peaks.",
+        help="what a model is; or instruction set, threads and why, caches, build, measured peaks",
+        description="This machine and this build: instruction set, threads and why, caches, build, measured peaks. "
+        "With PATH, what a model is.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "path", type=path, metavar="PATH", nargs="?", help="model folder, .gguf, .safetensors or packed file"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
     add_threads(parser)
@@ -33,6 +42,8 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.path is not None:
+        return _model(arguments)
     from fastattn import build_info, cpu_info, set_num_threads
     from fastattn.bench.peaks import measure_peaks
     from fastattn.threads import resolve, thread_policy
@@ -46,6 +57,20 @@ def _run(arguments: argparse.Namespace) -> int:
         "peaks": measure_peaks(resolve(None), seconds=0.3),
     }
     print(json.dumps(found, indent=2) if arguments.json else _text(found))
+    return 0
+
+
+def _model(arguments: argparse.Namespace) -> int:
+    """What the model at PATH is."""
+    if arguments.threads is not None:
+        arguments.parser.error("argument --threads: without PATH alone")
+    from .modelinfo import describe
+    from .modeltext import as_text
+    from .streams import escaping
+
+    found = describe(arguments.path)
+    with escaping():
+        print(json.dumps(found, indent=2) if arguments.json else as_text(found))
     return 0
 
 

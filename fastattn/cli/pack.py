@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from .arguments import add_threads, path
@@ -17,6 +18,7 @@ __all__ = ["add_parser"]
 _EPILOG = """examples:
   fastattn pack all-MiniLM-L6-v2 minilm.fastattn
   fastattn pack all-MiniLM-L6-v2 minilm-bf16.fastattn --dtype bfloat16 --verify
+  fastattn pack SmolLM2-135M-Instruct.Q4_1.gguf smollm2.fastattn
   fastattn pack --verify minilm.fastattn
   fastattn embed --model minilm.fastattn "A sentence."
 
@@ -25,6 +27,9 @@ it is, so a process starts as fast as that goes, and processes that use the same
 folder, the file in it is called model.fastattn. DST appears when it is complete, or not at all. It replaces a packed
 file of that name, and has its mode; one that cannot be replaced (a mount of that one file) is refused, since others may
 have it mapped.
+
+Without --dtype, layers of a GGUF file keep the halves that it has, and quantised blocks become float32: the line that
+is printed names them.
 """
 
 
@@ -102,15 +107,31 @@ def _run(arguments: argparse.Namespace) -> int:
         "objects": len(packed.keys_of_objects()),
         "verified": arguments.verify,
         **{key: packed.metadata[key] for key in ("model_type", "dtype", "fastattn_version")},
+        "dtypes": _layers(packed.metadata),
+        **{key: packed.metadata.get(key, "").split() for key in ("gguf_types", "dequantized")},
         **{key: int(packed.metadata[key]) for key in ("format_version", "numerics_version")},
     }
     print(json.dumps(found, indent=2) if arguments.json else _text(found))
     return 0
 
 
+def _layers(metadata: Mapping[str, str]) -> dict[str, int]:
+    """Linear layers of each type, in a file where these differ; else nothing."""
+    try:
+        types = json.loads(metadata.get("dtypes", "{}"))
+    except ValueError:
+        types = {}
+    names = [name for name in types.values() if isinstance(name, str)] if isinstance(types, dict) else []
+    return {name: names.count(name) for name in sorted(set(names))}
+
+
 def _text(found: dict[str, Any]) -> str:
+    dtype = ", ".join(f"{count} layers {name}" for name, count in found["dtypes"].items()) or found["dtype"]
+    if found["gguf_types"]:
+        dtype += f" (of {' '.join(found['gguf_types'])}"
+        dtype += f", {' '.join(found['dequantized'])} dequantised)" if found["dequantized"] else ")"
     return (
-        f"{found['path']}: {found['model_type']}, {found['dtype']}, {found['bytes'] / 1e6:.1f} MB, format "
+        f"{found['path']}: {found['model_type']}, {dtype}, {found['bytes'] / 1e6:.1f} MB, format "
         f"{found['format_version']}, numerics {found['numerics_version']}, fastattn {found['fastattn_version']}"
         f"{', checksums good' if found['verified'] else ''}"
     )

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import select
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["STDIN", "STDOUT", "settle", "wait"]
+__all__ = ["STDIN", "STDOUT", "escaping", "settle", "wait"]
 
 STDIN, STDOUT = "standard input", "standard output"
 """As messages call them."""
@@ -20,6 +22,21 @@ def wait(descriptor: int, event: int, seconds: float | None = None) -> bool:
     poll = select.poll()
     poll.register(descriptor, event)
     return bool(poll.poll(None if seconds is None else int(1000 * seconds)))
+
+
+@contextlib.contextmanager
+def escaping() -> Iterator[None]:
+    """Inside the block ``sys.stdout`` writes what its encoding does not have as ``\\uXXXX``."""
+    out: Any = sys.stdout
+    if not hasattr(out, "reconfigure"):  # another program's, of its own kind
+        yield
+        return
+    before = out.errors
+    out.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        out.reconfigure(errors=before)
 
 
 def settle() -> None:

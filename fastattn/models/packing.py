@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,7 @@ def pack_noting(
         **_types(source),
         "model_type": checkpoint.config.model_type(),
         "head": built.graph.tasks.name,
+        "parameters": str(sum(prod(checkpoint.weights.shape(name)) for name in built.tensors.used)),
         "used": json.dumps(built.tensors.used, separators=(",", ":")),
         "ignored": json.dumps(built.tensors.ignored, separators=(",", ":")),
     }

@@ -25,9 +25,11 @@ from ..loaders.packed import PackedFile
 from .configkeys import note_keys, refuse_keys
 
 if TYPE_CHECKING:
+    from ..graph.graph import Graph
+    from ..graph.source import TensorReport
     from ..loaders.gguf import GgufFile
 
-__all__ = ["FAMILIES", "Opened", "build", "build_checkpoint", "family_of", "open_source"]
+__all__ = ["FAMILIES", "Opened", "build", "build_checkpoint", "examine", "family_of", "open_source"]
 
 FAMILIES = {
     "albert": "albert",
@@ -266,12 +268,25 @@ def _note_numerics(packed: PackedFile) -> list[str]:
     ]
 
 
+def _planned(opened: Opened) -> tuple[Graph, TensorReport, list[str]]:
+    """What a checkpoint is asked for, held against what it has: the graph, over nothing, and what became of tensors."""
+    plan = Plan(opened.config, opened.weights, opened.head)
+    graph, _ = trace_page(opened.family, plan)
+    refuse_keys(opened.config)
+    return graph, *check_tensors(plan, opened.weights, opened.family.ignorable, opened.strict)
+
+
+def examine(opened: Opened) -> tuple[Graph, tuple[str, ...]]:
+    """The graph of an opened model, to be looked at, and its notes, without reading weights; errors as of ``build``."""
+    if isinstance(opened.weights, PackedFile):
+        built = build(opened)
+        return built.graph, built.notes
+    return _planned(opened)[0], (*note_keys(opened.config), *opened.notes)
+
+
 def build_checkpoint(opened: Opened) -> tuple[Built, Checkpoint]:
     """The model of a checkpoint, and the source that kept what it was made of."""
-    plan = Plan(opened.config, opened.weights, opened.head)
-    trace_page(opened.family, plan)
-    refuse_keys(opened.config)
-    report, unknown = check_tensors(plan, opened.weights, opened.family.ignorable, opened.strict)
+    _, report, unknown = _planned(opened)
     source = Checkpoint(opened.config, opened.weights, opened.dtype, opened.num_threads, opened.head)
     graph, facts = trace_page(opened.family, source)
     graph.seal()

@@ -25,6 +25,7 @@ COMMANDS = [
     ("classify",),
     ("rerank",),
     ("bench",),
+    ("generate",),
     ("pack",),
     *(("bench", what) for what in ("peak", "attention", "linear", "model")),
 ]
