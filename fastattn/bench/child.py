@@ -14,21 +14,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 
 from .callers import call_rate
 from .timing import Clock, timed
 
-__all__ = ["Child", "ChildError", "child_environment", "convert", "serve", "serve_conversion"]
+__all__ = [
+    "Child",
+    "ChildError",
+    "Process",
+    "answering",
+    "child_environment",
+    "convert",
+    "peak_rss",
+    "serve",
+    "serve_conversion",
+]
 
 _LOAD_LIMIT = 300.0  # seconds; for machines that are busy with something else
 # Ctrl-C goes to the whole group of processes; a child's traceback would help nobody.
-_CODE = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from fastattn.bench.child import {0}; {0}()"
+_CODE = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); from {0} import {1}; {1}()"
 
 
 class ChildError(RuntimeError):
@@ -48,81 +58,42 @@ def child_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-class Child:
-    """A process that has loaded the model of ``folder`` with the library ``name``; ends with the ``with`` block.
+class Process:
+    """A process for the library ``name`` that answers lines of JSON; ends with the ``with`` block.
 
-    ``dtype`` is the type of the weights; with ``cpu_time`` run() counts the CPU time of the process; ``environment`` is
-    laid over that of this process.
+    It runs the function ``serve`` of ``module`` with ``arguments`` as those of its command line; ``environment`` is
+    laid over that of this process. ``ready`` is the first line it has said.
 
     Raises:
         ChildError: it could not, in what the library says.
     """
 
     def __init__(
-        self,
-        name: str,
-        folder: Path,
-        num_threads: int,
-        dtype: str = "float32",
-        cpu_time: bool = False,
-        environment: Mapping[str, str] | None = None,
+        self, name: str, module: str, serve: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         start = time.perf_counter()
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-c", _CODE.format("serve"), name, str(folder), str(num_threads), dtype),
-                "cpu" if cpu_time else "wall",
-            ],
+            [sys.executable, "-c", _CODE.format(module, serve), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
             env={**child_environment(), **(environment or {})},
         )
         try:
-            ready = self._receive(_LOAD_LIMIT)
+            self.ready = self._receive(_LOAD_LIMIT)
         except ChildError:
             self.close()
             raise
         self.load_seconds = time.perf_counter() - start
         """From the start of the process to a model that is ready, imports included."""
-        self.version = str(ready["version"])
+        self.version = str(self.ready["version"])
 
     @property
     def pid(self) -> int:
         """Of its process."""
         return self._process.pid
-
-    def prepare(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Makes ``ids`` (B, S) with ``mask`` what run() computes; its hidden states (B, S, H)."""
-        with tempfile.TemporaryDirectory() as folder:
-            np.savez(os.path.join(folder, "in.npz"), ids=ids, mask=mask)
-            self._ask({"prepare": folder})
-            hidden: np.ndarray = np.load(os.path.join(folder, "out.npy"), allow_pickle=False)
-        return hidden
-
-    def run(self, count: int) -> float:
-        """Seconds of ``count`` calls."""
-        return float(self._ask({"run": count})["seconds"])
-
-    def latencies(self, count: int) -> list[float]:
-        """Elapsed seconds of each of ``count`` calls."""
-        return [float(seconds) for seconds in self._ask({"latencies": count})["seconds"]]
-
-    def calls_for(self, seconds: float) -> tuple[list[float], float]:
-        """Elapsed seconds of each of the calls that begin within ``seconds``, and CPU time of a call."""
-        answer = self._ask({"calls_for": seconds})
-        return [float(taken) for taken in answer["seconds"]], float(answer["cpu"])
-
-    def callers(self, count: int, seconds: float) -> tuple[float, float]:
-        """Calls per second of ``count`` Python threads that call at once for about ``seconds``, and CPU time of a call.
-
-        Raises:
-            ChildError: a call fails.
-        """
-        answer = self._ask({"callers": count, "for": seconds})
-        return float(answer["rate"]), float(answer["cpu"])
 
     def peak_memory(self) -> int:
         """Bytes of resident memory at the most, so far."""
@@ -160,13 +131,66 @@ class Child:
         self._process.communicate()
         self._log.close()
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Child(Process):
+    """A process that has loaded the model of ``folder`` with the library ``name``; ends with the ``with`` block.
+
+    ``dtype`` is the type of the weights; with ``cpu_time`` run() counts the CPU time of the process; ``environment`` is
+    laid over that of this process.
+
+    Raises:
+        ChildError: it could not, in what the library says.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        num_threads: int,
+        dtype: str = "float32",
+        cpu_time: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        arguments = [name, str(folder), str(num_threads), dtype, "cpu" if cpu_time else "wall"]
+        super().__init__(name, __name__, "serve", arguments, environment)
+
+    def prepare(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Makes ``ids`` (B, S) with ``mask`` what run() computes; its hidden states (B, S, H)."""
+        with tempfile.TemporaryDirectory() as folder:
+            np.savez(os.path.join(folder, "in.npz"), ids=ids, mask=mask)
+            self._ask({"prepare": folder})
+            hidden: np.ndarray = np.load(os.path.join(folder, "out.npy"), allow_pickle=False)
+        return hidden
+
+    def run(self, count: int) -> float:
+        """Seconds of ``count`` calls."""
+        return float(self._ask({"run": count})["seconds"])
+
+    def latencies(self, count: int) -> list[float]:
+        """Elapsed seconds of each of ``count`` calls."""
+        return [float(seconds) for seconds in self._ask({"latencies": count})["seconds"]]
+
+    def calls_for(self, seconds: float) -> tuple[list[float], float]:
+        """Elapsed seconds of each of the calls that begin within ``seconds``, and CPU time of a call."""
+        answer = self._ask({"calls_for": seconds})
+        return [float(taken) for taken in answer["seconds"]], float(answer["cpu"])
+
+    def callers(self, count: int, seconds: float) -> tuple[float, float]:
+        """Calls per second of ``count`` Python threads that call at once for about ``seconds``, and CPU time of a call.
+
+        Raises:
+            ChildError: a call fails.
+        """
+        answer = self._ask({"callers": count, "for": seconds})
+        return float(answer["rate"]), float(answer["cpu"])
 
 
 def convert(name: str, folder: Path, dtype: str = "float32") -> tempfile.TemporaryDirectory[str] | None:
@@ -180,7 +204,7 @@ def convert(name: str, folder: Path, dtype: str = "float32") -> tempfile.Tempora
     if name not in CONVERTERS:
         return None
     target = tempfile.TemporaryDirectory()
-    command = [sys.executable, "-c", _CODE.format("serve_conversion"), name, str(folder), target.name, dtype]
+    command = [sys.executable, "-c", _CODE.format(__name__, "serve_conversion"), name, str(folder), target.name, dtype]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=child_environment())
     if done.returncode:
         target.cleanup()
@@ -205,21 +229,36 @@ def serve_conversion() -> None:
         sys.exit(one_line(error))
 
 
+def answering() -> Callable[..., None]:
+    """The child's side: what writes an answer to whoever has started this process, from its keywords.
+
+    What libraries print goes to stderr from now on: it must not end up among the answers.
+    """
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def answer(**what: Any) -> None:
+        answers.write(json.dumps(what).encode() + b"\n")
+        answers.flush()
+
+    return answer
+
+
+def peak_rss() -> int:
+    """Bytes of this process's resident memory at the most, so far."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
 def serve() -> None:
     """The child's side: arguments are the library, the folder, the number of threads, the dtype and the clock, "wall"
     or "cpu". Ends when stdin does."""
     from .peers import one_line
     from .peers.models import LOADERS
 
-    # what libraries print must not end up among the answers
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answer = answering()
     name, folder, threads, dtype, clock = sys.argv[1:]
-
-    def answer(**what: Any) -> None:
-        answers.write(json.dumps(what).encode() + b"\n")
-        answers.flush()
-
     try:
         loaded = LOADERS[name](Path(folder), int(threads), dtype)
         answer(version=loaded.version)
@@ -257,6 +296,4 @@ def _serve(loaded: Any, questions: IO[bytes], answer: Any, clock: Clock) -> None
             rate, used = call_rate(calls, question["for"])
             answer(rate=rate, cpu=used)
         else:
-            import resource
-
-            answer(bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10)
+            answer(bytes=peak_rss())

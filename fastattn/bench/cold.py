@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from .child import ChildError, child_environment
 from .smaps import Memory, read_memory
 
-__all__ = ["cold_start", "worker_memory"]
+__all__ = ["cold_start", "process_times", "worker_memory"]
 
 _TEXT = "A sentence of some words, as a service gets it."
 _LOAD = "import sys, fastattn; model = fastattn.load(sys.argv[1], num_threads=1); model.embed([sys.argv[2]])"
@@ -30,8 +30,7 @@ def cold_start(model: Path, rounds: int = 15) -> dict[str, Any]:
     numpy, one that loads ``model`` and embeds a sentence, and the command that does so.
 
     Returns:
-        By name (python, numpy, load, command): median_s, elapsed, and median_cpu_s, user and system time; for load and
-        command also beyond_numpy_s and beyond_numpy_cpu_s, medians of the differences of each round; and rounds.
+        What process_times() does, of python, numpy, load and command.
 
     Raises:
         ChildError: a process fails, with what it says.
@@ -43,34 +42,65 @@ def cold_start(model: Path, rounds: int = 15) -> dict[str, Any]:
         "load": [sys.executable, "-c", _LOAD, *given],
         "command": [sys.executable, "-m", "fastattn", "embed", "--model", str(model), "--threads", "1", _TEXT],
     }
+    return process_times(commands, rounds, ("load", "command"))
+
+
+def process_times(
+    commands: Mapping[str, Sequence[str]], rounds: int, beyond: Sequence[str], until_output: bool = False
+) -> dict[str, Any]:
+    """Processes by name, one of each a round, in rotating order, after one that is not counted.
+
+    Args:
+        commands: what each runs; "numpy" is one of them
+        rounds: of what is counted
+        beyond: names of those that are compared with "numpy"
+        until_output: elapsed time is that to the first byte that a process prints, not to its end
+
+    Returns:
+        By name: median_s and best_s, elapsed, and median_cpu_s, user and system time; for those of ``beyond`` also
+        beyond_numpy_s and beyond_numpy_cpu_s, medians of the differences of each round; and rounds.
+
+    Raises:
+        ChildError: a process fails, with what it says.
+    """
     names = list(commands)
     for name in names:
-        _timed_process(name, commands[name])
+        _timed_process(name, commands[name], until_output)
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for turn in range(rounds):
         for position in range(len(names)):
             name = names[(position + turn) % len(names)]
-            samples[name].append(_timed_process(name, commands[name]))
+            samples[name].append(_timed_process(name, commands[name], until_output))
     found: dict[str, Any] = {"rounds": rounds}
     for name, taken in samples.items():
         wall, cpu = zip(*taken, strict=True)
-        found[name] = {"median_s": statistics.median(wall), "median_cpu_s": statistics.median(cpu)}
-    for name in ("load", "command"):
+        found[name] = {"median_s": statistics.median(wall), "best_s": min(wall), "median_cpu_s": statistics.median(cpu)}
+    for name in beyond:
         for index, key in enumerate(("beyond_numpy_s", "beyond_numpy_cpu_s")):
             pairs = zip(samples[name], samples["numpy"], strict=True)
             found[name][key] = statistics.median(ours[index] - base[index] for ours, base in pairs)
     return found
 
 
-def _timed_process(name: str, command: Sequence[str]) -> tuple[float, float]:
-    """Seconds from the start to the end of a process, and its CPU time."""
+def _timed_process(name: str, command: Sequence[str], until_output: bool) -> tuple[float, float]:
+    """Seconds from the start to the end of a process, or to its first output, and its CPU time."""
     with tempfile.TemporaryFile() as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, env=child_environment()
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if until_output else subprocess.DEVNULL,
+            stderr=errors,
+            env=child_environment(),
         )
+        seconds = 0.0
+        if process.stdout is not None:
+            with process.stdout as output:
+                output.read(1)
+                seconds = time.perf_counter() - start
+                output.read()
         _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
+        seconds = seconds or time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             errors.seek(0)

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from .child import ChildError
 from .peaks import Limits
 from .shares import believed
 from .timing import Contestant, Plan, geometric_mean, median_ratio, percentile, run_rounds
 
-__all__ = ["best_rivals", "compare", "geometric_means"]
+__all__ = ["best_rivals", "compare", "compare_processes", "geometric_means"]
 
 _SETTLE = 2e-3  # seconds before each sample with several threads: ours sleep for every contestant, or for none
 
@@ -78,6 +79,26 @@ def compare(
         "peers": {name: figures[name] for name in peers},
         "best": None if best is None else {"name": best.name, "ratio": figures[best.name]["ratio"]},
     }
+
+
+def compare_processes(
+    ours: Callable[[int], float],
+    peers: Mapping[str, Callable[[int], float] | str],
+    limits: Limits,
+    plan: Plan,
+    note: Callable[[ChildError], str],
+    **what: Any,
+) -> dict[str, Any]:
+    """compare() of processes; once more without a peer that dies on the way, of which ``note`` says what to show.
+
+    Raises:
+        ChildError: ``note`` does, where ours fails.
+    """
+    while True:
+        try:
+            return compare(ours, peers, limits, plan, **what)
+        except ChildError as error:
+            peers = {**peers, error.name: note(error)}
 
 
 def geometric_means(rows: list[dict[str, Any]]) -> dict[str, float]:

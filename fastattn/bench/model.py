@@ -16,7 +16,7 @@ from fastattn.text import load
 from fastattn.typing import WeightType
 
 from .child import Child, ChildError, convert
-from .compare import compare
+from .compare import compare_processes
 from .determinism import check_call
 from .peaks import Limits
 from .shapes import ModelCase
@@ -155,13 +155,8 @@ class Field:
     def _figures(
         self, case: ModelCase, peers: dict[str, Callable[[int], float] | str], limits: Limits, plan: Plan
     ) -> dict[str, Any]:
-        """compare(); once more without a peer that dies on the way."""
         flops = model_flops(self.folder, case)
-        while True:
-            try:
-                return compare(self.children["fastattn"].run, peers, limits, plan, flops=flops)
-            except ChildError as error:
-                peers = {**peers, error.name: self._note(error)}
+        return compare_processes(self.children["fastattn"].run, peers, limits, plan, self._note, flops=flops)
 
     def _note(self, error: ChildError) -> str:
         """Leaves the peer out from now on; ours cannot be."""

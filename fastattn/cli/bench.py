@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import bench_model, bench_modes
+from . import bench_generate, bench_model, bench_modes
 from .arguments import add_threads, path, positive_float, positive_int
 from .bench_output import clock, header, print_determinism, print_grid, print_list, threads
 
@@ -40,6 +40,7 @@ _EXAMPLES = {
     "similarity": """  fastattn bench similarity --threads 1 --compare numpy,torch
   fastattn bench similarity --shapes cosine --json""",
     "model": bench_model.EXAMPLES,
+    "generate": bench_generate.EXAMPLES,
     "threads": "  fastattn bench threads --seconds 4\n  fastattn bench threads --model path/to/folder --json",
     "steps": "  fastattn bench steps --threads 1\n  fastattn bench steps --model path/to/folder --dtype int8 --json",
 }
@@ -50,6 +51,7 @@ _HELP = {
     "linear-attention": "linear attention over prompts and single tokens",
     "similarity": "the best of 100000 vectors for some queries",
     "model": "a sentence encoder, token ids in, hidden states out",
+    "generate": "a language model: prompts, new tokens, the way to the first one, memory",
     "threads": "what a team of threads costs, alone and beside busy processes",
     "steps": "a decoder's steps: prompts, tokens, and the part of a token that is bookkeeping",
 }
@@ -61,6 +63,10 @@ _FLOPS = {
     " gated rules\nend at 5/6 of the FMA peak, gated_delta at 7/8. Single tokens: states come from and go to memory.",
     "similarity": "\n\nFLOPs: 2 D for each pair, whatever the metric. The vectors come from memory.",
     "model": "\n\nFLOPs are those of the tokens that are there; padding counts for nothing.",
+    "generate": "\n\nA prompt's limit is its arithmetic, a new token's the bytes of weights, keys and values that"
+    " it reads, or the\nother one where that takes longer. A call is a prompt to its first token, or all the new ones"
+    " behind it.\nTransformers gets weights of the type ours are kept in, llama.cpp has those of the file and computes"
+    " on\ntheir blocks. Drawn tokens: temperature 0.8, top_k 40, top_p 0.95.",
     "threads": "\n\nTeams are those of FASTATTN_THREADS, each in processes of its own, which take turns.",
     "steps": "\n\nBookkeeping is what a step costs beside the program in C.",
 }
@@ -87,7 +93,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.set_defaults(run=lambda arguments: parser.error(f"expected one of {', '.join(_EXAMPLES)}"))
     kinds = parser.add_subparsers(metavar="WHAT", title="what is measured")
-    runs = (_peak, _attention, _linear, _linear_attention, _similarity, _model, bench_modes.team, bench_modes.steps)
+    runs = (
+        _peak, _attention, _linear, _linear_attention, _similarity, _model, bench_generate.run, bench_modes.team,
+        bench_modes.steps,
+    )  # fmt: skip
     for name, run in zip(_EXAMPLES, runs, strict=True):
         kind = kinds.add_parser(
             name,
@@ -103,7 +112,7 @@ def add_parser(commands: Any) -> None:
         kind.add_argument(
             "--cpu-time", action="store_true", help="count CPU time (one thread, on a machine that is busy)"
         )
-        if name not in ("peak", "threads", "steps"):
+        if name not in ("peak", "generate", "threads", "steps"):
             _add_grid_options(kind)
         if name == "linear":
             kind.add_argument(
@@ -116,6 +125,8 @@ def add_parser(commands: Any) -> None:
                 only.add_argument(f"--{mode}", action="store_true", help=text)
         if name == "model":
             bench_model.add_options(kind)
+        if name == "generate":
+            bench_generate.add_options(kind)
         if name == "threads":
             kind.add_argument("--model", type=path, metavar="PATH", help="model folder (default: random, as MiniLM's)")
         if name == "steps":

@@ -81,6 +81,7 @@ MAY_USE: dict[str, set[str]] = {
         "ctranslate2",
         "threadpoolctl",
         "tokenizers",
+        "llama_cpp",
     },
 }
 # No NumPy computing on floating point here: it follows the CPU and the build, and would reach the output.

@@ -6,7 +6,7 @@ Peers live in the environment, never among the dependencies: one that is not ins
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from fastattn.bench.operator_cases import Arrays, LinearAttentionCase, SimilarityCase
     from fastattn.bench.shapes import AttentionCase, LinearCase
 
-__all__ = ["NAMES", "Form", "NotOffered", "Peer", "installed", "one_line", "open_peers"]
+__all__ = ["NAMES", "WRITERS", "Form", "NotOffered", "Peer", "installed", "installed_writers", "one_line", "open_peers"]
 
 NAMES = ("torch", "onnxruntime", "openvino", "ctranslate2", "numpy")
+WRITERS = {"transformers": ("torch", "transformers"), "llama.cpp": ("llama_cpp",)}
+"""Peers that continue prompts, and the modules they need."""
 
 
 class NotOffered(Exception):
@@ -93,10 +95,19 @@ def installed(names: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: a name that is none of NAMES.
     """
+    return _found(names, {name: (module,) for name, (module, _, _) in _MODULES.items()})
+
+
+def installed_writers(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The same for names of WRITERS."""
+    return _found(names, WRITERS)
+
+
+def _found(names: Sequence[str], known: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
     for name in names:
-        if name not in _MODULES:
-            raise ValueError(f"compare: {name!r} is unknown, expected some of {','.join(NAMES)}")
-    there = [name for name in dict.fromkeys(names) if find_spec(_MODULES[name][0]) is not None]
+        if name not in known:
+            raise ValueError(f"compare: {name!r} is unknown, expected some of {','.join(known)}")
+    there = [name for name in dict.fromkeys(names) if all(find_spec(module) is not None for module in known[name])]
     return there, [f"{name}: not installed, left out" for name in dict.fromkeys(names) if name not in there]
 
 

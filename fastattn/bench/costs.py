@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""What a decoder has to do for a token at least: arithmetic, and bytes of weights and keys that are read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from fastattn import _core
+from fastattn.graph.plan import used_nodes
+
+__all__ = ["Costs", "Layer", "costs_of", "pairs"]
+
+_KEY_BYTES = {"float32": (4, 0), "float16": (2, 0), "bfloat16": (2, 0), "int8": (1, 4)}
+"""Type of keys and values -> bytes of a number, and of a row's scale."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An attention layer's sizes; ``window``: keys that a query sees, itself included, None for all."""
+
+    heads: int
+    kv_heads: int
+    head_size: int
+    v_head_size: int
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Of a model as it is kept."""
+
+    dtype: str
+    """Of most of the weights."""
+    kept_bytes: int
+    """All tensors."""
+    read_bytes: int
+    """Of these what every step reads: all but the table of words, of which a token needs one row."""
+    token_flops: int
+    """Of the linear layers that every token goes through."""
+    output_flops: int
+    """Of those that only a token with logits does."""
+    layers: tuple[Layer, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``from_json`` takes."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> Costs:
+        """The same costs again, from another process."""
+        return cls(**{**found, "layers": tuple(Layer(**layer) for layer in found["layers"])})
+
+    def prompt_flops(self, tokens: int) -> int:
+        """Operations of a prompt with logits after its last token."""
+        return tokens * self.token_flops + self.output_flops + self._attention_flops(0, tokens)
+
+    def decode_flops(self, before: int, steps: int, batch: int) -> int:
+        """Operations of ``steps`` tokens, one by one, behind ``before`` others, of each of ``batch`` sequences."""
+        each = steps * (self.token_flops + self.output_flops) + self._attention_flops(before, steps)
+        return batch * each
+
+    def decode_bytes(self, before: int, steps: int, batch: int, kv_dtype: str) -> int:
+        """Bytes of weights, read once a step for all sequences, and of keys and values, that those steps read."""
+        number, scale = _KEY_BYTES[kv_dtype]
+        keys = sum(
+            pairs(before, steps, layer.window)
+            * layer.kv_heads
+            * (number * (layer.head_size + layer.v_head_size) + 2 * scale)
+            for layer in self.layers
+        )
+        return steps * self.read_bytes + batch * keys
+
+    def _attention_flops(self, before: int, tokens: int) -> int:
+        return sum(
+            2 * layer.heads * (layer.head_size + layer.v_head_size) * pairs(before, tokens, layer.window)
+            for layer in self.layers
+        )
+
+
+def pairs(before: int, tokens: int, window: int | None) -> int:
+    """Keys that ``tokens`` queries see together, with ``before`` keys before the first of them.
+
+    >>> pairs(0, 3, None), pairs(2, 3, None), pairs(0, 5, 2)
+    (6, 12, 9)
+    """
+    if window is None:
+        return tokens * before + tokens * (tokens + 1) // 2
+    return sum(min(before + i + 1, window) for i in range(tokens))
+
+
+def costs_of(model: Any) -> Costs:
+    """The costs of a language model that ``fastattn.load`` has returned.
+
+    Raises:
+        ValueError: it has no language model's head.
+    """
+    model.check_logits()
+    trace = model.graph.trace
+    kept: dict[int, int] = {}
+    read: dict[int, int] = {}
+    dtypes: Counter[str] = Counter()
+    flops = {"tokens": 0, "outputs": 0}
+    layers = []
+    for node in used_nodes(trace.nodes, [trace.outputs["logits"]]):
+        for part in _weights(node.options.values()):
+            kept[id(part)] = part.nbytes
+            if node.kind != "embed":
+                read[id(part)] = part.nbytes
+            if isinstance(part, _core.PackedLinear):
+                flops[node.out.rows] += 2 * part.in_features * part.out_features
+                dtypes[str(part.dtype)] += part.nbytes
+        if node.kind == "attention":
+            group = trace.groups[node.options["group"]]
+            layers.append(
+                Layer(node.options["heads"], group.kv_heads, group.head_size, group.v_head_size, group.window)
+            )
+    return Costs(
+        dtypes.most_common(1)[0][0], sum(kept.values()), sum(read.values()), flops["tokens"], flops["outputs"],
+        tuple(layers),
+    )  # fmt: skip
+
+
+def _weights(options: Any) -> Iterator[Any]:
+    for value in options:
+        if isinstance(value, (tuple, list)):
+            yield from _weights(value)
+        elif isinstance(value, (_core.PackedLinear, np.ndarray)):
+            yield value

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: MIT
+"""Language models as the child processes of ``fastattn bench generate`` run them: prompts of token ids, continued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from fastattn.typing import WeightType
+
+from . import NotOffered
+
+__all__ = ["DRAWN", "LOADERS", "SEED", "Call", "Loaded", "Loader"]
+
+Call = Callable[[int], list[list[int]]]
+"""Continues the prompts it was made for by so many tokens each, and returns these."""
+
+DRAWN = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
+"""How tokens are drawn, where they are."""
+SEED = 7
+
+
+class Loaded:
+    """A model that is ready: its library's version, and what makes a Call from prompts of the same length, from the
+    most tokens it will be asked for, and from whether they are drawn as DRAWN says; else the likeliest ones are taken.
+    ``facts``: what else the parent wants to know.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        prepare: Callable[[Sequence[Sequence[int]], int, bool], Call],
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        self.version = version
+        self.prepare = prepare
+        self.facts = facts or {}
+
+
+class Loader(Protocol):
+    """Loads the model of a file or folder."""
+
+    def __call__(self, path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None) -> Loaded:
+        """``dtype`` of the weights, None for as they are stored; ``kv_dtype`` of keys, None for the library's."""
+        ...
+
+
+def _fastattn(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None) -> Loaded:
+    from fastattn import __version__, load
+    from fastattn.bench.costs import costs_of
+
+    model: Any = load(path, cast(WeightType, dtype), num_threads)
+    if not hasattr(model, "generate"):
+        raise NotOffered(f"{path} is no language model")
+    facts = {
+        "costs": costs_of(model).as_json(),
+        "tokenizer": model.has_tokenizer,
+        "vocab_size": model.vocab_size,
+        "max_positions": model.max_positions,
+    }
+
+    def prepare(prompts: Sequence[Sequence[int]], most: int, drawn: bool) -> Call:
+        ids = [list(prompt) for prompt in prompts]
+        how = {**DRAWN, "seed": SEED} if drawn else {"temperature": 0.0}
+
+        def call(count: int) -> list[list[int]]:
+            found = model.generate(
+                ids, max_new_tokens=count, ignore_eos=True, repetition_penalty=1.0, kv_dtype=kv_dtype, **how
+            )
+            return [list(one.token_ids) for one in found]
+
+        return call
+
+    return Loaded(__version__, prepare, facts)
+
+
+def _transformers(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None) -> Loaded:
+    """int8: weights per output, activations per tensor, quantised on the way. Keys are of the arithmetic's type."""
+    import torch  # type: ignore[import-not-found,unused-ignore]
+    import transformers  # type: ignore[import-not-found,unused-ignore]
+
+    if kv_dtype not in (None, dtype):
+        raise NotOffered(f"transformers keeps keys as {dtype}, not as {kv_dtype}")
+    folder, options = _transformers_source(path)
+    torch.set_num_threads(num_threads)
+    transformers.logging.set_verbosity_error()
+    kind = "float32" if dtype in (None, "int8") else dtype
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, str(kind)), attn_implementation="sdpa", local_files_only=True, **options
+    )
+    model = model.eval().requires_grad_(False)
+    if dtype == "int8":
+        quantization = torch.ao.quantization
+        model = quantization.quantize_dynamic(
+            model, {torch.nn.Linear: quantization.per_channel_dynamic_qconfig}, dtype=torch.qint8
+        )
+    # what the files say of sampling and of the end would be mixed into every call
+    model.generation_config = transformers.GenerationConfig(pad_token_id=0, eos_token_id=None)
+
+    def prepare(prompts: Sequence[Sequence[int]], most: int, drawn: bool) -> Call:
+        ids = torch.tensor(prompts)
+        mask = torch.ones_like(ids)
+        how: dict[str, Any] = {"do_sample": True, **DRAWN} if drawn else {"do_sample": False}
+
+        def call(count: int) -> list[list[int]]:
+            if drawn:
+                torch.manual_seed(SEED)
+            with torch.inference_mode():
+                found = model.generate(ids, attention_mask=mask, max_new_tokens=count, use_cache=True, **how)
+            return cast("list[list[int]]", found[:, ids.shape[1] :].tolist())
+
+        return call
+
+    return Loaded(transformers.__version__, prepare)
+
+
+def _transformers_source(path: Path) -> tuple[Path, dict[str, Any]]:
+    """What from_pretrained() is given, and its options."""
+    if path.is_dir():
+        return path, {}
+    if path.suffix == ".gguf":
+        return path.parent, {"gguf_file": path.name}
+    raise NotOffered("transformers reads folders and .gguf files")
+
+
+def _llama_cpp(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None) -> Loaded:
+    from .with_llama_cpp import load
+
+    return load(path, num_threads, kv_dtype)
+
+
+LOADERS: dict[str, Loader] = {"fastattn": _fastattn, "transformers": _transformers, "llama.cpp": _llama_cpp}
+"""By name."""
