@@ -126,7 +126,8 @@ def _layers(metadata: Mapping[str, str]) -> dict[str, int]:
 
 
 def _text(found: dict[str, Any]) -> str:
-    dtype = ", ".join(f"{count} layers {name}" for name, count in found["dtypes"].items()) or found["dtype"]
+    several = (f"{name} in {count} layer{'s' * (count != 1)}" for name, count in found["dtypes"].items())
+    dtype = ", ".join(several) or found["dtype"]
     if found["gguf_types"]:
         dtype += f" (of {' '.join(found['gguf_types'])}"
         dtype += f", {' '.join(found['dequantized'])} dequantised)" if found["dequantized"] else ")"

@@ -25,6 +25,7 @@ def parsers(
 
 
 COMMANDS = list(parsers(cli._parser()))
+_ONE_TEXT = (("embed",), ("classify",), ("generate",))
 
 
 def test_every_command_is_here() -> None:
@@ -40,7 +41,7 @@ def test_a_prefix_of_an_option_is_none(
     for option in options:
         for prefix in {option[:3], option[: len(option) // 2 + 1], option[:-1]} - {*options, "--"}:
             required = ["--model", "m"] if words in (("classify",), ("rerank",)) else []
-            places = ["a", "b"] if words == ("pack",) else ["a"] if words in (("embed",), ("classify",)) else []
+            places = ["a", "b"] if words == ("pack",) else ["a"] if words in _ONE_TEXT else []
             for spelled in (prefix, f"{prefix}=1"):
                 assert cli.main([*words, *required, *places, spelled]) == 2, spelled
                 out, err = capsys.readouterr()
@@ -59,6 +60,8 @@ EMPTY = [
     ["rerank", "--model", "", "--query", "q", "a"],
     ["rerank", "--model", "m", "--query", "q", "--input", ""],
     ["rerank", "--model", "m", "--output", "", "--query", "q", "a"],
+    ["generate", "--model", "", "a"],
+    ["info", ""],
     ["pack", "", "b"],
     ["pack", "a", ""],
     ["pack", "--verify", ""],
