@@ -13,7 +13,7 @@ from .. import _core
 from .decode import Steps
 from .memory import Held, PagedMemory, pages_needed
 from .outputs import Floats
-from .sampling import Sampling
+from .sampling import Sampling, check_drawn
 from .stop import DeadlineExceeded, check_deadline
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Run:
         ]
         self._memory = PagedMemory(trace, pages, kv_dtype)
         self._steps = Steps(model.graph, model.program(["logits"]), model.blocks, self._memory)
-        self._rotaries, self._blocks = trace.rotaries, model.blocks
+        self._rotaries, self._blocks, self._path = trace.rotaries, model.blocks, model.path
         self._threads = model.num_threads if num_threads is None else num_threads
         self._deadline = deadline
         self._waiting = deque(requests)
@@ -187,9 +187,10 @@ class Run:
         tokens, logprobs, top_ids, top_logprobs = _core.sample(
             logits, [one.sampling for one in ready], steps=[len(one.made) for one in ready],
             which=[one.which for one in ready], tokens=history,
-            prompts=None if history is None else [one.prompt.size for one in ready], banned=banned,
+            prompts=None if history is None else [one.prompt.size for one in ready], banned=banned, strict=False,
             blocks=self._blocks, num_threads=self._threads,
         )  # fmt: skip
+        check_drawn(tokens, self._path)
         for i, (one, token) in enumerate(zip(ready, tokens.tolist(), strict=True)):
             one.made.append(token)
             if one.sampling.logprobs is not None:

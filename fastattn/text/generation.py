@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from math import fsum, nan
+from math import fsum, inf, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Generation", "Score", "Stream", "generate", "score"]
 
+_MOST_EXP = 710  # exp of more is no float
 _CONTEXT = 64  # tokens of a prompt that can say how the first tokens behind it are written
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -212,13 +213,17 @@ def score(model: PromptedDecoder, texts: Any, num_threads: int | None, timeout: 
     results = []
     for (_, tokens), logprobs in zip(ids, found, strict=True):
         total = fsum(logprobs)
-        # by decimal arithmetic, which is the same on every machine
-        perplexity = float((-Decimal(total) / len(logprobs)).exp()) if logprobs else nan
+        perplexity = _exp(-Decimal(total) / len(logprobs)) if logprobs else nan
         results.append(Score(tuple(tokens.tolist()), (None, *logprobs), total, perplexity))
     if log is not None:
         log.computed()
         log.write()
     return results
+
+
+def _exp(value: Decimal) -> float:
+    """By decimal arithmetic, which is the same on every machine."""
+    return float(value.exp()) if value < _MOST_EXP else inf
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
