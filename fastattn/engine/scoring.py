@@ -13,6 +13,7 @@ from .decode import Steps
 from .memory import PagedMemory, pages_needed
 from .requests import STEP_ROWS
 from .sampling import Sampling, check_drawn
+from .stop import check_deadline
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -41,6 +42,7 @@ def token_logprobs(
     found = []
     raw = Sampling(logprobs=0)
     for ids in sequences:
+        check_deadline(deadline)
         kept, told = memory.add(), []
         for start in range(0, ids.size - 1, rows):
             piece = ids[start : min(start + rows, ids.size - 1)]
