@@ -162,6 +162,10 @@ class Memory:
     def __new__(cls, arrays: Sequence[tuple[Any, Any, Any, Any]], groups: int) -> Memory: ...
     def place(self, group: int, slots: _I64, page_table: _I64, kv_lengths: _I64, q_offset: _I64) -> None: ...
 
+class Stop:
+    asked: Final[bool]
+    def ask(self) -> None: ...
+
 class Program:
     arrays: Final[tuple[str, ...]]
     def __new__(
@@ -214,6 +218,7 @@ class Program:
         memory: Memory | None = None,
         deadline: int = 0,
         reserve: bool = False,
+        stopped: Stop | None = None,
     ) -> bool: ...
 
 # ---- linear attention: _core_recurrent.pxi

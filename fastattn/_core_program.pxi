@@ -109,6 +109,24 @@ cdef int value_of(fa_value *value, object place) except -1:
     return 0
 
 
+cdef extern from *:
+    """
+    static inline void fa_ask(fa_stop *stop) { __atomic_store_n(&stop->asked, 1, __ATOMIC_RELAXED); }
+    """
+    void fa_ask(fa_stop *stop) nogil
+
+
+cdef class Stop:
+    """By which any thread ends the runs of another, one at a time: that which is going on, and all that begin later."""
+
+    cdef fa_stop core
+    cdef readonly bint asked
+
+    def ask(self):
+        self.asked = True
+        fa_ask(&self.core)
+
+
 cdef class Program:
     """Steps over rows of several kinds, run in one call without the GIL; fastattn.h says what they do.
 
@@ -247,17 +265,19 @@ cdef class Program:
         self.capacity = -1
 
     def run(self, rows, arrays, Blocks blocks not None, num_threads=None, Memory memory=None, int64_t deadline=0,
-            bint reserve=False):
+            bint reserve=False, Stop stopped=None):
         """Runs all steps over a batch.
 
         rows: how many there are of each kind. arrays: as `self.arrays` names them; None where one is optional and missing.
         deadline: nanoseconds of time.monotonic_ns, 0 for none.
         reserve: the scratch memory of such a run is taken and written to, and no step runs.
+        stopped: by which another thread may end it.
 
-        Returns False when the deadline has passed, and outputs are undefined.
+        Returns False when the deadline has passed or it was ended, and outputs are undefined.
         """
         cdef fa_ctx ctx
-        cdef fa_stop stop
+        cdef fa_stop own
+        cdef fa_stop *stop = NULL
         cdef fa_batch batch
         cdef fa_view *views = NULL
         cdef Views held
@@ -296,13 +316,14 @@ cdef class Program:
             batch.arrays = views
             batch.n_arrays = n
             make_ctx(&ctx, num_threads)
-            if deadline:
-                memset(&stop, 0, sizeof(stop))
+            if deadline or stopped is not None:
+                memset(&own, 0, sizeof(own))
+                stop = &own if stopped is None else &stopped.core
                 stop.deadline = deadline
-                if ctx.stop != NULL:
-                    stop.look = ctx.stop.look
-                    stop.arg = ctx.stop.arg
-                ctx.stop = &stop
+                stop.look = NULL if ctx.stop == NULL else ctx.stop.look
+                stop.arg = NULL if ctx.stop == NULL else ctx.stop.arg
+                stop.next_look = 0
+                ctx.stop = stop
             status = fa_program_space(&ctx, &self.core, &batch, &size)
             check(status, "program")
             block = blocks.take(size)
@@ -321,7 +342,8 @@ cdef class Program:
         finally:
             PyMem_RawFree(views)
         # What a handler has raised is the main thread's alone, and goes before the deadline there.
-        if status == FA_STOPPED and deadline and (stop.look == NULL or _raised is None) and _monotonic_ns() >= deadline:
-            return False
+        if status == FA_STOPPED and stop != NULL and (stop.look == NULL or _raised is None):
+            if (deadline and _monotonic_ns() >= deadline) or (stopped is not None and stopped.asked):
+                return False
         check(status, f"program: step {bad}")
         return True

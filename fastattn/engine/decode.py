@@ -16,7 +16,7 @@ from .outputs import Floats
 from .stop import DeadlineExceeded
 
 if TYPE_CHECKING:
-    from .._core import Blocks
+    from .._core import Blocks, Stop
     from ..graph.graph import Graph
     from ..graph.program import Compiled
 
@@ -37,6 +37,7 @@ class Steps:
     def run(
         self, sequences: Sequence[Held], tokens: Sequence[Integers], wanted: Sequence[bool], *,
         lengths: Sequence[int] | None = None, every: bool = False, num_threads: int | None = None, deadline: int = 0,
+        stopped: Stop | None = None,
     ) -> Floats:  # fmt: skip
         """The next ``tokens`` of each sequence; logits (n, V) after the last one of those that are ``wanted``.
 
@@ -49,7 +50,7 @@ class Steps:
         CacheFull
             Memory is full; nothing was changed.
         DeadlineExceeded
-            No sequence has become longer.
+            No sequence has become longer. So it is where ``stopped`` was asked to end the step.
         """
         counts = [len(some) for some in tokens]
         positions = self._memory.place(sequences, counts)
@@ -69,8 +70,9 @@ class Steps:
         arrays[f"out.{name}"] = out
         rows = {"tokens": ids.size, "sequences": len(counts), "outputs": last.size}
         if not self._program.run(
-            rows, arrays, self._blocks, num_threads=num_threads, memory=self._memory.core, deadline=deadline
-        ):
+            rows, arrays, self._blocks, num_threads=num_threads, memory=self._memory.core, deadline=deadline,
+            stopped=stopped,
+        ):  # fmt: skip
             raise DeadlineExceeded("timeout: the call took longer than it was given")
         self._memory.advance(sequences, counts)
         return out

@@ -13,7 +13,7 @@ from .. import _core
 from .decode import Steps
 from .memory import Held, PagedMemory, pages_needed
 from .outputs import Floats
-from .sampling import Sampling
+from .sampling import Sampling, check_drawn
 from .stop import DeadlineExceeded, check_deadline
 
 if TYPE_CHECKING:
@@ -113,9 +113,10 @@ class Run:
         ]
         self._memory = PagedMemory(trace, pages, kv_dtype)
         self._steps = Steps(model.graph, model.program(["logits"]), model.blocks, self._memory)
-        self._rotaries, self._blocks = trace.rotaries, model.blocks
+        self._rotaries, self._blocks, self._path = trace.rotaries, model.blocks, model.path
         self._threads = model.num_threads if num_threads is None else num_threads
         self._deadline = deadline
+        self._stop = _core.Stop()
         self._waiting = deque(requests)
         self._running: list[Request] = []
 
@@ -140,11 +141,18 @@ class Run:
         for request in (*self._running, *self._waiting):
             self.finish(request, reason)
 
+    def cancel(self) -> None:
+        """End all that are going on with the step that is being computed, from any thread."""
+        self._stop.ask()
+
     def step(self) -> list[Request]:
         """One pass through the model; the requests that have got a token, some of which may have ended with it.
 
-        Where the deadline has passed, all end with "timeout", and none has got one.
+        Where the deadline has passed, all end with "timeout", and none has got one; or with "cancelled".
         """
+        if self._stop.asked:
+            self.finish_all("cancelled")
+            return []
         while self._waiting and len(self._running) < MOST_RUNNING:
             request = self._waiting.popleft()
             request.kept = self._memory.add()
@@ -156,9 +164,10 @@ class Run:
             logits = self._steps.run(
                 [one.kept for one in some if one.kept is not None], tokens, wanted,
                 lengths=[one.length for one in some], num_threads=self._threads, deadline=self._deadline,
+                stopped=self._stop,
             )  # fmt: skip
         except DeadlineExceeded:
-            self.finish_all("timeout")
+            self.finish_all("cancelled" if self._stop.asked else "timeout")
             return []
         for one, piece in zip(some, tokens, strict=True):
             one.pending = one.pending[piece.size :]
@@ -187,9 +196,10 @@ class Run:
         tokens, logprobs, top_ids, top_logprobs = _core.sample(
             logits, [one.sampling for one in ready], steps=[len(one.made) for one in ready],
             which=[one.which for one in ready], tokens=history,
-            prompts=None if history is None else [one.prompt.size for one in ready], banned=banned,
+            prompts=None if history is None else [one.prompt.size for one in ready], banned=banned, strict=False,
             blocks=self._blocks, num_threads=self._threads,
         )  # fmt: skip
+        check_drawn(tokens, self._path)
         for i, (one, token) in enumerate(zip(ready, tokens.tolist(), strict=True)):
             one.made.append(token)
             if one.sampling.logprobs is not None:

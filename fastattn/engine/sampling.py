@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from operator import index
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._core import MOST_LOGITS
 
-__all__ = ["Sampling", "draws", "sampling_of"]
+__all__ = ["Sampling", "check_drawn", "draws", "sampling_of"]
 
 _FLOAT_MAX, _FLOAT_MIN = float(np.finfo(np.float32).max), float(np.finfo(np.float32).tiny)
 _INFINITY = float("inf")
@@ -119,6 +120,20 @@ frequency_penalty=0.0, logit_bias=(), min_new_tokens=0, logprobs=None)
         min_new_tokens=min(_whole("min_new_tokens", min_new_tokens, 0, 0, None), _MOST),
         logprobs=None if logprobs is None else _whole("logprobs", logprobs, 0, 0, most),
     )
+
+
+def check_drawn(tokens: np.ndarray[Any, np.dtype[np.int64]], path: Path) -> None:
+    """Refuse what ``_core.sample`` could not draw, of the model at ``path``.
+
+    Raises
+    ------
+    ValueError
+        A row of logits holds NaN or infinity, or no token is left that may come.
+    """
+    if (tokens == -1).any():
+        raise ValueError(f"{path}: the logits are not numbers: the weights are damaged")
+    if (tokens < 0).any():
+        raise ValueError(f"logit_bias, min_new_tokens: no token is left that may come, of all those of {path}")
 
 
 def draws(

@@ -12,7 +12,8 @@ from .. import _core
 from .decode import Steps
 from .memory import PagedMemory, pages_needed
 from .requests import STEP_ROWS
-from .sampling import Sampling
+from .sampling import Sampling, check_drawn
+from .stop import check_deadline
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -41,6 +42,7 @@ def token_logprobs(
     found = []
     raw = Sampling(logprobs=0)
     for ids in sequences:
+        check_deadline(deadline)
         kept, told = memory.add(), []
         for start in range(0, ids.size - 1, rows):
             piece = ids[start : min(start + rows, ids.size - 1)]
@@ -48,9 +50,10 @@ def token_logprobs(
             logits = steps.run(
                 [kept], [piece], [True], lengths=[ids.size], every=True, num_threads=threads, deadline=deadline
             )
-            _, logprobs, _, _ = _core.sample(
-                logits, [raw] * piece.size, given=after.tolist(), blocks=model.blocks, num_threads=threads
+            tokens, logprobs, _, _ = _core.sample(
+                logits, [raw] * piece.size, given=after.tolist(), strict=False, blocks=model.blocks, num_threads=threads
             )
+            check_drawn(tokens, model.path)
             assert logprobs is not None
             told += logprobs.tolist()
         memory.free(kept)

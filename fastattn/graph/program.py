@@ -11,7 +11,7 @@ from .graph import Array, Node, Table, Trace, Value
 from .plan import plan, used_nodes
 
 if TYPE_CHECKING:
-    from .._core import Memory
+    from .._core import Memory, Stop
 
 __all__ = ["Compiled", "compile_trace"]
 
@@ -41,15 +41,16 @@ class Compiled:
 
     def run(
         self, rows: Mapping[str, int], arrays: Mapping[str, Any], blocks: Blocks, *, num_threads: int | None = None,
-        memory: Memory | None = None, deadline: int = 0, reserve: bool = False,
+        memory: Memory | None = None, deadline: int = 0, reserve: bool = False, stopped: Stop | None = None,
     ) -> bool:  # fmt: skip
         """Run a batch; False where the deadline (of ``time.monotonic_ns``) has passed, and outputs are undefined.
 
-        ``reserve``: take the scratch memory of such a run, and run nothing.
+        ``reserve``: take the scratch memory of such a run, and run nothing. ``stopped``: by which another thread may
+        end it, False too.
         """
         counts = [rows.get(kind, 0) for kind in KINDS]
         given = [arrays.get(name) for name in self.arrays]
-        return self._program.run(counts, given, blocks, num_threads, memory, deadline, reserve)
+        return self._program.run(counts, given, blocks, num_threads, memory, deadline, reserve, stopped)
 
 
 def compile_trace(

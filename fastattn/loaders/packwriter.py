@@ -44,6 +44,7 @@ def write_packed(
     dtypes: Mapping[str, str] | None = None,
     check: Callable[[Path], None] | None = None,
     unfinished: set[str] | None = None,
+    source: Path | None = None,
 ) -> None:
     """Write the packed file ``target``, all of it or nothing.
 
@@ -66,6 +67,8 @@ def write_packed(
         Called with the name of the complete file before it is renamed; what it raises is raised.
     unfinished
         A set that holds the temporary name as long as there may be a file of that name.
+    source
+        The file that messages about tensors name.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def write_packed(
     """
     target = Path(os.path.realpath(target))
     check_target(target, unfinished)
-    raw, entries, sums = _lay_out(tensors, files, dtypes or {})
+    raw, entries, sums = _lay_out(tensors, files, dtypes or {}, "" if source is None else f"{source}: ")
     file_sums = json.dumps({name: file_crc(content) for name, content in files.items()}, separators=(",", ":"))
     header = _header(entries, {**metadata, "files_crc32": file_sums, "sha256": "".join(sums)})
     new = NewFile(str(target), in_place=False, noting=unfinished)
@@ -116,7 +119,7 @@ def check_target(target: Path, unfinished: set[str] | None = None) -> None:
 
 
 def _lay_out(
-    tensors: Mapping[str, np.ndarray[Any, Any]], files: Mapping[str, bytes], dtypes: Mapping[str, str]
+    tensors: Mapping[str, np.ndarray[Any, Any]], files: Mapping[str, bytes], dtypes: Mapping[str, str], where: str
 ) -> tuple[list[_Bytes], dict[str, dict[str, Any]], list[str]]:
     """Data in order, padding included; its entries of the header; its SHA-256 sums."""
     raw: list[_Bytes] = []
@@ -144,7 +147,9 @@ def _lay_out(
             raise ValueError(f"tensor {name!r} cannot be packed under this name")
         dtype = dtypes.get(name) or dtype_name(array)
         if not all_finite(array, dtype):
-            raise ValueError(f"tensor {name!r} holds NaN or infinity: the weights are damaged, they are not packed")
+            raise ValueError(
+                f"{where}tensor {name!r} holds NaN or infinity: the weights are damaged, they are not packed"
+            )
         align()
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         add(name, dtype, array.shape, little.reshape(-1).view(np.uint8))

@@ -19,6 +19,7 @@ from ..graph.gguf import Converted, GgufWeights
 from ..loaders.errors import WeightFileError
 from ..loaders.files import ModelFiles
 from ..loaders.gguf import GgufFile
+from ..loaders.gguffields import GgufStrings
 from ..loaders.jsonfile import MAX_JSON_BYTES
 from ..loaders.weightfile import WeightFile
 from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
@@ -28,6 +29,8 @@ from .causal import NAMES
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "open_gguf"]
 
 _Values = dict[str, Any]
+
+_FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
 class _Architecture(NamedTuple):
@@ -100,7 +103,7 @@ class Keys:
 
 def _shortest(value: float) -> float:
     """Of the numbers that are this float32, the one with the fewest digits, which is what the converter had read."""
-    return float(str(np.float32(value)))
+    return float(str(np.float32(value))) if abs(value) <= _FLOAT_MAX else value
 
 
 def _granite(keys: Keys) -> _Values:
@@ -168,7 +171,7 @@ def open_gguf(file: GgufFile) -> GgufModel:
             f"{', '.join(ARCHITECTURES)}"
         )
     kind = fields.get("general.type", "model")
-    if kind != "model":
+    if not (isinstance(kind, str) and kind == "model"):
         raise WeightFileError(f"{file.path}: general.type is {str(kind)[:100]!r}, expected 'model'")
     keys = Keys(file, name)
     values = _config(keys, ARCHITECTURES[name])
@@ -262,7 +265,7 @@ def _divisors(file: GgufFile, name: str) -> list[float] | None:
 def _scaling(keys: Keys, positions: int) -> _Values | None:
     """``rope_scaling`` of config.json, None for the plain frequencies."""
     kind = keys.get("rope.scaling.type")
-    if kind is not None and kind not in ("none", "linear", "yarn", "longrope"):
+    if kind is not None and not (isinstance(kind, str) and kind in ("none", "linear", "yarn", "longrope")):
         raise keys.error("rope.scaling.type", kind, "none, linear, yarn or longrope")
     old = keys.real("rope.scale_linear", 1.0)
     factor = keys.real("rope.scaling.factor", old)
@@ -360,6 +363,9 @@ def _token(file: GgufFile, name: str) -> int | None:
     if token is None:
         return None
     tokens = file.fields.get("tokenizer.ggml.tokens")
+    if tokens is not None and not isinstance(tokens, GgufStrings):
+        kind = file.fields.kind("tokenizer.ggml.tokens")
+        raise WeightFileError(f"{file.path}: tokenizer.ggml.tokens is {kind}, expected an array of str")
     count = len(tokens) if tokens is not None else file.info("token_embd.weight").shape[0]
     if type(token) is not int or not 0 <= token < count:
         raise WeightFileError(f"{file.path}: {key} is {str(token)[:40]}, expected an id below {count}")
@@ -418,6 +424,8 @@ class GgufFiles(ModelFiles):
             values["eos_token_id"] = [end]
         for key, value in file.fields.items():
             if key.startswith(_SAMPLING):
+                if not isinstance(value, (bool, int, float, str)):
+                    raise WeightFileError(f"{file.path}: {key} is {file.fields.kind(key)}, expected one number")
                 name = key.removeprefix(_SAMPLING)
                 values[_OPTIONS.get(name, name)] = _shortest(value) if type(value) is float else value
         if values.keys() & {"temperature", "top_k", "top_p", "min_p"} and values.get("temperature") != 0:

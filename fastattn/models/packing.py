@@ -136,8 +136,8 @@ def pack_noting(
         "ignored": json.dumps(built.tensors.ignored, separators=(",", ":")),
     }
     write_packed(
-        place, tensors, _small_files(checkpoint.files), metadata,
-        dtypes=_bfloat16(source.made), check=_can_be_loaded, unfinished=unfinished,
+        place, tensors, _small_files(checkpoint.files), metadata, dtypes=_bfloat16(source.made), check=_can_be_loaded,
+        unfinished=unfinished, source=checkpoint.weights.path,
     )  # fmt: skip
     return place
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from math import fsum, nan
+from math import fsum, inf, nan
+from threading import Lock, get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Generation", "Score", "Stream", "generate", "score"]
 
+_MOST_EXP = 710  # exp of more is no float
 _CONTEXT = 64  # tokens of a prompt that can say how the first tokens behind it are written
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -141,7 +143,8 @@ def generate(model: PromptedDecoder, prompts: Any, options: dict[str, Any]) -> l
 class Stream(Iterator[str]):
     """The text of one prompt as it comes: an iterator of strings, whole characters each, none of them empty.
 
-    The model works in the thread that asks for the next piece. ``result`` waits for the rest.
+    The model works in the thread that asks for the next piece; several threads get one after the other. ``result``
+    waits for the rest. What Ctrl-C interrupts is ended.
     """
 
     def __init__(self, model: PromptedDecoder, prompt: Any, options: dict[str, Any]) -> None:
@@ -160,14 +163,27 @@ class Stream(Iterator[str]):
         self._answer = _Answer(request, read, codec)
         self._run = Run(model, [request], kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline)
         self._parts: list[str] = []
-        self._cancelled = self._ended = False
+        self._ended = False
+        self._lock, self._thread = Lock(), 0
 
     def __next__(self) -> str:
+        if self._thread == get_ident():  # a signal's handler, in the middle of a step
+            raise ValueError("stream: the next piece is asked for while it is computed, by the same thread")
+        with self._lock:
+            self._thread = get_ident()
+            try:
+                return self._next()
+            except BaseException:
+                if not self._ended:  # Ctrl-C: nobody knows how far the step was
+                    self._run.finish_all("cancelled")
+                raise
+            finally:
+                self._thread = 0
+
+    def _next(self) -> str:
         watch, request = self._answer.watch, self._answer.request
         assert watch is not None
         while not self._ended:
-            if self._cancelled and self._run.going:
-                self._run.finish_all("cancelled")
             if self._run.going:
                 for one in self._run.step():
                     if self._answer.grow():
@@ -186,8 +202,8 @@ class Stream(Iterator[str]):
         raise StopIteration
 
     def cancel(self) -> None:
-        """End it before its time, from any thread: no further token is computed, and what there is is the result."""
-        self._cancelled = True
+        """End it before its time, from any thread: what there is is the result. A step that is being computed ends."""
+        self._run.cancel()
 
     def result(self) -> Generation:
         """What was generated, when it is complete; pieces that nobody has asked for are in its text."""
@@ -212,13 +228,17 @@ def score(model: PromptedDecoder, texts: Any, num_threads: int | None, timeout: 
     results = []
     for (_, tokens), logprobs in zip(ids, found, strict=True):
         total = fsum(logprobs)
-        # by decimal arithmetic, which is the same on every machine
-        perplexity = float((-Decimal(total) / len(logprobs)).exp()) if logprobs else nan
+        perplexity = _exp(-Decimal(total) / len(logprobs)) if logprobs else nan
         results.append(Score(tuple(tokens.tolist()), (None, *logprobs), total, perplexity))
     if log is not None:
         log.computed()
         log.write()
     return results
+
+
+def _exp(value: Decimal) -> float:
+    """By decimal arithmetic, which is the same on every machine."""
+    return float(value.exp()) if value < _MOST_EXP else inf
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------------
@@ -295,17 +315,33 @@ def _several(prompts: Any, what: str = "prompts") -> list[tuple[str, Any]]:
     """(name, prompt) of one prompt or of several."""
     if isinstance(prompts, str):
         return [(what, prompts)]
-    if isinstance(prompts, np.ndarray):
-        if prompts.ndim == 1 and prompts.dtype.kind != "U":
+    if not isinstance(prompts, Sequence) and (hasattr(prompts, "__array__") or hasattr(prompts, "__dlpack__")):
+        prompts = _array(prompts, what)
+        if prompts.ndim == 0:
+            raise TypeError(f"{what}: expected a str, token ids, or a list of such, got an array without dimensions")
+        if prompts.dtype.kind in "OU":  # objects, texts
+            prompts = prompts.tolist()
+        elif prompts.ndim == 1:
             return [(what, prompts)]
-        return [(f"{what}[{i}]", prompt) for i, prompt in enumerate(prompts)]
+        else:
+            return [(f"{what}[{i}]", prompt) for i, prompt in enumerate(prompts)]
     if not isinstance(prompts, Sequence) or isinstance(prompts, (bytes, bytearray)):
         raise TypeError(f"{what}: expected a str, token ids, or a list of such, got {type(prompts).__name__}")
     if not len(prompts):
         return []
-    if hasattr(prompts[0], "__index__") and not isinstance(prompts[0], np.ndarray):
+    if isinstance(prompts[0], (int, float, np.generic)):
         return [(what, prompts)]
     return [(f"{what}[{i}]", prompt) for i, prompt in enumerate(prompts)]
+
+
+def _array(value: Any, name: str) -> np.ndarray[Any, Any]:
+    """Token ids, or several rows of them, as an array of what they are."""
+    try:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
+        return np.asarray(value)
+    except (ValueError, TypeError, BufferError, RuntimeError) as error:  # rows of several lengths, another device
+        raise ValueError(f"{name}: {type(value).__name__} is no array of token ids: {str(error)[:200]}") from None
 
 
 def _tokens(model: PromptedDecoder, prompt: Any, name: str) -> Integers:
@@ -320,17 +356,21 @@ def _tokens(model: PromptedDecoder, prompt: Any, name: str) -> Integers:
         if ids.size == 0:
             raise ValueError(f"{name}: the text has no tokens, expected at least one")
     else:
-        array = np.asarray(prompt)
+        array = _array(prompt, name)
+        if array.ndim == 0:
+            raise TypeError(f"{name}: expected a str or token ids (tokens,), got {type(prompt).__name__}")
         if array.ndim != 1:
             raise ValueError(f"{name}: shape {array.shape}, expected a str or token ids (tokens,)")
         if array.size == 0:
             raise ValueError(f"{name}: no tokens, expected at least one")
-        if array.dtype.kind not in "iu":
+        most = f"expected 0 to {model.vocab_size - 1} (vocab_size of the model)"
+        if array.dtype == object and all(type(one) is int for one in array):
+            if not all(abs(one) < 1 << 63 for one in array):
+                raise ValueError(f"{name}: got an integer of more than 63 bits, {most}")
+        elif array.dtype.kind not in "iu":
             raise TypeError(f"{name}: got dtype {array.dtype}, expected a str or integers")
         if array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max:
-            raise ValueError(
-                f"{name}: got {array.max()}, expected 0 to {model.vocab_size - 1} (vocab_size of the model)"
-            )
+            raise ValueError(f"{name}: got {array.max()}, {most}")
         ids = np.ascontiguousarray(array, np.int64)
     check_range(name, ids, model.vocab_size, "vocab_size of the model")
     return ids

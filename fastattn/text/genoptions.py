@@ -128,7 +128,7 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
         "do_sample": drawn, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
         "min_p": sampling.min_p, "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty, "frequency_penalty": sampling.frequency_penalty,
-        "logit_bias": given.get("logit_bias"), "stop": list(stops), "stop_token_ids": sorted(ids),
+        "logit_bias": dict(sampling.logit_bias) or None, "stop": list(stops), "stop_token_ids": sorted(ids),
         "include_stop_str_in_output": include, "ignore_eos": ignore, "logprobs": sampling.logprobs,
     }  # fmt: skip
     return Options(sampling, new, most, n, stops, ids, include, ignore, settings)
@@ -165,13 +165,20 @@ def _count(value: Any, name: str, most: int) -> int | None:
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected an int or None, got {type(value).__name__}")
     if not 1 <= int(value) <= most:
-        raise ValueError(f"{name}: got {value}, expected 1 to {most}")
+        raise ValueError(f"{name}: got {_shown(value)}, expected 1 to {most}")
     return int(value)
 
 
+def _shown(value: Any) -> str:
+    """An integer, if it has not hundreds of digits."""
+    return str(int(value)) if abs(int(value)) < 10**24 else "an integer of many digits"
+
+
 def _strings(value: Any, name: str) -> tuple[str, ...]:
-    """A string or several, none of them empty."""
+    """A string or several, none of them empty; those of a set in their order."""
     several = () if value is None else (value,) if isinstance(value, str) else value
+    if isinstance(several, (set, frozenset)):
+        several = sorted(several, key=str)
     if not isinstance(several, (list, tuple)):
         raise TypeError(f"{name}: expected a str or a list of str, got {type(value).__name__}")
     for one in several:
@@ -192,5 +199,5 @@ def _ids(value: Any, vocab_size: int) -> frozenset[int]:
         if isinstance(one, (bool, np.bool_)) or not hasattr(one, "__index__"):
             raise TypeError(f"stop_token_ids: expected int, got {type(one).__name__}")
         if not 0 <= int(one) < vocab_size:
-            raise ValueError(f"stop_token_ids: got {one}, expected 0 to {vocab_size - 1}")
+            raise ValueError(f"stop_token_ids: got {_shown(one)}, expected 0 to {vocab_size - 1}")
     return frozenset(int(one) for one in several)
