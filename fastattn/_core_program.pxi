@@ -323,6 +323,7 @@ cdef class Program:
                 stop.look = NULL if ctx.stop == NULL else ctx.stop.look
                 stop.arg = NULL if ctx.stop == NULL else ctx.stop.arg
                 stop.next_look = 0
+                stop.asked = stopped is not None and stopped.asked  # no longer by a signal that ended an earlier run
                 ctx.stop = stop
             status = fa_program_space(&ctx, &self.core, &batch, &size)
             check(status, "program")

@@ -3,39 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from fastattn.typing import WeightType
 
 from . import NotOffered
+from .continuation import DRAWN, SEED, Call, Loaded
 
-__all__ = ["DRAWN", "LOADERS", "SEED", "Call", "Loaded", "Loader"]
-
-Call = Callable[[int], list[list[int]]]
-"""Continues the prompts it was made for by so many tokens each, and returns these."""
-
-DRAWN = {"temperature": 0.8, "top_k": 40, "top_p": 0.95}
-"""How tokens are drawn, where they are."""
-SEED = 7
-
-
-class Loaded:
-    """A model that is ready: its library's version, and what makes a Call from prompts of the same length, from the
-    most tokens it will be asked for, and from whether they are drawn as DRAWN says; else the likeliest ones are taken.
-    ``facts``: what else the parent wants to know.
-    """
-
-    def __init__(
-        self,
-        version: str,
-        prepare: Callable[[Sequence[Sequence[int]], int, bool], Call],
-        facts: dict[str, Any] | None = None,
-    ) -> None:
-        self.version = version
-        self.prepare = prepare
-        self.facts = facts or {}
+__all__ = ["LOADERS", "Loader"]
 
 
 class Loader(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 import llama_cpp  # type: ignore[import-not-found,unused-ignore]
 
 from . import NotOffered
-from .decoders import DRAWN, SEED, Call, Loaded
+from .continuation import DRAWN, SEED, Call, Loaded
 
 __all__ = ["load"]
 
