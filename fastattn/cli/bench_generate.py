@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
             rows.append(row)
             say(_line(row, peers))
         means, best, processes = geometric_means(rows), best_rivals(rows), writers.processes()
-        say(*_summary(rows, means))
+        say(*_summary(rows, means, peers))
         costs, kept = writers.costs, writers.costs.kept_bytes
         options = {"dtype": arguments.dtype, "kv_dtype": arguments.kv_dtype, "tokenizer": writers.has_tokenizer}
         versions, kv_dtype = writers.versions(), writers.kv_dtype
@@ -130,7 +130,7 @@ def _line(row: dict[str, Any], peers: Sequence[str]) -> str:
     return f"{text}  {limit:>14}{''.join(cells)}"
 
 
-def _summary(rows: Sequence[dict[str, Any]], means: dict[str, float]) -> list[str]:
+def _summary(rows: Sequence[dict[str, Any]], means: dict[str, float], peers: Sequence[str]) -> list[str]:
     from fastattn.bench.report import share_errors
 
     drawn = next(row for row in rows if row["drawn"])
@@ -141,7 +141,7 @@ def _summary(rows: Sequence[dict[str, Any]], means: dict[str, float]) -> list[st
         lines.append(f"{name} / ours: geometric mean {mean:.2f}{worst}")
     errors: dict[str, str] = {}
     for row in rows:
-        errors |= {name: figures["error"] for name, figures in row["peers"].items() if "error" in figures}
+        errors |= {name: row["peers"][name]["error"] for name in peers if "error" in row["peers"][name]}
     return [*lines, *(f"{name}: {error}" for name, error in errors.items()), *share_errors(rows)]
 
 
@@ -164,7 +164,8 @@ def _memory(found: dict[str, int]) -> str:
     def mb(name: str) -> str:
         return f"{found[f'{name}_bytes'] / 1e6:.0f} MB"
 
+    beyond = f": {mb('beyond_kept')} beyond them" if found["beyond_kept_bytes"] > 0 else ", mapped and read when needed"
     return (
         f"\nresident at the most: {mb('load')} while loading, {mb('first_token')} with the first token "
-        f"({mb('import')} with the import alone); tensors as kept are {mb('kept')}: {mb('beyond_kept')} beyond them"
+        f"({mb('import')} with the import alone); tensors as kept are {mb('kept')}{beyond}"
     )

@@ -218,7 +218,15 @@ class GgufFile(WeightFile):
         if len(self._infos[name].shape) == 1:
             whole = self.as_float32(name)
             return lambda start, stop: whole[start:stop]
-        return partial(self.rows_as_float32, name)
+        return partial(self._rows_once, name)
+
+    def _rows_once(self, name: str, start: int, stop: int) -> _Float32:
+        """Rows that are not read again: what was widened is given back with each piece, or a table would be in memory
+        twice."""
+        rows = self.rows_as_float32(name, start, stop)
+        if self._infos[name].dtype != "F32":
+            self.release(name, start, stop)
+        return rows
 
     def release(self, name: str, start: int = 0, stop: int | None = None) -> None:
         """Give back the memory that reading tensor ``name`` took: its pages of the mapping, which are read anew when

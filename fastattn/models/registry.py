@@ -168,10 +168,8 @@ def open_source(
     if isinstance(weights, PackedFile) and wanted is not None:
         _check_packed_head(weights, wanted)
     if activations is not None:
-        raise ValueError(
-            f"activations: got {activations!r}, but {weights.path} has no block-quantised weights, to which alone it "
-            "applies"
-        )
+        what = "keeps no block-quantised weights" if weights.format else "has no block-quantised weights"
+        raise ValueError(f"activations: got {activations!r}, but {weights.path} {what}, to which alone it applies")
     family = family_of(model_type)
     if name is None:
         name = AS_STORED if family.decoder else "float32"

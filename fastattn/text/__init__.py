@@ -89,7 +89,7 @@ def load(
         and token classification, labels like B-PER are of tokens, and all others of sequences. A packed file has the
         head it was packed with.
     activations
-        How the inputs of block-quantised weights are rounded: ``"int16"`` or ``"int8"``. No model that is read has such
+        How the inputs of block-quantised weights are rounded: ``"int16"`` or ``"int8"``. No model keeps such
         weights: anything but None is refused.
     strict
         Whether a tensor that the architecture does not know is an error; else it is left out, and ``model.notes`` names
