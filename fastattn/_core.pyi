@@ -304,6 +304,8 @@ def gather(out: _F32, x: _F32, index: _I64, num_threads: int | None) -> None: ..
 
 MOST_LOGITS: Final[int]
 
+class Draws: ...
+
 def sample(
     logits: _F32,
     samplings: Sequence[Any],

@@ -200,10 +200,15 @@ def test_cancel_ends_a_step(slow: Path) -> None:
     model: Any = fa.load(slow)
     prompt = [i % 100 for i in range(12_000)]
     for options in ({}, {"timeout": 1000.0}):
-        took = []
+        took: list[float] = []
+
+        def cancel(one: Any, took: list[float] = took) -> None:
+            took.append(-time.monotonic())
+            one.cancel()
+
         for _ in range(3):
             stream = model.stream(prompt, max_new_tokens=4, **options)
-            timer = threading.Timer(0.3, lambda one=stream: (took.append(-time.monotonic()), one.cancel()))
+            timer = threading.Timer(0.3, cancel, (stream,))
             timer.start()
             assert list(stream) == []
             took[-1] += time.monotonic()
