@@ -163,7 +163,7 @@ def ends(call):
     signal.signal(signal.SIGINT, handler)
     sent = []
     def send():
-        time.sleep(0.4)
+        time.sleep(0.2)
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=send, daemon=True).start()
@@ -190,30 +190,32 @@ CALLS = {
 @pytest.mark.skipif(os.name != "posix", reason="signals here are not POSIX")
 @pytest.mark.parametrize("name", CALLS)
 def test_ctrl_c(slow: Path, name: str) -> None:
-    """Soon, wherever the call is; afterwards the model gives the bits of before. Best of three: the machine is busy."""
-    lines = f"def call():\n    {CALLS[name]}\nprint(min(ends(call) for _ in range(3)))"
+    """Soon, wherever the call is; afterwards the model gives the bits of before. Best of two: the machine is busy."""
+    lines = f"def call():\n    {CALLS[name]}\nprint(min(ends(call) for _ in range(2)))"
     assert float(script(slow, INTERRUPTED + lines)) < 0.25
 
 
-def test_cancel_ends_a_step(slow: Path) -> None:
+def test_cancel_ends_a_step(slow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From another thread, in the middle of a long prompt: without waiting for the step, and without a deadline too."""
     model: Any = fa.load(slow)
     prompt = [i % 100 for i in range(12_000)]
+    monkeypatch.setattr(requests, "STEP_ROWS", len(prompt))  # one step, of seconds
+
+    def seconds(**options: Any) -> float:
+        stream, asked = model.stream(prompt, max_new_tokens=4, **options), []
+
+        def cancel() -> None:
+            asked.append(time.monotonic())
+            stream.cancel()
+
+        threading.Timer(0.2, cancel).start()
+        assert list(stream) == []
+        took = time.monotonic() - asked[0]
+        assert (stream.result().finish_reason, stream.result().token_ids) == ("cancelled", ())
+        return took
+
     for options in ({}, {"timeout": 1000.0}):
-        took: list[float] = []
-
-        def cancel(one: Any, took: list[float] = took) -> None:
-            took.append(-time.monotonic())
-            one.cancel()
-
-        for _ in range(3):
-            stream = model.stream(prompt, max_new_tokens=4, **options)
-            timer = threading.Timer(0.3, cancel, (stream,))
-            timer.start()
-            assert list(stream) == []
-            took[-1] += time.monotonic()
-            assert (stream.result().finish_reason, stream.result().token_ids) == ("cancelled", ())
-        assert min(took) < 0.05
+        assert min(seconds(**options) for _ in range(2)) < 0.2
     begin = time.monotonic()
     assert model.generate(prompt, max_new_tokens=4, timeout=0.2)[0].finish_reason == "timeout"
     assert time.monotonic() - begin < 2
@@ -239,7 +241,8 @@ def test_a_handler_that_asks_the_stream(slow: Path) -> None:
     """In the middle of its own step: an error, no deadlock; the stream goes on."""
     code = """
 import signal
-stream = model.stream([i % 100 for i in range(3000)], max_new_tokens=3, ignore_eos=True)
+prompt = [i % 100 for i in range(900)]
+stream = model.stream(prompt, max_new_tokens=3, ignore_eos=True)
 seen = []
 def handler(number, frame):
     try:
@@ -247,8 +250,8 @@ def handler(number, frame):
     except ValueError as error:
         seen.append(str(error))
 signal.signal(signal.SIGALRM, handler)
-signal.setitimer(signal.ITIMER_REAL, 0.1)
-assert "".join(stream) == model.generate([i % 100 for i in range(3000)], max_new_tokens=3, ignore_eos=True)[0].text
+signal.setitimer(signal.ITIMER_REAL, 0.02)
+assert "".join(stream) == model.generate(prompt, max_new_tokens=3, ignore_eos=True)[0].text
 assert seen and "by the same thread" in seen[0], seen
 print("fine")
 """
@@ -272,12 +275,12 @@ def once(i):
     except ValueError:
         pass
     assert model.generate([3] * 50, timeout=1e-9)[0].finish_reason == "timeout"
-for i in range(60):
+for i in range(40):
     once(i)
 before = resident()
-for i in range(500):
+for i in range(200):
     once(i)
 print(resident() - before)
 """
     grown = output_of(SCRIPT + code, TESTS, f"{TESTS}/process", str(folder), str(slow))
-    assert float(grown) < 4
+    assert float(grown) < 3
