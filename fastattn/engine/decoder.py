@@ -28,7 +28,10 @@ class Decoder(Encoder):
 
     @property
     def eos_token_ids(self) -> frozenset[int]:
-        """Tokens that end a text: of generation_config.json, else of config.json."""
+        """Tokens that end a text: of generation_config.json, else of config.json.
+
+        Ids beyond the vocabulary are left out, since they never come, if there are others.
+        """
         return self.keep("eos", self._read_ends)
 
     def _read_ends(self) -> frozenset[int]:
@@ -40,8 +43,14 @@ class Decoder(Encoder):
             if not all(type(token) is int for token in found):
                 where = self.files.describe(name)
                 raise ValueError(f"{where}: eos_token_id is {str(value)[:100]!r}, expected ids")
-            if found:
-                return frozenset(found)
+            known = frozenset(token for token in found if 0 <= token < self.vocab_size)
+            if found and (not known or min(found) < 0):
+                where = self.files.describe(name)
+                raise ValueError(
+                    f"{where}: eos_token_id is {str(value)[:100]}, the model has ids below {self.vocab_size}"
+                )
+            if known:
+                return known
         return frozenset()
 
     def total(self, prompt: int, new: int | None, name: str) -> int:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..loaders.files import ModelFiles
 
 __all__ = ["SPELLINGS", "Options", "read_options"]
+
+T = TypeVar("T")
 
 _FILE = "generation_config.json"
 
@@ -83,7 +85,9 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
     where = files.describe(_FILE)
     how = [given.get(name) for name in ("do_sample", "temperature", "top_k", "top_p", "min_p")]
     if all(value is None for value in how):
-        drawn = _flag(stored.get("do_sample"), f"{where}: do_sample", False) and stored.get("temperature") != 0
+        drawn = (
+            _of_file(_flag, stored.get("do_sample"), f"{where}: do_sample", False) and stored.get("temperature") != 0
+        )
     else:
         drawn = draws(*how)
     values: dict[str, Any] = {"temperature": 1.0, "top_k": _TOP_K} if drawn else {}
@@ -108,16 +112,19 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
     sampling = sampling_of(vocab_size=vocab_size, **{**values, **asked})
     new = _count(given.get("max_new_tokens"), "max_new_tokens", _MOST_TOKENS)
     if new is None:
-        new = _count(stored.get("max_new_tokens"), f"{where}: max_new_tokens", _MOST_TOKENS)
-    most = None if new is not None else _count(stored.get("max_length"), f"{where}: max_length", _MOST_TOKENS)
-    several = given.get("n")
-    if several is None:
-        several = stored.get("num_return_sequences")
-    n = _count(several, "n", _MOST_ANSWERS) or 1
+        new = _of_file(_count, stored.get("max_new_tokens"), f"{where}: max_new_tokens", _MOST_TOKENS)
+    most = None
+    if new is None:
+        most = _of_file(_count, stored.get("max_length"), f"{where}: max_length", _MOST_TOKENS)
+    n, named_n = _count(given.get("n"), "n", _MOST_ANSWERS), "n"
+    if n is None:
+        named_n = f"{where}: num_return_sequences"
+        n = _of_file(_count, stored.get("num_return_sequences"), named_n, _MOST_ANSWERS) or 1
     if n > 1 and not drawn:
-        raise ValueError(f"n: got {n}, but without sampling all answers are one: give a temperature above 0")
-    stop = given.get("stop")
-    stops = _strings(stored.get("stop_strings") if stop is None else stop, "stop")
+        raise ValueError(f"{named_n}: got {n}, but without sampling all answers are one: give a temperature above 0")
+    stops = _strings(given.get("stop"), "stop")
+    if given.get("stop") is None:
+        stops = _of_file(_strings, stored.get("stop_strings"), f"{where}: stop_strings")
     ids = _ids(given.get("stop_token_ids"), vocab_size)
     include = _flag(given.get("include_stop_str_in_output"), "include_stop_str_in_output", False)
     ignore = _flag(given.get("ignore_eos"), "ignore_eos", False)
@@ -148,6 +155,14 @@ def _stored(files: ModelFiles) -> Mapping[str, Any]:
             what = "is not supported" if key in _HARMLESS else "is not known"
             raise ValueError(f"{files.describe(_FILE)}: {key} is {str(value)[:100]!r}: it {what}")
     return values
+
+
+def _of_file(read: Callable[..., T], value: Any, name: str, *more: Any) -> T:
+    """``read(value, name, *more)``; a value of a wrong type is no less a fault of the file than one out of range."""
+    try:
+        return read(value, name, *more)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _flag(value: Any, name: str, default: bool) -> bool:
