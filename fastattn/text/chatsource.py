@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 __all__ = ["fingerprint", "spelling"]
 
+_NO_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\[^\n\\'\"abfnrtvuUxN0-7]")  # of which Python warns
 _MOST = 200_000  # characters of a template that are looked at
 _TOKEN = re.compile(
     r"""(?P<space>\s+)|(?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<word>\w+)"""
@@ -143,6 +144,8 @@ def _tag(source: str, at: int, closer: str) -> tuple[list[str], bool, int]:
 def _literal(token: str) -> str:
     """A text in quotes, always in the same ones."""
     body = token[1:-1]
+    if _NO_ESCAPE.search(body):
+        raise _Strange
     try:
         value = body.encode("ascii", "backslashreplace").decode("unicode-escape")
     except UnicodeDecodeError:
