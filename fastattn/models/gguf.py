@@ -173,6 +173,10 @@ def open_gguf(file: GgufFile) -> GgufModel:
     kind = fields.get("general.type", "model")
     if not (isinstance(kind, str) and kind == "model"):
         raise WeightFileError(f"{file.path}: general.type is {str(kind)[:100]!r}, expected 'model'")
+    if not len(file):
+        raise WeightFileError(
+            f"{file.path}: there are no tensors: a vocabulary, or one part of a model of several files"
+        )
     keys = Keys(file, name)
     values = _config(keys, ARCHITECTURES[name])
     tensors = _tensors(file, ARCHITECTURES[name], values)

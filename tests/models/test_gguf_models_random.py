@@ -298,6 +298,16 @@ def test_fields_of_other_kinds(tmp_path: Path, name: str) -> None:
     assert str(path) in str(raised.value)
 
 
+def test_a_vocabulary_alone(tmp_path: Path) -> None:
+    """Files of a tokenizer without a model, as llama.cpp's tests have them."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(whole("llama", byte_tokenizer)[0], {}))
+    assert len(fa.open_weights(path)) == 0
+    for call in (fa.load, lambda one: fa.pack(one, tmp_path / "packed")):
+        with pytest.raises(ValueError, match=r"m\.gguf: there are no tensors: a vocabulary"):
+            call(path)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ["token_embd.weight", "output.weight", "blk.0.ffn_norm.weight", "blk.0.attn_v.weight"])
 def test_weights_that_are_no_numbers(tmp_path: Path, name: str, value: float) -> None:
