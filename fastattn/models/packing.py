@@ -32,6 +32,7 @@ _Array = np.ndarray[Any, Any]
 
 _KNOWN = ("config.json", "tokenizer.json")  # of any length that is read; other JSON files are small or not for us
 _SMALL = 1 << 20
+_TEXTS = (".json", "chat_template.jinja")
 _MODULES = "modules.json"
 
 
@@ -183,12 +184,14 @@ def _bfloat16(made: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _small_files(files: ModelFiles) -> dict[str, bytes]:
-    """The JSON files of the folder and of the modules of sentence-transformers, and the weights of such modules."""
+    """The JSON files of the folder and of the modules of sentence-transformers, the weights of such modules, and the
+    chat template.
+    """
     contents: dict[str, bytes] = {}
     for folder in ("", *_module_folders(files)):
         for name in files.names(folder):
             whole = name in _KNOWN or name.endswith(".safetensors") and folder
-            if not (whole or name.endswith(".json")) or name.endswith(".index.json"):
+            if not (whole or name.endswith(_TEXTS)) or name.endswith(".index.json"):
                 continue
             limit = MAX_JSON_BYTES if whole else _SMALL
             try:

@@ -118,12 +118,14 @@ def test_which_files_go_in(folder: Path, tmp_path: Path) -> None:
     (folder / "2_Dense/model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     (folder / "2_Dense/pytorch_model.bin").write_bytes(b"x")
     (folder / "big.json").write_bytes(b" " * (1 << 20) + b"{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "other.jinja").write_text("{{ messages }}")
     modules = [{"type": "x.Dense", "path": "2_Dense"}, {"type": "y", "path": "../model/onnx"}, {"path": "/etc"}, 3]
     write_json(folder / "modules.json", modules)
     files = PackedFile(fa.pack(folder, tmp_path / "m", "float32")).files()
     assert sorted(files) == [
-        "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "config.json", "modules.json",
-        "tokenizer.json", "vocab.json",
+        "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "chat_template.jinja",
+        "config.json", "modules.json", "tokenizer.json", "vocab.json",
     ]  # fmt: skip
     for name in files:
         assert files.read_bytes(name) == (folder / name).read_bytes()
