@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..loaders.files import ModelFiles
+from ..vocab.library import library, named_errors
 from .addedtokens import SPECIAL_KEYS
 from .decoderclasses import as_transformers
 from .detokenize import IncrementalDecoder, byte_rule
@@ -87,16 +87,14 @@ class ModelTokenizer:
                 f"{path}: needed to read and write texts (token ids can be used without it); "
                 f"{missing_tokenizer_hint(files)}"
             )
-        library = _library()
+        tokenizers = library()
         tokenizer: Tokenizer = files.tokenizer()
         if tokenizer is None:
             data = files.read_bytes(_NAME)
-            with _named_errors(f"{path}: the tokenizers library cannot read it"):
-                tokenizer = library.Tokenizer.from_buffer(data)
+            with named_errors(f"{path}: the tokenizers library cannot read it"):
+                tokenizer = tokenizers.Tokenizer.from_buffer(data)
         config = TokenizerConfig(files, sentence_bert(files))
-        with _named_errors(
-            f"{path}: the tokenizers library cannot do what {config.path} asks for", ValueError, OSError
-        ):
+        with named_errors(f"{path}: the tokenizers library cannot do what {config.path} asks for", ValueError, OSError):
             tokenizer = as_transformers(reconcile(tokenizer, files), config)
         tokens = {role: config.token(role) for role in SPECIAL_KEYS}
         return cls(tokenizer, tokens, _templates(files, config), path, size)
@@ -119,7 +117,7 @@ class ModelTokenizer:
             at = next(i for i, letter in enumerate(text) if "\ud800" <= letter <= "\udfff")
             raise ValueError(f"text: half a surrogate pair at character {at}, expected valid Unicode")
         special = bool(add_special_tokens)
-        with _named_errors(f"{self._where}: the tokenizers library failed on a text"):
+        with named_errors(f"{self._where}: the tokenizers library failed on a text"):
             if len(text) <= _SLOW:
                 return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
             return list(self._tokenizer.encode_batch([text], add_special_tokens=special)[0].ids)
@@ -133,7 +131,7 @@ class ModelTokenizer:
             One of ``ids`` is no integer, or no id of a token.
         """
         numbers = self._ids(ids)
-        with _named_errors(f"{self._where}: the tokenizers library failed on these ids"):
+        with named_errors(f"{self._where}: the tokenizers library failed on these ids"):
             return str(self._tokenizer.decode(numbers, skip_special_tokens=bool(skip_special_tokens)))
 
     def incremental(self, skip_special_tokens: bool = True) -> IncrementalDecoder:
@@ -294,26 +292,3 @@ def _templates(files: ModelFiles, config: TokenizerConfig) -> dict[str, str]:
         except UnicodeDecodeError as error:
             raise ValueError(f"{files.describe(_TEMPLATE)}: not UTF-8 at byte {error.start}") from None
     return found
-
-
-@contextmanager
-def _named_errors(message: str, *own: type[Exception]) -> Iterator[None]:
-    """ValueError for what the library raises: bare Exception, and for a panic in Rust a BaseException of its own.
-
-    Errors of the types ``own`` are not the library's, and say what is wrong themselves.
-    """
-    passed: tuple[type[BaseException], ...] = (KeyboardInterrupt, SystemExit, MemoryError, *own)
-    try:
-        yield
-    except passed:
-        raise
-    except BaseException as error:
-        raise ValueError(f"{message} ({error})") from None
-
-
-def _library() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ImportError("text needs the tokenizers library: pip install fastattn[text]") from error
-    return tokenizers

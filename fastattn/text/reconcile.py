@@ -10,11 +10,11 @@ BertTokenizer), tokenizer.json is right, but for options that are given and whos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..loaders.files import ModelFiles
+from ..vocab.library import named_errors
 from . import piecestages, wordstages
 from .addedtokens import add_tokens
 from .sidefiles import sentence_bert
@@ -83,7 +83,7 @@ def reconcile(tokenizer: Tokenizer, files: ModelFiles) -> Tokenizer:
     path = files.describe("tokenizer.json")
     kind = _CLASSES.get(config.class_name)
     named = bool(config.class_place)
-    with _named_errors(f"{path}: the tokenizers library cannot do what {config.path} asks for"):
+    with named_errors(f"{path}: the tokenizers library cannot do what {config.path} asks for", ValueError, OSError):
         if kind is not None and kind.model == type(tokenizer.model).__name__:
             wanted = Wanted(tokenizer, config, path, kind.tokens if named else {})
             kind.apply(wanted)
@@ -99,14 +99,3 @@ def reconcile(tokenizer: Tokenizer, files: ModelFiles) -> Tokenizer:
         if sentence.flag("do_lower_case"):
             lowercase_first(tokenizer)
     return tokenizer
-
-
-@contextmanager
-def _named_errors(message: str) -> Iterator[None]:
-    """ValueError for what the library raises: bare Exception, and for a panic in Rust a BaseException of its own."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, MemoryError, ValueError, OSError):
-        raise
-    except BaseException as error:
-        raise ValueError(f"{message} ({error})") from None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..loaders.files import ModelFiles, as_files
+from ..vocab.library import library, named_errors
 from .cutting import Cutter, Piece, TextTooLong
 from .frames import Frame, Offsets
 from .limits import Limit
@@ -80,10 +81,10 @@ class TextTokenizer:
                 f"{path}: needed to embed text or classify it (token ids can be used without it); "
                 f"{missing_tokenizer_hint(files)}"
             )
-        library = _library()
+        tokenizers = library()
         data = files.read_bytes(_NAME)
-        with _named_errors(f"{path}: the tokenizers library cannot read it"):
-            tokenizer: Tokenizer = library.Tokenizer.from_buffer(data)
+        with named_errors(f"{path}: the tokenizers library cannot read it"):
+            tokenizer: Tokenizer = tokenizers.Tokenizer.from_buffer(data)
         tokenizer = reconcile(tokenizer, files)
         self.max_positions = max_positions
         self.max_length = min(settings.max_length or max_positions, max_positions)
@@ -183,7 +184,7 @@ class TextTokenizer:
         found: dict[str, tuple[list[int], bool]] = {}
         for several in _parts(list(whole), limit.timed):
             limit.look()
-            with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+            with named_errors(f"{self._path}: the tokenizers library failed on a text"):
                 if own_way:
                     encodings = many(several, add_special_tokens=False)
                 else:
@@ -346,7 +347,7 @@ class TextTokenizer:
 
     def _encode(self, text: str) -> Any:
         """What the library makes of a piece, without special tokens."""
-        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+        with named_errors(f"{self._path}: the tokenizers library failed on a text"):
             if len(text) <= _SLOW:
                 return self._tokenizer.encode(text, add_special_tokens=False)
             return self._tokenizer.encode_batch([text], add_special_tokens=False)[0]
@@ -394,7 +395,7 @@ class TextTokenizer:
     def _frame(self, count: int) -> Frame:
         """What the tokenizer puts around ``count`` texts, read off an example."""
         sample, tokens = self._sample
-        with _named_errors(f"{self._path}: the tokenizers library failed on a text"):
+        with named_errors(f"{self._path}: the tokenizers library failed on a text"):
             whole = self._tokenizer.encode(sample, sample if count > 1 else None)
         parts: list[tuple[int, list[int], list[int]]] = []
         found = [0] * count
@@ -453,22 +454,3 @@ def _parts(texts: list[str], timed: bool) -> Iterator[list[str]]:
         part.append(text)
         size += len(text)
     yield part
-
-
-@contextmanager
-def _named_errors(message: str) -> Iterator[None]:
-    """ValueError for what the library raises: bare Exception, and for a panic in Rust a BaseException of its own."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:
-        raise ValueError(f"{message} ({error})") from None
-
-
-def _library() -> Any:
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ImportError("text needs the tokenizers library: pip install fastattn[text]") from error
-    return tokenizers

@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..loaders.errors import WeightFileError
 from .gguffields import Fields
 from .ggufmerges import explain_merges, listed_merges, scored_merges
 from .ggufpre import Pre, pre_tokenizer
+from .library import library, named_errors
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -163,11 +163,10 @@ def gguf_tokenizer(fields: Mapping[str, Any], where: str) -> Tokenizer:
 
 def build_tokenizer(vocabulary: GgufVocabulary) -> Tokenizer:
     """``gguf_tokenizer`` of a file whose keys have been read. Raises as that does."""
-    try:
-        import tokenizers  # noqa: F401
-    except ImportError as error:
-        raise ImportError("text needs the tokenizers library: pip install fastattn[text]") from error
-    with _named_errors(f"{vocabulary.fields.where}: the tokenizers library cannot build its tokenizer"):
+    library()
+    where = vocabulary.fields.where
+    message = f"{where}: the tokenizers library cannot build its tokenizer"
+    with named_errors(message, ValueError, ImportError, kind=WeightFileError):
         tokenizer = _BUILDERS[vocabulary.kind](vocabulary)
         added = list(_added_tokens(vocabulary))
         if added:
@@ -397,14 +396,3 @@ def _set_ends(tokenizer: Tokenizer, vocabulary: GgufVocabulary) -> None:
         pair=[*before, "$A", *behind, *(f"{token}:1" for token in between), "$B:1", *(f"{t}:1" for t in behind)],
         special_tokens=list(ends.items()),
     )
-
-
-@contextmanager
-def _named_errors(message: str) -> Iterator[None]:
-    """WeightFileError for what the library raises: bare Exception, and for a panic in Rust a BaseException."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit, MemoryError, ValueError, ImportError):
-        raise
-    except BaseException as error:
-        raise WeightFileError(f"{message} ({error})") from None
