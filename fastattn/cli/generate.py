@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .arguments import Formatter, add_threads, language_model_path, path, positive_int, sha256
-from .interrupt import OUTPUTS
+from .interrupt import OUTPUTS, WRITING
 from .job import load_model
 from .streams import STDIN, escaping, wait
 from .timelimit import TIMED_OUT, add_timeout, exceeded, seconds_left
@@ -281,9 +281,12 @@ def _show(stream: Any, arguments: argparse.Namespace) -> Any:
             OUTPUTS[line] = None
         try:
             for piece in stream:
-                line.open = True
-                print(piece, end="", flush=True)
-            print(flush=True)
+                with WRITING:  # behind the end of the line nothing comes
+                    line.open = True
+                    print(piece, end="", flush=True)
+            with WRITING:
+                print(flush=True)
+                line.open = False
         finally:
             OUTPUTS.pop(line, None)
     return stream.result()
