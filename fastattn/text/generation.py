@@ -96,6 +96,15 @@ class _Answer:
             return True
         return False
 
+    def finish(self) -> None:
+        """No more tokens come; what was held back until now may complete a stop string."""
+        if self.watch is None:
+            return
+        before = self.watch.found
+        self.watch.finish()
+        if self.watch.found is not before:
+            self.stop, self.request.reason = self.watch.found, "stop"
+
     def result(self, text: str | None) -> Generation:
         """What came of it; ``text`` is what there is of the watch's."""
         request, sampling = self.request, self.options.sampling
@@ -130,11 +139,8 @@ def generate(model: PromptedDecoder, prompts: Any, options: dict[str, Any]) -> l
         log.computed()
     results = []
     for answer in answers:
-        text = None
-        if answer.watch is not None:
-            answer.watch.finish()
-            text = answer.watch.take()
-        results.append(answer.result(text))
+        answer.finish()
+        results.append(answer.result(None if answer.watch is None else answer.watch.take()))
     if log is not None:
         log.write()
     return results
@@ -190,7 +196,7 @@ class Stream(Iterator[str]):
                         self._run.finish(one, "stop")
             if not self._run.going:
                 self._ended = True
-                watch.finish()
+                self._answer.finish()
                 if self._log is not None:
                     self._log.computed()
                     self._log.write()

@@ -157,6 +157,17 @@ def test_strings_that_end_a_text(model: Any, length: int, include: bool) -> None
     assert "".join(pieces) == result.text and stream.result().token_ids == result.token_ids
 
 
+def test_a_string_that_only_the_end_completes(model: Any) -> None:
+    """Bytes of a character that is not complete are held back until no more tokens come."""
+    first = LETTERS.index("\u00e6")  # the byte E6, of three
+    options = {"max_new_tokens": 1, "logit_bias": {first: 1e6}}
+    assert model.generate("ab", **options)[0].text == "\ufffd"
+    result = model.generate("ab", stop="\ufffd", **options)[0]
+    assert (result.text, result.finish_reason, result.stop, result.token_ids) == ("", "stop", "\ufffd", (first,))
+    stream = model.stream("ab", stop="\ufffd", **options)
+    assert list(stream) == [] and stream.result() == result
+
+
 def test_logprobs(model: Any) -> None:
     """Of the logits as the model gives them, whatever the options do with them."""
     for options in ({}, {**DRAWN, "repetition_penalty": 1.9}):
