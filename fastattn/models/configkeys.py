@@ -52,6 +52,7 @@ _BY_REASON = {
 WITHOUT_EFFECT = frozenset(" ".join(_BY_REASON.values()).split())
 """Keys that change no result of any family."""
 
+_PDROPS = "attn_pdrop embd_pdrop resid_pdrop "
 _SUMMARY = "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout "
 WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
     family: frozenset(keys.split())
@@ -68,6 +69,8 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         # rotary positions stand in the place of a table, whatever this says; the others are for files without
         # rope_parameters and layer_types
         "position_embedding_type global_rope_theta local_rope_theta rope_scaling global_attn_every_n_layers",
+        # n_ctx is n_positions, of old; scores are of float32 here anyway
+        "gpt2": _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx reorder_and_upcast_attn",
         "llama": "pretraining_tp",
         # read where use_sliding_window says so
         **dict.fromkeys(("qwen2", "qwen3", "smollm3"), "sliding_window"),

@@ -7,6 +7,7 @@ Keys: ``gguf/constants.py`` of the PyPI package ``gguf``; what converters do to 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from importlib import import_module
@@ -27,6 +28,7 @@ from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
 
 ARCHITECTURES = {
+    "gpt2": "gpt2",
     "granite": "granite",
     "llama": "llama",
     "olmo2": "olmo2",
@@ -136,7 +138,8 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
         "tie_word_embeddings": "output.weight" not in file,
     }
     if architecture.part:
-        values["partial_rotary_factor"] = turned / size
+        part = turned / size
+        values["partial_rotary_factor"] = part if int(size * part) == turned else math.nextafter(part, 1)
     for key, tensors in architecture.flags.items():
         values[key] = any(f"blk.0.{tensor}" in file for tensor in tensors)
     scaling = _scaling(keys, values["max_position_embeddings"])
@@ -153,7 +156,7 @@ def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
     """What config.json of the model would say."""
     values: Values = {
         "model_type": architecture.model_type,
-        "architectures": [f"{architecture.family}ForCausalLM"],
+        "architectures": [f"{architecture.family}{architecture.top}"],
     }
     for key, value in common.items():
         name = architecture.spelling.get(key, key)

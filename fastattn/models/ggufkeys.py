@@ -55,6 +55,8 @@ class Architecture(NamedTuple):
     """The key of the norms' epsilon."""
     head: str = "lm_head"
     """What files call the layer that makes logits."""
+    top: str = "ForCausalLM"
+    """What the class with that layer is called behind ``family``."""
 
 
 class Keys:

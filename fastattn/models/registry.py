@@ -38,6 +38,7 @@ FAMILIES = {
     "deberta-v2": "deberta_v2",
     "distilbert": "distilbert",
     "electra": "electra",
+    "gpt2": "gpt2",
     "granite": "granite",
     "gte": "gte",
     "llama": "llama",

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from golden.tiny_decoders import CLASSES
+from golden.tiny_decoders import CLASSES, class_name
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -52,12 +52,13 @@ def double_throughout(family: str) -> Iterator[None]:
         yield
 
 
-def load_double(folder: Path, family: str, head: str = "ForCausalLM", **options: Any) -> Any:
+def load_double(folder: Path, family: str, head: str | None = None, **options: Any) -> Any:
     """The model in ``folder`` with weights in float64. What else is computed in float32 when it is made is not, within
     ``double_throughout``."""
     config = transformers.AutoConfig.from_pretrained(folder)
     config._attn_implementation = options.pop("attn_implementation", "sdpa")
-    model = getattr(transformers, CLASSES[family] + head)(config, **options).double().eval()
+    name = class_name(family) if head is None else CLASSES[family] + head
+    model = getattr(transformers, name)(config, **options).double().eval()
     from safetensors.torch import load_file
 
     weights = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
