@@ -32,6 +32,8 @@ class Converted(NamedTuple):
     """Its first row, where several layers lie in one tensor."""
     rows: int | None = None
     """How many rows it has there; None for all."""
+    vector: bool = False
+    """Whether it is the row ``first`` by itself."""
 
 
 class GgufWeights(WeightFile):
@@ -80,12 +82,17 @@ class GgufWeights(WeightFile):
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         where = self._tensors[name]
         rows = self.file[where.name]
+        if where.vector:
+            return np.asarray(rows[where.first])
         if where.rows is not None:
             rows = rows[where.first : where.first + where.rows]
         return _halves(rows, where.heads)
 
     def as_float32(self, name: str) -> Floats:
-        return self.row_reader(name)(0, self.info(name).shape[0])
+        info, where = self.info(name), self._tensors[name]
+        if where.vector:
+            return self.file.row_reader(where.name)(where.first, where.first + 1)[0]
+        return self.row_reader(name)(0, info.shape[0])
 
     def row_reader(self, name: str) -> Callable[[int, int], Floats]:
         self.info(name)
@@ -109,6 +116,9 @@ class GgufWeights(WeightFile):
 
 def _part_of(info: TensorInfo, where: Converted) -> TensorInfo:
     """The tensor of those rows alone. Where there are fewer of them it is told by a shape that does not fit."""
+    if where.vector:
+        there = len(info.shape) == 2 and where.first < info.shape[0]
+        return info._replace(shape=info.shape[1:] if there else (0, *info.shape))
     if where.rows is None or not info.shape:
         return info
     count = max(min(where.rows, info.shape[0] - where.first), 0)
