@@ -70,6 +70,12 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         # rope_parameters and layer_types
         "position_embedding_type global_rope_theta local_rope_theta rope_scaling global_attn_every_n_layers",
         # n_ctx is n_positions, of old; scores are of float32 here anyway
+        # transformers' own; what turns is rotary_dim
+        **dict.fromkeys(
+            ("gptj", "codegen"), _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx rotary scale_attn_weights"
+        ),
+        "phi": "resid_pdrop embd_pdrop",
+        "starcoder2": "residual_dropout embedding_dropout",
         "gpt2": _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx reorder_and_upcast_attn",
         "llama": "pretraining_tp",
         # read where use_sliding_window says so

@@ -29,13 +29,17 @@ __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_g
 
 ARCHITECTURES = {
     "gpt2": "gpt2",
+    "gptneox": "gpt_neox",
     "granite": "granite",
     "llama": "llama",
     "olmo2": "olmo2",
+    "phi2": "phi",
     "phi3": "phi3",
     "qwen2": "llama",
     "qwen3": "qwen3",
     "smollm3": "llama",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
 }
 """``general.architecture`` -> its page, a module here, whose ``GGUF`` says how such files differ."""
 
@@ -241,6 +245,11 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
                     "queries, keys and values"
                 )
             continue
+        if role in architecture.by_head and layer is not None and part == "weight":
+            count = heads["attn_q" if role.startswith("attn_q") else "attn_k"]
+            for head in range(min(count, *file.info(name).shape[:1])):
+                put(f"{architecture.names.of(role, layer)}.{head}.weight", Converted(name, first=head, vector=True))
+            continue
         known = architecture.head if role == "output" else architecture.names.get(role, layer)
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name
         put(target, Converted(name, heads.get(role, 0) if architecture.paired and layer is not None else 0))
@@ -253,7 +262,7 @@ def _would_be(architecture: Architecture, name: str) -> str:
     if layer == architecture.head:
         return f"output.{part}"
     own = {role: tensor for tensor, role in architecture.roles.items()}
-    roles = architecture.names.roles(layer)
+    roles = architecture.names.roles(layer) or architecture.names.roles(layer.rpartition(".")[0])
     if not roles:
         return name
     role, number = next((found for found in roles if found[0] in own), roles[-1])

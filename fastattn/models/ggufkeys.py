@@ -57,6 +57,8 @@ class Architecture(NamedTuple):
     """What files call the layer that makes logits."""
     top: str = "ForCausalLM"
     """What the class with that layer is called behind ``family``."""
+    by_head: tuple[str, ...] = ()
+    """Roles of vectors that lie in one tensor for all heads, and of which the page asks for each by itself."""
 
 
 class Keys:
@@ -100,6 +102,15 @@ class Keys:
         if type(value) not in (int, float) or not math.isfinite(value):
             raise self.error(key, value, "a finite number")
         return shortest(float(value))
+
+    def flag(self, key: str, default: bool) -> bool:
+        """true or false."""
+        value = self.get(key)
+        if value is None:
+            return default
+        if type(value) is not bool:
+            raise self.error(key, value, "true or false")
+        return value
 
     def must(self, key: str, *harmless: Any) -> None:
         """Refuse a value that asks for what no page does."""

@@ -63,7 +63,7 @@ def _sizes(g: Graph) -> Sizes:
     )  # fmt: skip
 
 
-FAMILY = plain_family("GPT2Model", build, {"GPT2Model": None, "GPT2LMHeadModel": "causal_lm"})
+FAMILY = plain_family("GPT2Model", build, "GPT2", top="LMHeadModel")
 
 GGUF = {
     "gpt2": Architecture(

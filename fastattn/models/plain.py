@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,13 +17,24 @@ from ..graph.source import Layout
 from .blocks import MAX_LAYERS, check_head_size
 from .causal import Sizes
 
-__all__ = ["by_head", "either", "named", "plain_family", "plain_feed_forward", "rotary_of_part", "sizes_of"]
+__all__ = [
+    "by_head",
+    "either",
+    "kv_heads_of",
+    "named",
+    "plain_family",
+    "plain_feed_forward",
+    "rotary_of_part",
+    "sizes_of",
+]
 
 _TENSORS = (
     r".*rotary_emb\..*|(.*\.)?(attn|attention|self_attention|self_attn)\.(masked_)?bias|"
     r"(lm_head|embed_out|score|classifier|qa_outputs)\..*"
 )
 """Buffers of old files, and what other classes have on top."""
+
+_MAX_WIDTH = 1 << 20  # far above any model: what is made for each column or head must not take all memory
 
 
 def named(c: ConfigReader, *keys: str) -> str:
@@ -33,10 +44,16 @@ def named(c: ConfigReader, *keys: str) -> str:
     there = [key for key in keys if c.has(key)]
     for key in there[1:]:
         if c.value(key) != c.value(there[0]):
-            raise ValueError(
-                f"{c.path}: {key} is {short(c.value(key))}, but {there[0]}, which says the same, {short(c.value(there[0]))}"
-            )
+            values = short(c.value(key)), short(c.value(there[0]))
+            raise ValueError(f"{c.path}: {key} is {values[0]}, but {there[0]}, which says the same, {values[1]}")
     return there[0] if there else keys[0]
+
+
+def kv_heads_of(c: ConfigReader, default: int | None = None) -> int | None:
+    """``num_key_value_heads``; None, for as many as there are heads, where it is null."""
+    if c.null("num_key_value_heads") or (default is None and not c.has("num_key_value_heads")):
+        return None
+    return c.size("num_key_value_heads", default)
 
 
 def either(c: ConfigReader, *keys: str, default: int | None = None, maximum: int | None = None) -> int:
@@ -53,8 +70,10 @@ def sizes_of(
     """Sizes of a model whose heads are its width; names are spellings of their keys, ``kv_heads`` as many as there are
     heads where that is None.
     """
-    width, count = either(c, *hidden), either(c, *heads)
+    width, count = either(c, *hidden, maximum=_MAX_WIDTH), either(c, *heads)
     check_head_size(c, width, count, (named(c, *hidden), named(c, *heads)))
+    if c.has("head_dim") and c.size("head_dim") != width // count:
+        raise ValueError(f"{c.path}: head_dim is {short(c.value('head_dim'))}, expected {width} / {count}")
     shared = count if kv_heads is None else kv_heads
     if count % shared:
         raise ValueError(f"{c.path}: {count} heads are not a multiple of {shared} heads of keys and values")
@@ -90,6 +109,11 @@ def plain_feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = True, layou
     return g.linear(inner, "ffn_down", s.hidden, bias=bias, layout=layout)
 
 
-def plain_family(name: str, build: Callable[[Graph], Facts], classes: Mapping[str, str | None]) -> Family:
-    """A family of decoders with these classes, and with the buffers that old files have."""
-    return Family(name, build, classes, re.compile(_TENSORS), pooled_output=False, decoder=True)
+def plain_family(
+    name: str, build: Callable[[Graph], Facts], *families: str, top: str = "ForCausalLM", **others: str | None
+) -> Family:
+    """A family of decoders whose classes are called ``families`` + Model or ``top``, or ``others`` -> a head; its files
+    may have the buffers of old versions.
+    """
+    classes = {f"{family}{end}": head for family in families for end, head in (("Model", None), (top, "causal_lm"))}
+    return Family(name, build, classes | others, re.compile(_TENSORS), pooled_output=False, decoder=True)

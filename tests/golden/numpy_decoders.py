@@ -14,7 +14,7 @@ import numpy as np
 
 from . import numpy_dense_a
 from .tiny_bert import Array
-from .tiny_decoders import TIED, heads, table_name
+from .tiny_decoders import TIED, head_name, heads, table_name
 
 Config = dict[str, Any]
 Weights = Mapping[str, Array]
@@ -248,7 +248,7 @@ def logits(c: Config, w: Weights, ids: Array, mask: Array | None = None) -> Arra
     ids = np.asarray(ids)
     mask = np.ones_like(ids) if mask is None else np.asarray(mask)
     tied = c.get("tie_word_embeddings", TIED.get(c["model_type"], False))
-    table = w[table_name(c["model_type"]) if tied else "lm_head.weight"]
+    table = w[table_name(c["model_type"]) if tied else head_name(c["model_type"])]
     divisor = c.get("logits_scaling", 1.0) if c["model_type"] == "granite" else 1.0
     result = np.zeros((*ids.shape, len(table)))
     for row, (tokens, kept) in enumerate(zip(ids, mask, strict=True)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,11 @@ def table_name(family: str) -> str:
     return next((part.TABLES[family] for part in _PARTS if family in part.TABLES), "model.embed_tokens.weight")
 
 
+def head_name(family: str) -> str:
+    """The tensor that makes logits, where it is not that of embeddings."""
+    return next((part.HEADS[family] for part in _PARTS if family in part.HEADS), "lm_head") + ".weight"
+
+
 def positions_key(family: str) -> str:
     """What config.json calls ``max_position_embeddings``."""
     return next((part.POSITIONS[family] for part in _PARTS if family in part.POSITIONS), "max_position_embeddings")
@@ -253,7 +259,7 @@ def shapes(c: dict[str, Any]) -> Shapes:
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "wpe.weight", "embed_in.weight", "word_embeddings.weight",
                "embed_positions.weight")  # fmt: skip
-_TRANSPOSED = ("c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+_TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 _PEAKED = ("q_proj.weight", "k_proj.weight", "qkv_proj.weight", "query_key_value.weight", "c_attn.weight",
            "Wqkv.weight")  # fmt: skip
 
@@ -269,7 +275,7 @@ def _numbers(name: str, shape: tuple[int, ...], seed: int) -> Array:
         return steps / np.float32(512)
     if name.endswith(_EMBEDDINGS):
         return steps / np.float32(128)
-    inputs = shape[0] if name.endswith(_TRANSPOSED) else shape[1]
+    inputs = shape[0] if _TRANSPOSED.fullmatch(name) else shape[1]
     spread = round(math.log2(math.sqrt(3 / inputs)))
     gain = 1 if name.endswith(_PEAKED) else 0  # so that softmax has peaks
     return steps * np.float32(2.0 ** (spread + gain - 7))

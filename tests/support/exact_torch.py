@@ -49,7 +49,11 @@ def double_throughout(family: str) -> Iterator[None]:
         for module in map(importlib.import_module, names):
             patch.setattr(module, "torch", double)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        yield
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
 
 
 def load_double(folder: Path, family: str, head: str | None = None, **options: Any) -> Any:
@@ -61,7 +65,9 @@ def load_double(folder: Path, family: str, head: str | None = None, **options: A
     model = getattr(transformers, name)(config, **options).double().eval()
     from safetensors.torch import load_file
 
-    weights = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
+    stored = load_file(folder / "model.safetensors")
+    # the one name that from_pretrained changes, GPT-NeoX's
+    weights = {name.replace("embed_out.", "lm_head."): tensor.double() for name, tensor in stored.items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     model.tie_weights()
     assert set(missing) <= {"lm_head.weight"} and not unexpected

@@ -79,7 +79,7 @@ def tensors_of(c: dict[str, Any], arrays: dict[str, Array], dtype: str) -> dict[
     """The tensors of the file: matrices of ``dtype``, everything else float32."""
     heads, kv_heads, _ = tiny_decoders.heads(c)
     found: dict[str, Any] = {}
-    for name, array in arrays.items():
+    for name, array in gguf_dense_a.joined(arrays).items():
         turned = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2], 0)
         family = "llama" if c["model_type"] == "mistral" else c["model_type"]
         if turned and family in PAIRED:
@@ -87,7 +87,7 @@ def tensors_of(c: dict[str, Any], arrays: dict[str, Array], dtype: str) -> dict[
         if family in gguf_dense_a.ARCHITECTURES:
             array = gguf_dense_a.converted(c, name, array)
         array = np.ascontiguousarray(array)
-        if array.ndim == 1 or dtype == "float32":
+        if array.ndim == 1 or name.endswith("_layernorm.weight") or dtype == "float32":
             found[gguf_name(name, family)] = array
         elif dtype == "bfloat16":
             bits = (array.view(np.uint32) >> 16).astype("<u2")
