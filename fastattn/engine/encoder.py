@@ -95,7 +95,7 @@ class Encoder:
         """What ``pickle`` keeps of the model."""
         self.graph = built.graph
         """What the family's page has recorded, and what was put behind it since."""
-        self._positions = facts.positions or columns_as_positions
+        self._positions, self._attended = facts.positions or columns_as_positions, facts.attended
         self._describe = facts.text
         self._added: dict[str, Origin | None] = {}  # where the heads that were put beside its own are from
         self._notes = [*tasks.notes, *built.notes]
@@ -560,6 +560,7 @@ class Encoder:
             token_type_ids,
             max_positions=self.max_positions,
             position_ids=self._positions,
+            attended=self._attended,
         )
         if log is not None:
             log.texts_came(packed.shape[0])
