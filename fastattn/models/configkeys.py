@@ -74,6 +74,11 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         **dict.fromkeys(
             ("gptj", "codegen"), _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx rotary scale_attn_weights"
         ),
+        "bloom": "pretraining_tp slow_but_exact offset_alibi attention_softmax_in_fp32 bias_dropout_fusion "
+        "masked_softmax_fusion skip_bias_add skip_bias_add_qkv",
+        # positions are slopes, whatever learned_pos_emb says; the fraction is of gradients
+        "mpt": "emb_pdrop resid_pdrop init_device init_config learned_pos_emb embedding_fraction verbose",
+        "opt": "layerdrop init_std",
         "phi": "resid_pdrop embd_pdrop",
         "starcoder2": "residual_dropout embedding_dropout",
         "gpt2": _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx reorder_and_upcast_attn",

@@ -28,10 +28,13 @@ from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
 
 ARCHITECTURES = {
+    "bloom": "bloom",
+    "falcon": "falcon",
     "gpt2": "gpt2",
     "gptneox": "gpt_neox",
     "granite": "granite",
     "llama": "llama",
+    "mpt": "mpt",
     "olmo2": "olmo2",
     "phi2": "phi",
     "phi3": "phi3",
@@ -94,6 +97,8 @@ def open_gguf(file: GgufFile) -> GgufModel:
         )
     keys = Keys(file, name)
     architecture = architecture_of(name)
+    if architecture.roles_of is not None:
+        architecture = architecture._replace(roles=architecture.roles_of(file))
     common = _common(keys, architecture)
     tensors = _tensors(file, architecture, common)
     values = _config(keys, architecture, common)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .tiny_bert import Array
-from .tiny_dense_a import heads
+from .tiny_dense_a import heads, layers
 
 Config = dict[str, Any]
 Weights = Mapping[str, Array]
@@ -188,9 +188,96 @@ def _like_llama(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     return layer_norm(x, w, f"model.{last}", eps)
 
 
+def _falcon(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    count, shared, size = heads(c)
+    act, eps = _ACTIVATIONS[c.get("activation", "gelu")], c.get("layer_norm_epsilon", 1e-5)
+    dims, theta = _part(c, 1.0, c.get("rope_theta", 10000.0))
+    x = w["transformer.word_embeddings.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        layer = f"transformer.h.{i}"
+        two = f"{layer}.ln_attn.weight" in w
+        normed = layer_norm(x, w, f"{layer}.ln_attn" if two else f"{layer}.input_layernorm", eps)
+        qkv = linear(w, f"{layer}.self_attention.query_key_value", normed).reshape(len(x), shared, -1, size)
+        q, k, v = qkv[:, :, :-2].reshape(len(x), count, size), qkv[:, :, -2], qkv[:, :, -1]
+        q, k = turn(q, columns, c, dims, theta), turn(k, columns, c, dims, theta)
+        y = x + linear(w, f"{layer}.self_attention.dense", attention(q, k, v, size**-0.5))
+        if two:
+            normed = layer_norm(x, w, f"{layer}.ln_mlp", eps)
+        elif not c.get("parallel_attn", True):
+            normed = layer_norm(y, w, f"{layer}.post_attention_layernorm", eps)
+        x = y + linear(w, f"{layer}.mlp.dense_4h_to_h", act(linear(w, f"{layer}.mlp.dense_h_to_4h", normed)))
+    return layer_norm(x, w, "transformer.ln_f", eps)
+
+
+def _slopes(count: int) -> Array:
+    n = 2 ** math.floor(math.log2(count))
+    found = [2 ** (-8 * k / n) for k in range(1, n + 1)]
+    return np.array(found + [2 ** (-4 * k / n) for k in range(1, 2 * (count - n), 2)])
+
+
+def _bloom(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    """Distances are those of the tokens that are there."""
+    count, _, size = heads(c)
+    eps, normed = c.get("layer_norm_epsilon", 1e-5), c.get("apply_residual_connection_post_layernorm", False)
+    slopes, places = _slopes(count), np.arange(len(ids))
+    x = layer_norm(w["transformer.word_embeddings.weight"][ids], w, "transformer.word_embeddings_layernorm", eps)
+    for i in range(layers(c)):
+        layer = f"transformer.h.{i}"
+        y = layer_norm(x, w, f"{layer}.input_layernorm", eps)
+        qkv = linear(w, f"{layer}.self_attention.query_key_value", y).reshape(len(x), count, 3, size)
+        mixed = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], size**-0.5, places, slopes)
+        x = (y if normed else x) + linear(w, f"{layer}.self_attention.dense", mixed)
+        y = layer_norm(x, w, f"{layer}.post_attention_layernorm", eps)
+        inner = _tanh_gelu(linear(w, f"{layer}.mlp.dense_h_to_4h", y), 0.79788456)
+        x = (y if normed else x) + linear(w, f"{layer}.mlp.dense_4h_to_h", inner)
+    return layer_norm(x, w, "transformer.ln_f", eps)
+
+
+def _mpt(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    """Distances are those of columns."""
+    count, _, size = heads(c)
+    own, eps = c.get("attn_config", {}), c.get("layer_norm_epsilon", 1e-5)
+    slopes, clip = _slopes(count), own.get("clip_qkv")
+    x = w["transformer.wte.weight"][ids]
+    for i in range(c["n_layers"]):
+        layer = f"transformer.blocks.{i}"
+        qkv = linear(w, f"{layer}.attn.Wqkv", layer_norm(x, w, f"{layer}.norm_1", eps))
+        qkv = np.clip(qkv, -clip, clip) if clip else qkv
+        q, k, v = (part.reshape(-1, count, size) for part in np.split(qkv, 3, -1))
+        x = x + linear(w, f"{layer}.attn.out_proj",
+                       attention(q, k, v, own.get("softmax_scale") or size**-0.5, columns, slopes))  # fmt: skip
+        inner = _ACTIVATIONS["gelu"](linear(w, f"{layer}.ffn.up_proj", layer_norm(x, w, f"{layer}.norm_2", eps)))
+        x = x + linear(w, f"{layer}.ffn.down_proj", inner)
+    return layer_norm(x, w, "transformer.norm_f", eps)
+
+
+def _opt(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    """Positions are those of the tokens that are there."""
+    count, _, size = heads(c)
+    act, d = _ACTIVATIONS[c.get("activation_function", "relu")], "model.decoder"
+    first = c.get("do_layer_norm_before", True)
+    x = w[f"{d}.embed_tokens.weight"][ids]
+    if f"{d}.project_in.weight" in w:
+        x = linear(w, f"{d}.project_in", x)
+    x = x + w[f"{d}.embed_positions.weight"][2 : 2 + len(ids)]
+
+    def norm(x: Array, name: str, here: bool) -> Array:
+        return layer_norm(x, w, f"{d}.{name}", 1e-5) if here else x
+
+    for i in range(c["num_hidden_layers"]):
+        layer, before = f"layers.{i}", norm(x, f"layers.{i}.self_attn_layer_norm", first)
+        q, k, v = (linear(w, f"{d}.{layer}.self_attn.{one}_proj", before).reshape(-1, count, size) for one in "qkv")
+        x = x + linear(w, f"{d}.{layer}.self_attn.out_proj", attention(q, k, v, size**-0.5))
+        x = norm(x, f"{layer}.self_attn_layer_norm", not first)
+        inner = act(linear(w, f"{d}.{layer}.fc1", norm(x, f"{layer}.final_layer_norm", first)))
+        x = norm(x + linear(w, f"{d}.{layer}.fc2", inner), f"{layer}.final_layer_norm", not first)
+    x = norm(x, "final_layer_norm", first)
+    return linear(w, f"{d}.project_out", x) if f"{d}.project_out.weight" in w else x
+
+
 HIDDEN: dict[str, Callable[[Config, Weights, Array, Array], Array]] = {
     "gpt2": _gpt2, "gptj": _gptj, "codegen": _gptj, "gpt_neox": _gpt_neox, "phi": _like_llama,
-    "starcoder2": _like_llama, "stablelm": _like_llama,
+    "starcoder2": _like_llama, "stablelm": _like_llama, "falcon": _falcon, "bloom": _bloom, "mpt": _mpt, "opt": _opt,
 }  # fmt: skip
 """model_type -> (S, H) of one sequence, whose tokens stand in ascending columns (S,)."""
 

@@ -60,9 +60,10 @@ def load_double(folder: Path, family: str, head: str | None = None, **options: A
     """The model in ``folder`` with weights in float64. What else is computed in float32 when it is made is not, within
     ``double_throughout``."""
     config = transformers.AutoConfig.from_pretrained(folder)
-    config._attn_implementation = options.pop("attn_implementation", "sdpa")
-    name = class_name(family) if head is None else CLASSES[family] + head
-    model = getattr(transformers, name)(config, **options).double().eval()
+    kind = getattr(transformers, class_name(family) if head is None else CLASSES[family] + head)
+    usual = "sdpa" if kind._supports_sdpa else "eager"
+    config._attn_implementation = options.pop("attn_implementation", usual)
+    model = kind(config, **options).double().eval()
     from safetensors.torch import load_file
 
     stored = load_file(folder / "model.safetensors")

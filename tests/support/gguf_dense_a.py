@@ -12,7 +12,7 @@ from golden import tiny_dense_a
 Array = np.ndarray[Any, Any]
 
 ARCHITECTURES = {"gpt2": "gpt2", "gpt_neox": "gptneox", "phi": "phi2", "starcoder2": "starcoder2",
-                 "stablelm": "stablelm"}  # fmt: skip
+                 "stablelm": "stablelm", "falcon": "falcon", "bloom": "bloom", "mpt": "mpt"}  # fmt: skip
 """``model_type`` -> ``general.architecture``."""
 
 _LLAMA = {
@@ -26,6 +26,22 @@ _NAMES: dict[str, dict[str, str]] = {
         "embed_in": "token_embd", "final_layer_norm": "output_norm", "embed_out": "output",
         "input_layernorm": "attn_norm", "attention.query_key_value": "attn_qkv", "attention.dense": "attn_output",
         "post_attention_layernorm": "ffn_norm", "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
+    },
+    "bloom": {
+        "word_embeddings": "token_embd", "word_embeddings_layernorm": "token_embd_norm", "ln_f": "output_norm",
+        "lm_head": "output", "input_layernorm": "attn_norm", "self_attention.query_key_value": "attn_qkv",
+        "self_attention.dense": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.dense_h_to_4h": "ffn_up",
+        "mlp.dense_4h_to_h": "ffn_down",
+    },
+    "falcon": {
+        "word_embeddings": "token_embd", "ln_f": "output_norm", "lm_head": "output", "input_layernorm": "attn_norm",
+        "ln_attn": "attn_norm_2", "ln_mlp": "attn_norm", "self_attention.query_key_value": "attn_qkv",
+        "self_attention.dense": "attn_output", "mlp.dense_h_to_4h": "ffn_up", "mlp.dense_4h_to_h": "ffn_down",
+    },
+    "mpt": {
+        "wte": "token_embd", "norm_f": "output_norm", "lm_head": "output", "norm_1": "attn_norm",
+        "attn.Wqkv": "attn_qkv", "attn.out_proj": "attn_output", "norm_2": "ffn_norm", "ffn.up_proj": "ffn_up",
+        "ffn.down_proj": "ffn_down",
     },
     "phi": {**_LLAMA, "final_layernorm": "output_norm", "self_attn.dense": "attn_output", "mlp.fc1": "ffn_up",
             "mlp.fc2": "ffn_down"},
@@ -55,7 +71,7 @@ def fields_of(c: dict[str, Any]) -> dict[str, Any]:
     family = c["model_type"]
     arch = ARCHITECTURES[family]
     heads, kv_heads, _ = tiny_dense_a.heads(c)
-    hidden = c.get("n_embd") or c["hidden_size"]
+    hidden = tiny_dense_a.width(c)
     fields: dict[str, Any] = {
         "general.architecture": arch, "general.name": "tiny", "general.file_type": 1,
         f"{arch}.context_length": c[tiny_dense_a.POSITIONS.get(family, "max_position_embeddings")],
@@ -63,7 +79,7 @@ def fields_of(c: dict[str, Any]) -> dict[str, Any]:
         f"{arch}.attention.head_count": heads,
         "tokenizer.ggml.eos_token_id": c["eos_token_id"], "tokenizer.ggml.bos_token_id": c["bos_token_id"],
     }  # fmt: skip
-    if family in ("phi", "starcoder2", "stablelm"):
+    if family in ("phi", "starcoder2", "stablelm", "falcon", "bloom"):
         fields[f"{arch}.attention.head_count_kv"] = kv_heads
     return fields | {f"{arch}.{key}": value for key, value in _OWN[family](c).items()}
 
@@ -89,7 +105,33 @@ def _rotary(c: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-_OWN = {"gpt2": _gpt2, **dict.fromkeys(("gpt_neox", "phi", "starcoder2", "stablelm"), _rotary)}
+def _falcon(c: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "feed_forward_length": c.get("ffn_hidden_size") or 4 * c["hidden_size"], "tensor_data_layout": "jploski",
+        "attention.layer_norm_epsilon": c["layer_norm_epsilon"], "rope.freq_base": c["rope_theta"],
+    }  # fmt: skip
+
+
+def _slopes(c: dict[str, Any]) -> dict[str, Any]:
+    """BLOOM and MPT."""
+    found = {
+        "feed_forward_length": 4 * tiny_dense_a.width(c),
+        "attention.layer_norm_epsilon": c["layer_norm_epsilon"],
+    }
+    if c["model_type"] == "mpt":
+        found["attention.max_alibi_bias"] = 8.0
+        if c["attn_config"]["clip_qkv"]:
+            found["attention.clamp_kqv"] = c["attn_config"]["clip_qkv"]
+    return found
+
+
+_OWN = {
+    "gpt2": _gpt2,
+    "falcon": _falcon,
+    "bloom": _slopes,
+    "mpt": _slopes,
+    **dict.fromkeys(("gpt_neox", "phi", "starcoder2", "stablelm"), _rotary),
+}
 
 
 def joined(arrays: dict[str, Array]) -> dict[str, Array]:
