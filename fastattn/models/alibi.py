@@ -16,8 +16,8 @@ _MOST = 8  # slopes are 2 ** -_MOST at least
 
 
 def slopes(heads: int) -> Floats:
-    """(heads,): 2 ** -(8 k / n) for k = 1 ... n, the largest power of two that is not above ``heads``; what heads remain
-    have those of 2 n between them, the first, the third, and so on.
+    """(heads,): 2 ** -(8 k / n) for k = 1 ... n, the largest power of two that is not above ``heads``; the heads that
+    remain have those of 2 n between them, the first, the third, and so on.
 
     >>> slopes(6).tolist()
     [0.25, 0.0625, 0.015625, 0.00390625, 0.5, 0.125]

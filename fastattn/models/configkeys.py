@@ -77,7 +77,8 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         "bloom": "pretraining_tp slow_but_exact offset_alibi attention_softmax_in_fp32 bias_dropout_fusion "
         "masked_softmax_fusion skip_bias_add skip_bias_add_qkv",
         # positions are slopes, whatever learned_pos_emb says; the fraction is of gradients
-        "mpt": "emb_pdrop resid_pdrop init_device init_config learned_pos_emb embedding_fraction verbose",
+        "mpt": "emb_pdrop resid_pdrop attn_pdrop attn_impl init_device init_config learned_pos_emb embedding_fraction "
+        "verbose",
         "opt": "layerdrop init_std",
         "phi": "resid_pdrop embd_pdrop",
         "starcoder2": "residual_dropout embedding_dropout",
@@ -110,10 +111,11 @@ def note_keys(config: ConfigReader) -> list[str]:
     notes = []
     family = config.model_type()
     known = WITHOUT_EFFECT | WITHOUT_EFFECT_IN.get(family, frozenset())
-    unknown = [key for key in config.not_asked() if key not in known]
-    if unknown:
-        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-        notes.append(f"{config.path}: unknown key{'s' * (len(unknown) > 1)} {_names(unknown)}{more}")
+    for part in (config, *config.parts):
+        unknown = [key for key in part.not_asked() if key not in known]
+        if unknown:
+            more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+            notes.append(f"{part.path}: unknown key{'s' * (len(unknown) > 1)} {_names(unknown)}{more}")
     if config.has("auto_map") and family not in _OWN_CODE:
         notes.append(f"{config.path}: auto_map names Python code of the folder's own, which is not run")
     named, count = config.value("id2label"), config.value("num_labels")

@@ -15,7 +15,6 @@ from ..graph.config import ConfigReader
 from ..graph.facts import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
-from ..loaders.gguf import GgufFile
 from .blocks import ACTIVATIONS
 from .causal import Sizes, causal_heads, mixed, rotary_of
 from .ggufkeys import Architecture, Keys, Values
@@ -83,9 +82,9 @@ def _sizes(c: ConfigReader, new: bool) -> Sizes:
 FAMILY = plain_family("FalconModel", build, "Falcon", RWForCausalLM="causal_lm")
 
 
-def _roles(file: GgufFile) -> Mapping[str, str]:
+def _roles(keys: Keys) -> Mapping[str, str]:
     """A file with two norms has that of the feed-forward layer under the name of the one of the others."""
-    return {"attn_norm": "ffn_norm"} if "blk.0.attn_norm_2.weight" in file else {}
+    return {"attn_norm": "ffn_norm"} if "blk.0.attn_norm_2.weight" in keys.file else {}
 
 
 def _of_gguf(keys: Keys, common: Values) -> Values:

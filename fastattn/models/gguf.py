@@ -98,7 +98,7 @@ def open_gguf(file: GgufFile) -> GgufModel:
     keys = Keys(file, name)
     architecture = architecture_of(name)
     if architecture.roles_of is not None:
-        architecture = architecture._replace(roles=architecture.roles_of(file))
+        architecture = architecture._replace(roles=architecture.roles_of(keys))
     common = _common(keys, architecture)
     tensors = _tensors(file, architecture, common)
     values = _config(keys, architecture, common)

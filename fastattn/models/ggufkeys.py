@@ -41,7 +41,7 @@ class Architecture(NamedTuple):
     """The page's, as files with a head have them."""
     roles: Mapping[str, str] = {}
     """Where a tensor's name is not the role of the page."""
-    roles_of: Callable[[GgufFile], Mapping[str, str]] | None = None
+    roles_of: Callable[[Keys], Mapping[str, str]] | None = None
     """``roles``, where they differ from file to file."""
     more: Callable[[Keys, Values], Values] | None = None
     """What its configuration has besides, or instead, of the common values."""

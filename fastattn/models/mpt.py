@@ -8,16 +8,12 @@ MosaicML, 2023, https://www.databricks.com/blog/mpt-7b; names of tensors and key
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ..graph.config import ConfigReader
 from ..graph.facts import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from .alibi import slopes_by_column
 from .causal import Sizes, causal_heads
-from .configkeys import WITHOUT_EFFECT
 from .ggufkeys import Architecture, Keys, Values
 from .plain import either, plain_family, plain_feed_forward, sizes_of
 
@@ -40,7 +36,7 @@ def build(g: Graph) -> Facts:
         inner=c.size("expansion_ratio", 4, 1 << 10) * either(c, *hidden), activation="gelu",
         eps=c.positive("layer_norm_epsilon", 1e-5), positions=c.size("max_seq_len", 2048),
     )  # fmt: skip
-    own = _attention(g, c.mapping("attn_config") or {})
+    own = _attention(c)
     clip, scale = own.value("clip_qkv"), own.value("softmax_scale")
     clip = own.positive("clip_qkv") if clip else None
     scale = None if scale is None else own.positive("softmax_scale")
@@ -61,10 +57,9 @@ def build(g: Graph) -> Facts:
     return s.facts
 
 
-def _attention(g: Graph, values: Mapping[str, Any]) -> ConfigReader:
+def _attention(c: ConfigReader) -> ConfigReader:
     """``attn_config``; what transformers does not obey, and asks for another model, is refused here and beside it."""
-    c = g.config
-    own = ConfigReader(f"{c.path}: attn_config", values)
+    own = c.part("attn_config")
     if not own.flag("alibi", True):
         raise ValueError(f"{own.path}: alibi is false: learned positions are not supported")
     if own.size("alibi_bias_max", _MAX_SLOPE) != _MAX_SLOPE:  # by which MosaicML's code goes, and transformers does not
@@ -77,10 +72,6 @@ def _attention(g: Graph, values: Mapping[str, Any]) -> ConfigReader:
     c.refuse("logit_scale", "scaled logits are not supported")
     norms = ("low_precision_layernorm", "layernorm")
     c.choice("norm_type", dict.fromkeys(norms), norms[0])
-    known = {"attn_pdrop", "attn_impl", "clip_qkv", "softmax_scale", "alibi_bias_max", *WITHOUT_EFFECT}
-    unknown = [key for key in own.not_asked() if key not in known]
-    if unknown:
-        g.tasks.notes.append(f"{own.path}: unknown key {', '.join(repr(key[:100]) for key in unknown[:20])}")
     return own
 
 

@@ -414,8 +414,10 @@ def _opt(c: dict[str, Any]) -> Shapes:
     return n.found
 
 
-_SHAPES = {"falcon": _falcon, "bloom": _bloom, "mpt": _mpt, "opt": _opt, "gpt2": _gpt2, "gptj": _gptj, "codegen": _gptj, "gpt_neox": _gpt_neox,
-           **dict.fromkeys(("phi", "starcoder2", "stablelm"), _like_llama)}  # fmt: skip
+_SHAPES = {
+    "gpt2": _gpt2, "gptj": _gptj, "codegen": _gptj, "gpt_neox": _gpt_neox, "falcon": _falcon, "bloom": _bloom,
+    "mpt": _mpt, "opt": _opt, **dict.fromkeys(("phi", "starcoder2", "stablelm"), _like_llama),
+}  # fmt: skip
 
 
 def shapes(c: dict[str, Any]) -> Shapes:
