@@ -48,8 +48,8 @@ class ConfigReader:
         self.path = path
         """Where the values come from, as messages call it."""
         self._values = _Noted(values)
-        self.parts: list[ConfigReader] = []
-        """The objects that were asked for by ``part``."""
+        self.parts: dict[str, ConfigReader] = {}
+        """The objects that were asked for by ``part``, by their keys."""
 
     @classmethod
     def open(cls, path: Path) -> ConfigReader:
@@ -122,8 +122,9 @@ class ConfigReader:
 
     def part(self, key: str) -> ConfigReader:
         """The object under ``key``, an empty one where it is missing, as a file of its own."""
-        self.parts.append(ConfigReader(f"{self.path}: {key}", self.mapping(key) or {}))
-        return self.parts[-1]
+        if key not in self.parts:
+            self.parts[key] = ConfigReader(f"{self.path}: {key}", self.mapping(key) or {})
+        return self.parts[key]
 
     def words(self, key: str, choices: Collection[str]) -> tuple[str, ...] | None:
         """The list of words under ``key``, each one of ``choices``; None where the key is missing.

@@ -15,7 +15,7 @@ from ..graph.names import Names
 from .alibi import slopes
 from .causal import causal_heads
 from .ggufkeys import Architecture
-from .plain import by_head, either, plain_family, plain_feed_forward, sizes_of
+from .plain import by_head, plain_family, plain_feed_forward, sizes_of, width_of
 
 __all__ = ["FAMILY", "GGUF"]
 
@@ -32,7 +32,7 @@ def build(g: Graph) -> Facts:
     hidden = ("hidden_size", "n_embed")
     s = sizes_of(
         c, hidden=hidden, layers=("n_layer", "num_hidden_layers"), heads=("n_head", "num_attention_heads"),
-        inner=4 * either(c, *hidden), activation="gelu_tanh", eps=c.positive("layer_norm_epsilon", 1e-5),
+        inner=4 * width_of(c, *hidden), activation="gelu_tanh", eps=c.positive("layer_norm_epsilon", 1e-5),
         positions=c.size("seq_length", 2048),
     )  # fmt: skip
     normed, tied = c.flag("apply_residual_connection_post_layernorm", False), c.flag("tie_word_embeddings", True)

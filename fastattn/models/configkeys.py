@@ -111,7 +111,7 @@ def note_keys(config: ConfigReader) -> list[str]:
     notes = []
     family = config.model_type()
     known = WITHOUT_EFFECT | WITHOUT_EFFECT_IN.get(family, frozenset())
-    for part in (config, *config.parts):
+    for part in (config, *config.parts.values()):
         unknown = [key for key in part.not_asked() if key not in known]
         if unknown:
             more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""

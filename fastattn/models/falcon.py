@@ -18,7 +18,7 @@ from ..graph.names import Names
 from .blocks import ACTIVATIONS
 from .causal import Sizes, causal_heads, mixed, rotary_of
 from .ggufkeys import Architecture, Keys, Values
-from .plain import by_head, either, plain_family, plain_feed_forward, sizes_of
+from .plain import by_head, either, plain_family, plain_feed_forward, sizes_of, width_of
 
 __all__ = ["FAMILY", "GGUF"]
 
@@ -74,7 +74,7 @@ def _sizes(c: ConfigReader, new: bool) -> Sizes:
         raise ValueError(f"{c.path}: num_kv_heads is {shared}, expected {every}: neither multi_query nor a newer model")
     return sizes_of(
         c, hidden=hidden, layers=("num_hidden_layers", "n_layer"), heads=heads, kv_heads=1 if one else shared,
-        inner=c.size("ffn_hidden_size", 4 * either(c, *hidden)), eps=c.positive("layer_norm_epsilon", 1e-5),
+        inner=c.size("ffn_hidden_size", 4 * width_of(c, *hidden)), eps=c.positive("layer_norm_epsilon", 1e-5),
         activation=c.choice("activation", ACTIVATIONS, "gelu"), positions=c.size("max_position_embeddings", 2048),
     )  # fmt: skip
 

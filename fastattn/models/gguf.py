@@ -252,7 +252,12 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
             continue
         if role in architecture.by_head and layer is not None and part == "weight":
             count = heads["attn_q" if role.startswith("attn_q") else "attn_k"]
-            for head in range(min(count, *file.info(name).shape[:1])):
+            if file.info(name).shape[:1] != (count,):
+                raise WeightFileError(
+                    f"{file.path}: tensor {name!r} has shape {list(file.info(name).shape)}, expected a row for each of "
+                    f"{count} heads"
+                )
+            for head in range(count):
                 put(f"{architecture.names.of(role, layer)}.{head}.weight", Converted(name, first=head, vector=True))
             continue
         known = architecture.head if role == "output" else architecture.names.get(role, layer)

@@ -18,7 +18,7 @@ from ..graph.source import Layout
 from .blocks import ACTIVATIONS
 from .causal import Sizes, causal_heads
 from .ggufkeys import Architecture
-from .plain import either, plain_family, plain_feed_forward, sizes_of
+from .plain import either, plain_family, plain_feed_forward, sizes_of, width_of
 
 __all__ = ["FAMILY", "GGUF"]
 
@@ -57,7 +57,7 @@ def _sizes(g: Graph) -> Sizes:
     hidden = ("n_embd", "hidden_size")
     return sizes_of(
         c, hidden=hidden, layers=("n_layer", "num_hidden_layers"), heads=("n_head", "num_attention_heads"),
-        inner=c.size("n_inner", 4 * either(c, *hidden)), eps=c.positive("layer_norm_epsilon", 1e-5),
+        inner=c.size("n_inner", 4 * width_of(c, *hidden)), eps=c.positive("layer_norm_epsilon", 1e-5),
         activation=c.choice("activation_function", ACTIVATIONS, "gelu_new"),
         positions=either(c, "n_positions", "max_position_embeddings"),
     )  # fmt: skip

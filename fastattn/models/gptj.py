@@ -20,7 +20,7 @@ from ..graph.rotary import build_rotary
 from ..graph.source import Layout
 from .blocks import ACTIVATIONS
 from .causal import Sizes, causal_heads, mixed
-from .plain import either, plain_family, plain_feed_forward, sizes_of
+from .plain import either, plain_family, plain_feed_forward, sizes_of, width_of
 
 __all__ = ["FAMILY"]
 
@@ -63,7 +63,7 @@ def _sizes(c: ConfigReader) -> Sizes:
     hidden = ("n_embd", "hidden_size")
     return sizes_of(
         c, hidden=hidden, layers=("n_layer", "num_hidden_layers"), heads=("n_head", "num_attention_heads"),
-        inner=c.size("n_inner", 4 * either(c, *hidden)), eps=c.positive("layer_norm_epsilon", 1e-5),
+        inner=c.size("n_inner", 4 * width_of(c, *hidden)), eps=c.positive("layer_norm_epsilon", 1e-5),
         activation=c.choice("activation_function", ACTIVATIONS, "gelu_new"),
         positions=either(c, "n_positions", "max_position_embeddings", default=2048),
     )  # fmt: skip

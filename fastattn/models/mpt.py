@@ -15,7 +15,7 @@ from ..graph.names import Names
 from .alibi import slopes_by_column
 from .causal import Sizes, causal_heads
 from .ggufkeys import Architecture, Keys, Values
-from .plain import either, plain_family, plain_feed_forward, sizes_of
+from .plain import plain_family, plain_feed_forward, sizes_of, width_of
 
 __all__ = ["FAMILY", "GGUF"]
 
@@ -33,7 +33,7 @@ def build(g: Graph) -> Facts:
     hidden = ("d_model", "hidden_size")
     s = sizes_of(
         c, hidden=hidden, layers=("n_layers", "num_hidden_layers"), heads=("n_heads", "num_attention_heads"),
-        inner=c.size("expansion_ratio", 4, 1 << 10) * either(c, *hidden), activation="gelu",
+        inner=c.size("expansion_ratio", 4, 1 << 10) * width_of(c, *hidden), activation="gelu",
         eps=c.positive("layer_norm_epsilon", 1e-5), positions=c.size("max_seq_len", 2048),
     )  # fmt: skip
     own = _attention(c)

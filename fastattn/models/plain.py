@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 _TENSORS = (
-    r".*rotary_emb\..*|(.*\.)?(attn|attention|self_attention|self_attn)\.(masked_)?bias|"
+    r".*rotary_emb\..*|(.*\.)?(attn|attention|self_attention)\.(masked_)?bias|"
     r"(lm_head|embed_out|score|classifier|qa_outputs)\..*"
 )
 """Buffers of old files, and what other classes have on top."""
@@ -62,6 +62,11 @@ def either(c: ConfigReader, *keys: str, default: int | None = None, maximum: int
     return c.size(key, default) if maximum is None else c.size(key, default, maximum)
 
 
+def width_of(c: ConfigReader, *keys: str) -> int:
+    """Columns of the hidden states."""
+    return either(c, *keys, maximum=_MAX_WIDTH)
+
+
 def sizes_of(
     c: ConfigReader, *, inner: int, activation: str, eps: float, positions: int, kv_heads: int | None = None,
     hidden: tuple[str, ...] = ("hidden_size",), layers: tuple[str, ...] = ("num_hidden_layers",),
@@ -70,7 +75,7 @@ def sizes_of(
     """Sizes of a model whose heads are its width; names are spellings of their keys, ``kv_heads`` as many as there are
     heads where that is None.
     """
-    width, count = either(c, *hidden, maximum=_MAX_WIDTH), either(c, *heads)
+    width, count = width_of(c, *hidden), either(c, *heads)
     check_head_size(c, width, count, (named(c, *hidden), named(c, *heads)))
     if c.has("head_dim") and c.size("head_dim") != width // count:
         raise ValueError(f"{c.path}: head_dim is {short(c.value('head_dim'))}, expected {width} / {count}")
