@@ -112,7 +112,7 @@ def note_keys(config: ConfigReader) -> list[str]:
     family = config.model_type()
     known = WITHOUT_EFFECT | WITHOUT_EFFECT_IN.get(family, frozenset())
     for part in (config, *config.parts.values()):
-        unknown = [key for key in part.not_asked() if key not in known]
+        unknown = [key for key in part.not_asked() if key not in known and not (key in REFUSED and not part.value(key))]
         if unknown:
             more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
             notes.append(f"{part.path}: unknown key{'s' * (len(unknown) > 1)} {_names(unknown)}{more}")
