@@ -28,7 +28,7 @@ import fastattn as fa
 CASES = int(os.environ.get("FASTATTN_FUZZ_CASES", "120"))
 FIRST = int(os.environ.get("FASTATTN_FUZZ_SEED", "0"))
 VOCAB = 101
-FAMILIES = ("llama", "qwen3", "phi3", "granite")
+FAMILIES = ("llama", "qwen3", "phi3", "granite", "gpt_neox", "stablelm", "falcon")
 SMALL = {"num_hidden_layers": 1, "vocab_size": VOCAB}
 
 Fields = dict[str, Any]
