@@ -246,6 +246,8 @@ static const prog_kind kinds[] = {
     [FA_STEP_NORMALIZE] = {check_one, run_one},
     [FA_STEP_COPY] = {check_one, run_one},
     [FA_STEP_DISENTANGLED] = {check_disentangled, run_disentangled},
+    [FA_STEP_ROUTE] = {fa_step_check_route, fa_step_route},
+    [FA_STEP_EXPERTS] = {fa_step_check_experts, fa_step_experts},
 };
 
 #define KINDS ((int32_t)(sizeof kinds / sizeof *kinds))
@@ -264,6 +266,7 @@ static int wants_as(const fa_step *a, const fa_step *b) {
         return a->heads == b->heads && memcmp(a->index, b->index, sizeof a->index) == 0 &&
                a->disentangled.span == b->disentangled.span && a->disentangled.max_distance == b->disentangled.max_distance &&
                !a->disentangled.c2p == !b->disentangled.c2p && !a->disentangled.p2c == !b->disentangled.p2c;
+    if (a->kind == FA_STEP_ROUTE || a->kind == FA_STEP_EXPERTS) return fa_step_like_experts(a, b);
     if (a->kind != FA_STEP_ATTENTION) return 1;
     const fa_attention_params *p = &a->attention, *q = &b->attention;
     return like_value(&a->y, &b->y) && like_value(&a->z, &b->z) && a->heads == b->heads && a->kv_heads == b->kv_heads &&
@@ -310,7 +313,7 @@ fa_status fa_program_check(const fa_program *program, int64_t *bad) {
     for (int64_t i = 0; i < program->n_steps; i++) {
         fa_step *step = &program->steps[i];
         *bad = i;
-        if (step->kind < 0 || step->kind >= KINDS) return FA_ERR_VALUE;
+        if (step->kind < 0 || step->kind >= KINDS || !kinds[step->kind].check) return FA_ERR_VALUE;
         if (!fits(program, &step->out) || (step->kind != FA_STEP_EMBED && !fits(program, &step->x))) return FA_ERR_SHAPE;
         if ((is_there(&step->y) && !fits(program, &step->y)) || (is_there(&step->z) && !fits(program, &step->z))) return FA_ERR_SHAPE;
         if (!kinds[step->kind].check(program, step)) return FA_ERR_SHAPE;
