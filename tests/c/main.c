@@ -35,6 +35,8 @@ static int run_all(const options *o) {
     test_sample(o);
     test_rows(o);
     test_pooling(o);
+    test_route(o);
+    test_experts(o);
     test_program(o);
     test_program_memory(o);
     test_program_checks(o);
