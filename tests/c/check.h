@@ -90,6 +90,7 @@ void test_program(const options *o);
 void test_program_memory(const options *o);
 void test_program_checks(const options *o);
 void test_program_runs(const options *o);
+void test_program_experts(const options *o);
 void test_status(const options *o);
 void test_threads(const options *o);
 
