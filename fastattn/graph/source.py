@@ -18,7 +18,7 @@ import numpy as np
 
 from ..loaders import WeightFile
 from ..weights import PackedLinear, pack_rows
-from .banks import Bank, bank_bias, bank_rows, form_of, wrong_expert
+from .banks import Bank, bank_bias, bank_rows, check_count, form_of
 from .config import ConfigReader
 
 __all__ = [
@@ -322,12 +322,8 @@ class Plan(_OfFile):
         return None  # type: ignore[return-value]
 
     def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
-        form = form_of(bank, self.has)
-        wrong = wrong_expert(bank, form, self.has)
-        if wrong is not None:  # before each of them is asked for: what config.json says may be any number
-            what = "missing tensor" if wrong < bank.number else "this architecture has no use for tensor"
-            name = self.weights.shown(form.names[0].format(e=wrong))
-            raise ValueError(f"{self.weights.path}: {what} {name!r}: {bank.counted} is {bank.number}")
+        form = form_of(bank, self.weights)
+        check_count(bank, form, self.weights)
         for name in form.names:
             for e in range(bank.number if form.apart else 1):
                 self._ask((name.format(e=e),), bank.shape(form))
@@ -403,7 +399,7 @@ class Checkpoint(_OfFile):
         return packed
 
     def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
-        form = form_of(bank, self.has)
+        form = form_of(bank, self.weights)
         names = [name.format(e=e) for e in range(bank.number if form.apart else 1) for name in form.names]
         bias = bank_bias([self._read(name) for name in form.biases], bank, form) if form.biases else None
         kind = dtype or self.dtype

@@ -27,7 +27,9 @@ from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
 
 ARCHITECTURES = {
+    "gpt-oss": "gpt_oss",
     "granite": "granite",
+    "granitemoe": "granitemoe",
     "llama": "llama",
     "olmo2": "olmo2",
     "olmoe": "olmoe",
