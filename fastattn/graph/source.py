@@ -70,6 +70,8 @@ class Layout:
     """Whether its tensor is (inputs, outputs)."""
     order: np.ndarray[Any, np.dtype[np.int64]] | None = field(default=None, compare=False)
     """For each output of the page the one of the file; None where they are in order."""
+    everywhere: bool = False
+    """Whether GGUF files have it so too."""
 
     def shape(self, outputs: int, inputs: int) -> tuple[int, int]:
         """Of the tensor in the file."""
@@ -280,6 +282,11 @@ class _OfFile(Source):
         """Whether a converter has put layers in order and added ones to gains."""
         return self.weights.format == "gguf"
 
+    def layout_of(self, product: Product) -> Layout | None:
+        """How the file has a product, where not in order."""
+        layout = product.layout
+        return None if layout is None or (self.converted and not layout.everywhere) else layout
+
     def outputs(self, name: str, inputs: int) -> int | None:
         for part, rest in (("weight", (inputs,)), ("bias", ())):
             stored = stored_name(self.weights, f"{name}.{part}")
@@ -313,7 +320,7 @@ class Plan(_OfFile):
         self.requests[names] = shape
 
     def _linear(self, product: Product) -> PackedLinear:
-        layout = None if self.converted else product.layout
+        layout = self.layout_of(product)
         for name, size, biases in product.parts:
             shape = (size, product.inputs) if layout is None else layout.shape(size, product.inputs)
             self._ask((f"{name}.weight", product.tied), shape)
@@ -385,7 +392,7 @@ class Checkpoint(_OfFile):
         kind = product.dtype or self.dtype
         if kind == AS_STORED:
             kind = _kept_type(self.weights, names)
-        layout = None if self.converted else product.layout
+        layout = self.layout_of(product)
         if layout is None:
             read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
         else:
