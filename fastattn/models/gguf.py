@@ -26,7 +26,7 @@ from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
 from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer, tokenizer_json
 from .causal import NAMES
 
-__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "open_gguf"]
+__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "converted", "open_gguf"]
 
 _Values = dict[str, Any]
 
@@ -355,6 +355,16 @@ def _would_be(architecture: str, name: str) -> str:
     role, number = next((found for found in roles if found[0] in own), roles[-1])
     role = own.get(role, role)
     return f"{role}.{part}" if number is None else f"blk.{number}.{role}.{part}"
+
+
+def converted(architecture: str, name: str, config: ConfigReader) -> Converted:
+    """Where files of ``architecture`` have the tensor of a Hugging Face name, of a model that ``config`` describes."""
+    where = _would_be(architecture, name if name.startswith((NAMES.prefix, "lm_head.")) else NAMES.prefix + name)
+    role = where.split(".")[-2]
+    if not ARCHITECTURES[architecture].paired or role not in ("attn_q", "attn_k"):
+        return Converted(where)
+    heads = config.size("num_attention_heads")
+    return Converted(where, heads if role == "attn_q" else config.size("num_key_value_heads", heads))
 
 
 # ---- small files -----------------------------------------------------------------------------------------------------
