@@ -21,9 +21,11 @@ from ..loaders.weightfile import TensorInfo, WeightFile
 from ..weights import PackedLinear, pack_linear
 from .config import ConfigReader
 from .packed import Packed
-from .source import Checkpoint, Derivation, Floats, Norm, Plan, Product, Source, stored_name
+from .source import Checkpoint, Derivation, Floats, Layout, Norm, Plan, Product, Source, stored_name
 
-__all__ = ["Adapted", "Asked", "Change", "Merged", "Unpacked", "asked_of_checkpoint", "asked_of_packed"]
+__all__ = [
+    "Adapted", "Asked", "Change", "Merged", "Unpacked", "asked_of_checkpoint", "asked_of_packed", "check_change",
+]  # fmt: skip
 
 Change = LowRank | Whole
 _Read = Callable[[int, int], Floats]
@@ -33,32 +35,94 @@ _DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 class Asked(NamedTuple):
-    """What a page has asked for, tensor by tensor."""
+    """What a page has asked for, tensor by tensor, as it wants them: in its order, outputs by inputs."""
 
     source: Source
     """What says which tensors there are."""
     weights: WeightFile
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
-    """Full name -> the name under which it is stored, and its shape."""
+    """Full name -> the name under which it is stored, and the shape the page wants."""
     others: Mapping[str, Sequence[str]]
     """Full name -> tensors whose values it takes where it is not stored itself."""
+    layouts: Mapping[str, Layout]
+    """Full names of weights and biases that files of Hugging Face have in another order."""
+    raised: Collection[str]
+    """Full names of gains that are one more than what files of Hugging Face have."""
+    converted: bool
+    """Whether ``weights`` has them as the page wants them."""
+
+    def in_order(self, name: str, stored: Floats) -> Floats:
+        """What the page wants, of the whole tensor ``name`` as files of Hugging Face have it."""
+        layout = self.layouts.get(name)
+        if layout is not None and stored.ndim == 2:
+            return layout.rows(stored)
+        if layout is not None and layout.order is not None:
+            return stored[layout.order]
+        return stored + np.float32(1) if name in self.raised else stored
+
+    def whole_in_order(self, name: str, change: Whole) -> Whole:
+        """``change``, which is as files of Hugging Face have it, as the page wants it. Errors: ``check_change``."""
+        shape, layout = self.tensors[name][1], self.layouts.get(name)
+        check_change(change, layout.shape(*shape) if layout is not None and len(shape) == 2 else shape)
+        return change._replace(array=self.in_order(name, change.array))
+
+    def low_in_order(self, name: str, change: LowRank) -> LowRank:
+        """The same for halves, whose outputs are the rows of the second one. Errors: ``check_change``."""
+        check_change(change, self.tensors[name][1])
+        layout = self.layouts.get(name)
+        return change if layout is None or layout.order is None else change._replace(b=change.b[layout.order])
 
 
-def asked_of_checkpoint(plan: Plan) -> Asked:
-    """What was asked of a checkpoint, all of which is there."""
+def asked_of_checkpoint(
+    config: ConfigReader, weights: WeightFile, head: str | None, trace: Callable[[Source], Any]
+) -> Asked:
+    """What ``trace``, which runs the page, asks of a checkpoint that has all of it."""
+    plan = _Planned(config, weights, head)
+    trace(plan)
     tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for candidates, shape in plan.requests.items():
-        stored = next(s for s in (stored_name(plan.weights, name) for name in candidates) if s is not None)
-        tensors[candidates[0]] = stored, shape
-    return Asked(plan, plan.weights, tensors, _others(plan, plan.requests))
+        stored = next(s for s in (stored_name(weights, name) for name in candidates) if s is not None)
+        tensors[candidates[0]] = stored, plan.wanted.get(candidates[0], shape)
+    others = _others(plan, plan.requests)
+    return Asked(plan, weights, tensors, others, plan.layouts, plan.raised, plan.converted)
 
 
 def asked_of_packed(config: ConfigReader, packed: PackedFile, trace: Callable[[Source], Any]) -> Asked:
-    """What ``trace``, which runs the page, asks of a packed file."""
+    """What ``trace`` asks of a packed file."""
     source = _Recorded(config, packed, None)
     trace(source)
     tensors = {candidates[0]: (candidates[0], shape) for candidates, shape in source.requests.items()}
-    return Asked(source, Unpacked(packed, source.places), tensors, _others(source, source.requests))
+    others = _others(source, source.requests)
+    return Asked(source, Unpacked(packed, source.places), tensors, others, source.layouts, source.raised, True)
+
+
+class _Planned(Plan):
+    """Notes how files of Hugging Face have what is asked for."""
+
+    def __init__(self, config: ConfigReader, weights: WeightFile, head: str | None) -> None:
+        super().__init__(config, weights, head)
+        self.layouts: dict[str, Layout] = {}
+        self.raised: set[str] = set()
+        self.wanted: dict[str, tuple[int, ...]] = {}
+
+    def _linear(self, product: Product) -> PackedLinear:
+        self.layouts |= _layouts(product)
+        if product.layout is not None:
+            self.wanted[f"{product.parts[0][0]}.weight"] = (product.outputs, product.inputs)
+        return super()._linear(product)
+
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
+        if plus_one:
+            self.raised.add(f"{name}.weight")
+        return super()._norm(name, size, bias, plus_one)
+
+
+def _layouts(product: Product) -> dict[str, Layout]:
+    """The layout by the full names of a layer's weight and bias."""
+    if product.layout is None:
+        return {}
+    name, _, biases = product.parts[0]
+    return dict.fromkeys((f"{name}.weight", *biases[:1]), product.layout)
 
 
 def _others(source: Source, requests: Collection[tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -86,6 +150,8 @@ class _Recorded(Packed):
         super().__init__(config, packed, num_threads)
         self.requests: dict[tuple[str, ...], tuple[int, ...]] = {}
         self.places: dict[str, _Place] = {}
+        self.layouts: dict[str, Layout] = {}
+        self.raised: set[str] = set()
 
     def _note(
         self, names: Sequence[str | None], made: Any, shape: tuple[int, ...], first: int = 0, dtype: str = "F32"
@@ -97,6 +163,7 @@ class _Recorded(Packed):
 
     def _linear(self, product: Product) -> PackedLinear:
         packed, first = super()._linear(product), 0
+        self.layouts |= _layouts(product)
         dtype = _DTYPES.get(packed.dtype, "I8")
         for name, size, biases in product.parts:
             self._note((f"{name}.weight", product.tied), packed, (size, product.inputs), first, dtype)
@@ -105,8 +172,10 @@ class _Recorded(Packed):
             first += size
         return packed
 
-    def _norm(self, name: str, size: int, bias: bool) -> Norm:
-        norm = super()._norm(name, size, bias)
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
+        norm = super()._norm(name, size, bias, plus_one)
+        if plus_one:
+            self.raised.add(f"{name}.weight")
         self._note((f"{name}.weight",), norm.weight, (size,))
         if bias:
             self._note((f"{name}.bias",), norm.bias, (size,))
@@ -182,7 +251,9 @@ class Merged(WeightFile):
     """
 
     def __init__(self, asked: Asked, changes: Mapping[str, Sequence[Change]], num_threads: int | None) -> None:
-        infos = {name: asked.weights.info(stored) for name, (stored, _) in asked.tensors.items()}
+        infos = {
+            name: asked.weights.info(stored)._replace(shape=shape) for name, (stored, shape) in asked.tensors.items()
+        }
         super().__init__(asked.weights.path, infos, {})
         self._asked, self._changes, self._num_threads = asked, changes, num_threads
 
@@ -200,16 +271,20 @@ class Merged(WeightFile):
         return out
 
     def row_reader(self, name: str) -> _Read:
-        stored, shape = self._asked.tensors[name]
         changes = self._changes.get(name, ())
         read: _Read | None = None
         for change in changes[max((i for i, change in enumerate(changes) if isinstance(change, Whole)), default=0) :]:
             if isinstance(change, Whole):
                 read = partial(_rows_of, change.array)
             else:
-                before = self._asked.weights.row_reader(stored) if read is None else read
-                read = _low_rank(before, oriented(change, shape), self._num_threads)
-        return self._asked.weights.row_reader(stored) if read is None else read
+                read = _low_rank(self._unchanged(name) if read is None else read, change, self._num_threads)
+        return self._unchanged(name) if read is None else read
+
+    def _unchanged(self, name: str) -> _Read:
+        asked, stored = self._asked, self._asked.tensors[name][0]
+        if asked.converted or not (name in asked.layouts or name in asked.raised):
+            return asked.weights.row_reader(stored)
+        return partial(_rows_of, asked.in_order(name, asked.weights.as_float32(stored)))
 
     def forget(self, name: str) -> None:
         self._asked.weights.forget(self._asked.tensors[name][0])
@@ -219,24 +294,19 @@ def _rows_of(array: Floats, start: int, stop: int) -> Floats:
     return array[start:stop]
 
 
-def oriented(change: LowRank, shape: tuple[int, ...]) -> LowRank:
-    """``change`` for a tensor that may be stored the other way round.
-
-    Raises
-    ------
-    WeightFileError
-        It does not fit ``shape``.
-    """
-    rows, columns = change.b.shape[0], change.a.shape[1]
-    wanted = shape if len(shape) != 1 else (*shape, 1)
-    if change.flipped and wanted == (columns, rows):
-        a, b = np.ascontiguousarray(change.b.T), np.ascontiguousarray(change.a.T)
-        return change._replace(a=a, b=b, flipped=False)
-    if wanted != (rows, columns):
+def check_change(change: Change, shape: tuple[int, ...]) -> None:
+    """``WeightFileError`` where it does not fit a tensor of ``shape``."""
+    if isinstance(change, Whole):
+        if change.array.shape != shape:
+            raise WeightFileError(
+                f"{change.where} has shape {list(change.array.shape)}, but the model's has {list(shape)}"
+            )
+        return
+    found = [change.b.shape[0], change.a.shape[1]]
+    if found != list(shape if len(shape) != 1 else (*shape, 1)):
         raise WeightFileError(
-            f"{change.where} make a change of {[rows, columns]}, but the model's tensor has shape {list(shape)}"
+            f"{change.where} make a change of {found}, but the model's tensor has shape {list(shape)}"
         )
-    return change
 
 
 def _low_rank(read: _Read, change: LowRank, num_threads: int | None) -> _Read:
@@ -266,6 +336,10 @@ class Adapted(Checkpoint):
         )
         self._base, self._changed, self._kept = asked.source, changes.keys(), made
 
+    @property
+    def converted(self) -> bool:
+        return True  # by ``Merged``
+
     def has(self, name: str) -> bool:
         return self._base.has(name)
 
@@ -285,9 +359,9 @@ class Adapted(Checkpoint):
         same: PackedLinear | None = self._same(product.key, *names)
         return super()._linear(product) if same is None else same
 
-    def _norm(self, name: str, size: int, bias: bool) -> Norm:
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
         same: Norm | None = self._same(name, f"{name}.weight", f"{name}.bias")
-        return super()._norm(name, size, bias) if same is None else same
+        return super()._norm(name, size, bias, plus_one) if same is None else same
 
     def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats:
         same: Floats | None = self._same(name, name)

@@ -41,7 +41,7 @@ _GGUF_FACTS = ("adapter.type", "adapter.lora.alpha", "adapter.lora.task_name", "
 
 
 class LowRank(NamedTuple):
-    """``scale * b @ a`` is added to a weight."""
+    """``scale * b @ a``, outputs by inputs, is added to a weight."""
 
     where: str
     """File and tensors, for messages."""
@@ -50,8 +50,6 @@ class LowRank(NamedTuple):
     b: Floats
     """(rows, r)"""
     scale: float
-    flipped: bool = False
-    """The change is (b a)^T where the weight has its shape: of layers that are stored inputs by outputs."""
 
 
 class Whole(NamedTuple):
@@ -222,7 +220,7 @@ def _peft_pair(weights: WeightFile, config: LoraConfig, stem: str, pair: Mapping
     scale = config.scale(stem)
     if table:  # of words: the change is a^T b^T
         return LowRank(where, _turned(b), _turned(a), scale)
-    return LowRank(where, a, b, scale, config.flipped)
+    return LowRank(where, a, b, scale)
 
 
 def check_pair(where: str, a: Floats, b: Floats) -> int:

@@ -18,16 +18,17 @@ _REFUSED = (
     "trainable_token_indices", "megatron_config", "arrow_config", "kasa_config", "monteclora_config", "velora_config",
 )  # fmt: skip
 
-# Keys of training, of where an adapter is from, and of which layers it is for, which its tensors say.
+# Keys of training, of where an adapter is from, of which layers it is for, which its tensors say, and of how layers lie
+# in files, which pages know.
 _FACTS = {
     "alora_offsets", "auto_mapping", "base_model_class", "base_model_name_or_path", "corda_config", "eva_config",
-    "exclude_modules", "inference_mode", "invocation_string", "layers_pattern", "layers_to_transform", "loftq_config",
-    "lora_bias", "lora_dropout", "lora_ga_config", "megatron_core", "modules_to_save", "parent_library", "peft_version",
-    "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
+    "exclude_modules", "fan_in_fan_out", "inference_mode", "invocation_string", "layers_pattern", "layers_to_transform",
+    "loftq_config", "lora_bias", "lora_dropout", "lora_ga_config", "megatron_core", "modules_to_save", "parent_library",
+    "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type",
 }  # fmt: skip
 
 _OBEYED = {
-    "alpha_pattern", "bias", "ensure_weight_tying", "fan_in_fan_out", "init_lora_weights", "lora_alpha", "peft_type",
+    "alpha_pattern", "bias", "ensure_weight_tying", "init_lora_weights", "lora_alpha", "peft_type",
     "r", "rank_pattern", "use_rslora",
 }  # fmt: skip
 
@@ -50,8 +51,6 @@ class LoraConfig(NamedTuple):
     alphas: tuple[tuple[re.Pattern[str], float], ...]
     rooted: bool
     """Divide by the root of the rank instead of the rank."""
-    flipped: bool
-    """Whether layers may be stored inputs by outputs."""
     tied: bool
     notes: tuple[str, ...]
 
@@ -86,8 +85,8 @@ class LoraConfig(NamedTuple):
             raise error("lora_alpha", "expected a finite number")
         return cls(
             path, values["r"], float(values["lora_alpha"]), _patterns(values, path, "rank_pattern", _is_rank),
-            _patterns(values, path, "alpha_pattern", _is_real), flag("use_rslora"), flag("fan_in_fan_out"),
-            flag("ensure_weight_tying"), _unknown(values, path),
+            _patterns(values, path, "alpha_pattern", _is_real), flag("use_rslora"), flag("ensure_weight_tying"),
+            _unknown(values, path),
         )  # fmt: skip
 
     def rank(self, module: str) -> int:

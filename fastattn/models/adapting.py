@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..graph.adapted import Adapted, Asked, Change, asked_of_checkpoint, asked_of_packed, oriented
+from ..graph.adapted import Adapted, Asked, Change, asked_of_checkpoint, asked_of_packed, check_change
 from ..graph.build import Built, trace_page
 from ..graph.gguf import Converted, GgufWeights
-from ..graph.source import Plan
 from ..loaders.errors import WeightFileError
 from ..loaders.lora import Adapter, GgufAdapter, LowRank, Whole, check_pair, finite
 from ..loaders.packed import PackedFile
-from .gguf import ARCHITECTURES, converted
+from .gguf import ARCHITECTURES, architecture_of, converted
 
 if TYPE_CHECKING:
     from ..graph.source import TensorReport
@@ -52,12 +51,11 @@ def build_adapted(
         An adapter names a tensor that the model has not got, or does not fit it; the model's weights are int8 in a
         packed file.
     """
+    trace = partial(trace_page, opened.family)
     if isinstance(opened.weights, PackedFile):
-        asked = asked_of_packed(opened.config, opened.weights, partial(trace_page, opened.family))
+        asked = asked_of_packed(opened.config, opened.weights, trace)
     else:
-        plan = Plan(opened.config, opened.weights, opened.head)
-        trace_page(opened.family, plan)
-        asked = asked_of_checkpoint(plan)
+        asked = asked_of_checkpoint(opened.config, opened.weights, opened.head, trace)
     each = [_changes(adapter, asked, opened) for adapter in adapters]
     renewed = {name for changes in each[len(each) - new :] for name in changes}
     together = {name: [change for changes in each for change in changes.get(name, ())] for name in renewed}
@@ -78,9 +76,11 @@ def _changes(adapter: Adapter | GgufAdapter, asked: Asked, opened: Opened) -> di
         changes = {}
         find = _finder(asked, opened)
         for name, whole in adapter.whole.items():
-            _put(changes, find(name, whole.where), whole)
+            target = find(name, whole.where)
+            _put(changes, target, asked.whole_in_order(target, whole))
         for name, low in adapter.low.items():  # behind a tensor that takes the whole place
-            _put(changes, find(name, low.where), low)
+            target = find(name, low.where)
+            _put(changes, target, asked.low_in_order(target, low))
         if adapter.tied:
             for name, others in asked.others.items():
                 twin = next((other for other in others if other in changes), None)
@@ -93,12 +93,7 @@ def _changes(adapter: Adapter | GgufAdapter, asked: Asked, opened: Opened) -> di
     for name, several in changes.items():
         _, shape = asked.tensors[name]
         for change in several:
-            if isinstance(change, LowRank):
-                oriented(change, shape)
-            elif change.array.shape != shape:
-                raise WeightFileError(
-                    f"{change.where} has shape {list(change.array.shape)}, but the model's has {list(shape)}"
-                )
+            check_change(change, shape)
     return changes
 
 
@@ -145,7 +140,8 @@ def _gguf_changes(adapter: GgufAdapter, asked: Asked, opened: Opened) -> dict[st
     else:
         model_type = opened.config.model_type()
         base = _SAME_ARCHITECTURE.get(model_type, model_type)
-        expected = next((name for name, one in ARCHITECTURES.items() if one.model_type == base), f"none ({base!r})")
+        known = (name for name in ARCHITECTURES if architecture_of(name).model_type == base)
+        expected = next(known, f"none ({base!r})")
         place = partial(_would_be_at, found, opened)
     if found != expected:
         raise WeightFileError(

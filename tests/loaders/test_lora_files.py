@@ -54,7 +54,7 @@ CONFIGS: list[tuple[dict[str, Any], str]] = [
     *(({"lora_alpha": value}, "lora_alpha is .*expected a finite number")
       for value in ("8", None, True, 1e31, -1e300, [8], 10**39, ...)),
     *(({key: value}, f"{key} is .*expected true or false")
-      for key in ("use_rslora", "fan_in_fan_out", "ensure_weight_tying") for value in (1, "yes", [True])),
+      for key in ("use_rslora", "ensure_weight_tying") for value in (1, "yes", [True])),
     *(({"rank_pattern": value}, "rank_pattern") for value in ([4], "q_proj", {"q_proj": 0}, {"q_proj": "4"}, 4)),
     *(({"alpha_pattern": value}, "alpha_pattern") for value in ([4], {"q_proj": None}, {"q_proj": 1e31})),
     *(({"alpha_pattern": {name: 4}}, "expected a module's name or a simple pattern")

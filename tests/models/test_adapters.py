@@ -15,7 +15,7 @@ from support import gguf_models
 from support.lora_files import ALPHA, Array, R, gguf_adapter, merged, pair, pairs, peft_tensors, save_model, save_peft
 
 import fastattn as fa
-from fastattn.graph.adapted import Asked, Merged, oriented
+from fastattn.graph.adapted import Asked, Merged
 from fastattn.loaders.lora import LowRank
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -298,29 +298,13 @@ def test_tied_tables(tmp_path: Path, tied: bool | None, which: str, kind: str) -
         assert logits(fa.load(base).load_adapter(adapter)) == expected
 
 
-def test_layers_stored_inputs_by_outputs() -> None:
-    """``fan_in_fan_out``: the other way round where the tensor's shape, or a square one's file, says so."""
-    a, b = pair("flipped", (6, 10), 2)
-    delta = b @ a
-    for shape, flipped, expected in (
-        ((6, 10), False, delta), ((6, 10), True, delta), ((10, 6), True, delta.T)
-    ):  # fmt: skip
-        change = oriented(LowRank("x", a, b, 1.0, flipped), shape)
-        assert np.array_equal(change.b @ change.a, expected)
-    square = LowRank("x", *pair("square", (6, 6), 2), 1.0, True)
-    assert np.array_equal((lambda turned: turned.b @ turned.a)(oriented(square, (6, 6))), (square.b @ square.a).T)
-    for shape in ((10, 6), (6, 9), (6,), (60,)):
-        with pytest.raises(ValueError, match=r"x make a change of \[6, 10\], but the model's tensor has shape"):
-            oriented(LowRank("x", a, b, 1.0), shape)
-
-
 def test_rows_do_not_depend_on_pieces_or_threads(tmp_path: Path) -> None:
     """Random numbers, whose sums do depend on their order."""
     rng = np.random.default_rng(1)
     weight, a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((700, 333), (17, 333), (700, 17)))
     tiny_bert.save_safetensors(tmp_path / "w.safetensors", {"w": weight})
     file = fa.open_weights(tmp_path / "w.safetensors")
-    asked = Asked(None, file, {"w": ("w", (700, 333))}, {})  # type: ignore[arg-type]
+    asked = Asked(None, file, {"w": ("w", (700, 333))}, {}, {}, (), True)  # type: ignore[arg-type]
     change = LowRank("x", a, b, 0.37)
     whole = Merged(asked, {"w": [change, change]}, 1).as_float32("w")
     exact = weight + 2 * np.float64(np.float32(0.37)) * (b.astype(np.float64) @ a)
