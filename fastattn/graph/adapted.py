@@ -19,6 +19,7 @@ from ..loaders.lora import LowRank, Whole
 from ..loaders.packed import PackedFile
 from ..loaders.weightfile import TensorInfo, WeightFile
 from ..weights import PackedLinear, pack_linear
+from .banks import Bank, form_of
 from .config import ConfigReader
 from .packed import Packed
 from .source import Checkpoint, Derivation, Floats, Layout, Norm, Plan, Product, Source, stored_name
@@ -358,6 +359,15 @@ class Adapted(Checkpoint):
         names += [biases[0] for _, _, biases in product.parts if biases]
         same: PackedLinear | None = self._same(product.key, *names)
         return super()._linear(product) if same is None else same
+
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
+        names: list[str] = []
+        if not isinstance(self._base, Packed):  # whose experts are never changed
+            form = form_of(bank, self.weights)
+            names += form.biases
+            names += [name.format(e=e) for name in form.names for e in range(bank.number if form.apart else 1)]
+        same: PackedLinear | None = self._same(bank.key, *names)
+        return super()._experts(bank, dtype) if same is None else same
 
     def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
         same: Norm | None = self._same(name, f"{name}.weight", f"{name}.bias")
