@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import tiny_bert, tiny_decoders, tiny_families
+from golden import tiny_bert, tiny_decoders, tiny_families, tiny_moe
 from support import gguf_models
 from support.lora_files import ALPHA, Array, R, gguf_adapter, merged, pair, pairs, peft_tensors, save_model, save_peft
 
@@ -119,6 +120,26 @@ def test_what_did_not_change_is_shared(tmp_path: Path) -> None:
         assert new == {f"{layer}.q_proj+{layer}.k_proj+{layer}.v_proj", "model.layers.2.mlp.down_proj"}
         assert tuned.graph.made.keys() == model.graph.made.keys()
         assert tuned.graph.tables[0] is model.graph.tables[0]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "olmoe"])
+def test_experts(tmp_path: Path, family: str) -> None:
+    """Each layer of each expert has halves of its own; a packed file's, which are one layer, are not changed."""
+    base = tiny_moe.make(tmp_path / "base", family)
+    weights = fa.open_weights(base)
+    arrays = {name: weights.as_float32(name) for name in weights}
+    shapes = {name: array.shape for name, array in arrays.items() if ".layers.0." in name and ".experts.1." in name}
+    found = pairs(shapes, ("",))
+    assert len(found) == 3
+    adapter = save_peft(tmp_path / "peft", peft_tensors(found))
+    config = json.loads((base / "config.json").read_text())
+    by_hand = fa.load(save_model(tmp_path / "by-hand", config, merged(arrays, found)), "float32")
+    ids, model = [[3, 5, 7, 9, 11, 2]], fa.load(base)
+    tuned = model.load_adapter(adapter)
+    assert tuned(ids).logits.tobytes() == by_hand(ids).logits.tobytes() != model(ids).logits.tobytes()
+    packed = fa.load(fa.pack(base, tmp_path / "m.fastattn", "float32"))
+    with pytest.raises(ValueError, match="the model has no tensor"):
+        packed.load_adapter(adapter)
 
 
 def test_adapters_one_behind_the_other(tmp_path: Path) -> None:
