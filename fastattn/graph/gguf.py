@@ -68,6 +68,10 @@ class GgufWeights(WeightFile):
     format = "gguf"
     floats = GgufFile.floats
 
+    def place(self, name: str) -> Converted:
+        """Where the tensor ``name`` is in the file, or would be if it were there."""
+        return self._tensors.get(name) or Converted(self._would_be(name))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return GgufWeights, (self.file, self._tensors, self._would_be)
 

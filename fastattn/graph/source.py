@@ -159,6 +159,13 @@ class Source(ABC):
         """The tables that were handed out, of which a call reads a few rows."""
         return [made for asked, made in self._handed.values() if asked[0] == "table"]
 
+    @property
+    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
+        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
+        the key of derived arrays.
+        """
+        return {key: made for key, (_, made) in self._handed.items()}
+
     @abstractmethod
     def has(self, name: str) -> bool:
         """Whether a tensor of that full name is stored."""
@@ -363,13 +370,6 @@ class _Nothing(dict[str, Any]):
 
 class Checkpoint(_OfFile):
     """Reads tensors and packs layers."""
-
-    @property
-    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
-        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
-        the key of derived arrays.
-        """
-        return {key: made for key, (_, made) in self._handed.items()}
 
     def _stored(self, *candidates: str | None) -> str:
         """The name under which one of these full names is stored."""

@@ -24,7 +24,7 @@ from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
 from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer, tokenizer_json
 from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 
-__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
+__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "converted", "open_gguf"]
 
 ARCHITECTURES = {
     "gpt-oss": "gpt_oss",
@@ -269,6 +269,20 @@ def _would_be(architecture: Architecture, name: str) -> str:
     role, number = next((found for found in roles if found[0] in own), roles[-1])
     role = own.get(role, role)
     return f"{role}.{part}" if number is None else f"blk.{number}.{role}.{part}"
+
+
+def converted(architecture: str, name: str, config: ConfigReader) -> Converted:
+    """Where files of ``architecture`` have the tensor of a Hugging Face name, of a model that ``config`` describes."""
+    own = architecture_of(architecture)
+    where = _would_be(own, name)
+    if where == name:  # of a class without a head
+        where = _would_be(own, own.names.prefix + name)
+    role = where.split(".")[-2]
+    if not own.paired or role not in ("attn_q", "attn_k"):
+        return Converted(where)
+    heads = config.size(own.spelling.get("num_attention_heads") or "num_attention_heads")
+    shared = own.spelling.get("num_key_value_heads") or "num_key_value_heads"
+    return Converted(where, heads if role == "attn_q" else config.size(shared, heads))
 
 
 # ---- small files -----------------------------------------------------------------------------------------------------
