@@ -69,6 +69,10 @@ class Keys:
         text = "missing" if value is None else repr(value)[:100]
         return WeightFileError(f"{self.file.path}: {self.architecture}.{key} is {text}, expected {expected}")
 
+    def fault(self, what: str) -> WeightFileError:
+        """The error for a file that is wrong in itself."""
+        return WeightFileError(f"{self.file.path}: {what}")
+
     def asked(self, key: str) -> bool:
         """Whether somebody has asked for ``key``."""
         return key in self._asked
