@@ -14,7 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ..loaders.weightfile import WeightFile
-    from .source import Layout
+    from .layouts import Layout
 
 __all__ = ["Bank", "Form", "bank_bias", "bank_rows", "check_count", "form_of", "span_of"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..loaders import WeightFile
 from ..weights import PackedLinear, pack_rows
 from .banks import Bank, bank_bias, bank_rows, check_count, form_of
 from .config import ConfigReader
+from .layouts import Layout
 
 __all__ = [
     "AS_STORED",
@@ -56,29 +56,6 @@ class Norm(NamedTuple):
 
     weight: Floats
     bias: Floats | None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How files of Hugging Face have a layer, where not as (outputs, inputs) in the order of the page. In GGUF files
-    all layers are in that order.
-    """
-
-    name: str
-    """Layouts of one name are one."""
-    transposed: bool = False
-    """Whether its tensor is (inputs, outputs)."""
-    order: np.ndarray[Any, np.dtype[np.int64]] | None = field(default=None, compare=False)
-    """For each output of the page the one of the file; None where they are in order."""
-
-    def shape(self, outputs: int, inputs: int) -> tuple[int, int]:
-        """Of the tensor in the file."""
-        return (inputs, outputs) if self.transposed else (outputs, inputs)
-
-    def rows(self, stored: Floats) -> Floats:
-        """(outputs, inputs) in order, of the tensor in the file."""
-        rows = stored.T if self.transposed else stored
-        return np.ascontiguousarray(rows if self.order is None else rows[self.order])
 
 
 class Product(NamedTuple):
