@@ -55,7 +55,7 @@ class HeadSpec(NamedTuple):
     kind: str
     """"pooler", "sequence_classification", "token_classification", "question_answering", "masked_lm" or "causal_lm"."""
     rows: str
-    """What goes in: the "first" token of each sequence, the "mean" over its tokens, or "all" tokens."""
+    """What goes in: the "first" or the "last" token of each sequence, the "mean" over its tokens, or "all" tokens."""
     steps: tuple[Dense | NormStep | ScaleStep, ...]
     labels: tuple[str, ...] = ()
     """Names of the last step's outputs, where they have names."""
@@ -154,7 +154,15 @@ class Head:
 
     def record(self, graph: Recorder, hidden: Any) -> Any:
         """The head's outputs: (sequences, L), or (tokens, L) where ``per_token``."""
-        x = graph.first(hidden) if self.from_first else graph.pool(hidden, ["mean"]) if self._rows == "mean" else hidden
+        x = hidden
+        if self.from_first:
+            x = graph.first(hidden)
+        elif not self.per_token:
+            x = graph.pool(hidden, [self._rows])
+        return self.record_on(graph, x)
+
+    def record_on(self, graph: Recorder, x: Any) -> Any:
+        """The head's outputs of rows that were chosen already."""
         for step in self._steps:
             if isinstance(step, _NormStep):
                 weight, bias = (None, None) if step.norm is None else step.norm

@@ -161,19 +161,49 @@ def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
 
 
 def causal_heads(g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0) -> None:
-    """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of."""
+    """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of.
+
+    Other files have a layer ``score``, which labels the last token of a sequence or, with a bias, each of its tokens.
+    """
     g.output("hidden", x)
     words = f"{g.name('token_embd')}.weight"
     layer = Dense("lm_head", s.vocab, s.hidden, bias=False, tied=words if tied else None, large=True)
     steps = (layer,) if divisor == 1 else (layer, ScaleStep(1 / divisor))
-    add_heads(g, x, causal_lm=lambda: HeadSpec("causal_lm", "all", steps))
-    if g.tasks.head is not None:
+    score, biased = Dense("score", 0, s.hidden, bias=False), g.config.flag("token_classification_bias", True)
+    add_heads(
+        g, x, causal_lm=lambda: HeadSpec("causal_lm", "all", steps),
+        sequence_classification=lambda: HeadSpec("sequence_classification", "last", (score,), labelled=True),
+        token_classification=lambda: HeadSpec(
+            "token_classification", "all", (score._replace(bias=biased),), labelled=True
+        ),
+    )  # fmt: skip
+    if g.tasks.head is not None and g.tasks.head.kind == "causal_lm":
         g.output("logits", g.tasks.head.record(g, g.outputs(x)))
 
 
 def causal_family(name: str, build: Callable[[Graph], Facts], *families: str) -> Family:
-    """A family of decoders whose classes are called ``families`` + Model or ForCausalLM."""
+    """A family of decoders whose classes are called ``families`` + Model, ForCausalLM and the like."""
+
+    def page(g: Graph) -> Facts:
+        _refuse_bidirectional(g.config)
+        return build(g)
+
     heads: dict[str, str | None] = {}
     for family in families:
-        heads |= {f"{family}Model": None, f"{family}ForCausalLM": "causal_lm"}
-    return Family(name, build, heads, _TENSORS, pooled_output=False, decoder=True)
+        heads |= {
+            f"{family}Model": None, f"{family}ForCausalLM": "causal_lm",
+            f"{family}ForSequenceClassification": "sequence_classification",
+            f"{family}ForTokenClassification": "token_classification",
+        }  # fmt: skip
+    return Family(name, page, heads, _TENSORS, pooled_output=False, decoder=True)
+
+
+def _refuse_bidirectional(c: ConfigReader) -> None:
+    """Embedding models that were made of decoders may let every token see all others."""
+    for key, usual in (("is_causal", True), ("use_bidirectional_attention", False)):
+        found = c.value(key)
+        if found is not None and found is not usual:
+            raise ValueError(
+                f"{c.path}: {key} is {str(found)[:40].lower()}: decoders whose tokens see those behind them are not "
+                f"supported, expected {str(usual).lower()}"
+            )
