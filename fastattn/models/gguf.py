@@ -25,6 +25,7 @@ from ..loaders.weightfile import WeightFile
 from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
 from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer, tokenizer_json
 from .causal import NAMES
+from .ggufpooling import RANKED, pooling_files, rank_labels
 
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "open_gguf"]
 
@@ -220,9 +221,10 @@ def _config(keys: Keys, architecture: _Architecture) -> _Values:
     keys.must("use_parallel_residual", False)
     keys.must("attention.causal", True)
     keys.must("tensor_data_layout", "Meta AI original pth")  # says that queries and keys are pairs
+    labels = rank_labels(keys)
     values: _Values = {
         "model_type": architecture.model_type,
-        "architectures": [f"{architecture.family}ForCausalLM"],
+        "architectures": [f"{architecture.family}For{'CausalLM' if labels is None else 'SequenceClassification'}"],
         "vocab_size": table[0],
         "hidden_size": hidden,
         "intermediate_size": keys.size("feed_forward_length"),
@@ -241,6 +243,8 @@ def _config(keys: Keys, architecture: _Architecture) -> _Values:
         values["attention_bias"] = "blk.0.attn_q.bias" in file or "blk.0.attn_qkv.bias" in file
     if architecture.model_type in ("llama", "granite", "smollm3"):
         values["mlp_bias"] = "blk.0.ffn_gate.bias" in file
+    if labels is not None:
+        values["id2label"] = {str(i): label for i, label in enumerate(labels)}
     scaling = _scaling(keys, values["max_position_embeddings"])
     if scaling is not None:
         values["rope_scaling"] = scaling
@@ -337,17 +341,22 @@ def _tensors(file: GgufFile, architecture: _Architecture, values: _Values) -> di
                     "queries, keys and values"
                 )
             continue
-        known = "lm_head" if role == "output" else NAMES.get(role, layer)
+        if name == RANKED:
+            role, part = RANKED.removesuffix(".weight"), "weight"
+        known = next((head for head, own in _HEADS.items() if own == role), None) or NAMES.get(role, layer)
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name
         put(target, Converted(name, heads.get(role, 0) if architecture.paired and layer is not None else 0))
     return found
 
 
+_HEADS = {"lm_head": "output", "score": "cls.output"}
+
+
 def _would_be(architecture: str, name: str) -> str:
     """What the tensor of a Hugging Face name is called in GGUF files of an architecture."""
     layer, _, part = name.rpartition(".")
-    if layer == "lm_head":
-        return f"output.{part}"
+    if layer in _HEADS:
+        return f"{_HEADS[layer]}.{part}"
     own = {role: tensor for tensor, role in ARCHITECTURES[architecture].roles.items()}
     roles = NAMES.roles(layer)
     if not roles:
@@ -389,6 +398,7 @@ class GgufFiles(ModelFiles):
         if "tokenizer.ggml.model" in file.fields:
             self._makers["tokenizer.json"] = lambda: tokenizer_json(self._file.fields, self.describe())
             self._makers["tokenizer_config.json"] = lambda: _json(tokenizer_config(self._vocabulary))
+        self._makers.update((name, partial(_json, content)) for name, content in pooling_files(file))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GgufFiles, (self._file, self._config)
@@ -404,7 +414,7 @@ class GgufFiles(ModelFiles):
         return build_tokenizer(self._vocabulary) if self.has("tokenizer.json") else None
 
     def names(self, folder: str = "") -> list[str]:
-        return [] if folder else sorted(self._makers)
+        return sorted(name for name in self._makers if name.rpartition("/")[0] == folder)
 
     def read_bytes(self, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
         if name not in self._makers:
