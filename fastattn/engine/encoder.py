@@ -536,8 +536,8 @@ class Encoder:
             ids, lengths = np.zeros(count * length, np.int64), np.full(count, length)
             columns, more = np.tile(np.arange(length), count), {"skip": np.zeros(1, np.int64)}
             for outputs in programs:
-                if "logits" in outputs:  # a decoder's steps, which have batches of their own
-                    continue
+                if "logits" in outputs or any(name.startswith("answer.") for name in outputs):
+                    continue  # what has batches of its own: a decoder's steps, its answers
                 for _ in self.run_packed(
                     outputs, ids, ids, columns, lengths, more=more, deadline=deadline, reserve=True
                 ):

@@ -20,7 +20,7 @@ from .tokenizerconfig import TokenizerConfig, is_text
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["ModelTokenizer"]
+__all__ = ["ModelTokenizer", "chat_templates"]
 
 _SLOW = 1 << 15  # characters above which the library is called so that it lets other threads run
 _TEMPLATE = "chat_template.jinja"
@@ -81,7 +81,7 @@ class ModelTokenizer:
         config = TokenizerConfig(files, sentence_bert(files))
         tokenizer = open_tokenizer(files, config, "read and write texts")
         tokens = {role: config.token(role) for role in SPECIAL_KEYS}
-        return cls(tokenizer, tokens, _templates(files, config), files.describe(TOKENIZER_JSON), size)
+        return cls(tokenizer, tokens, chat_templates(files, config), files.describe(TOKENIZER_JSON), size)
 
     # ---- texts -----------------------------------------------------------------------------------------------------
 
@@ -256,8 +256,8 @@ class ModelTokenizer:
         return [self._id(number) for number in numbers]
 
 
-def _templates(files: ModelFiles, config: TokenizerConfig) -> dict[str, str]:
-    """Chat templates of a folder: of a file of their own, else of ``tokenizer_config.json``."""
+def chat_templates(files: ModelFiles, config: TokenizerConfig) -> dict[str, str]:
+    """Chat templates of a folder by their name: of a file of their own, else of ``tokenizer_config.json``."""
     value = config.values.get("chat_template")
     found: dict[str, str] = {}
     if isinstance(value, str):

@@ -157,6 +157,39 @@ class TextTokenizer:
         limit.seen += len(texts)
         return results
 
+    def plain_ids(self, text: str) -> list[int]:
+        """Ids of a short text, without special tokens around it."""
+        return list(self._encode(text).ids)
+
+    def encode_between(self, before: str, texts: Sequence[str], after: str, limit: Limit) -> list[Tokens]:
+        """Of each of ``texts`` the ids of before + text + after, without special tokens around them.
+
+        Of what is too long the text alone loses tokens. ``limit`` counts the texts, and those that were cut.
+        ``ValueError`` where the rest leaves no room for it.
+        """
+        edges = [self._first_tokens(edge, limit.tokens, limit, 0, "query") for edge in (before, after)]
+        room = limit.tokens - sum(len(ids) for ids, _ in edges)
+        if room < 0:
+            raise ValueError(f"query: leaves no room for a document within {limit.tokens} tokens")
+        results: list[Tokens] = []
+        for index, text in enumerate(texts):
+            limit.look()
+            own: list[int] = []
+            cut = False
+            if len(text) > self._first_size(limit.tokens):
+                own, cut = self._first_tokens(text, limit.tokens, limit, index)
+            ids = [] if cut else self._encode(before + text + after).ids
+            if cut or len(ids) > limit.tokens:
+                own = own or self._encode(text).ids
+                limit.count(index)
+                if len(own) > room:
+                    own = self._kept(own, room)
+                ids = [*edges[0][0], *own, *edges[1][0]]
+            array = np.array(ids, np.int64)
+            results.append((array, np.zeros_like(array)))
+        limit.seen += len(texts)
+        return results
+
     def _short(self, texts: Sequence[str | tuple[str, str]], limit: Limit) -> dict[str, tuple[list[int], bool]]:
         """Ids of texts, and of second texts of pairs, that are encoded as a whole: without special ones, not cut."""
         own_way = os.environ.get("TOKENIZERS_PARALLELISM") is not None

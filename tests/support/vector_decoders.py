@@ -23,6 +23,11 @@ MODULES = [
     {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
     {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
 ]
+MESSAGE = {
+    role: f'messages | selectattr("role", "eq", "{role}") | map(attribute="content") | first'
+    for role in ("system", "query", "document")
+}
+"""The content of the message of each role, in Jinja, as chat templates of cross-encoders have it."""
 FLAGS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 
 
