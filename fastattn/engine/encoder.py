@@ -296,6 +296,9 @@ class Encoder:
             for name, make in self.graph.trace.made.items():
                 if name in program.arrays:
                     arrays[name] = make(columns[tokens], cu_seqlens)
+            for name, make in self.graph.trace.chosen.items():
+                if name in program.arrays:
+                    arrays[name] = make(ids[tokens], cu_seqlens)
             for i, rotary in enumerate(rotaries):
                 if f"rope{i}.cos" in program.arrays:
                     table = rotary.rows(positions[tokens], cu_seqlens)

@@ -163,16 +163,21 @@ def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
 def causal_heads(g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0) -> None:
     """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of.
 
-    Other files have a layer ``score``, which labels the last token of a sequence or, with a bias, each of its tokens.
+    Other files have a layer ``score``, which labels the last token of a sequence that is no padding or, with a bias,
+    each of its tokens.
     """
     g.output("hidden", x)
     words = f"{g.name('token_embd')}.weight"
     layer = Dense("lm_head", s.vocab, s.hidden, bias=False, tied=words if tied else None, large=True)
     steps = (layer,) if divisor == 1 else (layer, ScaleStep(1 / divisor))
     score, biased = Dense("score", 0, s.hidden, bias=False), g.config.flag("token_classification_bias", True)
+    token = g.config.value("pad_token_id")
+    padding = token if type(token) is int else None
     add_heads(
         g, x, causal_lm=lambda: HeadSpec("causal_lm", "all", steps),
-        sequence_classification=lambda: HeadSpec("sequence_classification", "last", (score,), labelled=True),
+        sequence_classification=lambda: HeadSpec(
+            "sequence_classification", "last", (score,), labelled=True, padding=padding
+        ),
         token_classification=lambda: HeadSpec(
             "token_classification", "all", (score._replace(bias=biased),), labelled=True
         ),

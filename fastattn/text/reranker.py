@@ -237,8 +237,9 @@ def _output(model: Encoder, labelled: Head | None, ids: tuple[int, int | None]) 
     yes, no = ids
 
     def steps() -> Any:
-        graph = model.graph
-        logits = head.record_on(graph, graph.pool(graph.trace.outputs["hidden"], ["last"]))
+        graph, hidden = model.graph, model.graph.trace.outputs["hidden"]
+        spoken = labelled is None
+        logits = head.record_on(graph, graph.last(hidden, None)) if spoken else head.record(graph, hidden)
         score = logits.columns(yes, 1)
         return score if no is None else score + graph.scale(logits.columns(no, 1), -1.0)
 

@@ -58,12 +58,27 @@ def test_the_last_token_has_the_labels(tmp_path: Path, family: str) -> None:
     assert model.head.labels == ("label 0", "label 1", "label 2")
     ids, mask = tiny_decoders.batch(json.loads((folder / "config.json").read_text()))
     got = model(ids, mask).logits
-    expected = np.stack([rows[-1] for rows in exact(folder, ids, mask)])
+    real = [np.flatnonzero(ids[i][mask[i] == 1] != 0) for i in range(len(ids))]  # 0 is the id of padding
+    expected = np.stack([rows[at[-1]] for rows, at in zip(exact(folder, ids, mask), real, strict=True)])
     assert np.abs(got - expected).max() < 1e-5 * np.abs(expected).max()
     alone = [model(ids[i : i + 1], mask[i : i + 1], num_threads=1 + i % 2).logits for i in range(len(ids))]
     assert np.concatenate(alone).tobytes() == got.tobytes()
     packed = fa.load(fa.pack(folder, tmp_path / "m.fastattn", dtype="float32"))
     assert packed(ids, mask).logits.tobytes() == got.tobytes()
+
+
+@pytest.mark.parametrize("padding", [7, 0, -1, None])
+def test_the_last_token_that_is_no_padding(tmp_path: Path, padding: int | None) -> None:
+    """As in transformers, whatever the mask says: a text may end with that id, or be nothing else."""
+    folder = save(tmp_path / "m", "qwen2", 2, pad_token_id=padding)
+    model = fa.load(folder)
+    rows = [[3, 7, 5, 7, 7], [7, 7, 7, 7, 7], [7, 7, 1, 2, 4], [9, 0, 0, 7, 0]]
+    places = {7: [2, 0, 4, 4], 0: [4, 4, 4, 3], -1: [4] * 4, None: [4] * 4}[padding]
+    got = model(rows).logits
+    for row, place, logits in zip(rows, places, got, strict=True):
+        assert model([row[: place + 1]]).logits[0].tobytes() == logits.tobytes()
+        expected = exact(folder, np.array([row]), np.ones((1, 5), int))[0][place]
+        assert np.abs(logits - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("biased", [True, False])

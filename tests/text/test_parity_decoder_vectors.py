@@ -151,7 +151,7 @@ def test_heads(tmp_path: Path, family: str, kind: str) -> None:
     ids, _ = tiny_decoders.batch({"vocab_size": 90})
     mask = np.ones_like(ids)
     mask[1, 11:] = 0
-    ids[1, 11:] = VOCAB - 1
+    ids[1, 11:] = ids[2, -1] = ids[3] = VOCAB - 1  # padding, a text that ends with it, and one of nothing else
     with torch.no_grad():
         expected = theirs(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).logits.numpy()
     near(fa.load(folder)(ids, mask).logits, expected if kind == "Sequence" else expected * mask[..., None])
