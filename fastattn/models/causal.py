@@ -37,6 +37,8 @@ PROBES = ("embed_tokens.weight", "norm.weight", "layers.0.input_layernorm.weight
 
 _TENSORS = re.compile(r".*rotary_emb\..*|.*\.(masked_bias|attn\.bias)|(lm_head|score|classifier|qa_outputs)\..*")
 
+_BOTH_WAYS = re.compile(r"\w+(Bi|Bidirectional)(Model|For[A-Z]\w*)")
+
 
 class Sizes(NamedTuple):
     """What all decoders have."""
@@ -204,7 +206,15 @@ def causal_family(name: str, build: Callable[[Graph], Facts], *families: str) ->
 
 
 def _refuse_bidirectional(c: ConfigReader) -> None:
-    """Embedding models that were made of decoders may let every token see all others."""
+    """Embedding models that were made of decoders may let every token see all others: by a key that transformers has,
+    or by code of their own under a name that says it.
+    """
+    for name in c.architectures():
+        if _BOTH_WAYS.fullmatch(name[:200]):
+            raise ValueError(
+                f"{c.path}: architectures has {name[:100]!r}: decoders whose tokens see those behind them are not "
+                "supported"
+            )
     for key, usual in (("is_causal", True), ("use_bidirectional_attention", False)):
         found = c.value(key)
         if found is not None and found is not usual:

@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from ..loaders.errors import WeightFileError
 from ..loaders.gguf import GgufFile
 from ..loaders.gguffields import GgufStrings
+from .ggufkeys import Keys
 
-__all__ = ["RANKED", "pooling_files", "rank_labels"]
+__all__ = ["RANKED", "SCORE", "pooling_files", "rank_labels"]
 
 RANKED = "cls.output.weight"
 """The tensor that ranks: a row for each label."""
+SCORE = "score"
+"""What Hugging Face folders call that layer."""
 
 _NONE, _MEAN, _CLS, _LAST, _RANK = range(5)
 _MODES = {_MEAN: "mean", _CLS: "cls", _LAST: "lasttoken"}
@@ -25,17 +28,6 @@ _MODULES = [
     {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
     {"type": "sentence_transformers.models.Normalize", "path": ""},  # which no file says, and llama.cpp does
 ]
-
-
-class Keys(Protocol):
-    """What is needed of the fields of a file."""
-
-    file: GgufFile
-    architecture: str
-
-    def get(self, key: str) -> Any: ...
-    def size(self, key: str, default: int | None = None, *, minimum: int = 1) -> int: ...
-    def error(self, key: str, value: Any, expected: str) -> WeightFileError: ...
 
 
 def rank_labels(keys: Keys) -> list[str] | None:

@@ -83,11 +83,11 @@ def load(
     head
         The head on top of the encoder: ``"sequence_classification"``, ``"token_classification"``,
         ``"question_answering"``, ``"masked_lm"``, ``"next_sentence"`` (BERT's), ``"causal_lm"`` (of language models),
-        or ``"none"`` for the encoder alone; a class of transformers stands for its head. None is the head whose tensors are in the file, whatever
-        ``architectures`` in config.json says; it decides where there are several. Tensors of pre-training (a masked
-        language model's) count only where ``architectures`` does not name the encoder. Where the tensors fit sequence
-        and token classification, labels like B-PER are of tokens, and all others of sequences. A packed file has the
-        head it was packed with.
+        or ``"none"`` for the encoder alone; a class of transformers stands for its head. None is the head whose tensors
+        are in the file, whatever ``architectures`` in config.json says; it decides where there are several. Tensors of
+        pre-training (a masked language model's) count only where ``architectures`` does not name the encoder. Where the
+        tensors fit sequence and token classification, labels like B-PER are of tokens, and all others of sequences. A
+        packed file has the head it was packed with.
     activations
         How the inputs of block-quantised weights are rounded: ``"int16"`` or ``"int8"``. No model keeps such
         weights: anything but None is refused.

@@ -120,6 +120,8 @@ def test_what_such_a_model_is_not(tmp_path: Path) -> None:
         ({"is_causal": False}, "is_causal is false: decoders whose tokens see those behind them are not supported"),
         ({"is_causal": 1}, "is_causal is 1: decoders"),
         ({"use_bidirectional_attention": True}, "use_bidirectional_attention is true: decoders"),
+        ({"architectures": ["MistralBiModel"]}, "architectures has 'MistralBiModel': decoders whose tokens see"),
+        ({"architectures": ["LlamaBidirectionalForSequenceClassification"]}, "'LlamaBidirectionalForSequenceClass"),
         ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention is all: decoders"),
     ],
 )
