@@ -36,9 +36,7 @@ _WARM_TOKENS = 32  # enough for every thread and for the kernels of many rows
 _TOUCHED = 1 << 22  # numbers of a table that are read between two looks at the clock
 
 # Tensors of numbers that follow from the sizes: old versions of transformers saved them.
-_BUFFER = re.compile(
-    r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*|(.*\.)?(attn|attention|self_attention)\.(masked_)?bias"
-)
+_BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids|(self_)?att(entio)?n\.(masked_)?bias)|.*rotary_emb\..*")
 
 
 class Encoder:
@@ -164,10 +162,12 @@ class Encoder:
             raise ValueError(f"other: {other!r} has no head")
         if name in self.heads:
             raise ValueError(f"name: there is a head {name!r} already")
-        head = other.head
+        self._put_head(name, other.head, other.origin)
+
+    def _put_head(self, name: str, head: Head, origin: Origin | None) -> None:
         self.record(head_output(name), lambda: head.record(self.graph, self.graph.trace.outputs["hidden"]))
         self.heads[name] = head
-        self._added[name] = other.origin
+        self._added[name] = origin
 
     def record(self, name: str, steps: Callable[[], Any]) -> str:
         """Put further ``steps`` behind the model, once: what they return is the output ``name``."""
@@ -298,6 +298,9 @@ class Encoder:
             for name, make in self.graph.trace.made.items():
                 if name in program.arrays:
                     arrays[name] = make(columns[tokens], cu_seqlens)
+            for name, make in self.graph.trace.chosen.items():
+                if name in program.arrays:
+                    arrays[name] = make(ids[tokens], cu_seqlens)
             for i, rotary in enumerate(rotaries):
                 if f"rope{i}.cos" in program.arrays:
                     table = rotary.rows(positions[tokens], cu_seqlens)
@@ -538,8 +541,8 @@ class Encoder:
             ids, lengths = np.zeros(count * length, np.int64), np.full(count, length)
             columns, more = np.tile(np.arange(length), count), {"skip": np.zeros(1, np.int64)}
             for outputs in programs:
-                if "logits" in outputs:  # a decoder's steps, which have batches of their own
-                    continue
+                if "logits" in outputs or any(name.startswith("answer.") for name in outputs):
+                    continue  # what has batches of its own: a decoder's steps, its answers
                 for _ in self.run_packed(
                     outputs, ids, ids, columns, lengths, more=more, deadline=deadline, reserve=True
                 ):

@@ -188,6 +188,12 @@ def layers(c: dict[str, Any]) -> int:
     return int(c["num_hidden_layers"]) if part is None else part.layers(c)
 
 
+def width(c: dict[str, Any]) -> int:
+    """Columns of the hidden states."""
+    part = _part_of(c["model_type"])
+    return int(c["hidden_size"]) if part is None else part.width(c)
+
+
 def _part_of(family: str) -> Any:
     return next((part for part in _PARTS if family in part.BASE), None)
 
@@ -264,7 +270,7 @@ _PEAKED = ("q_proj.weight", "k_proj.weight", "qkv_proj.weight", "query_key_value
            "Wqkv.weight")  # fmt: skip
 
 
-def _numbers(name: str, shape: tuple[int, ...], seed: int) -> Array:
+def numbers(name: str, shape: tuple[int, ...], seed: int) -> Array:
     """float32 numbers of at most 8 bits: an integer from -128 to 127 times a power of two, norms around 1."""
     steps = np.floor(uniform(f"{seed}/{name}", shape) * np.float32(128))
     if "norm" in name or ".ln_" in name:
@@ -285,7 +291,11 @@ def tensors(c: dict[str, Any], *, seed: int = 0, dtype: str = "float32") -> dict
     """Weights of the model that ``c`` describes; those of ``dtype="bfloat16"`` are bits. All types hold the same
     numbers.
     """
-    found = {name: _numbers(name, shape, seed) for name, shape in shapes(c).items()}
+    return as_stored({name: numbers(name, shape, seed) for name, shape in shapes(c).items()}, dtype)
+
+
+def as_stored(found: dict[str, Array], dtype: str) -> dict[str, Array]:
+    """The same numbers as ``dtype`` has them."""
     if dtype == "bfloat16":
         return {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in found.items()}
     return {name: array.astype(dtype) for name, array in found.items()}
