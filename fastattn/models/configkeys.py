@@ -79,8 +79,8 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         "masked_softmax_fusion skip_bias_add skip_bias_add_qkv",
         # positions are slopes, whatever learned_pos_emb says; the fraction is of gradients
         "mpt": "emb_pdrop resid_pdrop attn_pdrop attn_impl init_device init_config learned_pos_emb embedding_fraction "
-        "verbose",
-        "opt": "layerdrop init_std",
+        "verbose tokenizer_name",
+        "opt": "layerdrop init_std activation_dropout learned_embeddings",
         "phi": "resid_pdrop embd_pdrop",
         "starcoder2": "residual_dropout embedding_dropout",
         "gpt2": _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx reorder_and_upcast_attn",

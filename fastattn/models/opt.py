@@ -36,6 +36,7 @@ _EPS = 1e-5
 def build(g: Graph) -> Facts:
     c = g.config
     c.refuse("_remove_final_layer_norm", "models without the last norm are not supported")
+    c.refuse("scale_embeddings", "embeddings times the root of their width are not supported")
     s = sizes_of(
         c, inner=c.size("ffn_dim"), activation=c.choice("activation_function", ACTIVATIONS, "relu"), eps=_EPS,
         positions=c.size("max_position_embeddings", 2048),

@@ -21,7 +21,7 @@ __all__ = [
     "width_of",
 ]  # fmt: skip
 
-_TENSORS = r"(.*\.)?(attn|attention|self_attention)\.(masked_)?bias|embed_out\..*"
+_TENSORS = r"(.*\.)?(attn|attention|self_attention)\.((masked_)?bias|causal_mask)|embed_out\..*"
 """Buffers of old files, and logits of GPT-NeoX."""
 
 _MAX_WIDTH = 1 << 20  # far above any model: what is made for each column or head must not take all memory

@@ -79,6 +79,7 @@ def test_files_of_the_model_alone(tmp_path: Path, family: str) -> None:
         f"{layer}.attn.bias": np.ones((1, 1, 9, 9), np.float32), f"{layer}.attn.masked_bias": np.ones(1, np.float32),
         f"{layer}.attention.bias": np.ones((1, 1, 9, 9), np.float32),
         f"{layer}.attention.masked_bias": np.ones(1, np.float32),
+        f"{layer}.attn.causal_mask": np.ones((1, 1, 9, 9), np.float32),
         f"{layer}.attention.rotary_emb.inv_freq": np.ones(4, np.float32),
     }  # fmt: skip
     bare = {name.removeprefix(prefix): array for name, array in arrays.items()} | buffers
@@ -203,6 +204,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mpt", {"expansion_ratio": 2}, r"has shape \[192, 48\], but config.json asks for \[96, 48\]"),
     ("mpt", {"max_seq_len": 2**31 - 1}, "max_seq_len 2147483647 with 4 heads"),
     ("opt", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm is 'True'"),
+    ("opt", {"scale_embeddings": True}, "scale_embeddings is 'True'"),
     ("opt", {"do_layer_norm_before": False}, r"no use for tensors 'model\.decoder\.final_layer_norm\."),
     ("opt", {"word_embed_proj_dim": 20}, r"missing tensors 'model\.decoder\.project_in\.weight'"),
     ("opt", {"enable_bias": False}, "no use for tensors"),
