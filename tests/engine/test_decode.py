@@ -34,7 +34,7 @@ ODD = ["mistral, a window of the token itself", "qwen2, layers by name", "phi3, 
 def model_of(name: str, dtype: str) -> Any:
     family, changes = tiny_decoders.VARIANTS[name]
     with TemporaryDirectory() as folder:
-        path = tiny_decoders.make(Path(folder) / "m", family, **{**changes, "max_position_embeddings": 512})
+        path = tiny_decoders.make(Path(folder) / "m", family, **{**changes, tiny_decoders.positions_key(family): 512})
         return fa.load(path, dtype=dtype)
 
 
