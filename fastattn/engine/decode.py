@@ -34,6 +34,8 @@ class Steps:
             (i, rotary) for i, rotary in enumerate(graph.trace.rotaries) if f"rope{i}.cos" in program.arrays
         ]
 
+        self._made = [(name, make) for name, make in graph.trace.made.items() if name in program.arrays]
+
     def run(
         self, sequences: Sequence[Held], tokens: Sequence[Integers], wanted: Sequence[bool], *,
         lengths: Sequence[int] | None = None, every: bool = False, num_threads: int | None = None, deadline: int = 0,
@@ -62,6 +64,8 @@ class Steps:
         else:
             last = np.array([end - 1 for end, want in zip(ends[1:].tolist(), wanted, strict=True) if want], np.int64)
         arrays: dict[str, Any] = {"ids": ids, "positions": positions, "ends": ends, "wanted": last[:, None]}
+        for name, make in self._made:
+            arrays[name] = make(positions, ends)
         for i, rotary in self._rotaries:
             table = rotary.rows(positions, ends, lengths)
             arrays[f"rope{i}.cos"], arrays[f"rope{i}.sin"], arrays[f"rope{i}.rows"] = table

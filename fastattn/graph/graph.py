@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
+import numpy as np
+
 from .facts import Integers, Tasks
 from .gathers import first_rows, last_rows, neighbour_rows
 from .names import Names
@@ -265,6 +267,15 @@ class Graph:
         arrays = [self.array(name, rows=rows) for name in tables]
         return self.record("embed", rows, width, arrays=arrays, tables=tuple(tables.values()))
 
+    def by_position(
+        self, name: str, table: Floats, make: Callable[[Integers, Integers], Integers], rows: str = "tokens"
+    ) -> Value:
+        """A row of ``table`` for each token; ``make`` says which, of the columns of the tokens and the ends of the
+        sequences, as the array ``name``.
+        """
+        self.trace.made[self.array(name, rows=rows)] = make
+        return self.record("embed", rows, table.shape[1], arrays=[name], tables=(table,))
+
     def table(self, role: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
         """The tensor ``role``.weight as it is; ``tied``: full name of a tensor of the same values."""
         return self.source.table(f"{self.name(role)}.weight", shape, tied=tied)
@@ -330,6 +341,11 @@ class Graph:
         return self.record(
             "rms_norm", x.rows, x.width, x, residual, weight=weight, eps=eps, heads=groups, reuse=True
         )  # fmt: skip
+
+    def unit_rms(self, x: Value, eps: float, groups: int = 1) -> Value:
+        """x / sqrt(mean(x^2) + eps), in each of ``groups`` groups of columns."""
+        ones = np.ones(x.width // groups, np.float32)
+        return self.record("rms_norm", x.rows, x.width, x, None, weight=ones, eps=eps, heads=groups, reuse=True)
 
     def split(self, x: Value, *widths: int) -> list[Value]:
         """``x`` cut into columns of these widths, which are all of it."""
@@ -425,8 +441,8 @@ class Graph:
         """x + y"""
         return self.record("add", x.rows, x.width, x, y, reuse=True)
 
-    def gated(self, x: Value, gate: Value, activation: str) -> Value:
-        """activation(x) * gate"""
+    def gated(self, x: Value, gate: Value, activation: str | None) -> Value:
+        """activation(x) * gate; None: x * gate"""
         return self.record("gated", x.rows, x.width, x, gate, activation=activation, reuse=True)
 
     def activate(self, x: Value, activation: str) -> Value:

@@ -33,6 +33,7 @@ ARCHITECTURES = {
     "granite": "granite",
     "granitemoe": "granitemoe",
     "llama": "llama",
+    "llama4": "llama4",
     "olmo2": "olmo2",
     "olmoe": "olmoe",
     "phi3": "phi3",

@@ -45,6 +45,7 @@ FAMILIES = {
     "granitemoe": "granitemoe",
     "gte": "gte",
     "llama": "llama",
+    "llama4_text": "llama4",
     "mistral": "llama",
     "mixtral": "mixtral",
     "modernbert": "modernbert",
