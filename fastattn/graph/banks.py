@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .layout import Layout
+
 if TYPE_CHECKING:
     from ..loaders.weightfile import WeightFile
-    from .layouts import Layout
 
 __all__ = ["Bank", "Form", "bank_bias", "bank_rows", "check_count", "form_of", "span_of"]
 

@@ -19,7 +19,7 @@ from ..loaders import WeightFile
 from ..weights import PackedLinear, pack_rows
 from .banks import Bank, bank_bias, bank_rows, check_count, form_of
 from .config import ConfigReader
-from .layouts import Layout
+from .layout import Layout
 
 __all__ = [
     "AS_STORED",
@@ -133,6 +133,13 @@ class Source(ABC):
     def tables(self) -> list[Floats]:
         """The tables that were handed out, of which a call reads a few rows."""
         return [made for asked, made in self._handed.values() if asked[0] == "table"]
+
+    @property
+    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
+        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
+        the key of derived arrays.
+        """
+        return {key: made for key, (_, made) in self._handed.items()}
 
     @abstractmethod
     def has(self, name: str) -> bool:
@@ -257,6 +264,11 @@ class _OfFile(Source):
         """Whether a converter has put layers in order and added ones to gains."""
         return self.weights.format == "gguf"
 
+    def layout_of(self, product: Product) -> Layout | None:
+        """How the file has a product, where not in order."""
+        layout = product.layout
+        return None if layout is None or (self.converted and not layout.everywhere) else layout
+
     def outputs(self, name: str, inputs: int) -> int | None:
         for part, rest in (("weight", (inputs,)), ("bias", ())):
             stored = stored_name(self.weights, f"{name}.{part}")
@@ -290,7 +302,7 @@ class Plan(_OfFile):
         self.requests[names] = shape
 
     def _linear(self, product: Product) -> PackedLinear:
-        layout = None if self.converted else product.layout
+        layout = self.layout_of(product)
         for name, size, biases in product.parts:
             shape = (size, product.inputs) if layout is None else layout.shape(size, product.inputs)
             self._ask((f"{name}.weight", product.tied), shape)
@@ -334,13 +346,6 @@ class _Nothing(dict[str, Any]):
 class Checkpoint(_OfFile):
     """Reads tensors and packs layers."""
 
-    @property
-    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
-        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
-        the key of derived arrays.
-        """
-        return {key: made for key, (_, made) in self._handed.items()}
-
     def _stored(self, *candidates: str | None) -> str:
         """The name under which one of these full names is stored."""
         for name in candidates:
@@ -362,7 +367,7 @@ class Checkpoint(_OfFile):
         kind = product.dtype or self.dtype
         if kind == AS_STORED:
             kind = _kept_type(self.weights, names)
-        layout = None if self.converted else product.layout
+        layout = self.layout_of(product)
         if layout is None:
             read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
         else:

@@ -20,7 +20,7 @@ __all__ = ["MOST_EXPERTS", "Experts", "expert_banks", "experts_of_gguf", "routed
 MOST_EXPERTS = 65536
 """Of a layer: their numbers are exact as float32, and far more than any model has."""
 
-_COUNTS = ("num_experts", "num_local_experts")
+_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 class Experts(NamedTuple):

@@ -36,6 +36,8 @@ FAMILIES = {
     "bert": "bert",
     "camembert": "roberta",
     "deberta-v2": "deberta_v2",
+    "deepseek_v2": "deepseek",
+    "deepseek_v3": "deepseek",
     "distilbert": "distilbert",
     "electra": "electra",
     "gpt_oss": "gpt_oss",

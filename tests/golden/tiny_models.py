@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import later_families, tiny_decoders, tiny_families, tiny_moe
+from . import later_families, tiny_decoders, tiny_families, tiny_latent, tiny_moe
 from .digest_models import HEADS
 from .tiny_bert import Array, save_safetensors
 
 CASES: dict[str, str] = {
     **{case: values["model_type"] for case, values in {**tiny_families.CASES, **later_families.CASES}.items()},
-    **{family: family for family in (*tiny_decoders.BASE, *tiny_moe.BASE)},
+    **{family: family for family in (*tiny_decoders.BASE, *tiny_moe.BASE, *tiny_latent.BASE)},
 }
 """Name of a small model -> its ``model_type``."""
 
-_DECODERS: dict[str, Any] = {family: maker for maker in (tiny_decoders, tiny_moe) for family in maker.BASE}
+_DECODERS: dict[str, Any] = {family: maker for maker in (tiny_decoders, tiny_moe, tiny_latent) for family in maker.BASE}
 """Family -> who makes its small models."""
 
 ENCODER_HEADS = ("none", "masked_lm", "sequence_classification", "token_classification", "question_answering")

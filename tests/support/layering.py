@@ -17,7 +17,7 @@ _OPERATORS = {
     "ops", "attention", "linear_attention", "kvcache", "merge", "rope", "rope_scaling", "weights", "threads", "cpu",
     "arrays", "similarity", "calllog", "typing",
 }  # fmt: skip
-_MODEL = {"graph", "engine", "models.registry", "loaders"}
+_MODEL = {"graph", "engine", "models.registry", "models.adapting", "loaders"}
 # fmt: off
 MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"reference_attention"},
@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # fmt: on
 # A page, and the parts that pages have in common, know the graph and each other: no files, no arrays, no operators.
-_BESIDE_PAGES = {"__init__", "registry", "packing", "configkeys", "gguf", "ggufkeys", "families"}
+_BESIDE_PAGES = {"__init__", "registry", "packing", "configkeys", "gguf", "adapting", "ggufkeys", "families"}
 PAGES_MAY_IMPORT = {"graph", "models"}
 
 # Imports inside functions that close a circle: what they bring in is needed when something is wrong or asked for.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How files of Hugging Face have a layer, where not in the order of the page."""
+"""How files of Hugging Face have layers that are not (outputs, inputs) in the order in which a page wants them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Layout:
     """Whether its tensor is (inputs, outputs)."""
     order: np.ndarray[Any, np.dtype[np.int64]] | None = field(default=None, compare=False)
     """For each output of the page the one of the file; None where they are in order."""
+    everywhere: bool = False
+    """Whether GGUF files have it so too."""
 
     def shape(self, outputs: int, inputs: int) -> tuple[int, int]:
         """Of the tensor in the file."""
