@@ -163,7 +163,7 @@ def read_options(model: PromptedDecoder, given: Mapping[str, Any]) -> Options:
     settings = {
         "max_new_tokens": new, "min_new_tokens": sampling.min_new_tokens, "n": n, "seed": sampling.seed,
         "do_sample": drawn, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p,
-        "min_p": sampling.min_p, "typical_p": sampling.typical_p, **_told(sampling, given),
+        "min_p": sampling.min_p, "typical_p": sampling.typical_p, **_told(sampling, given, model.has_tokenizer),
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty, "frequency_penalty": sampling.frequency_penalty,
         "logit_bias": dict(sampling.logit_bias) or None, "stop": list(stops), "stop_token_ids": sorted(ids),
@@ -172,7 +172,7 @@ def read_options(model: PromptedDecoder, given: Mapping[str, Any]) -> Options:
     return Options(sampling, new, most, n, stops, ids, include, ignore, settings)
 
 
-def _told(sampling: Sampling, given: Mapping[str, Any]) -> dict[str, Any]:
+def _told(sampling: Sampling, given: Mapping[str, Any], has_tokenizer: bool) -> dict[str, Any]:
     """What results tell of the options that have several parts, and of those that the file alone can have."""
     found: dict[str, Any] = {"xtc": None, "mirostat": None, "dry": None}
     if sampling.xtc is not None:
@@ -183,11 +183,12 @@ def _told(sampling: Sampling, given: Mapping[str, Any]) -> dict[str, Any]:
         names = ("multiplier", "base", "allowed_length", "penalty_last_n")
         found["dry"] = {name: getattr(sampling.dry, name) for name in names}
         breakers = given["dry"].get("sequence_breakers")
-        found["dry"]["sequence_breakers"] = _plain(BREAKERS if breakers is None else breakers)
+        usual = BREAKERS if has_tokenizer else ()
+        found["dry"]["sequence_breakers"] = _listed(usual if breakers is None else breakers)
     bans = sampling.bans or Bans()
     words = given.get("bad_words")
     found["no_repeat_ngram_size"] = bans.no_repeat_ngram_size
-    found["bad_words"] = (_plain(bans.bad_words) if words is None else _plain(words)) or None
+    found["bad_words"] = (_plain(bans.bad_words) if words is None else _listed(words)) or None
     found["allowed_token_ids"] = _plain(bans.allowed_token_ids)
     for name in ("epsilon_cutoff", "eta_cutoff"):
         if getattr(sampling, name):
@@ -198,10 +199,16 @@ def _told(sampling: Sampling, given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _listed(value: Any) -> Any:
+    return _plain((value,) if isinstance(value, str) else value)
+
+
 def _plain(value: Any) -> Any:
     """As JSON has it: lists of what is listed, and none of an array's own numbers."""
-    if isinstance(value, np.ndarray | np.generic):
+    if isinstance(value, np.ndarray | np.integer):
         return value.tolist()
+    if isinstance(value, str):
+        return str(value)
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 

@@ -76,15 +76,16 @@ def with_breakers(dry: Any, tokenizer: ModelTokenizer | None, vocab_size: int, w
 
 
 def breaker_ids(text: str, tokenizer: ModelTokenizer) -> list[list[int]]:
-    """Sequences of ids that hold ``text``: each token that has it in it, and each that ends as ``text`` begins, with
-    the tokens of the rest behind it.
+    """Sequences of ids that hold ``text``: its own tokens; each token that has it in it; and each that ends as ``text``
+    begins, with the tokens of the rest behind it.
     """
     known = _found.setdefault(tokenizer, {})
     if text not in known:
         wanted = text.encode()
         heads = {wanted[:size] for size in range(1, len(wanted))}
         rests: dict[int, list[int] | None] = {}
-        found: dict[tuple[int, ...], None] = {}
+        whole = tokenizer.encode(text, add_special_tokens=False)[: _MOST_TAIL + 1]
+        found: dict[tuple[int, ...], None] = {tuple(whole): None} if whole else {}
         for token, spelled in enumerate(_spellings(tokenizer)):
             if wanted in spelled:
                 found[(token,)] = None
