@@ -50,7 +50,7 @@ _GIVEN = (
 )  # fmt: skip
 _OF_FILE = (
     "do_sample", "temperature", "max_new_tokens", "max_length", "stop_strings", "num_return_sequences", *_CUTS,
-    *_ALWAYS,
+    *_ALWAYS, "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta",  # the last ones of GGUF
 )  # fmt: skip
 _OBEYED_ELSEWHERE = ("eos_token_id",)
 _WITHOUT_EFFECT_BY_REASON = {
@@ -119,19 +119,13 @@ def read_options(model: PromptedDecoder, given: Mapping[str, Any]) -> Options:
             asked["dry"] = with_breakers(asked["dry"], tokenizer, vocab_size, missing)
     # what is wrong is wrong even where it would not be used
     checked = sampling_of(vocab_size=vocab_size, ends=model.eos_token_ids, **asked)
-    values: dict[str, Any] = {"temperature": 1.0, "top_k": _TOP_K} if drawn else {}
-    of_file: tuple[str, ...] = ("temperature", *_CUTS) if drawn else ()
-    if checked.mirostat is not None:
-        values, of_file = {"temperature": 1.0}, ("temperature",)
-    for name in of_file:
-        if stored.get(name) is not None:
-            values[name] = stored[name]
+    values = _drawing(stored, asked, checked) if drawn else {}
     for key, name in _ALWAYS.items():
         if stored.get(key) not in (None, []):
             values[name] = stored[key]
     if "min_new_tokens" in values or "min_new_tokens" in asked:
         values.pop("min_length", None)  # as transformers has it
-    if stored.keys() & {*of_file, *_ALWAYS}:
+    if stored:
         try:
             sampling_of(vocab_size=vocab_size, **values)
         except (TypeError, ValueError) as error:
@@ -170,6 +164,21 @@ def read_options(model: PromptedDecoder, given: Mapping[str, Any]) -> Options:
         "include_stop_str_in_output": include, "ignore_eos": ignore, "logprobs": sampling.logprobs,
     }  # fmt: skip
     return Options(sampling, new, most, n, stops, ids, include, ignore, settings)
+
+
+def _drawing(stored: Mapping[str, Any], asked: Mapping[str, Any], checked: Sampling) -> dict[str, Any]:
+    """What the file says of how tokens are drawn, by our names, where the call leaves it open; else transformers'."""
+    said = {name: value for name, value in stored.items() if value is not None}
+    found: dict[str, Any] = {"temperature": said.get("temperature", 1.0)}
+    cuts = asked.keys() & {*_CUTS, "xtc"}
+    if "mirostat" not in asked and not cuts and said.get("mirostat", 0) != 0:
+        names = {"version": "mirostat", "tau": "mirostat_tau", "eta": "mirostat_eta"}
+        found["mirostat"] = {name: said[key] for name, key in names.items() if key in said}
+    elif checked.mirostat is None:
+        found |= {"top_k": _TOP_K, **{name: said[name] for name in _CUTS if name in said}}
+        if "xtc_probability" in said:
+            found["xtc"] = (said["xtc_probability"], said.get("xtc_threshold"))
+    return found
 
 
 def _told(sampling: Sampling, given: Mapping[str, Any], has_tokenizer: bool) -> dict[str, Any]:

@@ -193,12 +193,23 @@ def test_keys_of_the_file(tmp_path: Path, model: Any, stored: dict[str, Any], op
     ({"typical_p": 0.5}, {"typical_p": 0.5, "top_k": 50}),
     ({"typical_p": 0.5, "top_k": 0}, {"typical_p": 0.5, "top_k": 0}),
     ({"temperature": 0.7, "top_k": 3, "typical_p": 0.5}, {"temperature": 0.7, "mirostat": 2}),
+    ({"xtc_probability": 0.9, "xtc_threshold": 0.002}, {"xtc": (0.9, 0.002), "top_k": 50}),
+    ({"mirostat": 1, "mirostat_tau": 3.0, "mirostat_eta": 0.5, "top_k": 2},
+     {"mirostat": {"version": 1, "tau": 3, "eta": 0.5}}),
+    ({"mirostat": 0, "mirostat_tau": 3.0, "xtc_threshold": 0.1}, {"do_sample": True, "top_k": 50}),
 ])  # fmt: skip
 def test_keys_of_the_file_where_tokens_are_drawn(
     tmp_path: Path, model: Any, stored: dict[str, Any], options: dict[str, Any]
 ) -> None:
     odd = make(tmp_path / "m", do_sample=True, **stored)
-    assert ids(odd, seed=5, mirostat=options.get("mirostat")) == ids(model, seed=5, **options)
+    given = options.get("mirostat") if "mirostat" not in stored else None
+    assert ids(odd, seed=5, mirostat=given) == ids(model, seed=5, **options)
+
+
+def test_a_cut_of_the_call_before_mirostat_of_the_file(tmp_path: Path, model: Any) -> None:
+    odd = make(tmp_path / "m", do_sample=True, mirostat=2)
+    assert odd.generate("a", max_new_tokens=1)[0].settings["mirostat"] == {"version": 2, "tau": 5.0, "eta": 0.1}
+    assert ids(odd, seed=5, top_p=0.5) == ids(model, seed=5, top_p=0.5)
 
 
 def test_cutoffs_of_the_file(tmp_path: Path, model: Any) -> None:
@@ -248,6 +259,9 @@ BAD_FILES: list[tuple[dict[str, Any], str]] = [
     ({"do_sample": True, "typical_p": 0}, "typical_p: got 0"),
     ({"do_sample": True, "epsilon_cutoff": 1}, "epsilon_cutoff: got 1"),
     ({"do_sample": True, "eta_cutoff": -1}, "eta_cutoff: got -1"),
+    ({"do_sample": True, "mirostat": 3}, r"mirostat\['version'\]|mirostat: got 3"),
+    ({"do_sample": True, "mirostat": 2, "mirostat_tau": -1}, r"mirostat\['tau'\]: got -1"),
+    ({"do_sample": True, "xtc_probability": 2}, r"xtc\['probability'\]: got 2"),
     ({"encoder_no_repeat_ngram_size": 2}, "encoder_no_repeat_ngram_size is '2': it is not supported"),
     ({"watermarking_config": {"bias": 2.5}}, "watermarking_config is .*: it is not supported"),
     ({"max_time": 3.0}, "max_time is '3.0': it is not supported"),
