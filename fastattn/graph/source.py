@@ -17,13 +17,16 @@ import numpy as np
 
 from ..loaders import WeightFile
 from ..weights import PackedLinear, pack_rows
+from .banks import Bank, bank_bias, bank_rows, check_count, form_of
 from .config import ConfigReader
+from .layout import Layout
 
 __all__ = [
     "AS_STORED",
     "Checkpoint",
     "Derivation",
     "Floats",
+    "Layout",
     "Norm",
     "Plan",
     "Product",
@@ -66,6 +69,8 @@ class Product(NamedTuple):
     tied: str | None
     dtype: str | None
     """Another storage type than the model's."""
+    layout: Layout | None = None
+    """How files of Hugging Face have it, where it is one layer."""
 
     @property
     def outputs(self) -> int:
@@ -129,6 +134,13 @@ class Source(ABC):
         """The tables that were handed out, of which a call reads a few rows."""
         return [made for asked, made in self._handed.values() if asked[0] == "table"]
 
+    @property
+    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
+        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
+        the key of derived arrays.
+        """
+        return {key: made for key, (_, made) in self._handed.items()}
+
     @abstractmethod
     def has(self, name: str) -> bool:
         """Whether a tensor of that full name is stored."""
@@ -150,6 +162,7 @@ class Source(ABC):
         bias: bool | Sequence[str] = True,
         tied: str | None = None,
         dtype: str | None = None,
+        layout: Layout | None = None,
     ) -> PackedLinear:
         """One packed product of the layers ``names``, their outputs side by side.
 
@@ -165,6 +178,8 @@ class Source(ABC):
             Full name of a tensor with the same values, used where ``name.weight`` is not stored.
         dtype
             Another storage type than the model's.
+        layout
+            How files of Hugging Face have it, where ``names`` is one layer and they have it otherwise.
         """
         layers = [names] if isinstance(names, str) else names
         sizes = (outputs,) * len(layers) if isinstance(outputs, int) else tuple(outputs)
@@ -172,19 +187,29 @@ class Source(ABC):
             (name, size, (f"{name}.bias",) if bias is True else tuple(bias or ()))
             for name, size in zip(layers, sizes, strict=True)
         )
-        product = Product("+".join(layers), parts, inputs, tied, dtype)
-        asked = "layer", sizes, inputs, "bias" if bias else "no bias", dtype
+        product = Product("+".join(layers), parts, inputs, tied, dtype, layout)
+        asked = "layer", sizes, inputs, "bias" if bias else "no bias", dtype, layout
         return self.once(product.key, asked, lambda: self._linear(product))
 
     @abstractmethod
     def _linear(self, product: Product) -> PackedLinear: ...
 
-    def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
-        """``name.weight`` and ``name.bias`` (size,)."""
-        return self.once(name, ("norm", size, bias), lambda: self._norm(name, size, bias))
+    def experts(self, bank: Bank, dtype: str | None = None) -> PackedLinear:
+        """The layers of all experts as one product; ``dtype``: another storage type than the model's."""
+        return self.once(bank.key, ("experts", *bank, dtype), lambda: self._experts(bank, dtype))
 
     @abstractmethod
-    def _norm(self, name: str, size: int, bias: bool) -> Norm: ...
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear: ...
+
+    def norm(self, name: str, size: int, *, bias: bool = True, plus_one: bool = False) -> Norm:
+        """``name.weight`` and ``name.bias`` (size,).
+
+        ``plus_one``: the gain is one more than what files of Hugging Face have; in GGUF files it is there already.
+        """
+        return self.once(name, ("norm", size, bias, plus_one), lambda: self._norm(name, size, bias, plus_one))
+
+    @abstractmethod
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm: ...
 
     def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
         """The tensor of that full name as it is; ``tied``: another full name for the same values."""
@@ -234,6 +259,16 @@ class _OfFile(Source):
     def has(self, name: str) -> bool:
         return stored_name(self.weights, name) is not None
 
+    @property
+    def converted(self) -> bool:
+        """Whether a converter has put layers in order and added ones to gains."""
+        return self.weights.format == "gguf"
+
+    def layout_of(self, product: Product) -> Layout | None:
+        """How the file has a product, where not in order."""
+        layout = product.layout
+        return None if layout is None or (self.converted and not layout.everywhere) else layout
+
     def outputs(self, name: str, inputs: int) -> int | None:
         for part, rest in (("weight", (inputs,)), ("bias", ())):
             stored = stored_name(self.weights, f"{name}.{part}")
@@ -267,13 +302,25 @@ class Plan(_OfFile):
         self.requests[names] = shape
 
     def _linear(self, product: Product) -> PackedLinear:
+        layout = self.layout_of(product)
         for name, size, biases in product.parts:
-            self._ask((f"{name}.weight", product.tied), (size, product.inputs))
+            shape = (size, product.inputs) if layout is None else layout.shape(size, product.inputs)
+            self._ask((f"{name}.weight", product.tied), shape)
             if biases:
                 self._ask(biases, (size,))
         return None  # type: ignore[return-value]
 
-    def _norm(self, name: str, size: int, bias: bool) -> Norm:
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
+        form = form_of(bank, self.weights)
+        check_count(bank, form, self.weights)
+        for name in form.names:
+            for e in range(bank.number if form.apart else 1):
+                self._ask((name.format(e=e),), bank.shape(form))
+        for name in form.biases:
+            self._ask((name,), (bank.number, bank.outputs // len(form.biases)))
+        return None  # type: ignore[return-value]
+
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
         self._ask((f"{name}.weight",), (size,))
         if bias:
             self._ask((f"{name}.bias",), (size,))
@@ -299,13 +346,6 @@ class _Nothing(dict[str, Any]):
 class Checkpoint(_OfFile):
     """Reads tensors and packs layers."""
 
-    @property
-    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
-        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
-        the key of derived arrays.
-        """
-        return {key: made for key, (_, made) in self._handed.items()}
-
     def _stored(self, *candidates: str | None) -> str:
         """The name under which one of these full names is stored."""
         for name in candidates:
@@ -327,14 +367,37 @@ class Checkpoint(_OfFile):
         kind = product.dtype or self.dtype
         if kind == AS_STORED:
             kind = _kept_type(self.weights, names)
-        read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
+        layout = self.layout_of(product)
+        if layout is None:
+            read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
+        else:
+            rows = layout.rows(self.weights.as_float32(names[0]))
+            read = _rows_of([lambda start, stop: rows[start:stop]], [len(rows)])
+            if bias is not None and layout.order is not None:
+                bias = bias[layout.order]
         packed = pack_rows(product.outputs, product.inputs, read, bias, kind, num_threads=self.num_threads)
         for name in names:
             self.weights.forget(name)
         return packed
 
-    def _norm(self, name: str, size: int, bias: bool) -> Norm:
-        return Norm(self._read(f"{name}.weight"), self._read(f"{name}.bias") if bias else None)
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
+        form = form_of(bank, self.weights)
+        names = [name.format(e=e) for e in range(bank.number if form.apart else 1) for name in form.names]
+        bias = bank_bias([self._read(name) for name in form.biases], bank, form) if form.biases else None
+        kind = dtype or self.dtype
+        if kind == AS_STORED:
+            kind = _kept_type(self.weights, names)
+        read = bank_rows(self.weights, bank, form)
+        packed = pack_rows(bank.width, bank.inputs, read, bias, kind, num_threads=self.num_threads)
+        for name in names:
+            self.weights.forget(name)
+        return packed
+
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
+        gain = self._read(f"{name}.weight")
+        if plus_one and not self.converted:
+            gain = gain + np.float32(1)
+        return Norm(gain, self._read(f"{name}.bias") if bias else None)
 
     def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats:
         return self._read(name, tied)
