@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a token is chosen: the options of a request, checked once; the drawing itself is C (fastattn.h, fa_sample)."""
+"""How a token is chosen: the options of a request, checked once; the drawing itself is C (draw.h, fa_sample)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What fastattn.h says of DRY, decay, typical, epsilon, eta, XTC and mirostat, in float64 and Python integers: the
+"""What draw.h says of DRY, decay, typical, epsilon, eta, XTC and mirostat, in float64 and Python integers: the
 plain way, comparing everything with everything."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Drawing a token in float64 NumPy and Python integers, sorting everything: what fastattn.h says, and no line of C."""
+"""Drawing a token in float64 NumPy and Python integers, sorting everything: what draw.h says, and no line of C."""
 
 from __future__ import annotations
 
