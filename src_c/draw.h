@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Drawing tokens: the part of fastattn.h that ops/sample.c implements. */
+/* Part of fastattn.h, which includes it: drawing tokens. */
 #ifndef FA_DRAW_H
 #define FA_DRAW_H
-
-#include "fastattn.h"
 
 /*
  * How the token of a row is chosen. To the logits, in this order, each step rounded to fp32 and kept finite:
