@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import _core
 from .decode import Steps
+from .drawing import call_of
 from .memory import Held, PagedMemory, pages_needed
 from .outputs import Floats
 from .sampling import Sampling, check_drawn
@@ -57,6 +58,7 @@ class Request:
         "prompt",
         "reason",
         "sampling",
+        "surprise",
         "total",
         "which",
     )
@@ -76,6 +78,8 @@ class Request:
         self.pending = prompt
         """Tokens that have not gone through the model yet."""
         self.kept: Held | None = None
+        self.surprise = 0.0 if sampling.mirostat is None else sampling.mirostat.start
+        """With mirostat, what the next token may surprise at most."""
 
     @property
     def length(self) -> int:
@@ -187,18 +191,18 @@ class Run:
 
     def _draw(self, ready: list[Request], logits: Floats) -> None:
         """The next token of each request, from its row of logits."""
-        history = banned = None
-        if any(one.sampling.penalises for one in ready):
-            history = [one.history() if one.sampling.penalises else None for one in ready]
-        if any(len(one.made) < one.sampling.min_new_tokens for one in ready):
-            early = (one.ends if len(one.made) < one.sampling.min_new_tokens else () for one in ready)
-            banned = [np.array(sorted(tokens), np.int64) if tokens else None for tokens in early]
+        call = call_of(ready)
         tokens, logprobs, top_ids, top_logprobs = _core.sample(
-            logits, [one.sampling for one in ready], steps=[len(one.made) for one in ready],
-            which=[one.which for one in ready], tokens=history,
-            prompts=None if history is None else [one.prompt.size for one in ready], banned=banned, strict=False,
-            blocks=self._blocks, num_threads=self._threads,
-        )  # fmt: skip
+            logits,
+            [one.sampling for one in ready],
+            **call,
+            strict=False,
+            blocks=self._blocks,
+            num_threads=self._threads,
+        )
+        for one, surprise in zip(ready, call.get("surprises", ()), strict=False):
+            if surprise is not None:
+                one.surprise = surprise
         check_drawn(tokens, self._path)
         for i, (one, token) in enumerate(zip(ready, tokens.tolist(), strict=True)):
             one.made.append(token)

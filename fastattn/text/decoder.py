@@ -39,10 +39,17 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
+        typical_p: float | None = None,
+        xtc: Mapping[str, float] | Sequence[float] | None = None,
+        dry: Mapping[str, Any] | None = None,
+        mirostat: int | Mapping[str, float] | None = None,
         repetition_penalty: float | None = None,
         presence_penalty: float | None = None,
         frequency_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        bad_words: str | Sequence[str | Sequence[int]] | None = None,
+        allowed_token_ids: Sequence[int] | None = None,
         stop: str | Sequence[str] | None = None,
         stop_token_ids: Sequence[int] | None = None,
         include_stop_str_in_output: bool = False,
@@ -57,9 +64,11 @@ class TextDecoder(PromptedDecoder, TextEncoder):
 
         None is what generation_config.json of the model says (in GGUF files ``general.sampling.*``), else what
         transformers does: without sampling, the likeliest token, of equally likely ones the lowest id. Tokens are drawn
-        with ``do_sample``, with a temperature above 0, with any of ``top_k``, ``top_p`` and ``min_p``, or where nothing
-        of these is given and the file says so; ``temperature=0`` is greedy. First penalties, then temperature, top_k
-        (50 if nobody says how many), top_p, min_p.
+        with ``do_sample``, with a temperature above 0, with any of ``top_k``, ``top_p``, ``min_p``, ``typical_p``,
+        ``xtc`` and ``mirostat``, or where nothing of these is given and the file says so; ``temperature=0`` is greedy.
+        First biases and penalties, ``dry`` the last of them, then what may not come; then temperature, top_k (50 if
+        nobody says how many), top_p, min_p, typical_p, xtc, each from what the one before it has left; or, in place of
+        all from top_k on, mirostat.
 
         Parameters
         ----------
@@ -77,12 +86,32 @@ class TextDecoder(PromptedDecoder, TextEncoder):
             What logits are divided by.
         top_k, top_p, min_p
             How many tokens may be drawn; how likely they are together; how likely each is beside the likeliest.
+        typical_p
+            How likely the tokens are together whose surprise is nearest to the mean one.
+        xtc
+            (probability, threshold) or a mapping of these: with this probability, of the tokens at least as likely as
+            the threshold (0.1), the least likely alone may come; above 0.5 nothing is left out.
+        dry
+            A mapping. A token that would make a repetition longer, of ``allowed_length`` (2) tokens or more before it,
+            loses ``multiplier * base ** (length - allowed_length)`` of its logit (base: 1.75). Repetitions are looked
+            for in the last ``penalty_last_n`` (64) tokens, -1 for all, and end at ``sequence_breakers``: strings, ids,
+            or lists of ids; where there is a tokenizer, newline, colon, quotation mark and asterisk, if nobody says.
+        mirostat
+            A version (1 or 2), or a mapping of version, ``tau`` (5.0), the surprise in bits to keep to, and ``eta``
+            (0.1), how fast. Beside it no option may be given whose place it takes; those of the file do not count.
         repetition_penalty
             Divides the logits of tokens in prompt and answer where they are positive, and multiplies others.
         presence_penalty, frequency_penalty
             Taken from the logits of tokens in the answer, once and as often as they are there.
+        no_repeat_ngram_size
+            No so many tokens come twice, in prompt and answer.
         logit_bias
             Token id -> what is added to its logit; -inf for a token that never comes.
+        bad_words
+            Strings and lists of ids that may not come. A string is its tokens, without special ones, as they are with a
+            space before it and without one; other tokens may spell it still.
+        allowed_token_ids
+            Ids that may come, and no others; the text ends by itself only with ends that are among them.
         stop, stop_token_ids
             What ends the text: strings, which may come in pieces of several tokens, and ids.
         include_stop_str_in_output
@@ -109,8 +138,9 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         Raises
         ------
         ValueError
-            An option is out of its range; a prompt has no tokens, or is longer than the context, or leaves no room for
-            ``max_new_tokens``; an id is outside the vocabulary; the model has no language model's head; the file asks
+            An option is out of its range, or excludes another; no token is left that may come; a prompt has no tokens,
+            or is longer than the context, or leaves no room for ``max_new_tokens``; an id is outside the vocabulary;
+            the model has no language model's head; a string needs a tokenizer that is not there; the file asks
             for what is not supported.
         TypeError
             An argument is of another type, or an option is not known.
@@ -126,6 +156,9 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         return generate(self, prompts, {
             "max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "n": n, "seed": seed,
             "do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+            "typical_p": typical_p, "xtc": xtc, "dry": dry, "mirostat": mirostat,
+            "no_repeat_ngram_size": no_repeat_ngram_size, "bad_words": bad_words,
+            "allowed_token_ids": allowed_token_ids,
             "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
             "frequency_penalty": frequency_penalty, "logit_bias": logit_bias, "stop": stop,
             "stop_token_ids": stop_token_ids, "include_stop_str_in_output": include_stop_str_in_output,

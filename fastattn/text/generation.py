@@ -265,7 +265,7 @@ def _begin(
         raise TypeError(f"{what}() got an unexpected option {unknown[0]!r}; there are {', '.join(_NAMES)}")
     deadline = deadline_of(options.pop("timeout", None))
     num_threads, kv_dtype = options.pop("num_threads", None), options.pop("kv_dtype", None)
-    read = read_options(model.files, model.vocab_size, options)
+    read = read_options(model, options)
     if read.stop and not model.has_tokenizer:
         raise _no_tokenizer(model, "stop")
     return deadline, begin(what), num_threads, "float32" if kv_dtype is None else kv_dtype, read
@@ -273,7 +273,8 @@ def _begin(
 
 _NAMES = (
     "max_new_tokens", "min_new_tokens", "n", "seed", "do_sample", "temperature", "top_k", "top_p", "min_p",
-    "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "stop", "stop_token_ids",
+    "typical_p", "xtc", "mirostat", "dry", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "no_repeat_ngram_size", "logit_bias", "bad_words", "allowed_token_ids", "stop", "stop_token_ids",
     "include_stop_str_in_output", "ignore_eos", "logprobs", "kv_dtype", "timeout", "num_threads",
 )  # fmt: skip
 
