@@ -45,11 +45,15 @@ class Request:
         Which of several answers to one prompt it is: draws with one seed differ by it.
     ends
         Tokens that end it.
+    first
+        An earlier request with the same prompt, whose computed prompt it goes on from; None to compute it.
     """
 
     __slots__ = (
         "chosen",
         "ends",
+        "first",
+        "heirs",
         "kept",
         "likely",
         "made",
@@ -57,14 +61,21 @@ class Request:
         "prompt",
         "reason",
         "sampling",
+        "source",
         "total",
         "which",
     )
 
     def __init__(
-        self, prompt: Integers, total: int, sampling: Sampling, which: int = 0, ends: frozenset[int] = frozenset()
-    ) -> None:
+        self, prompt: Integers, total: int, sampling: Sampling, which: int = 0, ends: frozenset[int] = frozenset(),
+        first: Request | None = None,
+    ) -> None:  # fmt: skip
         self.prompt, self.total, self.sampling, self.which, self.ends = prompt, total, sampling, which, ends
+        self.first = first
+        self.heirs = 0
+        """Requests that go on from its prompt and have not begun."""
+        if first is not None:
+            first.heirs += 1
         self.made: list[int] = []
         """Tokens behind the prompt."""
         self.chosen: list[float] = []
@@ -73,9 +84,11 @@ class Request:
         """The likeliest tokens in the place of each, and their log-probabilities."""
         self.reason: str | None = None
         """Why it has ended: "stop", "length", or what ``Run.finish`` was told; None while it goes on."""
-        self.pending = prompt
+        self.pending = prompt if first is None else prompt[:0]
         """Tokens that have not gone through the model yet."""
         self.kept: Held | None = None
+        self.source: tuple[Held, Floats] | None = None
+        """What they go on from: the prompt's memory, and the logits behind it."""
 
     @property
     def length(self) -> int:
@@ -107,10 +120,12 @@ class Run:
         num_threads: int | None = None, deadline: int = 0,
     ) -> None:  # fmt: skip
         trace = model.graph.trace
+        shared = {id(request.first): request.first for request in requests if request.first is not None}
         pages = [
             sum(sorted(pages_needed(group, request.total, STEP_ROWS) for request in requests)[-MOST_RUNNING:])
+            + max((pages_needed(group, one.prompt.size, STEP_ROWS) for one in shared.values()), default=0)
             for group in trace.groups
-        ]
+        ]  # requests begin in order, so those of one prompt at most are left to begin when it is computed
         self._memory = PagedMemory(trace, pages, kv_dtype)
         self._steps = Steps(model.graph, model.program(["logits"]), model.blocks, self._memory)
         self._rotaries, self._blocks, self._path = trace.rotaries, model.blocks, model.path
@@ -127,6 +142,12 @@ class Run:
 
     def finish(self, request: Request, reason: str) -> None:
         """End a request before its time."""
+        first = request.first
+        if first is not None and request.kept is None and request.reason is None and not request.made:
+            first.heirs -= 1  # it has not begun
+            if not first.heirs and first.source is not None:
+                self._memory.free(first.source[0])
+                first.source = None
         request.reason = reason
         if request.kept is not None:
             self._memory.free(request.kept)
@@ -153,10 +174,7 @@ class Run:
         if self._stop.asked:
             self.finish_all("cancelled")
             return []
-        while self._waiting and len(self._running) < MOST_RUNNING:
-            request = self._waiting.popleft()
-            request.kept = self._memory.add()
-            self._running.append(request)
+        self._begin()
         some, tokens = _cut(self._running, STEP_ROWS)
         wanted = [piece.size == one.pending.size for one, piece in zip(some, tokens, strict=True)]
         try:
@@ -165,15 +183,31 @@ class Run:
                 [one.kept for one in some if one.kept is not None], tokens, wanted,
                 lengths=[one.length for one in some], num_threads=self._threads, deadline=self._deadline,
                 stopped=self._stop,
-            )  # fmt: skip
+            ) if some else None  # fmt: skip
         except DeadlineExceeded:
             self.finish_all("cancelled" if self._stop.asked else "timeout")
             return []
         for one, piece in zip(some, tokens, strict=True):
             one.pending = one.pending[piece.size :]
         ready = [one for one, want in zip(some, wanted, strict=True) if want]
+        rows = [] if logits is None else list(logits)
+        for one, row in zip(ready, rows, strict=True):
+            if one.heirs and not one.made:
+                assert one.kept is not None
+                one.source = self._memory.fork(one.kept), row.copy()
+        heirs = [one for one in self._running if one.first is not None and one.kept is None and one.first.source]
+        for one in heirs:
+            assert one.first is not None and one.first.source is not None
+            kept, row = one.first.source
+            if one.first.heirs > 1:
+                one.kept = self._memory.fork(kept)
+                one.first.heirs -= 1
+            else:  # the last one takes it
+                one.kept, one.first.source, one.first.heirs = kept, None, 0
+            rows.append(row)
+        ready += heirs
         if ready:
-            self._draw(ready, logits)
+            self._draw(ready, np.stack(rows) if heirs or logits is None else logits)
         for one in ready:
             token = one.made[-1]
             one.pending = np.array([token], np.int64)
@@ -184,6 +218,14 @@ class Run:
                 self._memory.free(one.kept)  # its keys were turned by the frequencies of shorter sequences
                 one.pending = one.history()
         return ready
+
+    def _begin(self) -> None:
+        """Requests that there is room for join those that run."""
+        while self._waiting and len(self._running) < MOST_RUNNING:
+            request = self._waiting.popleft()
+            if request.first is None:
+                request.kept = self._memory.add()
+            self._running.append(request)
 
     def _draw(self, ready: list[Request], logits: Floats) -> None:
         """The next token of each request, from its row of logits."""

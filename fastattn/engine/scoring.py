@@ -48,7 +48,7 @@ def token_logprobs(
             piece = ids[start : min(start + rows, ids.size - 1)]
             after = ids[start + 1 : start + 1 + piece.size]
             logits = steps.run(
-                [kept], [piece], [True], lengths=[ids.size], every=True, num_threads=threads, deadline=deadline
+                [kept], [piece], [piece.size], lengths=[ids.size], num_threads=threads, deadline=deadline
             )
             tokens, logprobs, _, _ = _core.sample(
                 logits, [raw] * piece.size, given=after.tolist(), strict=False, blocks=model.blocks, num_threads=threads

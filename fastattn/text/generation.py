@@ -56,7 +56,7 @@ class Generation:
     prompt_tokens: int
     """Tokens of the prompt."""
     cached_tokens: int = 0
-    """Of those, how many were not computed."""
+    """Of those, how many were not computed: all but for the first answer to a prompt."""
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Every option as it was used."""
 
@@ -112,9 +112,10 @@ class _Answer:
         if sampling.logprobs is not None:
             logprobs = tuple(zip(request.made, request.chosen, request.likely, strict=True))
             total = fsum(request.chosen)
+        size = int(request.prompt.size)
         return Generation(
             text, tuple(request.made), request.reason or "cancelled", self.stop, logprobs, total, sampling.seed,
-            int(request.prompt.size), 0, self.options.settings,
+            size, 0 if request.first is None else size, self.options.settings,
         )  # fmt: skip
 
 
@@ -296,7 +297,8 @@ def _requests(model: PromptedDecoder, name: str, prompt: Integers, options: Opti
         new = min(options.max_length, model.max_positions) - int(prompt.size)
     total = model.total(int(prompt.size), new, name)
     ends = options.stop_token_ids if options.ignore_eos else options.stop_token_ids | model.eos_token_ids
-    return [Request(prompt, total, options.sampling, which, ends) for which in range(options.n)]
+    first = Request(prompt, total, options.sampling, 0, ends)
+    return [first, *(Request(prompt, total, options.sampling, which, ends, first) for which in range(1, options.n))]
 
 
 def _pieces(tokenizer: ModelTokenizer, prompt: Integers) -> Pieces:

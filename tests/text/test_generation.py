@@ -108,7 +108,7 @@ def test_the_text_is_that_of_the_tokens(model: Any) -> None:
     for result in model.generate(PROMPTS, max_new_tokens=30, ignore_eos=True, n=3, **DRAWN):
         assert result.text == model.tokenizer.decode(result.token_ids)
         assert (result.finish_reason, result.stop, result.logprobs, result.score) == ("length", None, None, None)
-        assert result.cached_tokens == 0
+        assert result.cached_tokens in (0, result.prompt_tokens)
 
 
 def test_the_end_of_the_model(folder: Path, model: Any, tmp_path: Path) -> None:
