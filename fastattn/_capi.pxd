@@ -252,6 +252,8 @@ cdef extern from "fastattn.h" nogil:
         const uint32_t *allowed
         int64_t given
         int32_t logprobs
+        int32_t beam
+        float score
 
     int64_t FA_SAMPLE_MOST
 

@@ -317,6 +317,7 @@ def sample(
     banned: Sequence[_I64 | None] | None = None,
     allowed: Sequence[NDArray[np.uint32] | NDArray[np.int32] | None] | None = None,
     given: Sequence[int | None] | None = None,
+    scores: Sequence[float | None] | None = None,
     strict: bool = True,
     blocks: Blocks | None = None,
     num_threads: int | None = None,

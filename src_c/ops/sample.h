@@ -50,7 +50,7 @@ typedef struct fa_sample_space {
     uint32_t *counts;
 } fa_sample_space;
 
-/* The token of a row of n logits, or -1 and -2 as fa_sample has them. *log_sum gets ln sum exp(logit - highest) of the raw
+/* The token of a row of n logits, or -1 and -2 as fa_sample has them; space->logits then has the scores of a beam. *log_sum gets ln sum exp(logit - highest) of the raw
  * logits, *highest that one, where the draw asks for log probabilities. */
 int64_t fa_sample_row(const fa_sample_kernels *kernels, const fa_draw *draw, const float *logits, int64_t n,
                       const fa_sample_space *space, double *log_sum, float *highest);
@@ -58,6 +58,6 @@ int64_t fa_sample_row(const fa_sample_kernels *kernels, const fa_draw *draw, con
 /* Whether the draw changes logits, and whether it has a use for random bits. */
 int fa_draw_changes(const fa_draw *draw);
 int fa_draw_counts(const fa_draw *draw);
-static inline int fa_draw_is_random(const fa_draw *draw) { return draw->given < 0 && draw->temperature > 0; }
+static inline int fa_draw_is_random(const fa_draw *draw) { return draw->given < 0 && !draw->beam && draw->temperature > 0; }
 
 #endif

@@ -8,8 +8,9 @@
 #include "../../src_c/ops/sample.h"
 #include "check.h"
 
-#define ROWS 12
-#define KEPT 3 /* of the best */
+#define ROWS 14 /* the last two are of beams */
+#define KEPT 3  /* of the best */
+#define SCORE -3.25f
 
 /* ---- random bits, logarithm -------------------------------------------------------------------------------------- */
 
@@ -134,6 +135,7 @@ static fa_draw draw_of(int64_t n, int64_t row, const history *h) {
     if (row == 8 && n > 1) d.banned = h->banned, d.n_banned = 1;
     if (row == 3 || row == 9) d.allowed = h->allowed;
     if (row == 1) d.temperature = 0x1p-1074; /* above 0 also for a caller who flushes denormals */
+    if (row >= 12) d.beam = 1, d.score = SCORE, d.logprobs = (int32_t)(n < KEPT ? n : KEPT);
     return d;
 }
 
@@ -189,6 +191,8 @@ static void check_rows(int64_t n, const result *got) {
         if (row == 0 && token != first) fail("row %d: %d is not the highest", (int)row, (int)token);
         if (row == 10 && token != n - 1) fail("row %d: %d was not given", (int)row, (int)token);
         if ((row == 3 || row == 9) && token / 32 % 2 == 0 && token % 2) fail("row %d: %d is not allowed", (int)row, (int)token);
+        if (row >= 12 && got->ids[row * (n < KEPT ? n : KEPT)] != token) fail("row %d: %d is not the best", (int)row, (int)token);
+        if (row == 13) continue;
         if (row % 2) {
             if (!isnan(got->logprobs[row])) fail("row %d: a log probability nobody asked for", (int)row);
             continue;
@@ -196,6 +200,7 @@ static void check_rows(int64_t n, const result *got) {
         const long double exact = (long double)logit(n, row, token) - logit(n, row, first) - logl(sum);
         if (fabsl(got->logprobs[row] - exact) > 2e-7L + 0x1p-24L * fabsl(exact)) fail("row %d: %a, exact %La", (int)row, (double)got->logprobs[row], exact);
         if (got->ids[row * (n < KEPT ? n : KEPT)] != first) fail("row %d: the best", (int)row);
+        if (row == 12 && got->best[row * (n < KEPT ? n : KEPT)] != got->logprobs[row] + SCORE) fail("row %d: its score", (int)row);
     }
 }
 
@@ -252,6 +257,8 @@ static void test_refused(void) {
     SPOILS(repetition = 0); SPOILS(repetition = NAN); SPOILS(repetition = 1e39); SPOILS(repetition = 1e-39);
     SPOILS(presence = NAN); SPOILS(presence = 1e39); SPOILS(frequency = -INFINITY); SPOILS(logprobs = -2);
     SPOILS(given = -2); SPOILS(given = N); SPOILS(n_tokens = 1); SPOILS(n_tokens = -1); SPOILS(prompt = 1); SPOILS(prompt = -1);
+    SPOILS(beam = 1; draws[1].given = 1); SPOILS(beam = 1; draws[1].logprobs = -1); SPOILS(beam = 1; draws[1].score = NAN);
+    SPOILS(beam = 1; draws[1].score = -INFINITY); SPOILS(beam = 1; draws[1].score = INFINITY);
     SPOILS(n_bias = 1); SPOILS(n_bias = -1); SPOILS(n_banned = 1); SPOILS(n_banned = -1);
     SPOILS(tokens = history; draws[1].n_tokens = 2; draws[1].presence = 1); SPOILS(banned = far; draws[1].n_banned = 1);
     SPOILS(bias_ids = far; draws[1].bias = bias; draws[1].n_bias = 1); SPOILS(bias_ids = up; draws[1].bias = bias; draws[1].n_bias = 2);
