@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from .stop import DeadlineExceeded, check_deadline
 if TYPE_CHECKING:
     from .decoder import Decoder
 
-__all__ = ["Request", "Run"]
+__all__ = ["Request", "Run", "Search"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
+Likely = dict[int, float]  # ids and their log-probabilities, the likeliest first
 
 STEP_ROWS = 512
 """Rows of a step: prompts are cut into pieces of so many tokens at most, and one row for each sequence that is past its
@@ -50,6 +51,7 @@ class Request:
     """
 
     __slots__ = (
+        "best",
         "chosen",
         "ends",
         "first",
@@ -60,7 +62,10 @@ class Request:
         "pending",
         "prompt",
         "reason",
+        "row",
         "sampling",
+        "score",
+        "search",
         "source",
         "total",
         "which",
@@ -80,7 +85,7 @@ class Request:
         """Tokens behind the prompt."""
         self.chosen: list[float] = []
         """The log-probability of each of them, before anything was done to the logits."""
-        self.likely: list[dict[int, float]] = []
+        self.likely: list[Likely] = []
         """The likeliest tokens in the place of each, and their log-probabilities."""
         self.reason: str | None = None
         """Why it has ended: "stop", "length", or what ``Run.finish`` was told; None while it goes on."""
@@ -89,6 +94,14 @@ class Request:
         self.kept: Held | None = None
         self.source: tuple[Held, Floats] | None = None
         """What they go on from: the prompt's memory, and the logits behind it."""
+        self.search: Search | None = None
+        """What a beam belongs to."""
+        self.score: float | None = None
+        """A beam's log-probabilities together, by which its tokens are chosen."""
+        self.best: list[tuple[float, int]] | None = None
+        """Of a beam that has gone through the model: its best continuations, and how good they are."""
+        self.row: Floats | None = None
+        """The logits behind it, of a beam."""
 
     @property
     def length(self) -> int:
@@ -100,6 +113,37 @@ class Request:
         return np.concatenate([self.prompt, np.array(self.made, np.int64)])
 
 
+Tell = Callable[[list[Request], list[int], int], list[tuple[float, Likely]]]
+"""(beams, a token behind each, how many of the likeliest) -> the token's log-probability, and the likeliest ones'."""
+
+
+class Search(Protocol):
+    """Beams of one prompt: requests that go through steps together, and that others take the place of then."""
+
+    @property
+    def width(self) -> int:
+        """Beams there are at most."""
+        ...
+
+    @property
+    def beams(self) -> Sequence[Request]:
+        """Those there are; none when it has ended."""
+        ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether all of them have gone through a step."""
+        ...
+
+    def turn(self, memory: PagedMemory, tell: Tell) -> None:
+        """Choose those of the next step."""
+        ...
+
+    def end(self, reason: str) -> None:
+        """No step comes any more."""
+        ...
+
+
 class Run:
     """Takes requests through a model, step by step.
 
@@ -108,7 +152,7 @@ class Run:
     model
         A decoder with a language model's head.
     requests
-        In the order in which they begin.
+        In the order in which they begin; of a search its first beam.
     kv_dtype
         How keys and values are kept.
     deadline
@@ -121,8 +165,16 @@ class Run:
     ) -> None:  # fmt: skip
         trace = model.graph.trace
         shared = {id(request.first): request.first for request in requests if request.first is not None}
+        widths = [_width(request) for request in requests]
+        together = max(MOST_RUNNING, *widths, 0)
         pages = [
-            sum(sorted(pages_needed(group, request.total, STEP_ROWS) for request in requests)[-MOST_RUNNING:])
+            sum(
+                sorted(
+                    pages_needed(group, request.total, STEP_ROWS)
+                    for request, width in zip(requests, widths, strict=True)
+                    for _ in range(width)
+                )[-together:]
+            )
             + max((pages_needed(group, one.prompt.size, STEP_ROWS) for one in shared.values()), default=0)
             for group in trace.groups
         ]  # requests begin in order, so those of one prompt at most are left to begin when it is computed
@@ -160,6 +212,8 @@ class Run:
     def finish_all(self, reason: str) -> None:
         """End all that are going on."""
         for request in (*self._running, *self._waiting):
+            if request.search is not None:
+                request.search.end(reason)
             self.finish(request, reason)
 
     def cancel(self) -> None:
@@ -208,24 +262,65 @@ class Run:
         ready += heirs
         if ready:
             self._draw(ready, np.stack(rows) if heirs or logits is None else logits)
-        for one in ready:
+        grown = [one for one in ready if one.search is None]
+        if len(grown) < len(ready):
+            self._turn(ready, rows)
+        for one in grown:
             token = one.made[-1]
             one.pending = np.array([token], np.int64)
             if token in one.ends or one.length >= one.total:
                 self.finish(one, "stop" if token in one.ends else "length")
-            elif any(rotary.kind_of(one.length) != rotary.kind_of(one.length - 1) for rotary in self._rotaries):
-                assert one.kept is not None
-                self._memory.free(one.kept)  # its keys were turned by the frequencies of shorter sequences
-                one.pending = one.history()
-        return ready
+            else:
+                self._renew(one)
+        return grown
+
+    def _renew(self, one: Request) -> None:
+        """Where frequencies are others from a length on, the sequence that has got it goes through the model again."""
+        if any(rotary.kind_of(one.length) != rotary.kind_of(one.length - 1) for rotary in self._rotaries):
+            assert one.kept is not None
+            self._memory.free(one.kept)
+            one.pending = one.history()
 
     def _begin(self) -> None:
         """Requests that there is room for join those that run."""
-        while self._waiting and len(self._running) < MOST_RUNNING:
+        room = MOST_RUNNING - sum(
+            _width(one) for one in self._running if one.search is None or one.search.beams[0] is one
+        )
+        while self._waiting and (not self._running or _width(self._waiting[0]) <= room):
             request = self._waiting.popleft()
             if request.first is None:
                 request.kept = self._memory.add()
             self._running.append(request)
+            room -= _width(request)
+
+    def _turn(self, ready: list[Request], rows: list[Floats]) -> None:
+        """Searches all of whose beams are ready take a turn."""
+        for one, row in zip(ready, rows, strict=True):
+            one.row = row
+        searches = {id(one.search): one.search for one in ready if one.search is not None}
+        for search in searches.values():
+            if search.ready:
+                search.turn(self._memory, self._tell)
+                self._running = [one for one in self._running if one.search is not search]
+                self._running += search.beams
+                for beam in search.beams:
+                    self._renew(beam)
+
+    def _tell(self, several: list[Request], tokens: list[int], count: int) -> list[tuple[float, Likely]]:
+        """See ``Tell``."""
+        rows = [one.row for one in several if one.row is not None]
+        return self._logprobs(np.stack(rows), tokens, count) if rows else []
+
+    def _logprobs(self, logits: Floats, tokens: list[int], count: int) -> list[tuple[float, Likely]]:
+        """The log-probability of a token in each row of logits, and those of the ``count`` likeliest."""
+        found, logprobs, ids, likely = _core.sample(
+            logits, [Sampling(logprobs=count)] * len(tokens), given=tokens, strict=False, blocks=self._blocks,
+            num_threads=self._threads,
+        )  # fmt: skip
+        check_drawn(found, self._path)
+        assert logprobs is not None and ids is not None and likely is not None
+        rows = zip(ids.tolist(), likely.tolist(), strict=True)
+        return [(logprob, dict(zip(*row, strict=True))) for logprob, row in zip(logprobs.tolist(), rows, strict=True)]
 
     def _draw(self, ready: list[Request], logits: Floats) -> None:
         """The next token of each request, from its row of logits."""
@@ -238,11 +333,15 @@ class Run:
         tokens, logprobs, top_ids, top_logprobs = _core.sample(
             logits, [one.sampling for one in ready], steps=[len(one.made) for one in ready],
             which=[one.which for one in ready], tokens=history,
-            prompts=None if history is None else [one.prompt.size for one in ready], banned=banned, strict=False,
-            blocks=self._blocks, num_threads=self._threads,
+            prompts=None if history is None else [one.prompt.size for one in ready], banned=banned,
+            scores=[one.score for one in ready], strict=False, blocks=self._blocks, num_threads=self._threads,
         )  # fmt: skip
         check_drawn(tokens, self._path)
         for i, (one, token) in enumerate(zip(ready, tokens.tolist(), strict=True)):
+            if one.score is not None:
+                assert top_ids is not None and top_logprobs is not None
+                one.best = list(zip(top_logprobs[i].tolist(), top_ids[i].tolist(), strict=True))
+                continue
             one.made.append(token)
             if one.sampling.logprobs is not None:
                 assert logprobs is not None and top_ids is not None and top_logprobs is not None
@@ -262,3 +361,8 @@ def _cut(running: list[Request], rows: int) -> tuple[list[Request], list[Integer
             tokens.append(one.pending[:left])
             left -= tokens[-1].size
     return some, tokens
+
+
+def _width(request: Request) -> int:
+    """Sequences that it may become."""
+    return 1 if request.search is None else request.search.width

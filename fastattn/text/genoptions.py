@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..engine.sampling import Sampling, draws, sampling_of
+from .beamoptions import BEAM_KEYS, check_answers, read_beams
 
 if TYPE_CHECKING:
+    from ..engine.beams import BeamRules
     from ..loaders.files import ModelFiles
 
 __all__ = ["SPELLINGS", "Options", "read_options"]
@@ -31,7 +33,7 @@ _MOST_ANSWERS = 1 << 16
 
 _OF_FILE = (
     "do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "max_length",
-    "min_new_tokens", "stop_strings", "num_return_sequences",
+    "min_new_tokens", "stop_strings", "num_return_sequences", *BEAM_KEYS,
 )  # fmt: skip
 _OBEYED_ELSEWHERE = ("eos_token_id",)
 _WITHOUT_EFFECT_BY_REASON = {
@@ -41,14 +43,14 @@ _WITHOUT_EFFECT_BY_REASON = {
     "output_logits",
     "how keys are kept, and how transformers computes": "use_cache cache_implementation cache_config "
     "return_legacy_cache low_memory compile_config disable_compile prefill_chunk_size",
-    "beams": "length_penalty early_stopping num_beam_groups diversity_penalty",
     "drafts, which change no text": "is_assistant num_assistant_tokens num_assistant_tokens_schedule "
     "assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit "
     "assistant_lookbehind target_lookbehind",
 }
 _WITHOUT_EFFECT = frozenset(" ".join(_WITHOUT_EFFECT_BY_REASON.values()).split())
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {
-    "num_beams": (1,), "typical_p": (1, 1.0), "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,),
+    "num_beam_groups": (1,), "diversity_penalty": (0, 0.0),
+    "typical_p": (1, 1.0), "no_repeat_ngram_size": (0,), "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1, 1.0), "epsilon_cutoff": (0, 0.0), "eta_cutoff": (0, 0.0), "min_length": (0,),
     "guidance_scale": (1, 1.0), "remove_invalid_values": (False,), "renormalize_logits": (False,),
     "token_healing": (False,), "top_h": (), "penalty_alpha": (0, 0.0), "dola_layers": (),
@@ -65,6 +67,7 @@ class Options(NamedTuple):
     max_length: int | None
     """Tokens with those of the prompt, as the file says, where nobody says how many new ones."""
     n: int
+    beams: BeamRules
     stop: tuple[str, ...]
     stop_token_ids: frozenset[int]
     include_stop: bool
@@ -84,7 +87,10 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
     stored = _stored(files)
     where = files.describe(_FILE)
     how = [given.get(name) for name in ("do_sample", "temperature", "top_k", "top_p", "min_p")]
-    if all(value is None for value in how):
+    beams = read_beams(stored, where, given, draws(*how))
+    if beams.width > 1:
+        drawn = False
+    elif all(value is None for value in how):
         drawn = (
             _of_file(_flag, stored.get("do_sample"), f"{where}: do_sample", False) and stored.get("temperature") != 0
         )
@@ -120,8 +126,7 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
     if n is None:
         named_n = f"{where}: num_return_sequences"
         n = _of_file(_count, stored.get("num_return_sequences"), named_n, _MOST_ANSWERS) or 1
-    if n > 1 and not drawn:
-        raise ValueError(f"{named_n}: got {n}, but without sampling all answers are one: give a temperature above 0")
+    check_answers(n, named_n, beams, drawn)
     stops = _strings(given.get("stop"), "stop")
     if given.get("stop") is None:
         stops = _of_file(_strings, stored.get("stop_strings"), f"{where}: stop_strings")
@@ -137,8 +142,9 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
         "presence_penalty": sampling.presence_penalty, "frequency_penalty": sampling.frequency_penalty,
         "logit_bias": dict(sampling.logit_bias) or None, "stop": list(stops), "stop_token_ids": sorted(ids),
         "include_stop_str_in_output": include, "ignore_eos": ignore, "logprobs": sampling.logprobs,
+        "num_beams": beams.width, "length_penalty": beams.length_penalty, "early_stopping": beams.early_stopping,
     }  # fmt: skip
-    return Options(sampling, new, most, n, stops, ids, include, ignore, settings)
+    return Options(sampling, new, most, n, beams, stops, ids, include, ignore, settings)
 
 
 def _stored(files: ModelFiles) -> Mapping[str, Any]:

@@ -230,7 +230,13 @@ def test_a_length_with_the_prompt(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_beams": 4}, "num_beams is '4': it is not supported"),
+        ({"num_beams": 0}, "num_beams: got 0"),
+        ({"num_beams": "4"}, "num_beams: expected an int or None, got str"),
+        ({"num_beams": 2, "num_return_sequences": 3}, "num_return_sequences: got 3, more than num_beams, 2"),
+        ({"length_penalty": "long"}, "length_penalty: expected a number"),
+        ({"early_stopping": "soon"}, "early_stopping: got 'soon'"),
+        ({"num_beam_groups": 2}, "num_beam_groups is '2': it is not supported"),
+        ({"diversity_penalty": 0.5}, "diversity_penalty is '0.5'"),
         ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size is '3'"),
         ({"typical_p": 0.5}, "typical_p is '0.5'"),
         ({"suppress_tokens": [1]}, r"suppress_tokens is '\[1\]': it is not known"),
