@@ -121,6 +121,7 @@ cdef extern from "fastattn.h" nogil:
         int64_t ring_first
         int64_t ring_size
         const int64_t *positions
+        int64_t chunk
 
     fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
                                      const fa_view *q, const fa_view *k, const fa_view *v,
@@ -308,6 +309,8 @@ cdef extern from "fastattn.h" nogil:
         FA_STEP_ADD
         FA_STEP_ACTIVATE
         FA_STEP_SCALE
+        FA_STEP_CLAMP
+        FA_STEP_JOIN
         FA_STEP_GATHER
         FA_STEP_POOL
         FA_STEP_NORMALIZE
@@ -327,6 +330,8 @@ cdef extern from "fastattn.h" nogil:
         const fa_linear_weights *weights
         fa_view weight
         fa_view bias
+        fa_view alibi
+        fa_view sinks
         float eps
         float scale
         int64_t heads

@@ -45,6 +45,7 @@ typedef struct step_case {
     int64_t heads, kv_heads;
     fa_dtype weights;
     int bias, causal, spread, all_weights; /* spread: with positions. Of disentangled: bias 1 for c2p, 2 for p2c */
+    int slopes, sinks;
     int64_t left, right;
     int64_t times;                  /* of gather; of embed tables; of pool rows to skip */
     float softcap;
@@ -72,12 +73,18 @@ static const step_case steps[] = {
     {"attention, window, bias", FA_STEP_ATTENTION, .x = 24, .y = 12, .z = 12, .out = 24, .heads = 2, .kv_heads = 1, .bias = 1, WINDOW(3, 2)},
     {"attention, positions", FA_STEP_ATTENTION, .x = 32, .y = 32, .z = 32, .out = 32, .heads = 4, .kv_heads = 4, .spread = 1, WINDOW(3, 2)},
     {"attention, positions, bias", FA_STEP_ATTENTION, .x = 8, .y = 4, .z = 4, .out = 8, .heads = 2, .kv_heads = 1, .spread = 1, .bias = 1, ALL},
+    {"attention, slopes", FA_STEP_ATTENTION, .x = 32, .y = 16, .z = 16, .out = 32, .heads = 4, .kv_heads = 2, .causal = 1, .slopes = 1, ALL},
+    {"attention, sinks, window", FA_STEP_ATTENTION, .x = 15, .y = 5, .z = 7, .out = 21, .heads = 3, .kv_heads = 1, .causal = 1, .sinks = 1, WINDOW(4, 0)},
     {"attention, weights", FA_STEP_ATTENTION, .x = 32, .y = 16, .z = 16, .out = 32, .heads = 4, .kv_heads = 2, .all_weights = 1, ALL},
     {"disentangled", FA_STEP_DISENTANGLED, .x = 24, .y = 24, .z = 24, .out = 24, .heads = 3, .kv_heads = 3, .bias = 3},
     {"disentangled, c2p", FA_STEP_DISENTANGLED, .x = 16, .y = 16, .z = 16, .out = 16, .heads = 1, .kv_heads = 1, .bias = 1},
     {"disentangled, p2c", FA_STEP_DISENTANGLED, .x = 16, .y = 16, .z = 16, .out = 16, .heads = 2, .kv_heads = 2, .bias = 2},
     {"rope", FA_STEP_ROPE, .x = 24, .out = 24, .heads = 3, .in_x = 2},
     {"rope, interleaved", FA_STEP_ROPE, 1, .x = 12, .out = 12, .heads = 2, .in_x = 2},
+    {"rope, behind columns that stay", FA_STEP_ROPE, 1, .x = 33, .out = 33, .heads = 3, .times = 5, .in_x = 2},
+    {"join", FA_STEP_JOIN, .x = 12, .y = 15, .out = 27, .heads = 3, .left = 4, .right = 5},
+    {"join, one for all heads", FA_STEP_JOIN, .x = 32, .y = 7, .out = 60, .heads = 4, .left = 8, .right = 7},
+    {"join, one head", FA_STEP_JOIN, .x = 1, .y = 20, .out = 21, .heads = 1, .left = 1, .right = 20},
     {"gated", FA_STEP_GATED, FA_ACT_SILU, .x = 35, .y = 35, .out = 35, .in_x = 1, .in_y = 1},
     {"gated, no activation", FA_STEP_GATED, .x = 1, .y = 1, .out = 1, .in_x = 1, .in_y = 1},
     {"add", FA_STEP_ADD, .x = 21, .y = 21, .out = 21, .in_x = 1, .in_y = 1},
@@ -93,12 +100,13 @@ static const step_case steps[] = {
     {"pool weighted mean, skip", FA_STEP_POOL, FA_POOL_WEIGHTED_MEAN, .x = 30, .out = 30, .times = 1},
     {"normalize", FA_STEP_NORMALIZE, .x = 44, .out = 44, .in_x = 1},
     {"copy", FA_STEP_COPY, .x = 23, .out = 23},
+    {"clamp", FA_STEP_CLAMP, .x = 33, .out = 33, .in_x = 1},
 };
 
 /* What a step has beside its values, for all runs of a case. */
 typedef struct fixed {
     fa_linear_weights weights;
-    tensor tables[IDS], weight, bias, cos, sin;
+    tensor tables[IDS], weight, bias, slopes, sinks, cos, sin;
     float *c2p, *p2c;
 } fixed;
 
@@ -131,6 +139,7 @@ static fixed fixed_begin(const step_case *c) {
     const int64_t groups = c->kind == FA_STEP_RMS_NORM && c->heads ? c->heads : 1;
     f.weight = vector("weight", c->out / groups, 70);
     f.bias = c->kind == FA_STEP_ATTENTION ? matrix("bias", c->heads, 9, 71) : vector("bias", c->out, 71);
+    if (c->kind == FA_STEP_ATTENTION) f.slopes = vector("slopes", c->heads, 77), f.sinks = vector("sinks", c->heads, 78);
     f.cos = matrix("cosines", ANGLES, HALF, 72), f.sin = matrix("sines", ANGLES, HALF, 73);
     const int64_t head = c->heads ? c->out / c->heads : 0, each = (2 * SPAN + 15) / 16 * 16 * head * c->heads;
     if (c->kind == FA_STEP_DISENTANGLED && c->bias & 1) f.c2p = panels("c2p", each, 74);
@@ -153,7 +162,7 @@ static fixed fixed_begin(const step_case *c) {
 }
 
 static void fixed_end(fixed *f) {
-    tensor *all[] = {&f->tables[0], &f->tables[1], &f->tables[2], &f->weight, &f->bias, &f->cos, &f->sin};
+    tensor *all[] = {&f->tables[0], &f->tables[1], &f->tables[2], &f->weight, &f->bias, &f->slopes, &f->sinks, &f->cos, &f->sin};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->memory) tensor_free(all[i]);
     void *blocks[] = {f->c2p, f->p2c, f->weights.panels, f->weights.scale, f->weights.sums};
@@ -199,6 +208,9 @@ static fa_status by_hand_attention(const fa_ctx *ctx, const step_case *c, const 
     p.cu_q = p.cu_k = d.cu = b->ends;
     p.n_seq = d.n_seq = b->sequences;
     p.bias = c->bias ? &f->bias.view : NULL;
+    p.sinks = c->sinks ? &f->sinks.view : NULL;
+    const fa_view slopes = {f->slopes.view.data, {b->sequences, c->heads}, {0, f->slopes.view.stride[0]}, 2, FA_F32};
+    p.alibi = c->slopes ? &slopes : NULL;
     p.positions = c->spread ? positions : NULL;
     d.positions = positions;
     fa_status status = c->kind == FA_STEP_ATTENTION ? fa_attention_workspace(ctx, &out, NULL, weights ? &all : NULL, &q, &k, &values, &p, &bytes)
@@ -220,6 +232,27 @@ static fa_status by_hand_linear(const fa_ctx *ctx, const step_case *c, const fix
     return status;
 }
 
+/* The columns of each head that turn. */
+static fa_view behind(const fa_view *v, const step_case *c) {
+    fa_view heads = heads_first(v, c->heads);
+    heads.data = (float *)heads.data + c->times;
+    heads.shape[3] -= c->times;
+    return heads;
+}
+
+static fa_status by_hand_join(const step_case *c, const fa_view v[4]) {
+    const int64_t sizes[2] = {c->left, c->right};
+    for (int64_t row = 0; row < v[0].shape[0]; row++)
+        for (int64_t h = 0; h < c->heads; h++)
+            for (int part = 0; part < 2; part++) {
+                float *to = (float *)((char *)v[0].data + row * v[0].stride[0]) + h * (c->left + c->right) + part * c->left;
+                const float *x = (float *)((char *)v[1 + part].data + row * v[1 + part].stride[0]);
+                if (v[1 + part].shape[1] != sizes[part]) x += h * sizes[part];
+                memcpy(to, x, (size_t)sizes[part] * sizeof(float));
+            }
+    return FA_OK;
+}
+
 /* v: out, x, y, z. */
 static fa_status by_hand(const fa_ctx *ctx, const step_case *c, const fixed *f, const rows_of *b, const fa_view v[4], float *weights) {
     const fa_view *y = c->y ? &v[2] : NULL, *bias = c->bias ? &f->bias.view : NULL;
@@ -234,13 +267,17 @@ static fa_status by_hand(const fa_ctx *ctx, const step_case *c, const fixed *f, 
         if (c->heads) return fa_rms_norm_groups(ctx, &v[0], &v[1], c->heads, &f->weight.view, 1e-5f);
         return fa_rms_norm(ctx, &v[0], &v[1], y, &f->weight.view, 1e-5f);
     case FA_STEP_ROPE: {
-        const fa_view to = heads_first(&v[0], c->heads), from = heads_first(&v[1], c->heads), at = dense(turns, 2, 1, b->tokens, FA_I64);
+        const fa_view to = behind(&v[0], c), from = behind(&v[1], c), at = dense(turns, 2, 1, b->tokens, FA_I64);
+        for (int64_t row = 0; row < v[0].shape[0]; row++) /* which turn where they lie, as what stays does */
+            memmove((char *)v[0].data + row * v[0].stride[0], (char *)v[1].data + row * v[1].stride[0], (size_t)c->x * sizeof(float));
         return fa_rope(ctx, &to, &from, &f->cos.view, &f->sin.view, &at, c->act);
     }
+    case FA_STEP_JOIN: return by_hand_join(c, v);
     case FA_STEP_GATED: return fa_gated(ctx, &v[0], &v[1], y, (fa_activation)c->act);
     case FA_STEP_ADD: return fa_add(ctx, &v[0], &v[1], y);
     case FA_STEP_ACTIVATE: return fa_activate(ctx, &v[0], &v[1], (fa_activation)c->act);
     case FA_STEP_SCALE: return fa_scale(ctx, &v[0], &v[1], 0.7f);
+    case FA_STEP_CLAMP: return fa_clamp(ctx, &v[0], &v[1], 0.7f);
     case FA_STEP_GATHER: rows[0] = dense(wanted, 2, b->wanted, c->times, FA_I64); return fa_gather(ctx, &v[0], &v[1], &rows[0]);
     case FA_STEP_POOL:
         rows[0] = dense(b->ends, 1, b->sequences + 1, 0, FA_I64);
@@ -286,8 +323,11 @@ static void set_options(lab *l, fa_step *s, const step_case *c, const fixed *f, 
         for (int i = 0; i < c->times; i++) s->tables[i] = f->tables[i].view, s->index[i] = lab_integers(l, "ids", TOKENS, 0, ids[i]);
         break;
     case FA_STEP_LINEAR: s->weights = &f->weights; break;
+    case FA_STEP_JOIN: s->head_size = c->left, s->v_head_size = c->right; break;
     case FA_STEP_ATTENTION:
         s->attention = options_of(c);
+        if (c->slopes) s->alibi = f->slopes.view;
+        if (c->sinks) s->sinks = f->sinks.view;
         s->index[0] = lab_integers(l, "ends", SEQUENCES, 1, b->ends);
         if (c->spread) s->index[1] = lab_integers(l, "positions", TOKENS, 0, positions);
         if (c->all_weights) *weights = s->index[2] = lab_array(l, "weights", (fa_array){.dtype = FA_F32, .ndim = 4, .rows = -1, .optional = 1, .width = -1}, all);
@@ -302,6 +342,7 @@ static void set_options(lab *l, fa_step *s, const step_case *c, const fixed *f, 
         s->index[0] = lab_array(l, "cosines", table, angles), s->index[1] = lab_array(l, "sines", table, angles);
         tensor_fill(&l->tensors[s->index[0]], 72, 0.5f), tensor_fill(&l->tensors[s->index[1]], 73, 0.5f);
         s->index[2] = lab_integers(l, "rows of both", TOKENS, 0, turns);
+        s->v_head_size = c->times;
         break;
     case FA_STEP_GATHER:
         s->index[0] = lab_array(l, "wanted", (fa_array){.dtype = FA_I64, .ndim = 2, .rows = WANTED, .width = c->times}, NULL);
