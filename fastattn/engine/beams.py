@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from .requests import Request
+from .request import Request
 
 if TYPE_CHECKING:
     from .memory import Held, PagedMemory
-    from .requests import Integers, Likely, Tell
+    from .request import Integers, Likely, Tell
     from .sampling import Sampling
 
 __all__ = ["Beam", "BeamRules", "BeamSearch", "Candidate", "EndOf"]
@@ -109,7 +109,9 @@ class BeamSearch:
         # A beam can end in each of `ends`: with so many candidates, `width` are left that go on.
         self._kept = (1 + max(len(ends), 1)) * rules.width
         first = replace(sampling, logprobs=min(self._kept, vocab_size))
-        self.beams: list[Beam] = [Beam(self, first, 0.0, note)]
+        self.first = Beam(self, first, 0.0, note)
+        """The beam that begins; it has what is told of the prompt."""
+        self.beams = [self.first]
         self.reason: str | None = None
         """Why it has ended: "stop", or what ``Run`` was told; None while it goes on."""
         self._found: list[_Found] = []  # complete texts, the best first
@@ -225,6 +227,7 @@ class BeamSearch:
             request.first = several[0] if several else None  # which has computed the prompt
             request.made, request.chosen, request.likely = found.made, found.chosen, found.likely
             request.reason, request.score = found.reason, found.score
+            request.asked, request.told = self.first.asked, self.first.told
             several.append(request)
         return several
 

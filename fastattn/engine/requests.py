@@ -4,144 +4,31 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import _core
 from .decode import Steps
-from .memory import Held, PagedMemory, pages_needed
+from .memory import PagedMemory, pages_needed
 from .outputs import Floats
+from .request import Integers, Likely, Request, asks
 from .sampling import Sampling, check_drawn
 from .stop import DeadlineExceeded, check_deadline
 
 if TYPE_CHECKING:
     from .decoder import Decoder
 
-__all__ = ["Request", "Run", "Search"]
-
-Integers = np.ndarray[Any, np.dtype[np.int64]]
-Likely = dict[int, float]  # ids and their log-probabilities, the likeliest first
+__all__ = ["Request", "Run"]
 
 STEP_ROWS = 512
 """Rows of a step: prompts are cut into pieces of so many tokens at most, and one row for each sequence that is past its
 prompt. No bit of a result depends on it."""
+STEP_LOGITS = 1 << 24
+"""Numbers of logits that are in memory together at most, where they are wanted of each token of a prompt."""
 MOST_RUNNING = 64
 """Sequences that go through steps together; others wait."""
-
-
-class Request:
-    """A prompt that is to be continued.
-
-    Parameters
-    ----------
-    prompt
-        (t,) token ids, at least one.
-    total
-        Tokens there may be at most, the prompt's included.
-    sampling
-        How tokens are drawn.
-    which
-        Which of several answers to one prompt it is: draws with one seed differ by it.
-    ends
-        Tokens that end it.
-    first
-        An earlier request with the same prompt, whose computed prompt it goes on from; None to compute it.
-    """
-
-    __slots__ = (
-        "best",
-        "chosen",
-        "ends",
-        "first",
-        "heirs",
-        "kept",
-        "likely",
-        "made",
-        "pending",
-        "prompt",
-        "reason",
-        "row",
-        "sampling",
-        "score",
-        "search",
-        "source",
-        "total",
-        "which",
-    )
-
-    def __init__(
-        self, prompt: Integers, total: int, sampling: Sampling, which: int = 0, ends: frozenset[int] = frozenset(),
-        first: Request | None = None,
-    ) -> None:  # fmt: skip
-        self.prompt, self.total, self.sampling, self.which, self.ends = prompt, total, sampling, which, ends
-        self.first = first
-        self.heirs = 0
-        """Requests that go on from its prompt and have not begun."""
-        if first is not None:
-            first.heirs += 1
-        self.made: list[int] = []
-        """Tokens behind the prompt."""
-        self.chosen: list[float] = []
-        """The log-probability of each of them, before anything was done to the logits."""
-        self.likely: list[Likely] = []
-        """The likeliest tokens in the place of each, and their log-probabilities."""
-        self.reason: str | None = None
-        """Why it has ended: "stop", "length", or what ``Run.finish`` was told; None while it goes on."""
-        self.pending = prompt if first is None else prompt[:0]
-        """Tokens that have not gone through the model yet."""
-        self.kept: Held | None = None
-        self.source: tuple[Held, Floats] | None = None
-        """What they go on from: the prompt's memory, and the logits behind it."""
-        self.search: Search | None = None
-        """What a beam belongs to."""
-        self.score: float | None = None
-        """A beam's log-probabilities together, by which its tokens are chosen."""
-        self.best: list[tuple[float, int]] | None = None
-        """Of a beam that has gone through the model: its best continuations, and how good they are."""
-        self.row: Floats | None = None
-        """The logits behind it, of a beam."""
-
-    @property
-    def length(self) -> int:
-        """Tokens that are known."""
-        return self.prompt.size + len(self.made)
-
-    def history(self) -> Integers:
-        """They themselves."""
-        return np.concatenate([self.prompt, np.array(self.made, np.int64)])
-
-
-Tell = Callable[[list[Request], list[int], int], list[tuple[float, Likely]]]
-"""(beams, a token behind each, how many of the likeliest) -> the token's log-probability, and the likeliest ones'."""
-
-
-class Search(Protocol):
-    """Beams of one prompt: requests that go through steps together, and that others take the place of then."""
-
-    @property
-    def width(self) -> int:
-        """Beams there are at most."""
-        ...
-
-    @property
-    def beams(self) -> Sequence[Request]:
-        """Those there are; none when it has ended."""
-        ...
-
-    @property
-    def ready(self) -> bool:
-        """Whether all of them have gone through a step."""
-        ...
-
-    def turn(self, memory: PagedMemory, tell: Tell) -> None:
-        """Choose those of the next step."""
-        ...
-
-    def end(self, reason: str) -> None:
-        """No step comes any more."""
-        ...
 
 
 class Run:
@@ -182,6 +69,7 @@ class Run:
         self._steps = Steps(model.graph, model.program(["logits"]), model.blocks, self._memory)
         self._rotaries, self._blocks, self._path = trace.rotaries, model.blocks, model.path
         self._threads = model.num_threads if num_threads is None else num_threads
+        self._most_told = max(STEP_LOGITS // model.vocab_size, 1)
         self._deadline = deadline
         self._stop = _core.Stop()
         self._waiting = deque(requests)
@@ -229,26 +117,23 @@ class Run:
             self.finish_all("cancelled")
             return []
         self._begin()
-        some, tokens = _cut(self._running, STEP_ROWS)
-        wanted = [piece.size == one.pending.size for one, piece in zip(some, tokens, strict=True)]
-        try:
-            check_deadline(self._deadline)
-            logits = self._steps.run(
-                [one.kept for one in some if one.kept is not None], tokens, wanted,
-                lengths=[one.length for one in some], num_threads=self._threads, deadline=self._deadline,
-                stopped=self._stop,
-            ) if some else None  # fmt: skip
-        except DeadlineExceeded:
-            self.finish_all("cancelled" if self._stop.asked else "timeout")
+        some, tokens = _cut(self._running, STEP_ROWS, self._most_told)
+        done = [piece.size == one.pending.size for one, piece in zip(some, tokens, strict=True)]
+        wanted = [
+            piece.size if asks(one) else int(last) for one, piece, last in zip(some, tokens, done, strict=True)
+        ]  # fmt: skip
+        logits = self._compute(some, tokens, wanted)
+        if logits is None:
             return []
+        rows = self._last_rows(some, wanted, done, logits)
         for one, piece in zip(some, tokens, strict=True):
             one.pending = one.pending[piece.size :]
-        ready = [one for one, want in zip(some, wanted, strict=True) if want]
-        rows = [] if logits is None else list(logits)
+        ready = [one for one, last in zip(some, done, strict=True) if last]
         for one, row in zip(ready, rows, strict=True):
             if one.heirs and not one.made:
                 assert one.kept is not None
                 one.source = self._memory.fork(one.kept), row.copy()
+        whole = len(logits) == len(rows)
         heirs = [one for one in self._running if one.first is not None and one.kept is None and one.first.source]
         for one in heirs:
             assert one.first is not None and one.first.source is not None
@@ -261,10 +146,32 @@ class Run:
             rows.append(row)
         ready += heirs
         if ready:
-            self._draw(ready, np.stack(rows) if heirs or logits is None else logits)
+            self._draw(ready, logits if whole and not heirs else np.stack(rows))
         grown = [one for one in ready if one.search is None]
         if len(grown) < len(ready):
             self._turn(ready, rows)
+        self._go_on(grown)
+        return grown
+
+    def _compute(
+        self, some: list[Request], tokens: list[Integers], wanted: list[int], advance: bool = True
+    ) -> Floats | None:
+        """Logits of a step; None where the deadline has passed or somebody has cancelled it: then all have ended."""
+        try:
+            check_deadline(self._deadline)
+            if not some:
+                return np.empty((0, 0), np.float32)
+            return self._steps.run(
+                [one.kept for one in some if one.kept is not None], tokens, wanted,
+                lengths=[one.length for one in some], advance=advance, num_threads=self._threads,
+                deadline=self._deadline, stopped=self._stop,
+            )  # fmt: skip
+        except DeadlineExceeded:
+            self.finish_all("cancelled" if self._stop.asked else "timeout")
+            return None
+
+    def _go_on(self, grown: list[Request]) -> None:
+        """What comes of requests that have got tokens."""
         for one in grown:
             token = one.made[-1]
             one.pending = np.array([token], np.int64)
@@ -272,7 +179,23 @@ class Run:
                 self.finish(one, "stop" if token in one.ends else "length")
             else:
                 self._renew(one)
-        return grown
+
+    def _last_rows(self, some: list[Request], wanted: list[int], done: list[bool], logits: Floats) -> list[Floats]:
+        """The logits by which those that are done go on; what is to be told of prompts is told."""
+        rows: list[Floats] = []
+        end = 0
+        for one, count, last in zip(some, wanted, done, strict=True):
+            if asks(one):
+                assert one.asked is not None
+                start = one.prompt.size - one.pending.size
+                after = one.prompt[start + 1 : start + 1 + count].tolist()
+                if after:
+                    told = self._logprobs(logits[end : end + len(after)], after, one.asked)
+                    one.told += [(token, *more) for token, more in zip(after, told, strict=True)]
+            end += count
+            if last:
+                rows.append(logits[end - 1])
+        return rows
 
     def _renew(self, one: Request) -> None:
         """Where frequencies are others from a length on, the sequence that has got it goes through the model again."""
@@ -350,16 +273,21 @@ class Run:
                 one.likely.append(dict(zip(top_ids[i, :count].tolist(), top_logprobs[i, :count].tolist(), strict=True)))
 
 
-def _cut(running: list[Request], rows: int) -> tuple[list[Request], list[Integers]]:
-    """What goes into the next step: sequences past their prompts first, then prompts in order, of ``rows`` in all."""
+def _cut(running: list[Request], rows: int, told: int) -> tuple[list[Request], list[Integers]]:
+    """What goes into the next step: sequences past their prompts first, then prompts in order, of ``rows`` in all.
+
+    Of prompts that something is to be told of there are ``told`` rows at most.
+    """
     some = [one for one in running if one.pending.size == 1]
     tokens = [one.pending for one in some]
     left = rows - len(some)
     for one in running:
-        if one.pending.size > 1 and left > 0:
+        most = min(left, told) if asks(one) else left
+        if one.pending.size > 1 and most > 0:
             some.append(one)
-            tokens.append(one.pending[:left])
+            tokens.append(one.pending[:most])
             left -= tokens[-1].size
+            told -= tokens[-1].size if asks(one) else 0
     return some, tokens
 
 

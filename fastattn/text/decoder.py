@@ -47,6 +47,7 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         include_stop_str_in_output: bool = False,
         ignore_eos: bool = False,
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
         num_beams: int | None = None,
         length_penalty: float | None = None,
         early_stopping: bool | Literal["never"] | None = None,
@@ -93,6 +94,8 @@ class TextDecoder(PromptedDecoder, TextEncoder):
             Whether to go on behind the model's own end.
         logprobs
             How many of the likeliest tokens to tell in the place of each token, with the log-probabilities of all.
+        prompt_logprobs
+            The same for the tokens of the prompt.
         num_beams
             Above 1 the likeliest texts are searched with so many at a time, as transformers does; then no token is
             drawn, whatever the file says. The ``n`` best are the answers, each with its ``score``.
@@ -139,9 +142,9 @@ class TextDecoder(PromptedDecoder, TextEncoder):
             "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
             "frequency_penalty": frequency_penalty, "logit_bias": logit_bias, "stop": stop,
             "stop_token_ids": stop_token_ids, "include_stop_str_in_output": include_stop_str_in_output,
-            "ignore_eos": ignore_eos, "logprobs": logprobs, "num_beams": num_beams, "length_penalty": length_penalty,
-            "early_stopping": early_stopping, "kv_dtype": kv_dtype, "timeout": timeout,
-            "num_threads": num_threads, **spellings,
+            "ignore_eos": ignore_eos, "logprobs": logprobs, "prompt_logprobs": prompt_logprobs,
+            "num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping,
+            "kv_dtype": kv_dtype, "timeout": timeout, "num_threads": num_threads, **spellings,
         })  # fmt: skip
 
     def stream(self, prompt: str | TokenIds, **options: Any) -> Stream:

@@ -62,6 +62,13 @@ class Generation:
     """Of those, how many were not computed: all but for the first answer to a prompt."""
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Every option as it was used."""
+    prompt_logprobs: tuple[tuple[int, float, dict[int, float]] | None, ...] | None = None
+    """Of each token of the prompt what ``logprobs`` tells of those behind it; None for the first, which nothing is
+    before. Fewer where the call ended in the middle of the prompt."""
+    alternatives: None = None
+    """Of encoder-decoders."""
+    attention: None = None
+    """Of encoder-decoders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +130,11 @@ class _Answer:
         if request.score is not None:
             total = request.score
         size = int(request.prompt.size)
+        first = request.first or request
         return Generation(
             text, tuple(request.made), request.reason or "cancelled", self.stop, logprobs, total, sampling.seed,
             size, 0 if request.first is None else size, self.options.settings,
+            None if first.asked is None else (None, *first.told),
         )  # fmt: skip
 
 
@@ -139,7 +148,7 @@ def generate(model: PromptedDecoder, prompts: Any, options: dict[str, Any]) -> l
     for name, prompt in ids:
         if read.beams.width > 1:
             searches.append(_search(model, name, prompt, read, codec))
-            requests.append(searches[-1].beams[0])
+            requests.append(searches[-1].first)
         else:
             requests += _requests(model, name, prompt, read)
     _count(log, ids)
@@ -298,8 +307,8 @@ def _begin(
 _NAMES = (
     "max_new_tokens", "min_new_tokens", "n", "seed", "do_sample", "temperature", "top_k", "top_p", "min_p",
     "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "stop", "stop_token_ids",
-    "include_stop_str_in_output", "ignore_eos", "logprobs", "num_beams", "length_penalty", "early_stopping",
-    "kv_dtype", "timeout", "num_threads",
+    "include_stop_str_in_output", "ignore_eos", "logprobs", "prompt_logprobs", "num_beams", "length_penalty",
+    "early_stopping", "kv_dtype", "timeout", "num_threads",
 )  # fmt: skip
 
 
@@ -313,6 +322,7 @@ def _requests(model: PromptedDecoder, name: str, prompt: Integers, options: Opti
     """The requests of one prompt, ``n`` of them."""
     total, ends = _bounds(model, name, prompt, options)
     first = Request(prompt, total, options.sampling, 0, ends)
+    first.asked = options.prompt_logprobs
     return [first, *(Request(prompt, total, options.sampling, which, ends, first) for which in range(1, options.n))]
 
 
@@ -322,9 +332,11 @@ def _search(
     """The beams of one prompt; with stop strings each carries its text."""
     total, ends = _bounds(model, name, prompt, options)
     watch = _watch(codec, prompt, options) if codec is not None and options.stop else None
-    return BeamSearch(
+    search = BeamSearch(
         prompt, total, options.sampling, ends, options.beams, model.vocab_size, None if watch is None else _ends, watch
     )
+    search.first.asked = options.prompt_logprobs
+    return search
 
 
 def _ends(watch: Watch, token: int) -> tuple[Watch, bool]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..engine.sampling import Sampling, draws, sampling_of
 from .beamoptions import BEAM_KEYS, check_answers, read_beams
+from .runoptions import read_prompt_logprobs
 
 if TYPE_CHECKING:
     from ..engine.beams import BeamRules
@@ -72,6 +73,7 @@ class Options(NamedTuple):
     stop_token_ids: frozenset[int]
     include_stop: bool
     ignore_eos: bool
+    prompt_logprobs: int | None
     settings: Mapping[str, Any]
     """All of it by name, as results tell it."""
 
@@ -133,6 +135,7 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
     ids = _ids(given.get("stop_token_ids"), vocab_size)
     include = _flag(given.get("include_stop_str_in_output"), "include_stop_str_in_output", False)
     ignore = _flag(given.get("ignore_eos"), "ignore_eos", False)
+    told = read_prompt_logprobs(given.get("prompt_logprobs"), vocab_size)
     if new is not None and sampling.min_new_tokens > new:
         raise ValueError(f"min_new_tokens: got {sampling.min_new_tokens}, more than max_new_tokens, {new}")
     settings = {
@@ -142,9 +145,10 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
         "presence_penalty": sampling.presence_penalty, "frequency_penalty": sampling.frequency_penalty,
         "logit_bias": dict(sampling.logit_bias) or None, "stop": list(stops), "stop_token_ids": sorted(ids),
         "include_stop_str_in_output": include, "ignore_eos": ignore, "logprobs": sampling.logprobs,
-        "num_beams": beams.width, "length_penalty": beams.length_penalty, "early_stopping": beams.early_stopping,
+        "prompt_logprobs": told, "num_beams": beams.width, "length_penalty": beams.length_penalty,
+        "early_stopping": beams.early_stopping,
     }  # fmt: skip
-    return Options(sampling, new, most, n, beams, stops, ids, include, ignore, settings)
+    return Options(sampling, new, most, n, beams, stops, ids, include, ignore, told, settings)
 
 
 def _stored(files: ModelFiles) -> Mapping[str, Any]:
