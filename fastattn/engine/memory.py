@@ -61,6 +61,9 @@ class PagedMemory:
         How keys and values are stored: "float32", "float16", "bfloat16", or "int8" with a scale for each row.
     """
 
+    rolls_back = True
+    """Whether rows may stand behind a sequence that do not stay (``advance``)."""
+
     def __init__(self, trace: Trace, pages: Sequence[int], dtype: str = "float32") -> None:
         if not isinstance(dtype, str) or dtype not in STORAGE:
             raise ValueError(f"kv_dtype: got {dtype!r}, expected one of {', '.join(STORAGE)}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import _core
 from .decode import Steps
+from .drafts import Drafter, DraftRules
 from .memory import PagedMemory, pages_needed
 from .outputs import Floats
 from .request import Integers, Likely, Request, asks
@@ -44,11 +46,13 @@ class Run:
         How keys and values are kept.
     deadline
         Of ``deadline_of``.
+    drafts
+        How tokens are guessed; they change no result.
     """
 
     def __init__(
         self, model: Decoder, requests: Sequence[Request], *, kv_dtype: str = "float32",
-        num_threads: int | None = None, deadline: int = 0,
+        num_threads: int | None = None, deadline: int = 0, drafts: DraftRules | None = None,
     ) -> None:  # fmt: skip
         trace = model.graph.trace
         shared = {id(request.first): request.first for request in requests if request.first is not None}
@@ -71,6 +75,8 @@ class Run:
         self._threads = model.num_threads if num_threads is None else num_threads
         self._most_told = max(STEP_LOGITS // model.vocab_size, 1)
         self._deadline = deadline
+        rules = DraftRules() if drafts is None or not self._memory.rolls_back else drafts
+        self._drafter = Drafter(rules, [rotary.kind_of for rotary in trace.rotaries])
         self._stop = _core.Stop()
         self._waiting = deque(requests)
         self._running: list[Request] = []
@@ -89,6 +95,7 @@ class Run:
                 self._memory.free(first.source[0])
                 first.source = None
         request.reason = reason
+        self._drafter.forget(request)
         if request.kept is not None:
             self._memory.free(request.kept)
             request.kept = None
@@ -118,6 +125,10 @@ class Run:
             return []
         self._begin()
         some, tokens = _cut(self._running, STEP_ROWS, self._most_told)
+        steady = len(some) == len(self._running) and all(one.made and one.pending.size == 1 for one in some)
+        if steady and any(drafts := self._drafter.drafts(some, STEP_ROWS - len(some))):
+            return self._step_by_drafts(some, drafts)
+        start = perf_counter()
         done = [piece.size == one.pending.size for one, piece in zip(some, tokens, strict=True)]
         wanted = [
             piece.size if asks(one) else int(last) for one, piece, last in zip(some, tokens, done, strict=True)
@@ -147,11 +158,39 @@ class Run:
         ready += heirs
         if ready:
             self._draw(ready, logits if whole and not heirs else np.stack(rows))
+        if steady:
+            self._drafter.took(perf_counter() - start, len(some), 0, 0)
         grown = [one for one in ready if one.search is None]
         if len(grown) < len(ready):
             self._turn(ready, rows)
         self._go_on(grown)
         return grown
+
+    def _step_by_drafts(self, some: list[Request], drafts: list[list[int]]) -> list[Request]:
+        """A step of sequences past their prompts that may get several tokens each."""
+        start = perf_counter()
+        tokens = [np.append(one.pending, np.array(draft, np.int64)) for one, draft in zip(some, drafts, strict=True)]
+        wanted = [piece.size for piece in tokens]
+        logits = self._compute(some, tokens, wanted, advance=False)
+        if logits is None:
+            return []
+        before = [len(one.made) for one in some]
+        going = list(zip(some, drafts, np.cumsum([0, *wanted]).tolist(), strict=False))
+        place = 0
+        while going:  # each place is drawn as if the draft had come by single steps, as far as it is right
+            self._draw([one for one, _, _ in going], logits[[row + place for _, _, row in going]])
+            going = [
+                (one, draft, row)
+                for one, draft, row in going
+                if place < len(draft) and one.made[-1] == draft[place] and one.made[-1] not in one.ends
+            ]
+            place += 1
+        more = [len(one.made) - count for one, count in zip(some, before, strict=True)]
+        self._memory.advance([one.kept for one in some if one.kept is not None], more)
+        rows = sum(wanted) - len(some)
+        self._drafter.took(perf_counter() - start, len(some), rows, sum(more) - len(some))
+        self._go_on(some)
+        return some
 
     def _compute(
         self, some: list[Request], tokens: list[Integers], wanted: list[int], advance: bool = True
@@ -179,6 +218,7 @@ class Run:
                 self.finish(one, "stop" if token in one.ends else "length")
             else:
                 self._renew(one)
+                self._drafter.look(one)
 
     def _last_rows(self, some: list[Request], wanted: list[int], done: list[bool], logits: Floats) -> list[Floats]:
         """The logits by which those that are done go on; what is to be told of prompts is told."""

@@ -51,6 +51,7 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         num_beams: int | None = None,
         length_penalty: float | None = None,
         early_stopping: bool | Literal["never"] | None = None,
+        draft: Literal["auto", "prompt_lookup"] | int | None = "auto",
         kv_dtype: str | None = None,
         timeout: float | None = None,
         num_threads: int | None = None,
@@ -104,6 +105,11 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         early_stopping
             Of beams: True to end with the first ``num_beams`` complete texts; False also to end where the best one that
             goes on is now no better than they are; "never" only where it cannot become so.
+        draft
+            Tokens are guessed from what prompt and text have repeated so far, several at once; where they are right, a
+            step gives several tokens. No result depends on it, only how long it takes. "auto": where the text has
+            lately repeated itself, and only as long as it pays; "prompt_lookup", or the most tokens to guess at a time:
+            wherever the last tokens came before; None: not at all. Beams have no drafts.
         kv_dtype
             How keys and values are kept: "float32" (None), "float16", "bfloat16" or "int8".
         timeout
@@ -144,7 +150,7 @@ class TextDecoder(PromptedDecoder, TextEncoder):
             "stop_token_ids": stop_token_ids, "include_stop_str_in_output": include_stop_str_in_output,
             "ignore_eos": ignore_eos, "logprobs": logprobs, "prompt_logprobs": prompt_logprobs,
             "num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping,
-            "kv_dtype": kv_dtype, "timeout": timeout, "num_threads": num_threads, **spellings,
+            "draft": draft, "kv_dtype": kv_dtype, "timeout": timeout, "num_threads": num_threads, **spellings,
         })  # fmt: skip
 
     def stream(self, prompt: str | TokenIds, **options: Any) -> Stream:

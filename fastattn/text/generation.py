@@ -152,7 +152,7 @@ def generate(model: PromptedDecoder, prompts: Any, options: dict[str, Any]) -> l
         else:
             requests += _requests(model, name, prompt, read)
     _count(log, ids)
-    run = Run(model, requests, kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline)
+    run = Run(model, requests, kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline, drafts=read.drafts)
     answers = [_Answer(request, read, codec) for request in requests]
     by_request = {id(answer.request): answer for answer in answers}
     while run.going:
@@ -200,7 +200,9 @@ class Stream(Iterator[str]):
             raise _no_tokenizer(model, "stream")
         _count(self._log, [("prompt", ids)])
         self._answer = _Answer(request, read, codec)
-        self._run = Run(model, [request], kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline)
+        self._run = Run(
+            model, [request], kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline, drafts=read.drafts
+        )
         self._parts: list[str] = []
         self._ended = False
         self._lock, self._thread = Lock(), 0
@@ -297,6 +299,7 @@ def _begin(
     if unknown:
         raise TypeError(f"{what}() got an unexpected option {unknown[0]!r}; there are {', '.join(_NAMES)}")
     deadline = deadline_of(options.pop("timeout", None))
+    options.setdefault("draft", "auto")
     num_threads, kv_dtype = options.pop("num_threads", None), options.pop("kv_dtype", None)
     read = read_options(model.files, model.vocab_size, options)
     if read.stop and not model.has_tokenizer:
@@ -308,7 +311,7 @@ _NAMES = (
     "max_new_tokens", "min_new_tokens", "n", "seed", "do_sample", "temperature", "top_k", "top_p", "min_p",
     "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "stop", "stop_token_ids",
     "include_stop_str_in_output", "ignore_eos", "logprobs", "prompt_logprobs", "num_beams", "length_penalty",
-    "early_stopping", "kv_dtype", "timeout", "num_threads",
+    "early_stopping", "draft", "kv_dtype", "timeout", "num_threads",
 )  # fmt: skip
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from ..engine.sampling import Sampling, draws, sampling_of
 from .beamoptions import BEAM_KEYS, check_answers, read_beams
-from .runoptions import read_prompt_logprobs
+from .runoptions import read_draft, read_prompt_logprobs
 
 if TYPE_CHECKING:
     from ..engine.beams import BeamRules
+    from ..engine.drafts import DraftRules
     from ..loaders.files import ModelFiles
 
 __all__ = ["SPELLINGS", "Options", "read_options"]
@@ -74,6 +75,7 @@ class Options(NamedTuple):
     include_stop: bool
     ignore_eos: bool
     prompt_logprobs: int | None
+    drafts: DraftRules
     settings: Mapping[str, Any]
     """All of it by name, as results tell it."""
 
@@ -136,6 +138,7 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
     include = _flag(given.get("include_stop_str_in_output"), "include_stop_str_in_output", False)
     ignore = _flag(given.get("ignore_eos"), "ignore_eos", False)
     told = read_prompt_logprobs(given.get("prompt_logprobs"), vocab_size)
+    drafts = read_draft(given.get("draft"))
     if new is not None and sampling.min_new_tokens > new:
         raise ValueError(f"min_new_tokens: got {sampling.min_new_tokens}, more than max_new_tokens, {new}")
     settings = {
@@ -146,9 +149,9 @@ def read_options(files: ModelFiles, vocab_size: int, given: Mapping[str, Any]) -
         "logit_bias": dict(sampling.logit_bias) or None, "stop": list(stops), "stop_token_ids": sorted(ids),
         "include_stop_str_in_output": include, "ignore_eos": ignore, "logprobs": sampling.logprobs,
         "prompt_logprobs": told, "num_beams": beams.width, "length_penalty": beams.length_penalty,
-        "early_stopping": beams.early_stopping,
+        "early_stopping": beams.early_stopping, "draft": given.get("draft"),
     }  # fmt: skip
-    return Options(sampling, new, most, n, beams, stops, ids, include, ignore, told, settings)
+    return Options(sampling, new, most, n, beams, stops, ids, include, ignore, told, drafts, settings)
 
 
 def _stored(files: ModelFiles) -> Mapping[str, Any]:

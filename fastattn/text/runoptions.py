@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options of generation that change no token."""
+"""Options of generation that change no token: what is told of a prompt, and drafts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["read_prompt_logprobs"]
+from ..engine.drafts import DraftRules
+
+__all__ = ["read_draft", "read_prompt_logprobs"]
+
+_TOGETHER = 8  # tokens of a draft at most, where nobody says how many
+_MOST = 64
 
 
 def read_prompt_logprobs(value: Any, vocab_size: int) -> int | None:
@@ -25,6 +30,28 @@ def read_prompt_logprobs(value: Any, vocab_size: int) -> int | None:
     if not 0 <= number <= vocab_size:
         raise ValueError(f"prompt_logprobs: got {_shown(number)}, expected 0 to {vocab_size}")
     return number
+
+
+def read_draft(value: Any) -> DraftRules:
+    """How tokens are guessed: "auto", None (not at all), "prompt_lookup", or how many tokens at most.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is none of these.
+    """
+    if value is None:
+        return DraftRules()
+    if isinstance(value, str):
+        if value not in ("auto", "prompt_lookup"):
+            raise ValueError(
+                f'draft: got {value[:100]!r}, expected "auto", "prompt_lookup", a number of tokens or None'
+            )
+        return DraftRules(_TOGETHER, value == "auto")
+    number = _whole(value, "draft", '"auto", "prompt_lookup", a number of tokens or None')
+    if not 1 <= number <= _MOST:
+        raise ValueError(f"draft: got {_shown(number)}, expected 1 to {_MOST} tokens")
+    return DraftRules(number, False)
 
 
 def _whole(value: Any, name: str, expected: str) -> int:
