@@ -443,6 +443,8 @@ fa_status fa_merge_attention_workspace(const fa_ctx *ctx, int64_t n, size_t *byt
 fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, int64_t n, const fa_view *outs,
                    const fa_view *lses, void *ws, size_t ws_bytes);
 
+#include "experts.h" /* feed-forward layers of which each row takes a few: fa_route, fa_experts */
+
 /* ---- programs (ops/program.c) ------------------------------------------------------------------------------------
  *
  * The operators of a model one behind the other, run in one call. A value is columns of a table that has a row for each
@@ -494,8 +496,10 @@ typedef enum fa_step_kind {
     FA_STEP_COPY = 13,      /* out = x */
     FA_STEP_DISENTANGLED = 14, /* as attention, by `disentangled`: index[0] ends, [1] positions, [2] weights */
     FA_STEP_CLAMP = 15,     /* out = x, no further from 0 than scale; out may be x */
-    FA_STEP_JOIN = 16       /* out = `heads` heads of head_size columns of x and v_head_size of y; x and y are as many heads,
+    FA_STEP_JOIN = 16,      /* out = `heads` heads of head_size columns of x and v_head_size of y; x and y are as many heads,
                              * or one for all */
+    FA_STEP_ROUTE = 17,     /* out = routes of logits x, by `route`, its bias in `bias` */
+    FA_STEP_EXPERTS = 18    /* out = experts of x by the routes y, by `experts`, biases in `bias` (up) and `weight` (down) */
 } fa_step_kind;
 
 typedef struct fa_step {
@@ -512,6 +516,8 @@ typedef struct fa_step {
     int64_t heads, kv_heads, head_size, v_head_size;
     fa_attention_params attention; /* scale, softcap, causal, windows, sink_tokens, chunk alone */
     fa_disentangled_params disentangled; /* scale, span, max_distance, c2p, p2c alone */
+    fa_route_params route;         /* but for bias */
+    fa_experts_params experts;     /* but for biases */
     int32_t layer, group;          /* of attention: where batches with memory keep its keys; -1: nowhere */
     int64_t like;                  /* set by fa_program_check: a step that wants as much workspace */
 } fa_step;

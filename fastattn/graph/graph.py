@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
 from .facts import Integers, Tasks
-from .gathers import first_rows, neighbour_rows
+from .gathers import first_rows, last_rows, neighbour_rows
 from .names import Names
 
 if TYPE_CHECKING:
     from ..weights import PackedLinear
+    from .banks import Bank
     from .config import ConfigReader
     from .rotary import Rotary
     from .source import Floats, Layout, Source
@@ -151,6 +152,8 @@ class Trace:
         """The group of each layer that keeps keys."""
         self.made: dict[str, Callable[[Integers, Integers], Integers]] = {} if other is None else dict(other.made)
         """Arrays that follow from the columns of the tokens and the ends of the sequences."""
+        self.chosen: dict[str, Callable[[Integers, Integers], Integers]] = {} if other is None else dict(other.chosen)
+        """The same, of token ids and the ends of their sequences."""
         self.tables: int = 0 if other is None else other.tables
 
 
@@ -173,6 +176,8 @@ class Graph:
         self.trace = Trace()
         self.tables: tuple[Floats, ...] = ()
         """Tables of the model, of which a batch reads a few rows."""
+        self.made: Mapping[str, Any] = {}
+        """What the source has handed out, by its key: a model with other weights in some layers shares the rest."""
         self.tasks = Tasks()
         self.family = family
         self.names = Names("", "", {})
@@ -180,7 +185,7 @@ class Graph:
 
     def seal(self) -> None:
         """For loaders: the page has run. What is recorded from now on asks for no weights."""
-        self.tables = tuple(self.source.tables)
+        self.tables, self.made = tuple(self.source.tables), self.source.made
         del self.source
 
     def copy(self) -> Graph:
@@ -440,6 +445,33 @@ class Graph:
         """x * factor; ``x`` itself where that is 1."""
         return x if factor == 1 else self.record("scale", x.rows, x.width, x, scale=factor, reuse=True)
 
+    # ---- experts ----
+
+    def route(self, logits: Value, top: int, *, bias: Floats | None = None, **options: Any) -> Value:
+        """Which ``top`` experts each row takes, and by what weights: numbers, then weights, the best first.
+
+        ``score``: "softmax" over all experts, "chosen" over those that were chosen, or "sigmoid"; ``normalize``:
+        weights are divided by their sum + ``floor``; ``scale`` multiplies them; ``bias`` (experts,) is added where
+        experts are chosen; ``groups``: only those of the best ``top_groups`` of so many are, a group counting as its
+        best or, with ``group_sum``, as its two best.
+        """
+        return self.record("route", logits.rows, 2 * top, logits, bias=bias, route={"top": top, **options})
+
+    def experts(
+        self, x: Value, routes: Value, up: Bank, down: Bank, *, activation: str = "silu",
+        clamped: tuple[float, float] | None = None, before: bool = False,
+    ) -> Value:  # fmt: skip
+        """The sum over a row's experts, in their order, of weight * down(activation(g) u) with [g | u] = up(x).
+
+        ``clamped``: (alpha, limit) of g' sigmoid(alpha g') (u' + 1), g' = min(g, limit), u' within +-limit. ``before``:
+        weights multiply what goes in.
+        """
+        options = {
+            "up": self.source.experts(up), "down": self.source.experts(down), "count": up.number, "inner": down.inputs,
+            "top": routes.width // 2, "activation": activation, "clamped": clamped, "before": before,
+        }  # fmt: skip
+        return self.record("experts", x.rows, down.outputs, x, routes, experts=options)
+
     # ---- rows change ----
 
     def gather(
@@ -458,6 +490,14 @@ class Graph:
     def first(self, x: Value) -> Value:
         """The first token of each sequence."""
         return self.gather(x, "first", "sequences", make=first_rows)
+
+    def last(self, x: Value, padding: int | None) -> Value:
+        """The last token of each sequence; with ``padding``, the last of another id."""
+        if padding is None:
+            return self.pool(x, ["last"])
+        name = f"last{padding}"
+        self.trace.chosen[name] = partial(last_rows, padding)
+        return self.gather(x, name, "sequences")
 
     def neighbours(self, x: Value, size: int) -> Value:
         """Each token's ``size`` neighbouring columns side by side, itself in the middle; zeros where nothing is."""

@@ -23,22 +23,31 @@ from ..loaders.weightfile import WeightFile
 from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
 from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer, tokenizer_json
 from .ggufkeys import Architecture, Keys, Values, divisors, shortest
+from .ggufpooling import RANKED, SCORE, pooling_files, rank_labels
 
-__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
+__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "converted", "open_gguf"]
 
 ARCHITECTURES = {
+    "gpt-oss": "gpt_oss",
+    "deepseek2": "deepseek",
     "granite": "granite",
+    "granitemoe": "granitemoe",
     "llama": "llama",
     "olmo2": "olmo2",
+    "olmoe": "olmoe",
     "phi3": "phi3",
     "qwen2": "llama",
+    "qwen2moe": "qwen_moe",
     "qwen3": "qwen3",
+    "qwen3moe": "qwen_moe",
     "smollm3": "llama",
 }
 """``general.architecture`` -> its page, a module here, whose ``GGUF`` says how such files differ."""
 
 _POSITIONS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")  # the configuration's
 
+
+_ROWS = ("ffn_gate_inp_shexp",)  # matrices of one row, which some converters have left without that dimension
 
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "expert_count": (0,), "expert_used_count": (0,), "expert_shared_count": (0,), "attn_logit_softcapping": (0.0,),
@@ -113,7 +122,7 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
     file = keys.file
     hidden, heads = keys.size("embedding_length"), keys.size("attention.head_count")
     size = keys.size("attention.key_length", max(hidden // heads, 1))
-    if keys.size("attention.value_length", size) != size:
+    if not architecture.uneven and keys.size("attention.value_length", size) != size:
         raise keys.error("attention.value_length", keys.get("attention.value_length"), f"{size}, the length of keys")
     turned = keys.size("rope.dimension_count", size)
     if turned != size and not architecture.part or turned > size:
@@ -139,7 +148,7 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
         values["partial_rotary_factor"] = turned / size
     for key, tensors in architecture.flags.items():
         values[key] = any(f"blk.0.{tensor}" in file for tensor in tensors)
-    scaling = _scaling(keys, values["max_position_embeddings"])
+    scaling = _scaling(keys, values["max_position_embeddings"], architecture.uneven)
     if scaling is not None:
         values["rope_scaling"] = scaling
     for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
@@ -151,10 +160,13 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
 
 def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
     """What config.json of the model would say."""
+    labels = rank_labels(keys)
     values: Values = {
         "model_type": architecture.model_type,
-        "architectures": [f"{architecture.family}ForCausalLM"],
+        "architectures": [f"{architecture.family}For{'CausalLM' if labels is None else 'SequenceClassification'}"],
     }
+    if labels is not None:
+        values["id2label"] = {str(i): label for i, label in enumerate(labels)}
     for key, value in common.items():
         name = architecture.spelling.get(key, key)
         if name is not None:
@@ -167,8 +179,11 @@ def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
     return values
 
 
-def _scaling(keys: Keys, positions: int) -> Values | None:
-    """``rope_scaling`` of config.json, None for the plain frequencies."""
+def _scaling(keys: Keys, positions: int, latent: bool) -> Values | None:
+    """``rope_scaling`` of config.json, None for the plain frequencies.
+
+    ``latent``: the page asks for the scale of scores itself.
+    """
     kind = keys.get("rope.scaling.type")
     if kind is not None and not (isinstance(kind, str) and kind in ("none", "linear", "yarn", "longrope")):
         raise keys.error("rope.scaling.type", kind, "none, linear, yarn or longrope")
@@ -193,7 +208,8 @@ def _scaling(keys: Keys, positions: int) -> Values | None:
             if value is not None:
                 scaling[name] = keys.real(f"rope.scaling.yarn_{name}")
         keys.must("rope.scaling.yarn_ext_factor", 1.0)
-        keys.must("rope.scaling.yarn_log_multiplier", 0.0)
+        if not latent:
+            keys.must("rope.scaling.yarn_log_multiplier", 0.0)
         keys.must("rope.scaling.attn_factor", 1.0)
         keys.must("rope.scaling.yarn_attn_factor", 1.0)
         return scaling
@@ -239,8 +255,11 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
                 )
             continue
         known = architecture.head if role == "output" else architecture.names.get(role, layer)
+        if name == RANKED:
+            known, part = SCORE, "weight"
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name
-        put(target, Converted(name, heads.get(role, 0) if architecture.paired and layer is not None else 0))
+        turned = heads.get(role, 0) if architecture.paired and layer is not None else 0
+        put(target, Converted(name, turned, row=role in _ROWS, fold=architecture.folded.get(role, "")))
     return found
 
 
@@ -249,6 +268,8 @@ def _would_be(architecture: Architecture, name: str) -> str:
     layer, _, part = name.rpartition(".")
     if layer == architecture.head:
         return f"output.{part}"
+    if layer == SCORE:
+        return RANKED
     own = {role: tensor for tensor, role in architecture.roles.items()}
     roles = architecture.names.roles(layer)
     if not roles:
@@ -256,6 +277,20 @@ def _would_be(architecture: Architecture, name: str) -> str:
     role, number = next((found for found in roles if found[0] in own), roles[-1])
     role = own.get(role, role)
     return f"{role}.{part}" if number is None else f"blk.{number}.{role}.{part}"
+
+
+def converted(architecture: str, name: str, config: ConfigReader) -> Converted:
+    """Where files of ``architecture`` have the tensor of a Hugging Face name, of a model that ``config`` describes."""
+    own = architecture_of(architecture)
+    where = _would_be(own, name)
+    if where == name:  # of a class without a head
+        where = _would_be(own, own.names.prefix + name)
+    role = where.split(".")[-2]
+    if not own.paired or role not in ("attn_q", "attn_k"):
+        return Converted(where)
+    heads = config.size(own.spelling.get("num_attention_heads") or "num_attention_heads")
+    shared = own.spelling.get("num_key_value_heads") or "num_key_value_heads"
+    return Converted(where, heads if role == "attn_q" else config.size(shared, heads))
 
 
 # ---- small files -----------------------------------------------------------------------------------------------------
@@ -290,6 +325,7 @@ class GgufFiles(ModelFiles):
         if "tokenizer.ggml.model" in file.fields:
             self._makers["tokenizer.json"] = lambda: tokenizer_json(self._file.fields, self.describe())
             self._makers["tokenizer_config.json"] = lambda: _json(tokenizer_config(self._vocabulary))
+        self._makers.update((name, partial(_json, content)) for name, content in pooling_files(file))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GgufFiles, (self._file, self._config)
@@ -305,7 +341,7 @@ class GgufFiles(ModelFiles):
         return build_tokenizer(self._vocabulary) if self.has("tokenizer.json") else None
 
     def names(self, folder: str = "") -> list[str]:
-        return [] if folder else sorted(self._makers)
+        return sorted(name for name in self._makers if name.rpartition("/")[0] == folder)
 
     def read_bytes(self, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
         if name not in self._makers:
