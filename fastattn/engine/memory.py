@@ -61,9 +61,6 @@ class PagedMemory:
         How keys and values are stored: "float32", "float16", "bfloat16", or "int8" with a scale for each row.
     """
 
-    rolls_back = True
-    """Whether rows may stand behind a sequence that do not stay (``advance``)."""
-
     def __init__(self, trace: Trace, pages: Sequence[int], dtype: str = "float32") -> None:
         if not isinstance(dtype, str) or dtype not in STORAGE:
             raise ValueError(f"kv_dtype: got {dtype!r}, expected one of {', '.join(STORAGE)}")
@@ -81,6 +78,11 @@ class PagedMemory:
             self._parts[number] += [part for part in layers[-1] if part is not None]
         self.core = _core.Memory(layers, len(self._groups))
         self.nbytes = sum(part.nbytes for layer in layers for part in layer if part is not None)
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether the last tokens of a sequence can be taken back."""
+        return True
 
     def add(self) -> Held:
         """A new sequence, without tokens."""

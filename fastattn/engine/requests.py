@@ -75,7 +75,7 @@ class Run:
         self._threads = model.num_threads if num_threads is None else num_threads
         self._most_told = max(STEP_LOGITS // model.vocab_size, 1)
         self._deadline = deadline
-        rules = DraftRules() if drafts is None or not self._memory.rolls_back else drafts
+        rules = DraftRules() if drafts is None or not self._memory.rewinds else drafts
         self._drafter = Drafter(rules, [rotary.kind_of for rotary in trace.rotaries])
         self._stop = _core.Stop()
         self._waiting = deque(requests)

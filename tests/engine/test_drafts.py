@@ -153,10 +153,10 @@ def test_a_stop_string_in_the_middle_of_a_draft(tmp_path: Path) -> None:
                 assert "".join(stream) == expected[0].text and same([stream.result()], expected)
 
 
-def test_no_drafts_where_memory_cannot_be_rolled_back(
+def test_no_drafts_where_memory_cannot_be_rewound(
     steps: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests.PagedMemory, "rolls_back", False)
+    monkeypatch.setattr(requests.PagedMemory, "rewinds", False)
     model_of("llama").generate([[1, 2] * 20], max_new_tokens=60, draft="prompt_lookup", ignore_eos=True)
     assert all(rows == 1 for _, rows in steps[1:]) and len(steps) == 60
 
