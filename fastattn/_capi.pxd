@@ -281,6 +281,8 @@ cdef extern from "fastattn.h" nogil:
         double decay
         int64_t given
         int32_t logprobs
+        int32_t beam
+        float score
 
     int64_t FA_SAMPLE_MOST
 

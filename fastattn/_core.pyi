@@ -325,6 +325,7 @@ def sample(
     decays: Sequence[tuple[_I64, float, int] | None] | None = None,
     given: Sequence[int | None] | None = None,
     surprises: list[float | None] | None = None,
+    scores: Sequence[float | None] | None = None,
     strict: bool = True,
     blocks: Blocks | None = None,
     num_threads: int | None = None,

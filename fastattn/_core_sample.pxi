@@ -104,7 +104,7 @@ cdef uint32_t word_of(object value, str name, Py_ssize_t row) except? 0:
 
 
 def sample(logits, samplings, *, steps=None, which=None, tokens=None, prompts=None, banned=None, allowed=None, biases=None,
-           decays=None, given=None, surprises=None, bint strict=True, Blocks blocks=None, num_threads=None):
+           decays=None, given=None, surprises=None, scores=None, bint strict=True, Blocks blocks=None, num_threads=None):
     """The next token of each row of logits (N, V), float32 of any row stride, each as its Sampling has it.
 
     steps, which: of each row how many tokens were generated before, and which of n it is (zeros where None).
@@ -114,6 +114,8 @@ def sample(logits, samplings, *, steps=None, which=None, tokens=None, prompts=No
     decays: of each row None or (ids int64, factor, steps).
     given: of each row None or the token to tell the log probability of, in place of drawing one.
     surprises: a list that has of each row with mirostat what its tokens may surprise at most; it is changed.
+    scores: of each row None or, of a beam, the sum of the log probabilities so far: top_logprobs then are those of the best
+    continuations, by log probabilities that were changed as logits are.
 
     Returns (tokens (N,) int64, logprobs (N,) or None, top_ids (N, K) int64 or None, top_logprobs (N, K) or None), K the
     most any row asks for; see fastattn.h. Without ``strict`` a row that holds NaN or +inf gets the token -1, and one
@@ -146,6 +148,7 @@ def sample(logits, samplings, *, steps=None, which=None, tokens=None, prompts=No
     same_length(decays, rows, "decays")
     same_length(given, rows, "given")
     same_length(surprises, rows, "surprises")
+    same_length(scores, rows, "scores")
     cdef Draws draws = Draws(rows)
     for i in range(rows):
         draw = &draws.draws[i]
@@ -173,6 +176,9 @@ def sample(logits, samplings, *, steps=None, which=None, tokens=None, prompts=No
             if not 0 <= one < width:
                 raise ValueError(f"given[{i}]: {one}, expected 0 to {width - 1}")
             draw.given = one
+        one = row_of(scores, i)
+        if one is not None:
+            draw.beam, draw.score = 1, one
         if sampling.penalises and tokens is not None and tokens[i] is not None:
             draw.tokens = <const int64_t *>draws.hold(tokens[i], FA_I64, &draw.n_tokens, "tokens", i)
             draw.prompt = 0 if prompts is None else prompts[i]

@@ -77,6 +77,8 @@ typedef struct fa_draw {
     double decay;                  /* above 0, within FLT_MAX, where there are ids */
     int64_t given;                 /* >= 0: this is the token, for its log probability; nothing is drawn */
     int32_t logprobs;              /* how many of the best to tell beside the token's own log probability; -1: not even that */
+    int32_t beam;                  /* whether this is a row of a beam search, and the score so far, finite */
+    float score;
 } fa_draw;
 
 #define FA_SAMPLE_MOST ((int64_t)1 << 22) /* logits of a row: their weights fit 64 bits */
@@ -84,6 +86,10 @@ typedef struct fa_draw {
 /* logits (N, V) fp32, V at least 1; draws [N] -> tokens (N,) int64. Of the raw logits, before anything above: logprobs (N,)
  * fp32 of the tokens, NULL if no row asks; top_ids (N, K) int64 and top_logprobs (N, K) fp32, both NULL or K within V: the
  * best of each row, of equals the lower id first. What a row did not ask for gets NaN, -1 and -inf.
+ *
+ * With `beam` the row's logits become their log probabilities, rounded to fp32, are changed as above, and `score` is added:
+ * the token is the highest of these, top_ids and top_logprobs tell the best of them, -inf included. Such a row asks for log
+ * probabilities, and none is given; what cuts and draws means nothing.
  *
  * A row with NaN or +inf gets the token -1, one without any that is allowed -2, and the rest of its outputs what was not
  * asked for gets; the others are done, and the status is that of the first such row, its number in *bad. With

@@ -55,6 +55,11 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         include_stop_str_in_output: bool = False,
         ignore_eos: bool = False,
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        num_beams: int | None = None,
+        length_penalty: float | None = None,
+        early_stopping: bool | Literal["never"] | None = None,
+        draft: Literal["auto", "prompt_lookup"] | int | None = "auto",
         kv_dtype: str | None = None,
         timeout: float | None = None,
         num_threads: int | None = None,
@@ -79,7 +84,7 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         min_new_tokens
             Tokens before which none may end the text.
         n
-            Answers to each prompt, one behind the other; above 1 tokens have to be drawn.
+            Answers to each prompt, one behind the other; above 1 tokens have to be drawn, or there are so many beams.
         seed
             0 to 2**64 - 1, of the random numbers: Philox4x32-10, counted by answer and token.
         temperature
@@ -120,6 +125,21 @@ class TextDecoder(PromptedDecoder, TextEncoder):
             Whether to go on behind the model's own end.
         logprobs
             How many of the likeliest tokens to tell in the place of each token, with the log-probabilities of all.
+        prompt_logprobs
+            The same for the tokens of the prompt.
+        num_beams
+            Above 1 the likeliest texts are searched with so many at a time, as transformers does; then no token is
+            drawn, whatever the file says. The ``n`` best are the answers, each with its ``score``.
+        length_penalty
+            Of beams: the exponent of the number of tokens by which the log-probabilities of a text are divided.
+        early_stopping
+            Of beams: True to end with the first ``num_beams`` complete texts; False also to end where the best one that
+            goes on is now no better than they are; "never" only where it cannot become so.
+        draft
+            Tokens are guessed from what prompt and text have repeated so far, several at once; where they are right, a
+            step gives several tokens. No result depends on it, only how long it takes. "auto": where the text has
+            lately repeated itself, and only as long as it pays; "prompt_lookup", or the most tokens to guess at a time:
+            wherever the last tokens came before; None: not at all. Beams have no drafts.
         kv_dtype
             How keys and values are kept: "float32" (None), "float16", "bfloat16" or "int8".
         timeout
@@ -162,8 +182,9 @@ class TextDecoder(PromptedDecoder, TextEncoder):
             "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
             "frequency_penalty": frequency_penalty, "logit_bias": logit_bias, "stop": stop,
             "stop_token_ids": stop_token_ids, "include_stop_str_in_output": include_stop_str_in_output,
-            "ignore_eos": ignore_eos, "logprobs": logprobs, "kv_dtype": kv_dtype, "timeout": timeout,
-            "num_threads": num_threads, **spellings,
+            "ignore_eos": ignore_eos, "logprobs": logprobs, "prompt_logprobs": prompt_logprobs,
+            "num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping,
+            "draft": draft, "kv_dtype": kv_dtype, "timeout": timeout, "num_threads": num_threads, **spellings,
         })  # fmt: skip
 
     def stream(self, prompt: str | TokenIds, **options: Any) -> Stream:

@@ -10,9 +10,13 @@ import numpy as np
 
 from ..engine.bans import Bans
 from ..engine.sampling import Sampling, draws, sampling_of
+from .beamoptions import BEAM_KEYS, check_answers, read_beams
+from .runoptions import read_draft, read_prompt_logprobs
 from .words import BREAKERS, bad_word_ids, with_breakers
 
 if TYPE_CHECKING:
+    from ..engine.beams import BeamRules
+    from ..engine.drafts import DraftRules
     from ..loaders.files import ModelFiles
     from .prompted import PromptedDecoder
 
@@ -50,7 +54,7 @@ _GIVEN = (
 )  # fmt: skip
 _OF_FILE = (
     "do_sample", "temperature", "max_new_tokens", "max_length", "stop_strings", "num_return_sequences", *_CUTS,
-    *_ALWAYS, "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta",  # the last ones of GGUF
+    *_ALWAYS, *BEAM_KEYS, "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta",  # the last ones of GGUF
 )  # fmt: skip
 _OBEYED_ELSEWHERE = ("eos_token_id",)
 _WITHOUT_EFFECT_BY_REASON = {
@@ -61,14 +65,14 @@ _WITHOUT_EFFECT_BY_REASON = {
     "how keys are kept, and how transformers computes": "use_cache cache_implementation cache_config "
     "return_legacy_cache low_memory compile_config disable_compile prefill_chunk_size",
     "what no token depends on, where logits are numbers": "remove_invalid_values renormalize_logits",
-    "beams": "length_penalty early_stopping num_beam_groups diversity_penalty",
     "drafts, which change no text": "is_assistant num_assistant_tokens num_assistant_tokens_schedule "
     "assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit "
     "assistant_lookbehind target_lookbehind",
 }
 _WITHOUT_EFFECT = frozenset(" ".join(_WITHOUT_EFFECT_BY_REASON.values()).split())
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {
-    "num_beams": (1,), "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1, 1.0),
+    "num_beam_groups": (1,), "diversity_penalty": (0, 0.0),
+    "encoder_no_repeat_ngram_size": (0,), "encoder_repetition_penalty": (1, 1.0),
     "guidance_scale": (1, 1.0), "token_healing": (False,), "top_h": (), "penalty_alpha": (0, 0.0), "dola_layers": (),
     "watermarking_config": (), "constraints": (), "force_words_ids": (), "max_time": (), "use_mtp": (False,),
 }  # fmt: skip
@@ -84,10 +88,13 @@ class Options(NamedTuple):
     max_length: int | None
     """Tokens with those of the prompt, as the file says, where nobody says how many new ones."""
     n: int
+    beams: BeamRules
     stop: tuple[str, ...]
     stop_token_ids: frozenset[int]
     include_stop: bool
     ignore_eos: bool
+    prompt_logprobs: int | None
+    drafts: DraftRules
     settings: Mapping[str, Any]
     """All of it by name, as results tell it."""
 
@@ -104,7 +111,10 @@ def read_options(model: PromptedDecoder, given: Mapping[str, Any]) -> Options:
     stored = _stored(files)
     where = files.describe(_FILE)
     how = [given.get(name) for name in _HOW]
-    if all(value is None for value in how):
+    beams = read_beams(stored, where, given, draws(*how))
+    if beams.width > 1:
+        drawn = False
+    elif all(value is None for value in how):
         drawn = (
             _of_file(_flag, stored.get("do_sample"), f"{where}: do_sample", False) and stored.get("temperature") != 0
         )
@@ -144,14 +154,15 @@ def read_options(model: PromptedDecoder, given: Mapping[str, Any]) -> Options:
     if n is None:
         named_n = f"{where}: num_return_sequences"
         n = _of_file(_count, stored.get("num_return_sequences"), named_n, _MOST_ANSWERS) or 1
-    if n > 1 and not drawn:
-        raise ValueError(f"{named_n}: got {n}, but without sampling all answers are one: give a temperature above 0")
+    check_answers(n, named_n, beams, drawn)
     stops = _strings(given.get("stop"), "stop")
     if given.get("stop") is None:
         stops = _of_file(_strings, stored.get("stop_strings"), f"{where}: stop_strings")
     ids = _ids(given.get("stop_token_ids"), vocab_size)
     include = _flag(given.get("include_stop_str_in_output"), "include_stop_str_in_output", False)
     ignore = _flag(given.get("ignore_eos"), "ignore_eos", False)
+    told = read_prompt_logprobs(given.get("prompt_logprobs"), vocab_size)
+    drafts = read_draft(given.get("draft"))
     if new is not None and sampling.min_new_tokens > new:
         raise ValueError(f"min_new_tokens: got {sampling.min_new_tokens}, more than max_new_tokens, {new}")
     settings = {
@@ -162,8 +173,10 @@ def read_options(model: PromptedDecoder, given: Mapping[str, Any]) -> Options:
         "presence_penalty": sampling.presence_penalty, "frequency_penalty": sampling.frequency_penalty,
         "logit_bias": dict(sampling.logit_bias) or None, "stop": list(stops), "stop_token_ids": sorted(ids),
         "include_stop_str_in_output": include, "ignore_eos": ignore, "logprobs": sampling.logprobs,
+        "prompt_logprobs": told, "num_beams": beams.width, "length_penalty": beams.length_penalty,
+        "early_stopping": beams.early_stopping, "draft": given.get("draft"),
     }  # fmt: skip
-    return Options(sampling, new, most, n, stops, ids, include, ignore, settings)
+    return Options(sampling, new, most, n, beams, stops, ids, include, ignore, told, drafts, settings)
 
 
 def _drawing(stored: Mapping[str, Any], asked: Mapping[str, Any], checked: Sampling) -> dict[str, Any]:

@@ -55,6 +55,7 @@ static int fa_draw_fits(const fa_draw *d, int64_t n) {
     if (!fa_ids_within(d->decay_ids, d->n_decay, n)) return 0;
     for (int64_t i = 1; i < d->n_decay; i++)
         if (d->decay_ids[i] <= d->decay_ids[i - 1]) return 0;
+    if (d->beam && !(d->given < 0 && d->logprobs >= 0 && d->score >= -FLT_MAX && d->score <= FLT_MAX)) return 0;
     return d->given >= -1 && d->given < n && d->logprobs >= -1;
 }
 
@@ -62,7 +63,7 @@ static int fa_draw_fits(const fa_draw *d, int64_t n) {
 static __attribute__((noinline)) int64_t fa_sample_survey(const fa_draw *draws, fa_sample_plan *plan) {
     for (int64_t i = 0; i < plan->rows; i++) {
         if (!fa_draw_fits(&draws[i], plan->n)) return i;
-        plan->changes |= fa_draw_changes(&draws[i]);
+        plan->changes |= draws[i].beam || fa_draw_changes(&draws[i]);
         const int64_t window = draws[i].given < 0 ? fa_dry_window(&draws[i]) : 0;
         plan->counts |= fa_draw_changes(&draws[i]) && (fa_draw_counts(&draws[i]) || window > 0);
         plan->n_repeats = window > plan->n_repeats ? window : plan->n_repeats;
@@ -128,14 +129,15 @@ typedef struct fa_sample_job {
 
 static int64_t *fa_token_at(const fa_view *tokens, int64_t i) { return (int64_t *)((char *)tokens->data + i * tokens->stride[0]); }
 
-/* The first m of row i. fa_top_k is the same order, and a row is more than it needs to be worth the call. */
-static void fa_sample_top(const fa_sample_job *job, int64_t i, int64_t m, float max, double log_sum) {
+/* The first m of row i, or of `changed` in its place. fa_top_k is the same order, and a row is more than it needs to be worth
+ * the call. */
+static void fa_sample_top(const fa_sample_job *job, int64_t i, const float *changed, int64_t m, float max, double log_sum) {
     fa_view best = *job->top_logprobs, index = *job->top_ids, scores = *job->logits;
     const fa_ctx alone = {.kernels = job->plan.kernels, .num_threads = 1};
     const int64_t k = best.shape[1];
     float *value = best.data = (char *)best.data + i * best.stride[0];
     int64_t *id = index.data = (char *)index.data + i * index.stride[0];
-    scores.data = (char *)scores.data + i * scores.stride[0];
+    scores.data = changed ? (void *)changed : (char *)scores.data + i * scores.stride[0];
     best.shape[0] = index.shape[0] = scores.shape[0] = 1;
     best.shape[1] = index.shape[1] = m;
     if (m > 0) fa_top_k(&alone, &best, &index, &scores, 0, 1);
@@ -155,7 +157,9 @@ static void fa_sample_task(void *arg, int64_t i, int worker) {
     *fa_token_at(job->tokens, i) = token;
     if (asked >= 0) logprob = (float)(((double)logits[token] - (double)max) - log_sum);
     if (job->logprobs) *(float *)((char *)job->logprobs->data + i * job->logprobs->stride[0]) = logprob;
-    if (job->top_ids) fa_sample_top(job, i, asked < 0 ? 0 : asked, max, log_sum);
+    if (!job->top_ids) return;
+    if (draw->beam) fa_sample_top(job, i, space.logits, asked < 0 ? 0 : asked, 0, 0);
+    else fa_sample_top(job, i, NULL, asked < 0 ? 0 : asked, max, log_sum);
 }
 
 static fa_status fa_check_outputs(const fa_sample_job *job) {

@@ -110,7 +110,7 @@ static inline uint64_t fa_share(double share, uint64_t total) {
     return units ? units : 1;
 }
 
-/* The token of a row of n logits, or -1 and -2 as fa_sample has them. *log_sum gets ln sum exp(logit - highest) of the raw
+/* The token of a row of n logits, or -1 and -2 as fa_sample has them; space->logits then has the scores of a beam. *log_sum gets ln sum exp(logit - highest) of the raw
  * logits, *highest that one, where the draw asks for log probabilities. */
 int64_t fa_sample_row(const fa_sample_kernels *kernels, const fa_draw *draw, const float *logits, int64_t n,
                       const fa_sample_space *space, double *log_sum, float *highest);
@@ -124,6 +124,6 @@ static inline int64_t fa_dry_window(const fa_draw *draw) {
     const int64_t n = draw->n_tokens < draw->dry.last ? draw->n_tokens : draw->dry.last;
     return n <= draw->dry.allowed ? 0 : n < INT32_MAX ? n : INT32_MAX;
 }
-static inline int fa_draw_is_random(const fa_draw *draw) { return draw->given < 0 && draw->temperature > 0; }
+static inline int fa_draw_is_random(const fa_draw *draw) { return draw->given < 0 && !draw->beam && draw->temperature > 0; }
 
 #endif

@@ -202,6 +202,17 @@ static int64_t fa_draw_one(const fa_sample_kernels *kernels, const fa_draw *draw
     return left.ids ? left.ids[i] : i;
 }
 
+/* A row's scores as continuations of a beam, and the best of them. */
+static int64_t fa_sample_beam(const fa_sample_kernels *kernels, const fa_draw *draw, const float *logits, int64_t n,
+                              float max, double log_sum, const fa_sample_space *space) {
+    float *x = space->logits;
+    for (int64_t i = 0; i < n; i++) x[i] = (float)(((double)logits[i] - (double)max) - log_sum);
+    if (fa_draw_changes(draw)) fa_change(x, n, draw, space);
+    for (int64_t i = 0; i < n; i++) x[i] += draw->score;
+    kernels->scan(space->best, &max, x, n);
+    return fa_first(x, n, space->best, max);
+}
+
 int64_t fa_sample_row(const fa_sample_kernels *kernels, const fa_draw *draw, const float *logits, int64_t n,
                       const fa_sample_space *space, double *log_sum, float *highest) {
     float max;
@@ -213,6 +224,7 @@ int64_t fa_sample_row(const fa_sample_kernels *kernels, const fa_draw *draw, con
         *highest = max;
     }
     if (draw->given >= 0) return draw->given;
+    if (draw->beam) return fa_sample_beam(kernels, draw, logits, n, max, *log_sum, space);
     if (fa_draw_changes(draw)) {
         memcpy(space->logits, logits, (size_t)n * sizeof *logits);
         fa_change(space->logits, n, draw, space);

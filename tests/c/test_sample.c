@@ -8,9 +8,10 @@
 #include "../../src_c/ops/sample.h"
 #include "check.h"
 
-#define ROWS 20
-#define KEPT 3 /* of the best */
+#define ROWS 22 /* the last two are of beams */
+#define KEPT 3  /* of the best */
 #define TOLD 40 /* tokens so far */
+#define SCORE -3.25f
 
 /* ---- random bits, logarithm -------------------------------------------------------------------------------------- */
 
@@ -186,8 +187,9 @@ static fa_draw draw_of(int64_t n, int64_t row, const history *h) {
     if (row == 14) d.epsilon = 0.01, d.xtc_probability = 1, d.xtc_threshold = 0.02;
     if (row == 15) d.eta = 0.05, d.typical_p = 0.99;
     if (row == 16) d.decay_ids = h->bias_ids, d.n_decay = 1, d.decay = 1.5, d.decay_steps = 3;
-    if (row > 16) d.mirostat = (fa_mirostat){row == 17 ? 1 : 2, 2.5, 0.25, &h->most[row]};
+    if (row > 16 && row < 20) d.mirostat = (fa_mirostat){row == 17 ? 1 : 2, 2.5, 0.25, &h->most[row]};
     if (row == 1) d.temperature = 0x1p-1074; /* above 0 also for a caller who flushes denormals */
+    if (row >= 20) d.beam = 1, d.score = SCORE, d.logprobs = (int32_t)(n < KEPT ? n : KEPT);
     return d;
 }
 
@@ -247,7 +249,9 @@ static void check_rows(int64_t n, const result *got) {
         if (row == 10 && token != n - 1) fail("row %d: %d was not given", (int)row, (int)token);
         if ((row == 3 || row == 9) && token / 32 % 2 == 0 && token % 2) fail("row %d: %d is not allowed", (int)row, (int)token);
         if (row == 19 && token != first) fail("row %d: %d surprises more than the highest", (int)row, (int)token);
-        if ((row < 17 || row == 19) && got->most[row] != (row == 19 ? -3 + 0.25 * 2.5 : 1.5 + 0.25 * (double)row)) fail("row %d: %a", (int)row, got->most[row]);
+        if ((row < 17 || row >= 19) && got->most[row] != (row == 19 ? -3 + 0.25 * 2.5 : 1.5 + 0.25 * (double)row)) fail("row %d: %a", (int)row, got->most[row]);
+        if (row >= 20 && got->ids[row * (n < KEPT ? n : KEPT)] != token) fail("row %d: %d is not the best", (int)row, (int)token);
+        if (row == 21) continue;
         if (row % 2) {
             if (!isnan(got->logprobs[row])) fail("row %d: a log probability nobody asked for", (int)row);
             continue;
@@ -255,6 +259,7 @@ static void check_rows(int64_t n, const result *got) {
         const long double exact = (long double)logit(n, row, token) - logit(n, row, first) - logl(sum);
         if (fabsl(got->logprobs[row] - exact) > 2e-7L + 0x1p-24L * fabsl(exact)) fail("row %d: %a, exact %La", (int)row, (double)got->logprobs[row], exact);
         if (got->ids[row * (n < KEPT ? n : KEPT)] != first) fail("row %d: the best", (int)row);
+        if (row == 12 && got->best[row * (n < KEPT ? n : KEPT)] != got->logprobs[row] + SCORE) fail("row %d: its score", (int)row);
     }
 }
 
@@ -336,6 +341,8 @@ static void test_refused(void) {
     SPOILS(decay_ids = up; draws[1].n_decay = 2; draws[1].decay = 1); SPOILS(decay_ids = up; draws[1].n_decay = 1; draws[1].decay = NAN);
     SPOILS(decay_ids = up; draws[1].n_decay = 1; draws[1].decay = 0); SPOILS(decay_ids = up; draws[1].n_decay = 1; draws[1].decay = 1e39);
     SPOILS(given = -2); SPOILS(given = N); SPOILS(n_tokens = 1); SPOILS(n_tokens = -1); SPOILS(prompt = 1); SPOILS(prompt = -1);
+    SPOILS(beam = 1; draws[1].given = 1); SPOILS(beam = 1; draws[1].logprobs = -1); SPOILS(beam = 1; draws[1].score = NAN);
+    SPOILS(beam = 1; draws[1].score = -INFINITY); SPOILS(beam = 1; draws[1].score = INFINITY);
     SPOILS(n_bias = 1); SPOILS(n_bias = -1); SPOILS(n_banned = 1); SPOILS(n_banned = -1);
     SPOILS(tokens = history; draws[1].n_tokens = 2; draws[1].presence = 1); SPOILS(banned = far; draws[1].n_banned = 1);
     SPOILS(bias_ids = far; draws[1].bias = bias; draws[1].n_bias = 1); SPOILS(bias_ids = down; draws[1].bias = bias; draws[1].n_bias = 2);
