@@ -26,6 +26,7 @@ static int run_all(const options *o) {
     test_linear(o);
     test_linear_int8(o);
     test_linear_attention(o);
+    test_short_conv(o);
     test_convert(o);
     test_blocks(o);
     test_rope(o);
