@@ -513,7 +513,13 @@ typedef enum fa_step_kind {
     FA_STEP_POOL = 11,      /* out = pool of x, by act (fa_pool_mode): index[0] ends, [1] -1 or one number: skip */
     FA_STEP_NORMALIZE = 12, /* out = x / max(|x|, eps); out may be x */
     FA_STEP_COPY = 13,      /* out = x */
-    FA_STEP_DISENTANGLED = 14 /* as attention, by `disentangled`: index[0] ends, [1] positions, [2] weights */
+    FA_STEP_DISENTANGLED = 14, /* as attention, by `disentangled`: index[0] ends, [1] positions, [2] weights */
+    FA_STEP_SHORT_CONV = 20,   /* out = act(convolution of x by tables[0] + bias): index[0] ends */
+    FA_STEP_LINEAR_ATTENTION = 21, /* out = linear attention of q = x, k = y, v = z, with `decay` a number for each of `heads` or for
+                                * each of their rows, and `beta`: index[0] ends; `kv_heads` of q and of k */
+    FA_STEP_SOFTPLUS = 22,     /* out = softplus(x + bias) within eps and scale, times weight, with act 1 -exp(weight); out may be x */
+    FA_STEP_SCALE_HEADS = 23,  /* out = x * y of the head; out may be x */
+    FA_STEP_COLUMNS = 24       /* out = x * weight, or x + y * weight; out may be x or y */
 } fa_step_kind;
 
 typedef struct fa_step {
@@ -530,6 +536,8 @@ typedef struct fa_step {
     fa_attention_params attention; /* scale, softcap, causal, windows, sink_tokens alone */
     fa_disentangled_params disentangled; /* scale, span, max_distance, c2p, p2c alone */
     int32_t layer, group;          /* of attention: where batches with memory keep its keys; -1: nowhere */
+    fa_value decay, beta;          /* of linear attention; width 0: a rule without */
+    int32_t state;                 /* of convolutions and linear attention: which of the batch's states */
     int64_t like;                  /* set by fa_program_check: a step that wants as much workspace */
 } fa_step;
 
@@ -539,6 +547,7 @@ typedef struct fa_program {
     const fa_array *arrays;
     int32_t n_arrays;
     int32_t n_layers, n_groups;     /* of memory */
+    int32_t n_states;
     int64_t columns[FA_ROW_KINDS];  /* of all tables of a kind */
 } fa_program;
 
@@ -562,6 +571,10 @@ typedef struct fa_batch {
     int32_t n_layers, n_groups;
     const fa_memory_layer *layers; /* NULL: every sequence is whole within the batch */
     const fa_memory_group *groups;
+    int32_t n_states;
+    const fa_view *states;         /* (slots, width) fp32 of each step with a state; NULL: every sequence is whole */
+    const int64_t *state_from, *state_to; /* [sequences]: the slot a sequence's states are in, -1 where it begins; and go to,
+                                    * each another, which may be where they are. What a stopped run left there is undefined */
 } fa_batch;
 
 /* *bad gets the number of the step that does not fit. */

@@ -115,4 +115,12 @@ typedef struct prog_kind {
     fa_status (*run)(const prog_run *run, const fa_step *step, size_t *size);
 } prog_kind;
 
+/* Of program_states.c */
+int prog_check_conv(const fa_program *program, const fa_step *step);
+fa_status prog_run_conv(const prog_run *run, const fa_step *step, size_t *size);
+int prog_check_mixing(const fa_program *program, const fa_step *step);
+fa_status prog_run_mixing(const prog_run *run, const fa_step *step, size_t *size);
+int prog_check_gates(const fa_program *program, const fa_step *step);
+fa_status prog_run_gates(const prog_run *run, const fa_step *step, size_t *size);
+
 #endif

@@ -87,6 +87,7 @@ void test_rows(const options *o);
 void test_pooling(const options *o);
 void test_program(const options *o);
 void test_program_memory(const options *o);
+void test_program_states(const options *o);
 void test_program_checks(const options *o);
 void test_program_runs(const options *o);
 void test_status(const options *o);

@@ -38,6 +38,7 @@ static int run_all(const options *o) {
     test_pooling(o);
     test_program(o);
     test_program_memory(o);
+    test_program_states(o);
     test_program_checks(o);
     test_program_runs(o);
     test_status(o);
