@@ -310,6 +310,7 @@ cdef extern from "fastattn.h" nogil:
         FA_STEP_ADD
         FA_STEP_ACTIVATE
         FA_STEP_SCALE
+        FA_STEP_CLAMP
         FA_STEP_GATHER
         FA_STEP_POOL
         FA_STEP_NORMALIZE
@@ -334,6 +335,8 @@ cdef extern from "fastattn.h" nogil:
         const fa_linear_weights *weights
         fa_view weight
         fa_view bias
+        fa_view alibi
+        fa_view sinks
         float eps
         float scale
         int64_t heads

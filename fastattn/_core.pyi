@@ -206,6 +206,8 @@ class Program:
         softcap: float = 0.0,
         causal: bool = False,
         window: tuple[int, int] = ...,
+        alibi: Any = None,
+        sinks: Any = None,
         layer: int = -1,
         group: int = -1,
         state: int = -1,

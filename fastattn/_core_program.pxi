@@ -6,7 +6,7 @@ STEP_KINDS = {
     "embed": FA_STEP_EMBED, "linear": FA_STEP_LINEAR, "layer_norm": FA_STEP_LAYER_NORM, "rms_norm": FA_STEP_RMS_NORM,
     "attention": FA_STEP_ATTENTION, "rope": FA_STEP_ROPE, "gated": FA_STEP_GATED, "add": FA_STEP_ADD,
     "activate": FA_STEP_ACTIVATE, "scale": FA_STEP_SCALE, "gather": FA_STEP_GATHER, "pool": FA_STEP_POOL,
-    "normalize": FA_STEP_NORMALIZE, "copy": FA_STEP_COPY,
+    "normalize": FA_STEP_NORMALIZE, "copy": FA_STEP_COPY, "clamp": FA_STEP_CLAMP,
     "disentangled": FA_STEP_DISENTANGLED,
     "short_conv": FA_STEP_SHORT_CONV, "linear_attention": FA_STEP_LINEAR_ATTENTION, "softplus": FA_STEP_SOFTPLUS,
     "scale_heads": FA_STEP_SCALE_HEADS, "columns": FA_STEP_COLUMNS,
@@ -235,10 +235,11 @@ cdef class Program:
             raise ValueError(f"panels: expected contiguous memory at a multiple of {FA_ALIGN} bytes")
         return <const float *>view.data
 
-    def add(self, str kind, out, x=None, y=None, z=None, decay=None, beta=None, *, index=(), PackedLinear packed=None, tables=(), weight=None,
-            bias=None, activation=None, pooling=None, int act=0, double eps=0, double scale=0, int64_t heads=1,
+    def add(self, str kind, out, x=None, y=None, z=None, decay=None, beta=None, *, index=(), PackedLinear packed=None,
+            tables=(), weight=None, bias=None, activation=None, pooling=None, int act=0, double eps=0, double scale=0, int64_t heads=1,
             int64_t kv_heads=0, int64_t head_size=0, int64_t v_head_size=0, double softcap=0, bint causal=False,
-            window=(-1, -1), int layer=-1, int group=-1, int state=-1, c2p=None, p2c=None, int64_t span=0, int64_t max_distance=0):
+            window=(-1, -1), alibi=None, sinks=None, int layer=-1, int group=-1, int state=-1, c2p=None, p2c=None,
+            int64_t span=0, int64_t max_distance=0):
         """Writes a step; what it needs depends on its kind."""
         cdef fa_step *grown
         cdef fa_step *step
@@ -270,6 +271,10 @@ cdef class Program:
             new.weight = self.hold(weight, 1)
         if bias is not None:
             new.bias = self.hold(bias, 2 if new.kind == FA_STEP_ATTENTION else 1)
+        if alibi is not None:
+            new.alibi = self.hold(alibi, 1)
+        if sinks is not None:
+            new.sinks = self.hold(sinks, 1)
         new.act = _activations[activation] if activation is not None else act if pooling is None else _pool_modes[pooling]
         new.eps = fa_to_float(eps)
         new.scale = fa_to_float(scale)

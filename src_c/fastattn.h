@@ -258,6 +258,8 @@ fa_status fa_activate(const fa_ctx *ctx, const fa_view *out, const fa_view *x, f
 fa_status fa_gated(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *gate, fa_activation act);
 /* x * factor, elementwise; out may be x. */
 fa_status fa_scale(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float factor);
+/* x, no further from 0 than `most`, which is no NaN and not below 0. */
+fa_status fa_clamp(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float most);
 /* x + y, elementwise; out may be either. */
 fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y);
 /* out[t] = tables[0][ids[0][t]] + tables[1][ids[1][t]] + ..., left to right; ids outside a table: FA_ERR_VALUE, nothing read. */
@@ -514,6 +516,7 @@ typedef enum fa_step_kind {
     FA_STEP_NORMALIZE = 12, /* out = x / max(|x|, eps); out may be x */
     FA_STEP_COPY = 13,      /* out = x */
     FA_STEP_DISENTANGLED = 14, /* as attention, by `disentangled`: index[0] ends, [1] positions, [2] weights */
+    FA_STEP_CLAMP = 15,     /* out = x, no further from 0 than scale; out may be x */
     FA_STEP_SHORT_CONV = 20,   /* out = act(convolution of x by tables[0] + bias): index[0] ends */
     FA_STEP_LINEAR_ATTENTION = 21, /* out = linear attention of q = x, k = y, v = z, with `decay` a number for each of `heads` or for
                                 * each of their rows, and `beta`: index[0] ends; `kv_heads` of q and of k */
@@ -531,6 +534,7 @@ typedef struct fa_step {
     fa_view tables[FA_STEP_TABLES]; /* of embed: (rows, width) fp32 */
     const fa_linear_weights *weights;
     fa_view weight, bias; /* of norms and of linear; ndim 0: none. Of attention: bias (heads, 2 R + 1) by distance */
+    fa_view alibi, sinks; /* of attention, (heads,): slopes, logits without a value; ndim 0: none */
     float eps, scale;
     int64_t heads, kv_heads, head_size, v_head_size;
     fa_attention_params attention; /* scale, softcap, causal, windows, sink_tokens alone */

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..weights import PackedLinear
     from .config import ConfigReader
     from .rotary import Rotary
-    from .source import Floats, Source
+    from .source import Floats, Layout, Source
 
 __all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
 
@@ -264,15 +264,22 @@ class Graph:
         """The tensor ``role``.weight as it is; ``tied``: full name of a tensor of the same values."""
         return self.source.table(f"{self.name(role)}.weight", shape, tied=tied)
 
+    def tensor(self, role: str, shape: tuple[int, ...]) -> Floats:
+        """The tensor whose full name is that of ``role``, as it is."""
+        return self.source.table(self.name(role), shape)
+
     # ---- weights ----
 
     def linear(
         self, x: Value, roles: str | Sequence[str], outputs: int | Sequence[int], *, bias: bool | Sequence[str] = True,
-        activation: str | None = None, tied: str | None = None, dtype: str | None = None,
+        activation: str | None = None, tied: str | None = None, dtype: str | None = None, layout: Layout | None = None,
     ) -> Value:  # fmt: skip
-        """activation(x W^T + b); several roles are one product, their outputs side by side. ``tied`` is a full name."""
+        """activation(x W^T + b); several roles are one product, their outputs side by side. ``tied`` is a full name.
+
+        ``layout``: how files of Hugging Face have the layer, where not in the page's order.
+        """
         names = self.name(roles) if isinstance(roles, str) else [self.name(role) for role in roles]
-        packed = self.source.linear(names, outputs, x.width, bias=bias, tied=tied, dtype=dtype)
+        packed = self.source.linear(names, outputs, x.width, bias=bias, tied=tied, dtype=dtype, layout=layout)
         count = 1 if isinstance(roles, str) else len(roles)
         width = outputs * count if isinstance(outputs, int) else sum(outputs)
         return self.product(x, packed, activation, width)
@@ -294,15 +301,24 @@ class Graph:
             "layer_norm", x.rows, x.width, x, residual, weight=weight, bias=bias, eps=eps, reuse=True
         )  # fmt: skip
 
-    def layer_norm(self, x: Value, role: str, eps: float, *, residual: Value | None = None, bias: bool = True) -> Value:
-        """The norm of each row of x + residual."""
-        norm = self.source.norm(self.name(role), x.width, bias=bias)
+    def layer_norm(
+        self, x: Value, role: str, eps: float, *, residual: Value | None = None, bias: bool = True,
+        plus_one: bool = False,
+    ) -> Value:  # fmt: skip
+        """The norm of each row of x + residual; ``plus_one``: the gain is 1 + w."""
+        norm = self.source.norm(self.name(role), x.width, bias=bias, plus_one=plus_one)
         weight, shift = (None, None) if norm is None else norm
         return self.norm(x, weight, shift, eps, residual)
 
-    def rms_norm(self, x: Value, role: str, eps: float, *, residual: Value | None = None, groups: int = 1) -> Value:
-        """x / sqrt(mean(x^2) + eps) * weight; in each of ``groups`` groups of columns (heads) with one weight."""
-        norm = self.source.norm(self.name(role), x.width // groups, bias=False)
+    def rms_norm(
+        self, x: Value, role: str, eps: float, *, residual: Value | None = None, groups: int = 1,
+        plus_one: bool = False,
+    ) -> Value:  # fmt: skip
+        """x / sqrt(mean(x^2) + eps) * weight; in each of ``groups`` groups of columns (heads) with one weight.
+
+        ``plus_one``: the gain is 1 + w.
+        """
+        norm = self.source.norm(self.name(role), x.width // groups, bias=False, plus_one=plus_one)
         weight = None if norm is None else norm.weight
         if groups > 1 and residual is not None:
             raise ValueError("rms_norm: a residual together with groups")
@@ -322,9 +338,15 @@ class Graph:
     def attention(
         self, q: Value, k: Value, v: Value, heads: int, kv_heads: int | None = None, *, scale: float | None = None,
         causal: bool = False, window: tuple[int | None, int | None] | None = None, cached: bool = False,
-        distance_bias: Floats | None = None,
+        distance_bias: Floats | None = None, alibi: Floats | None = None, sinks: Floats | None = None,
+        softcap: float = 0.0,
     ) -> Value:  # fmt: skip
-        """Attention of every sequence to itself; ``cached``: batches may continue sequences, whose keys are kept."""
+        """Attention of every sequence to itself; ``cached``: batches may continue sequences, whose keys are kept.
+
+        ``alibi``: slopes (heads,) by which a key's score falls with its distance, counted over the tokens that are
+        there; ``sinks``: (heads,) logits that take part in the softmax and carry no value; ``softcap``: scores are
+        softcap * tanh(score / softcap), 0 for as they are.
+        """
         kv_heads = heads if kv_heads is None else kv_heads
         size, v_size = q.width // heads, v.width // kv_heads
         if (q.width, k.width, v.width) != (heads * size, kv_heads * size, kv_heads * v_size):
@@ -340,14 +362,16 @@ class Graph:
             layer, group = len(self.trace.layers), self.trace.groups.index(keep)
             self.trace.layers.append(group)
         ends = self.array("ends", rows="sequences", more=1)
+        if alibi is not None and window is not None:
+            raise ValueError("attention: alibi and a window, which go by different distances where masks have holes")
         # what goes by distance goes by the columns of a batch whose mask has holes
         by_distance = window is not None or distance_bias is not None
         columns = self.array("columns", rows=q.rows, optional=True) if by_distance else None
         return self.record(
             "attention", q.rows, heads * v_size, q, k, v, arrays=(ends, columns), heads=heads, kv_heads=kv_heads,
             head_size=size, v_head_size=v_size, scale=1 / math.sqrt(size) if scale is None else scale, causal=causal,
-            window=(-1 if left is None else left, -1 if right is None else right), bias=distance_bias, layer=layer,
-            group=group,
+            window=(-1 if left is None else left, -1 if right is None else right), bias=distance_bias, alibi=alibi,
+            sinks=sinks, softcap=softcap, layer=layer, group=group,
         )  # fmt: skip
 
     def disentangled(
@@ -386,6 +410,18 @@ class Graph:
     def gated(self, x: Value, gate: Value, activation: str) -> Value:
         """activation(x) * gate"""
         return self.record("gated", x.rows, x.width, x, gate, activation=activation, reuse=True)
+
+    def activate(self, x: Value, activation: str) -> Value:
+        """activation(x)"""
+        return self.record("activate", x.rows, x.width, x, activation=activation, reuse=True)
+
+    def softcap(self, x: Value, cap: float) -> Value:
+        """cap * tanh(x / cap)"""
+        return self.scale(self.activate(self.scale(x, 1 / cap), "tanh"), cap)
+
+    def clamp(self, x: Value, most: float) -> Value:
+        """x, no further from 0 than ``most``."""
+        return self.record("clamp", x.rows, x.width, x, scale=most, reuse=True)
 
     def scale(self, x: Value, factor: float) -> Value:
         """x * factor; ``x`` itself where that is 1."""

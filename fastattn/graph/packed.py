@@ -82,7 +82,7 @@ class Packed(Source):
         except (ValueError, TypeError) as error:
             raise self._wrong(product.key, f"does not fit config.json: {error}") from None
 
-    def _norm(self, name: str, size: int, bias: bool) -> Norm:
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
         parts = self._parts(name, {"weight": (size,), "bias": (size,)} if bias else {"weight": (size,)})
         return Norm(parts["weight"], parts.get("bias"))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "Checkpoint",
     "Derivation",
     "Floats",
+    "Layout",
     "Norm",
     "Plan",
     "Product",
@@ -55,6 +57,29 @@ class Norm(NamedTuple):
     bias: Floats | None
 
 
+@dataclass(frozen=True)
+class Layout:
+    """How files of Hugging Face have a layer, where not as (outputs, inputs) in the order of the page. In GGUF files
+    all layers are in that order.
+    """
+
+    name: str
+    """Layouts of one name are one."""
+    transposed: bool = False
+    """Whether its tensor is (inputs, outputs)."""
+    order: np.ndarray[Any, np.dtype[np.int64]] | None = field(default=None, compare=False)
+    """For each output of the page the one of the file; None where they are in order."""
+
+    def shape(self, outputs: int, inputs: int) -> tuple[int, int]:
+        """Of the tensor in the file."""
+        return (inputs, outputs) if self.transposed else (outputs, inputs)
+
+    def rows(self, stored: Floats) -> Floats:
+        """(outputs, inputs) in order, of the tensor in the file."""
+        rows = stored.T if self.transposed else stored
+        return np.ascontiguousarray(rows if self.order is None else rows[self.order])
+
+
 class Product(NamedTuple):
     """Layers that are asked for as one product."""
 
@@ -66,6 +91,8 @@ class Product(NamedTuple):
     tied: str | None
     dtype: str | None
     """Another storage type than the model's."""
+    layout: Layout | None = None
+    """How files of Hugging Face have it, where it is one layer."""
 
     @property
     def outputs(self) -> int:
@@ -150,6 +177,7 @@ class Source(ABC):
         bias: bool | Sequence[str] = True,
         tied: str | None = None,
         dtype: str | None = None,
+        layout: Layout | None = None,
     ) -> PackedLinear:
         """One packed product of the layers ``names``, their outputs side by side.
 
@@ -165,6 +193,8 @@ class Source(ABC):
             Full name of a tensor with the same values, used where ``name.weight`` is not stored.
         dtype
             Another storage type than the model's.
+        layout
+            How files of Hugging Face have it, where ``names`` is one layer and they have it otherwise.
         """
         layers = [names] if isinstance(names, str) else names
         sizes = (outputs,) * len(layers) if isinstance(outputs, int) else tuple(outputs)
@@ -172,19 +202,22 @@ class Source(ABC):
             (name, size, (f"{name}.bias",) if bias is True else tuple(bias or ()))
             for name, size in zip(layers, sizes, strict=True)
         )
-        product = Product("+".join(layers), parts, inputs, tied, dtype)
-        asked = "layer", sizes, inputs, "bias" if bias else "no bias", dtype
+        product = Product("+".join(layers), parts, inputs, tied, dtype, layout)
+        asked = "layer", sizes, inputs, "bias" if bias else "no bias", dtype, layout
         return self.once(product.key, asked, lambda: self._linear(product))
 
     @abstractmethod
     def _linear(self, product: Product) -> PackedLinear: ...
 
-    def norm(self, name: str, size: int, *, bias: bool = True) -> Norm:
-        """``name.weight`` and ``name.bias`` (size,)."""
-        return self.once(name, ("norm", size, bias), lambda: self._norm(name, size, bias))
+    def norm(self, name: str, size: int, *, bias: bool = True, plus_one: bool = False) -> Norm:
+        """``name.weight`` and ``name.bias`` (size,).
+
+        ``plus_one``: the gain is one more than what files of Hugging Face have; in GGUF files it is there already.
+        """
+        return self.once(name, ("norm", size, bias, plus_one), lambda: self._norm(name, size, bias, plus_one))
 
     @abstractmethod
-    def _norm(self, name: str, size: int, bias: bool) -> Norm: ...
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm: ...
 
     def table(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
         """The tensor of that full name as it is; ``tied``: another full name for the same values."""
@@ -234,6 +267,11 @@ class _OfFile(Source):
     def has(self, name: str) -> bool:
         return stored_name(self.weights, name) is not None
 
+    @property
+    def converted(self) -> bool:
+        """Whether a converter has put layers in order and added ones to gains."""
+        return self.weights.format == "gguf"
+
     def outputs(self, name: str, inputs: int) -> int | None:
         for part, rest in (("weight", (inputs,)), ("bias", ())):
             stored = stored_name(self.weights, f"{name}.{part}")
@@ -267,13 +305,15 @@ class Plan(_OfFile):
         self.requests[names] = shape
 
     def _linear(self, product: Product) -> PackedLinear:
+        layout = None if self.converted else product.layout
         for name, size, biases in product.parts:
-            self._ask((f"{name}.weight", product.tied), (size, product.inputs))
+            shape = (size, product.inputs) if layout is None else layout.shape(size, product.inputs)
+            self._ask((f"{name}.weight", product.tied), shape)
             if biases:
                 self._ask(biases, (size,))
         return None  # type: ignore[return-value]
 
-    def _norm(self, name: str, size: int, bias: bool) -> Norm:
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
         self._ask((f"{name}.weight",), (size,))
         if bias:
             self._ask((f"{name}.bias",), (size,))
@@ -327,14 +367,24 @@ class Checkpoint(_OfFile):
         kind = product.dtype or self.dtype
         if kind == AS_STORED:
             kind = _kept_type(self.weights, names)
-        read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
+        layout = None if self.converted else product.layout
+        if layout is None:
+            read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
+        else:
+            rows = layout.rows(self.weights.as_float32(names[0]))
+            read = _rows_of([lambda start, stop: rows[start:stop]], [len(rows)])
+            if bias is not None and layout.order is not None:
+                bias = bias[layout.order]
         packed = pack_rows(product.outputs, product.inputs, read, bias, kind, num_threads=self.num_threads)
         for name in names:
             self.weights.forget(name)
         return packed
 
-    def _norm(self, name: str, size: int, bias: bool) -> Norm:
-        return Norm(self._read(f"{name}.weight"), self._read(f"{name}.bias") if bias else None)
+    def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
+        gain = self._read(f"{name}.weight")
+        if plus_one and not self.converted:
+            gain = gain + np.float32(1)
+        return Norm(gain, self._read(f"{name}.bias") if bias else None)
 
     def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats:
         return self._read(name, tied)

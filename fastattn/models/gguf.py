@@ -7,12 +7,10 @@ Keys: ``gguf/constants.py`` of the PyPI package ``gguf``; what converters do to 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
+from importlib import import_module
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ..graph.config import ConfigReader
 from ..graph.gguf import Converted, GgufWeights
@@ -24,126 +22,37 @@ from ..loaders.jsonfile import MAX_JSON_BYTES
 from ..loaders.weightfile import WeightFile
 from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
 from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer, tokenizer_json
-from .causal import NAMES
+from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 
-__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "open_gguf"]
+__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
 
-_Values = dict[str, Any]
-
-_FLOAT_MAX = float(np.finfo(np.float32).max)
-
-
-class _Architecture(NamedTuple):
-    """One of ``general.architecture``."""
-
-    model_type: str
-    family: str
-    """Classes of transformers begin with it."""
-    paired: bool = False
-    """Whether rows of queries and keys lie as neighbouring pairs."""
-    roles: Mapping[str, str] = {}
-    """Where a tensor's name is not the role of the page."""
-    more: Callable[[Keys], _Values] | None = None
-    """What its configuration has besides."""
-    part: bool = False
-    """Whether part of a head may turn."""
-    joined: bool = False
-    """Whether the page takes queries, keys and values as one layer."""
-
-
-class Keys:
-    """The fields of a GGUF file below its architecture, asked one by one, and which were asked for."""
-
-    def __init__(self, file: GgufFile, architecture: str) -> None:
-        self.file, self.architecture = file, architecture
-        self._asked: set[str] = set()
-
-    def error(self, key: str, value: Any, expected: str) -> WeightFileError:
-        """The error for a wrong value."""
-        text = "missing" if value is None else repr(value)[:100]
-        return WeightFileError(f"{self.file.path}: {self.architecture}.{key} is {text}, expected {expected}")
-
-    def get(self, key: str) -> Any:
-        """What lies under ``key``, None where nothing does."""
-        self._asked.add(key)
-        return self.file.fields.get(f"{self.architecture}.{key}")
-
-    def size(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
-        """A count; an array of one for each layer has to have equal ones."""
-        value = self.get(key)
-        if isinstance(value, np.ndarray) and value.size and (value == value.flat[0]).all():
-            value = value.flat[0].item()
-        if value is None and default is not None:
-            return default
-        if type(value) is not int or not minimum <= value < 1 << 31:
-            several = isinstance(value, np.ndarray)
-            raise self.error(key, value, "the same number for all layers" if several else f"a number from {minimum}")
-        return value
-
-    def real(self, key: str, default: float | None = None) -> float:
-        """A finite number."""
-        value = self.get(key)
-        if value is None and default is not None:
-            return default
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise self.error(key, value, "a finite number")
-        return _shortest(float(value))
-
-    def must(self, key: str, *harmless: Any) -> None:
-        """Refuse a value that asks for what no page does."""
-        value = self.get(key)
-        if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
-            raise self.error(key, value, f"{' or '.join(map(str, harmless))}: other models are not supported")
-
-    def not_asked(self) -> list[str]:
-        """Keys that nobody has asked for."""
-        prefix = f"{self.architecture}."
-        return [key for key in self.file.fields if key.startswith(prefix) and key[len(prefix) :] not in self._asked]
-
-
-def _shortest(value: float) -> float:
-    """Of the numbers that are this float32, the one with the fewest digits, which is what the converter had read."""
-    return float(str(np.float32(value))) if abs(value) <= _FLOAT_MAX else value
-
-
-def _granite(keys: Keys) -> _Values:
-    return {
-        "embedding_multiplier": keys.real("embedding_scale", 1.0),
-        "residual_multiplier": keys.real("residual_scale", 1.0),
-        "attention_multiplier": keys.real("attention.scale", 1.0),
-        "logits_scaling": keys.real("logit_scale", 1.0),
-    }
-
-
-def _phi3(keys: Keys) -> _Values:
-    window = keys.size("attention.sliding_window", 0, minimum=0)
-    trained = keys.size("rope.scaling.original_context_length", keys.size("context_length"))
-    values: _Values = {"sliding_window": window or None, "original_max_position_embeddings": trained}
-    factors = [_divisors(keys.file, f"rope_factors_{kind}.weight") for kind in ("short", "long")]
-    scale = keys.real("rope.scaling.attn_factor", 1.0)
-    if factors[0] is not None and factors[1] is not None:
-        values["rope_scaling"] = {
-            "rope_type": "longrope", "short_factor": factors[0], "long_factor": factors[1], "attention_factor": scale,
-        }  # fmt: skip
-    elif factors[0] is not factors[1]:
-        raise WeightFileError(f"{keys.file.path}: one of rope_factors_short.weight and rope_factors_long.weight alone")
-    return values
-
-
-ARCHITECTURES: Mapping[str, _Architecture] = {
-    "llama": _Architecture("llama", "Llama", paired=True),
-    "qwen2": _Architecture("qwen2", "Qwen2"),
-    "qwen3": _Architecture("qwen3", "Qwen3"),
-    "phi3": _Architecture("phi3", "Phi3", roles={"ffn_up": "ffn_gate_up"}, more=_phi3, part=True, joined=True),
-    "smollm3": _Architecture("smollm3", "SmolLM3", paired=True),
-    "granite": _Architecture("granite", "Granite", paired=True, more=_granite),
-    "olmo2": _Architecture(
-        "olmo2", "Olmo2", roles={"post_attention_norm": "attn_post_norm", "post_ffw_norm": "ffn_post_norm"}
-    ),
+ARCHITECTURES = {
+    "granite": "granite",
+    "llama": "llama",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+    "qwen2": "llama",
+    "qwen3": "qwen3",
+    "smollm3": "llama",
 }
-"""``general.architecture`` -> which page runs it, and how its files differ."""
+"""``general.architecture`` -> its page, a module here, whose ``GGUF`` says how such files differ."""
 
 _POSITIONS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")  # the configuration's
+
+
+_REFUSED: Mapping[str, tuple[Any, ...]] = {
+    "expert_count": (0,), "expert_used_count": (0,), "expert_shared_count": (0,), "attn_logit_softcapping": (0.0,),
+    "final_logit_softcapping": (0.0,), "attention.clamp_kqv": (0.0,), "attention.sliding_window": (0,),
+    "attention.max_alibi_bias": (0.0,), "use_parallel_residual": (False,), "attention.causal": (True,),
+    "tensor_data_layout": ("Meta AI original pth",),  # says that queries and keys are pairs
+}  # fmt: skip
+"""Keys of models that only pages who ask for them know -> values that ask for nothing."""
+
+
+def architecture_of(name: str) -> Architecture:
+    """What a page says of the files of ``general.architecture``, one of ``ARCHITECTURES``."""
+    found: Architecture = import_module(f".{ARCHITECTURES[name]}", __package__).GGUF[name]
+    return found
 
 
 class GgufModel(NamedTuple):
@@ -178,8 +87,10 @@ def open_gguf(file: GgufFile) -> GgufModel:
             f"{file.path}: there are no tensors: a vocabulary, or one part of a model of several files"
         )
     keys = Keys(file, name)
-    values = _config(keys, ARCHITECTURES[name])
-    tensors = _tensors(file, ARCHITECTURES[name], values)
+    architecture = architecture_of(name)
+    common = _common(keys, architecture)
+    tensors = _tensors(file, architecture, common)
+    values = _config(keys, architecture, common)
     notes = []
     unknown = keys.not_asked()
     if unknown:
@@ -190,15 +101,15 @@ def open_gguf(file: GgufFile) -> GgufModel:
         )
     files = GgufFiles(file, values)
     config = ConfigReader(files.describe("config.json"), values)
-    weights = GgufWeights(file, tensors, partial(_would_be, name))
+    weights = GgufWeights(file, tensors, partial(_would_be, architecture))
     return GgufModel(config, weights, files, tuple(notes))
 
 
 # ---- configuration ---------------------------------------------------------------------------------------------------
 
 
-def _config(keys: Keys, architecture: _Architecture) -> _Values:
-    """What config.json of the model would say."""
+def _common(keys: Keys, architecture: Architecture) -> Values:
+    """What config.json of most models would say, in the spelling of Llama's."""
     file = keys.file
     hidden, heads = keys.size("embedding_length"), keys.size("attention.head_count")
     size = keys.size("attention.key_length", max(hidden // heads, 1))
@@ -211,18 +122,7 @@ def _config(keys: Keys, architecture: _Architecture) -> _Values:
     if len(table) != 2:
         raise WeightFileError(f"{file.path}: there is no table token_embd.weight of two dimensions")
     keys.size("vocab_size", table[0])
-    for key in ("expert_count", "expert_used_count", "expert_shared_count"):
-        keys.must(key, 0)
-    for key in ("attn_logit_softcapping", "final_logit_softcapping", "attention.clamp_kqv"):
-        keys.must(key, 0.0)
-    if architecture.more is not _phi3:
-        keys.must("attention.sliding_window", 0)
-    keys.must("use_parallel_residual", False)
-    keys.must("attention.causal", True)
-    keys.must("tensor_data_layout", "Meta AI original pth")  # says that queries and keys are pairs
-    values: _Values = {
-        "model_type": architecture.model_type,
-        "architectures": [f"{architecture.family}ForCausalLM"],
+    values: Values = {
         "vocab_size": table[0],
         "hidden_size": hidden,
         "intermediate_size": keys.size("feed_forward_length"),
@@ -230,22 +130,18 @@ def _config(keys: Keys, architecture: _Architecture) -> _Values:
         "num_attention_heads": heads,
         "num_key_value_heads": keys.size("attention.head_count_kv", heads),
         "head_dim": size,
-        "rms_norm_eps": keys.real("attention.layer_norm_rms_epsilon"),
+        "rms_norm_eps": keys.real(architecture.norms),
         "max_position_embeddings": keys.size("context_length"),
         "rope_theta": keys.real("rope.freq_base", 10000.0),
         "tie_word_embeddings": "output.weight" not in file,
     }
     if architecture.part:
         values["partial_rotary_factor"] = turned / size
-    if architecture.model_type not in ("qwen2", "phi3"):  # whose pages know by themselves
-        values["attention_bias"] = "blk.0.attn_q.bias" in file or "blk.0.attn_qkv.bias" in file
-    if architecture.model_type in ("llama", "granite", "smollm3"):
-        values["mlp_bias"] = "blk.0.ffn_gate.bias" in file
+    for key, tensors in architecture.flags.items():
+        values[key] = any(f"blk.0.{tensor}" in file for tensor in tensors)
     scaling = _scaling(keys, values["max_position_embeddings"])
     if scaling is not None:
         values["rope_scaling"] = scaling
-    if architecture.more is not None:
-        values |= architecture.more(keys)
     for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
         token = _token(file, key)
         if token is not None:
@@ -253,20 +149,25 @@ def _config(keys: Keys, architecture: _Architecture) -> _Values:
     return values
 
 
-def _divisors(file: GgufFile, name: str) -> list[float] | None:
-    """What frequencies are divided by, as a tensor of the file says; None where it has none."""
-    if name not in file:
-        return None
-    info = file.info(name)
-    if info.dtype != "F32" or len(info.shape) != 1:
-        raise WeightFileError(f"{file.path}: tensor {name!r} is {info.dtype} of {list(info.shape)}, expected (n,) F32")
-    found = [float(value) for value in file[name].tolist()]
-    if not all(math.isfinite(value) and value > 0 for value in found):
-        raise WeightFileError(f"{file.path}: tensor {name!r} holds numbers that are not above 0 and finite")
-    return found
+def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
+    """What config.json of the model would say."""
+    values: Values = {
+        "model_type": architecture.model_type,
+        "architectures": [f"{architecture.family}ForCausalLM"],
+    }
+    for key, value in common.items():
+        name = architecture.spelling.get(key, key)
+        if name is not None:
+            values[name] = value
+    if architecture.more is not None:
+        values |= architecture.more(keys, common)
+    for key, harmless in _REFUSED.items():
+        if not keys.asked(key):
+            keys.must(key, *harmless)
+    return values
 
 
-def _scaling(keys: Keys, positions: int) -> _Values | None:
+def _scaling(keys: Keys, positions: int) -> Values | None:
     """``rope_scaling`` of config.json, None for the plain frequencies."""
     kind = keys.get("rope.scaling.type")
     if kind is not None and not (isinstance(kind, str) and kind in ("none", "linear", "yarn", "longrope")):
@@ -274,17 +175,17 @@ def _scaling(keys: Keys, positions: int) -> _Values | None:
     old = keys.real("rope.scale_linear", 1.0)
     factor = keys.real("rope.scaling.factor", old)
     keys.get("rope.scaling.finetuned")  # says whether the model was trained with it
-    divisors = _divisors(keys.file, "rope_freqs.weight")
-    if divisors is not None:
+    own = divisors(keys.file, "rope_freqs.weight")
+    if own is not None:
         if kind not in (None, "none") or factor != 1:
             raise keys.error("rope.scaling.type", kind, "none beside the tensor rope_freqs.weight")
         # as longrope, which is the type that names its divisors, with one list for every length
         return {
-            "rope_type": "longrope", "short_factor": divisors, "long_factor": divisors, "attention_factor": 1.0,
+            "rope_type": "longrope", "short_factor": own, "long_factor": own, "attention_factor": 1.0,
             "original_max_position_embeddings": positions,
         }  # fmt: skip
     if kind == "yarn":
-        scaling: _Values = {"rope_type": "yarn", "factor": factor}
+        scaling: Values = {"rope_type": "yarn", "factor": factor}
         trained = keys.size("rope.scaling.original_context_length", positions)
         scaling["original_max_position_embeddings"] = trained
         for name in ("beta_fast", "beta_slow"):
@@ -304,7 +205,7 @@ def _scaling(keys: Keys, positions: int) -> _Values | None:
 # ---- tensors ---------------------------------------------------------------------------------------------------------
 
 
-def _tensors(file: GgufFile, architecture: _Architecture, values: _Values) -> dict[str, Converted]:
+def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict[str, Converted]:
     """Hugging Face names -> tensors; those of the configuration are left out, unknown ones keep their names."""
     heads = {"attn_q": values["num_attention_heads"], "attn_k": values["num_key_value_heads"]}
     together = {"attn_q": heads["attn_q"], "attn_k": heads["attn_k"], "attn_v": heads["attn_k"]}
@@ -329,7 +230,7 @@ def _tensors(file: GgufFile, architecture: _Architecture, values: _Values) -> di
             for role, count in together.items():
                 rows = count * values["head_dim"]
                 turned = count if architecture.paired and role != "attn_v" else 0
-                put(f"{NAMES.of(role, layer)}.{part}", Converted(name, turned, first, rows))
+                put(f"{architecture.names.of(role, layer)}.{part}", Converted(name, turned, first, rows))
                 first += rows
             if file.info(name).shape[:1] != (first,):
                 raise WeightFileError(
@@ -337,19 +238,19 @@ def _tensors(file: GgufFile, architecture: _Architecture, values: _Values) -> di
                     "queries, keys and values"
                 )
             continue
-        known = "lm_head" if role == "output" else NAMES.get(role, layer)
+        known = architecture.head if role == "output" else architecture.names.get(role, layer)
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name
         put(target, Converted(name, heads.get(role, 0) if architecture.paired and layer is not None else 0))
     return found
 
 
-def _would_be(architecture: str, name: str) -> str:
+def _would_be(architecture: Architecture, name: str) -> str:
     """What the tensor of a Hugging Face name is called in GGUF files of an architecture."""
     layer, _, part = name.rpartition(".")
-    if layer == "lm_head":
+    if layer == architecture.head:
         return f"output.{part}"
-    own = {role: tensor for tensor, role in ARCHITECTURES[architecture].roles.items()}
-    roles = NAMES.roles(layer)
+    own = {role: tensor for tensor, role in architecture.roles.items()}
+    roles = architecture.names.roles(layer)
     if not roles:
         return name
     role, number = next((found for found in roles if found[0] in own), roles[-1])
@@ -379,7 +280,7 @@ def _token(file: GgufFile, name: str) -> int | None:
 class GgufFiles(ModelFiles):
     """The small files that a Hugging Face folder of the model would have, made of the fields of a GGUF file."""
 
-    def __init__(self, file: GgufFile, config: _Values) -> None:
+    def __init__(self, file: GgufFile, config: Values) -> None:
         self._file, self._config = file, config
         self._made: dict[str, bytes] = {}
         self._makers: dict[str, Callable[[], bytes]] = {
@@ -419,9 +320,9 @@ class GgufFiles(ModelFiles):
     def open_weights(self, name: str) -> WeightFile:
         raise FileNotFoundError(f"{self.describe(name)}: a GGUF file has no such part")
 
-    def _generation(self) -> _Values:
+    def _generation(self) -> Values:
         """How the file wants its model to be used: what ends a text, ``general.sampling.*``."""
-        file, values = self._file, _Values()
+        file, values = self._file, Values()
         if self.has("tokenizer.json"):
             values["eos_token_id"] = gguf_stop_ids(self._vocabulary)
         elif (end := _token(file, "eos")) is not None:
@@ -431,7 +332,7 @@ class GgufFiles(ModelFiles):
                 if not isinstance(value, (bool, int, float, str)):
                     raise WeightFileError(f"{file.path}: {key} is {file.fields.kind(key)}, expected one number")
                 name = key.removeprefix(_SAMPLING)
-                values[_OPTIONS.get(name, name)] = _shortest(value) if type(value) is float else value
+                values[_OPTIONS.get(name, name)] = shortest(value) if type(value) is float else value
         if values.keys() & {"temperature", "top_k", "top_p", "min_p"} and values.get("temperature") != 0:
             values["do_sample"] = True
         return values

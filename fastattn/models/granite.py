@@ -9,8 +9,9 @@ from __future__ import annotations
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, mixed, rotary_of
+from .ggufkeys import BIASES, Architecture, Keys, Values
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "GGUF"]
 
 
 def build(g: Graph) -> Facts:
@@ -38,3 +39,19 @@ def build(g: Graph) -> Facts:
 
 
 FAMILY = causal_family("GraniteModel", build, "Granite")
+
+
+def _multipliers(keys: Keys, common: Values) -> Values:
+    return {
+        "embedding_multiplier": keys.real("embedding_scale", 1.0),
+        "residual_multiplier": keys.real("residual_scale", 1.0),
+        "attention_multiplier": keys.real("attention.scale", 1.0),
+        "logits_scaling": keys.real("logit_scale", 1.0),
+    }
+
+
+GGUF = {
+    "granite": Architecture(
+        "granite", "Granite", paired=True, flags={**BIASES, "mlp_bias": ("ffn_gate.bias",)}, more=_multipliers
+    ),
+}

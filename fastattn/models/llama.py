@@ -28,8 +28,9 @@ from .causal import (
     sliding_layers,
     window_of,
 )  # fmt: skip
+from .ggufkeys import BIASES, Architecture
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "GGUF"]
 
 
 class _Variant(NamedTuple):
@@ -115,3 +116,11 @@ def build(g: Graph) -> Facts:
 
 
 FAMILY = causal_family("LlamaModel", build, "Llama", "Mistral", "Qwen2", "SmolLM3")
+
+_LINEAR = {**BIASES, "mlp_bias": ("ffn_gate.bias",)}
+
+GGUF = {
+    "llama": Architecture("llama", "Llama", paired=True, flags=_LINEAR),
+    "qwen2": Architecture("qwen2", "Qwen2", flags={}),
+    "smollm3": Architecture("smollm3", "SmolLM3", paired=True, flags=_LINEAR),
+}

@@ -11,8 +11,9 @@ from __future__ import annotations
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, rotary_of
+from .ggufkeys import Architecture
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "GGUF"]
 
 
 def build(g: Graph) -> Facts:
@@ -40,3 +41,9 @@ def build(g: Graph) -> Facts:
 
 
 FAMILY = causal_family("Olmo2Model", build, "Olmo2")
+
+GGUF = {
+    "olmo2": Architecture(
+        "olmo2", "Olmo2", roles={"post_attention_norm": "attn_post_norm", "post_ffw_norm": "ffn_post_norm"}
+    ),
+}

@@ -10,9 +10,11 @@ from ..graph.config import ConfigReader
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from ..graph.rotary import Rotary, build_rotary, read_scaling
+from ..loaders.errors import WeightFileError
 from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, mixed, window_of
+from .ggufkeys import Architecture, Keys, Values, divisors
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "GGUF"]
 
 
 _LONG = ("longrope", "su", "yarn")  # three names of one
@@ -60,3 +62,25 @@ def _rotary(c: ConfigReader, s: Sizes) -> Rotary:
 
 
 FAMILY = causal_family("Phi3Model", build, "Phi3")
+
+
+def _of_gguf(keys: Keys, common: Values) -> Values:
+    window = keys.size("attention.sliding_window", 0, minimum=0)
+    trained = keys.size("rope.scaling.original_context_length", keys.size("context_length"))
+    values: Values = {"sliding_window": window or None, "original_max_position_embeddings": trained}
+    factors = [divisors(keys.file, f"rope_factors_{kind}.weight") for kind in ("short", "long")]
+    scale = keys.real("rope.scaling.attn_factor", 1.0)
+    if factors[0] is not None and factors[1] is not None:
+        values["rope_scaling"] = {
+            "rope_type": "longrope", "short_factor": factors[0], "long_factor": factors[1], "attention_factor": scale,
+        }  # fmt: skip
+    elif factors[0] is not factors[1]:
+        raise WeightFileError(f"{keys.file.path}: one of rope_factors_short.weight and rope_factors_long.weight alone")
+    return values
+
+
+GGUF = {
+    "phi3": Architecture(
+        "phi3", "Phi3", roles={"ffn_up": "ffn_gate_up"}, more=_of_gguf, flags={}, part=True, joined=True
+    ),
+}

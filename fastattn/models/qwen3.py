@@ -9,8 +9,9 @@ from __future__ import annotations
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, rotary_of, sliding_layers
+from .ggufkeys import Architecture
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "GGUF"]
 
 
 def build(g: Graph) -> Facts:
@@ -43,3 +44,5 @@ def build(g: Graph) -> Facts:
 
 
 FAMILY = causal_family("Qwen3Model", build, "Qwen3")
+
+GGUF = {"qwen3": Architecture("qwen3", "Qwen3")}

@@ -14,7 +14,7 @@ typedef struct fa_rows {
     ptrdiff_t rs;
     const float *weight; /* [h]; norms only */
     const float *bias;   /* [h] or NULL; layer norm only */
-    float eps;           /* norms and l2; the factor of scale */
+    float eps;           /* norms and l2; the factor of scale, the bound of clamp */
     int act;             /* fa_activation; activate and gated only */
     int64_t rows, h;
 } fa_rows;
@@ -28,6 +28,7 @@ typedef struct fa_row_kernels {
     void (*gated)(const fa_rows *job); /* out = act(x) residual */
     void (*add)(const fa_rows *job);   /* out = x + residual */
     void (*scale)(const fa_rows *job); /* out = x eps */
+    void (*clamp)(const fa_rows *job); /* out = max(-eps, min(x, eps)) */
     /* out [h] = rows[0] + rows[1] + ..., left to right; n >= 1; out may be one of them */
     void (*sum)(float *out, const float *const *rows, int n, int64_t h);
     /* x [n, h] (row stride xs) -> out [h]; n >= 1. The sum is divided by n, or with `root` by sqrt(n). */

@@ -51,6 +51,8 @@ static int check_attention(const fa_program *p, const fa_step *s) {
     if (s->index[1] >= 0 && !array_may_be(p, s->index[1], FA_I64, 1, s->x.rows, 0)) return 0;
     if (s->index[2] >= 0 && !array_may_be(p, s->index[2], FA_F32, 4, -1, 0)) return 0;
     if (s->bias.ndim && (fa_check_f32(&s->bias, 2) != FA_OK || s->bias.shape[0] != s->heads || s->bias.shape[1] % 2 == 0)) return 0;
+    if (s->alibi.ndim && (!vector_is(&s->alibi, s->heads) || s->index[1] >= 0)) return 0;
+    if (s->sinks.ndim && !vector_is(&s->sinks, s->heads)) return 0;
     if ((s->layer < 0) != (s->group < 0)) return 0;
     return s->layer < 0 || (s->layer < p->n_layers && s->group < p->n_groups);
 }
@@ -144,6 +146,10 @@ static fa_status run_attention(const prog_run *run, const fa_step *step, size_t 
     params.cu_q = params.cu_k = ends->data;
     params.n_seq = ends->shape[0] - 1;
     params.bias = given(&step->bias);
+    params.sinks = given(&step->sinks);
+    fa_view slopes = {.data = step->alibi.data, .shape = {params.n_seq, step->heads}, .stride = {0, step->alibi.stride[0]}, .ndim = 2,
+                      .dtype = FA_F32}; /* the same for all sequences */
+    if (step->alibi.ndim) params.alibi = &slopes;
     if (run->batch->layers && step->layer >= 0) {
         if (positions) return FA_ERR_VALUE; /* memory says where rows stand: a batch that says it too is of no meaning */
         const fa_memory_layer *layer = &run->batch->layers[step->layer];
@@ -212,6 +218,7 @@ static fa_status run_one(const prog_run *run, const fa_step *step, size_t *size)
     const fa_view out = view_of(run, &step->out), x = view_of(run, &step->x);
     if (step->kind == FA_STEP_ACTIVATE) return fa_activate(run->ctx, &out, &x, (fa_activation)step->act);
     if (step->kind == FA_STEP_SCALE) return fa_scale(run->ctx, &out, &x, step->scale);
+    if (step->kind == FA_STEP_CLAMP) return fa_clamp(run->ctx, &out, &x, step->scale);
     return fa_l2_normalize(run->ctx, &out, &x, step->eps);
 }
 
@@ -245,6 +252,7 @@ static const prog_kind kinds[] = {
     [FA_STEP_POOL] = {check_pool, run_pool},
     [FA_STEP_NORMALIZE] = {check_one, run_one},
     [FA_STEP_COPY] = {check_one, run_one},
+    [FA_STEP_CLAMP] = {check_one, run_one},
     [FA_STEP_DISENTANGLED] = {check_disentangled, run_disentangled},
     [FA_STEP_SHORT_CONV] = {prog_check_conv, prog_run_conv},
     [FA_STEP_LINEAR_ATTENTION] = {prog_check_mixing, prog_run_mixing},
@@ -277,7 +285,7 @@ static int wants_as(const fa_step *a, const fa_step *b) {
     const fa_attention_params *p = &a->attention, *q = &b->attention;
     return like_value(&a->y, &b->y) && like_value(&a->z, &b->z) && a->heads == b->heads && a->kv_heads == b->kv_heads &&
            a->head_size == b->head_size && a->group == b->group && memcmp(a->index, b->index, sizeof a->index) == 0 &&
-           a->bias.ndim == b->bias.ndim && a->bias.shape[1] == b->bias.shape[1] && p->scale == q->scale &&
+           a->bias.ndim == b->bias.ndim && a->alibi.ndim == b->alibi.ndim && a->sinks.ndim == b->sinks.ndim && a->bias.shape[1] == b->bias.shape[1] && p->scale == q->scale &&
            p->softcap == q->softcap && p->causal == q->causal && p->window_left == q->window_left &&
            p->window_right == q->window_right && p->sink_tokens == q->sink_tokens;
 }
@@ -293,6 +301,7 @@ static int check_numbers(const fa_step *s) {
         return within(p->scale, -FLT_MAX) && within(p->softcap, 0) && p->window_left >= -1 && p->window_left <= MOST_ROWS &&
                p->window_right >= -1 && p->window_right <= MOST_ROWS && p->sink_tokens >= 0 && p->sink_tokens <= MOST_ROWS;
     case FA_STEP_DISENTANGLED: return within(s->disentangled.scale, -FLT_MAX);
+    case FA_STEP_CLAMP: return s->scale >= 0;
     default: return 1;
     }
 }

@@ -179,6 +179,16 @@ fa_status fa_scale(const fa_ctx *ctx, const fa_view *out, const fa_view *x, floa
     return fa_row_run(ctx, &job);
 }
 
+fa_status fa_clamp(const fa_ctx *ctx, const fa_view *out, const fa_view *x, float most) {
+    fa_row_job job;
+    fa_status status = fa_row_prepare(&job, out, x);
+    if (status != FA_OK) return status;
+    if (!(most >= 0.0f)) return FA_ERR_VALUE;
+    job.kernel = ctx->kernels->rows.clamp;
+    job.rows.eps = most;
+    return fa_row_run(ctx, &job);
+}
+
 fa_status fa_add(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y) {
     fa_row_job job;
     fa_status status = fa_pair_prepare(&job, out, x, y);

@@ -45,6 +45,7 @@ typedef struct step_case {
     int64_t heads, kv_heads;
     fa_dtype weights;
     int bias, causal, spread, all_weights; /* spread: with positions. Of disentangled: bias 1 for c2p, 2 for p2c */
+    int slopes, sinks;
     int64_t left, right;
     int64_t times;                  /* of gather; of embed tables; of pool rows to skip */
     float softcap;
@@ -72,6 +73,8 @@ static const step_case steps[] = {
     {"attention, window, bias", FA_STEP_ATTENTION, .x = 24, .y = 12, .z = 12, .out = 24, .heads = 2, .kv_heads = 1, .bias = 1, WINDOW(3, 2)},
     {"attention, positions", FA_STEP_ATTENTION, .x = 32, .y = 32, .z = 32, .out = 32, .heads = 4, .kv_heads = 4, .spread = 1, WINDOW(3, 2)},
     {"attention, positions, bias", FA_STEP_ATTENTION, .x = 8, .y = 4, .z = 4, .out = 8, .heads = 2, .kv_heads = 1, .spread = 1, .bias = 1, ALL},
+    {"attention, slopes", FA_STEP_ATTENTION, .x = 32, .y = 16, .z = 16, .out = 32, .heads = 4, .kv_heads = 2, .causal = 1, .slopes = 1, ALL},
+    {"attention, sinks, window", FA_STEP_ATTENTION, .x = 15, .y = 5, .z = 7, .out = 21, .heads = 3, .kv_heads = 1, .causal = 1, .sinks = 1, WINDOW(4, 0)},
     {"attention, weights", FA_STEP_ATTENTION, .x = 32, .y = 16, .z = 16, .out = 32, .heads = 4, .kv_heads = 2, .all_weights = 1, ALL},
     {"disentangled", FA_STEP_DISENTANGLED, .x = 24, .y = 24, .z = 24, .out = 24, .heads = 3, .kv_heads = 3, .bias = 3},
     {"disentangled, c2p", FA_STEP_DISENTANGLED, .x = 16, .y = 16, .z = 16, .out = 16, .heads = 1, .kv_heads = 1, .bias = 1},
@@ -93,12 +96,13 @@ static const step_case steps[] = {
     {"pool weighted mean, skip", FA_STEP_POOL, FA_POOL_WEIGHTED_MEAN, .x = 30, .out = 30, .times = 1},
     {"normalize", FA_STEP_NORMALIZE, .x = 44, .out = 44, .in_x = 1},
     {"copy", FA_STEP_COPY, .x = 23, .out = 23},
+    {"clamp", FA_STEP_CLAMP, .x = 33, .out = 33, .in_x = 1},
 };
 
 /* What a step has beside its values, for all runs of a case. */
 typedef struct fixed {
     fa_linear_weights weights;
-    tensor tables[IDS], weight, bias, cos, sin;
+    tensor tables[IDS], weight, bias, slopes, sinks, cos, sin;
     float *c2p, *p2c;
 } fixed;
 
@@ -131,6 +135,7 @@ static fixed fixed_begin(const step_case *c) {
     const int64_t groups = c->kind == FA_STEP_RMS_NORM && c->heads ? c->heads : 1;
     f.weight = vector("weight", c->out / groups, 70);
     f.bias = c->kind == FA_STEP_ATTENTION ? matrix("bias", c->heads, 9, 71) : vector("bias", c->out, 71);
+    if (c->kind == FA_STEP_ATTENTION) f.slopes = vector("slopes", c->heads, 77), f.sinks = vector("sinks", c->heads, 78);
     f.cos = matrix("cosines", ANGLES, HALF, 72), f.sin = matrix("sines", ANGLES, HALF, 73);
     const int64_t head = c->heads ? c->out / c->heads : 0, each = (2 * SPAN + 15) / 16 * 16 * head * c->heads;
     if (c->kind == FA_STEP_DISENTANGLED && c->bias & 1) f.c2p = panels("c2p", each, 74);
@@ -153,7 +158,7 @@ static fixed fixed_begin(const step_case *c) {
 }
 
 static void fixed_end(fixed *f) {
-    tensor *all[] = {&f->tables[0], &f->tables[1], &f->tables[2], &f->weight, &f->bias, &f->cos, &f->sin};
+    tensor *all[] = {&f->tables[0], &f->tables[1], &f->tables[2], &f->weight, &f->bias, &f->slopes, &f->sinks, &f->cos, &f->sin};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (all[i]->memory) tensor_free(all[i]);
     void *blocks[] = {f->c2p, f->p2c, f->weights.panels, f->weights.scale, f->weights.sums};
@@ -199,6 +204,9 @@ static fa_status by_hand_attention(const fa_ctx *ctx, const step_case *c, const 
     p.cu_q = p.cu_k = d.cu = b->ends;
     p.n_seq = d.n_seq = b->sequences;
     p.bias = c->bias ? &f->bias.view : NULL;
+    p.sinks = c->sinks ? &f->sinks.view : NULL;
+    const fa_view slopes = {f->slopes.view.data, {b->sequences, c->heads}, {0, f->slopes.view.stride[0]}, 2, FA_F32};
+    p.alibi = c->slopes ? &slopes : NULL;
     p.positions = c->spread ? positions : NULL;
     d.positions = positions;
     fa_status status = c->kind == FA_STEP_ATTENTION ? fa_attention_workspace(ctx, &out, NULL, weights ? &all : NULL, &q, &k, &values, &p, &bytes)
@@ -241,6 +249,7 @@ static fa_status by_hand(const fa_ctx *ctx, const step_case *c, const fixed *f, 
     case FA_STEP_ADD: return fa_add(ctx, &v[0], &v[1], y);
     case FA_STEP_ACTIVATE: return fa_activate(ctx, &v[0], &v[1], (fa_activation)c->act);
     case FA_STEP_SCALE: return fa_scale(ctx, &v[0], &v[1], 0.7f);
+    case FA_STEP_CLAMP: return fa_clamp(ctx, &v[0], &v[1], 0.7f);
     case FA_STEP_GATHER: rows[0] = dense(wanted, 2, b->wanted, c->times, FA_I64); return fa_gather(ctx, &v[0], &v[1], &rows[0]);
     case FA_STEP_POOL:
         rows[0] = dense(b->ends, 1, b->sequences + 1, 0, FA_I64);
@@ -288,6 +297,8 @@ static void set_options(lab *l, fa_step *s, const step_case *c, const fixed *f, 
     case FA_STEP_LINEAR: s->weights = &f->weights; break;
     case FA_STEP_ATTENTION:
         s->attention = options_of(c);
+        if (c->slopes) s->alibi = f->slopes.view;
+        if (c->sinks) s->sinks = f->sinks.view;
         s->index[0] = lab_integers(l, "ends", SEQUENCES, 1, b->ends);
         if (c->spread) s->index[1] = lab_integers(l, "positions", TOKENS, 0, positions);
         if (c->all_weights) *weights = s->index[2] = lab_array(l, "weights", (fa_array){.dtype = FA_F32, .ndim = 4, .rows = -1, .optional = 1, .width = -1}, all);

@@ -46,7 +46,7 @@ static void program_itself(void) {
 static void values(void) {
     if (!case_begin("program check, values")) return;
     REFUSES(FA_ERR_VALUE, LINEAR, c.s[LINEAR].kind = -1);
-    REFUSES(FA_ERR_VALUE, COPY, c.s[COPY].kind = FA_STEP_DISENTANGLED + 1);
+    REFUSES(FA_ERR_VALUE, COPY, c.s[COPY].kind = 1000);
     REFUSES(FA_ERR_VALUE, COPY, c.s[COPY].kind = INT32_MAX);
     SHAPE(LINEAR, c.s[LINEAR].x.rows = -1);
     SHAPE(LINEAR, c.s[LINEAR].out.rows = FA_ROW_KINDS);

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fastattn as fa
 from fastattn.graph.config import ConfigReader
 from fastattn.graph.graph import Graph
 from fastattn.graph.names import Names
 from fastattn.graph.packed import Packed
-from fastattn.graph.source import Checkpoint, Plan, Source
+from fastattn.graph.source import Checkpoint, Layout, Plan, Source
 
 H = 24
 TENSORS = {
@@ -28,6 +29,7 @@ class Weights(dict[str, Any]):
     """Tensors in memory, as a file of weights has them."""
 
     path = Path("model.safetensors")
+    format = ""
 
     def as_float32(self, name: str) -> Any:
         return self[name]
@@ -172,3 +174,37 @@ def test_a_page_that_asks_twice_is_refused_when_it_is_traced() -> None:
         g.linear(x, "ffn", 4)
     with pytest.raises(ValueError, match=r"'ffn.weight' is asked for as \[8, 24\] and as \[8, 8\]"):
         g.linear(y, "ffn", 8)
+
+
+@pytest.mark.parametrize("format", ["", "gguf"])
+def test_a_layer_in_another_layout_is_read_in_order(format: str) -> None:
+    """Files of Hugging Face have it as the layout says, a converted file has it in order: one packed layer."""
+    rows = np.arange(35, dtype=np.float32).reshape(7, 5)
+    order = np.array([3, 0, 6, 1, 2, 5, 4])
+    layout = Layout("turned", transposed=True, order=order)
+    stored = np.empty((7, 5), np.float32)
+    bias = np.arange(7, dtype=np.float32)
+    stored[order] = rows
+    weights = Weights({"x.weight": stored.T.copy(), "x.bias": np.argsort(order).astype(np.float32)})
+    if format:
+        weights = Weights({"x.weight": rows, "x.bias": bias})
+    weights.format = format
+    config: Any = SimpleNamespace(path=Path("config.json"))
+    packed = Checkpoint(config, weights, "float32", 1).linear("x", 7, 5, layout=layout)  # type: ignore[arg-type]
+    assert np.array_equal(fa.linear(np.eye(5, dtype=np.float32), packed), rows.T + bias)
+    with pytest.raises(ValueError, match="is asked for as"):
+        source = Checkpoint(config, weights, "float32", 1)  # type: ignore[arg-type]
+        source.linear("x", 7, 5, layout=layout)
+        source.linear("x", 7, 5)
+    plan = Plan(config, weights)  # type: ignore[arg-type]
+    plan.linear("x", 7, 5, layout=layout)
+    assert plan.requests["x.weight",] == ((7, 5) if format else (5, 7))
+
+
+@pytest.mark.parametrize("format", ["", "gguf"])
+def test_a_gain_of_one_more_is_added_once(format: str) -> None:
+    weights = Weights({"n.weight": np.array([0.5, -1, 2], np.float32)})
+    weights.format = format
+    config: Any = SimpleNamespace(path=Path("config.json"))
+    norm = Checkpoint(config, weights, "float32", 1).norm("n", 3, bias=False, plus_one=True)  # type: ignore[arg-type]
+    assert norm.weight.tolist() == ([0.5, -1, 2] if format else [1.5, 0, 3])

@@ -188,7 +188,7 @@ def test_two_lists_of_factors(tmp_path: Path) -> None:
 
 WRONG_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "an architecture without a page": (
-        {"general.architecture": "mamba"}, "general.architecture is 'mamba', which is not supported; supported: llama, "
+        {"general.architecture": "mamba"}, "general.architecture is 'mamba', which is not supported; supported: "
     ),
     "no architecture": ({"general.architecture": ...}, "general.architecture is 'None'"),
     "a number as architecture": ({"general.architecture": 3}, "general.architecture is '3'"),

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""What a page says of the GGUF files of its family, and the fields of such a file, asked one by one.
+
+Keys: ``gguf/constants.py`` of the PyPI package ``gguf``; what converters do to tensors: ``conversion/`` of llama.cpp.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..graph.names import Names
+from ..loaders.errors import WeightFileError
+from .causal import NAMES
+
+if TYPE_CHECKING:
+    from ..loaders.gguf import GgufFile
+
+__all__ = ["BIASES", "Architecture", "Keys", "Values", "divisors", "shortest"]
+
+Values = dict[str, Any]
+
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+
+BIASES = {"attention_bias": ("attn_q.bias", "attn_qkv.bias")}
+"""``Architecture.flags`` of pages that ask config.json whether queries, keys and values have biases."""
+
+
+class Architecture(NamedTuple):
+    """One of ``general.architecture``: which page runs it, and how its files differ from Hugging Face folders."""
+
+    model_type: str
+    family: str
+    """Classes of transformers begin with it."""
+    paired: bool = False
+    """Whether rows of queries and keys lie as neighbouring pairs."""
+    names: Names = NAMES
+    """The page's, as files with a head have them."""
+    roles: Mapping[str, str] = {}
+    """Where a tensor's name is not the role of the page."""
+    more: Callable[[Keys, Values], Values] | None = None
+    """What its configuration has besides, or instead, of the common values."""
+    spelling: Mapping[str, str | None] = {}
+    """What config.json of the family calls a common value, where not as Llama's; None where it has no such key."""
+    flags: Mapping[str, tuple[str, ...]] = BIASES
+    """Keys of config.json that are true where the first layer has one of these tensors."""
+    part: bool = False
+    """Whether part of a head may turn."""
+    joined: bool = False
+    """Whether the page takes queries, keys and values as one layer."""
+    norms: str = "attention.layer_norm_rms_epsilon"
+    """The key of the norms' epsilon."""
+    head: str = "lm_head"
+    """What files call the layer that makes logits."""
+
+
+class Keys:
+    """The fields of a GGUF file below its architecture, asked one by one, and which were asked for."""
+
+    def __init__(self, file: GgufFile, architecture: str) -> None:
+        self.file, self.architecture = file, architecture
+        self._asked: set[str] = set()
+
+    def error(self, key: str, value: Any, expected: str) -> WeightFileError:
+        """The error for a wrong value."""
+        text = "missing" if value is None else repr(value)[:100]
+        return WeightFileError(f"{self.file.path}: {self.architecture}.{key} is {text}, expected {expected}")
+
+    def asked(self, key: str) -> bool:
+        """Whether somebody has asked for ``key``."""
+        return key in self._asked
+
+    def get(self, key: str) -> Any:
+        """What lies under ``key``, None where nothing does."""
+        self._asked.add(key)
+        return self.file.fields.get(f"{self.architecture}.{key}")
+
+    def size(self, key: str, default: int | None = None, *, minimum: int = 1) -> int:
+        """A count; an array of one for each layer has to have equal ones."""
+        value = self.get(key)
+        if isinstance(value, np.ndarray) and value.size and (value == value.flat[0]).all():
+            value = value.flat[0].item()
+        if value is None and default is not None:
+            return default
+        if type(value) is not int or not minimum <= value < 1 << 31:
+            several = isinstance(value, np.ndarray)
+            raise self.error(key, value, "the same number for all layers" if several else f"a number from {minimum}")
+        return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """A finite number."""
+        value = self.get(key)
+        if value is None and default is not None:
+            return default
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise self.error(key, value, "a finite number")
+        return shortest(float(value))
+
+    def must(self, key: str, *harmless: Any) -> None:
+        """Refuse a value that asks for what no page does."""
+        value = self.get(key)
+        if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
+            raise self.error(key, value, f"{' or '.join(map(str, harmless))}: other models are not supported")
+
+    def not_asked(self) -> list[str]:
+        """Keys that nobody has asked for."""
+        prefix = f"{self.architecture}."
+        return [key for key in self.file.fields if key.startswith(prefix) and key[len(prefix) :] not in self._asked]
+
+
+def shortest(value: float) -> float:
+    """Of the numbers that are this float32, the one with the fewest digits, which is what the converter had read."""
+    return float(str(np.float32(value))) if abs(value) <= _FLOAT_MAX else value
+
+
+def divisors(file: GgufFile, name: str) -> list[float] | None:
+    """What frequencies are divided by, as a tensor of the file says; None where it has none."""
+    if name not in file:
+        return None
+    info = file.info(name)
+    if info.dtype != "F32" or len(info.shape) != 1:
+        raise WeightFileError(f"{file.path}: tensor {name!r} is {info.dtype} of {list(info.shape)}, expected (n,) F32")
+    found = [float(value) for value in file[name].tolist()]
+    if not all(math.isfinite(value) and value > 0 for value in found):
+        raise WeightFileError(f"{file.path}: tensor {name!r} holds numbers that are not above 0 and finite")
+    return found
