@@ -2,7 +2,8 @@
 """What sequences keep between steps: keys and values of each layer in pages, one pool for each group of layers.
 
 A group is the layers that keep the same: equal heads, sizes and window. Where a step's rows go is found once for each
-group, not for each layer. Pages left of a group's window are given back while a sequence goes on.
+group, not for each layer. Pages left of a group's window are given back while a sequence goes on. Sequences that were
+forked share full pages, which nobody writes to; the page that is being filled each has for itself.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class PagedMemory:
             raise ValueError(f"kv_dtype: got {dtype!r}, expected one of {', '.join(STORAGE)}")
         self._groups = tuple(trace.groups)
         self._pools = [PagePool(count) for count in pages]
+        self._parts: list[list[np.ndarray[Any, Any]]] = [[] for _ in self._groups]
+        """Of each group, all that is kept of tokens: arrays (pages, heads, PAGE, ...)."""
         layers: list[tuple[Any, Any, Any, Any]] = []
         for number in trace.layers:
             group, count = self._groups[number], pages[number]
@@ -72,12 +75,39 @@ class PagedMemory:
             v = np.zeros((count, group.kv_heads, PAGE, group.v_head_size), STORAGE[dtype])
             k_scale, v_scale = (np.zeros(k.shape[:3], np.float32) if dtype == "int8" else None for _ in range(2))
             layers.append((k, v, k_scale, v_scale))
+            self._parts[number] += [part for part in layers[-1] if part is not None]
         self.core = _core.Memory(layers, len(self._groups))
         self.nbytes = sum(part.nbytes for layer in layers for part in layer if part is not None)
 
     def add(self) -> Held:
         """A new sequence, without tokens."""
         return Held(len(self._groups))
+
+    def fork(self, kept: Held) -> Held:
+        """Another sequence with the tokens of ``kept``: from now on each goes its own way.
+
+        Raises
+        ------
+        CacheFull
+            No page is free for what is not shared; nothing was changed.
+        """
+        last, used = divmod(kept.length, PAGE)
+        if used:
+            for pool in self._pools:
+                if not pool.free:
+                    raise CacheFull(f"1 more page needed, 0 of {pool.count} are free")
+        new = self.add()
+        new.length, new.first = kept.length, kept.first.copy()
+        for g, (pool, parts) in enumerate(zip(self._pools, self._parts, strict=True)):
+            pages = kept.pages[g][:last]
+            pool.hold(pages[kept.first[g] :])
+            if used:
+                (page,) = pool.take(1)
+                for part in parts:
+                    part[page, :, :used] = part[kept.pages[g][last], :, :used]
+                pages.append(page)
+            new.pages[g] = pages
+        return new
 
     def free(self, kept: Held) -> None:
         """Give back what a sequence keeps."""
@@ -128,7 +158,7 @@ class PagedMemory:
         return positions
 
     def advance(self, sequences: Sequence[Held], counts: Sequence[int]) -> None:
-        """The step is done: its rows are what the next one sees."""
+        """The step is done: so many of its rows, the first of each sequence, are what the next one sees."""
         for kept, count in zip(sequences, counts, strict=True):
             kept.length += count
             for g, (group, pool) in enumerate(zip(self._groups, self._pools, strict=True)):
