@@ -18,6 +18,7 @@ from weakref import ref
 from .facts import Integers, Tasks
 from .gathers import first_rows, neighbour_rows
 from .names import Names
+from .taps import conv_taps
 
 if TYPE_CHECKING:
     from ..weights import PackedLinear
@@ -149,6 +150,8 @@ class Trace:
         self.groups: list[Group] = [] if other is None else list(other.groups)
         self.layers: list[int] = [] if other is None else list(other.layers)
         """The group of each layer that keeps keys."""
+        self.states: list[int] = [] if other is None else list(other.states)
+        """How many numbers each step with a state keeps of a sequence."""
         self.made: dict[str, Callable[[Integers, Integers], Integers]] = {} if other is None else dict(other.made)
         """Arrays that follow from the columns of the tokens and the ends of the sequences."""
         self.tables: int = 0 if other is None else other.tables
@@ -387,6 +390,49 @@ class Graph:
             p2c=panels.get("p2c"),
         )  # fmt: skip
 
+    def short_conv(
+        self, x: Value, role: str, size: int, *, bias: bool = True, activation: str | None = None
+    ) -> Value:
+        """activation(sum of the last ``size`` rows of a sequence, each column with weights of its own, + b).
+
+        Rows before the first are zeros; the last ones are kept, as a state.
+        """
+        name = self.name(role)
+        taps = conv_taps(self.source, name, x.width, size, bias=bias)
+        return self.record(
+            "short_conv", x.rows, x.width, x, arrays=(self._ends(),), tables=(taps.get("taps"),),
+            bias=taps.get("bias"), activation=activation, state=self._state((size - 1) * x.width),
+        )  # fmt: skip
+
+    def linear_attention(
+        self, q: Value, k: Value, v: Value, heads: int, *, shared: int | None = None, decay: Value | None = None,
+        beta: Value | None = None, scale: float | None = None,
+    ) -> Value:  # fmt: skip
+        """``linear_attention`` of every sequence, from zeros or the state it has: of the gated rules with a ``decay``,
+        of the delta rules with ``beta``.
+
+        ``heads``: of v, each with a state; ``shared``: of q and k, each for neighbouring ones. Both gates have a
+        column for each head, or the decay one for each row of its state.
+        """
+        shared = heads if shared is None else shared
+        size, v_size = k.width // shared, v.width // heads
+        if (q.width, k.width, v.width) != (shared * size, shared * size, heads * v_size) or heads % shared:
+            raise ValueError(
+                f"linear_attention: q, k, v are {q.width}, {k.width}, {v.width} wide for {shared} and {heads} heads"
+            )
+        return self.record(
+            "linear_attention", q.rows, v.width, q, k, v, decay, beta, arrays=(self._ends(),), heads=heads,
+            kv_heads=shared, head_size=size, v_head_size=v_size, scale=1 / math.sqrt(size) if scale is None else scale,
+            state=self._state(heads * size * v_size),
+        )  # fmt: skip
+
+    def _ends(self) -> str:
+        return self.array("ends", rows="sequences", more=1)
+
+    def _state(self, width: int) -> int:
+        self.trace.states.append(width)
+        return len(self.trace.states) - 1
+
     def rope(self, x: Value, heads: int, rotary: Rotary) -> Value:
         """``x`` turned by the positions of its rows, head by head, in its place; older values are void."""
         self._read(x)
@@ -410,6 +456,10 @@ class Graph:
     def gated(self, x: Value, gate: Value, activation: str) -> Value:
         """activation(x) * gate"""
         return self.record("gated", x.rows, x.width, x, gate, activation=activation, reuse=True)
+
+    def times(self, x: Value, y: Value) -> Value:
+        """x * y"""
+        return self.record("gated", x.rows, x.width, x, y, reuse=True)
 
     def activate(self, x: Value, activation: str) -> Value:
         """activation(x)"""
