@@ -215,6 +215,8 @@ class Program:
         p2c: Any = None,
         span: int = 0,
         max_distance: int = 0,
+        route: dict[str, Any] | None = None,
+        experts: dict[str, Any] | None = None,
     ) -> None: ...
     def seal(self) -> None: ...
     def run(

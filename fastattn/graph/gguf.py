@@ -32,6 +32,8 @@ class Converted(NamedTuple):
     """Its first row, where several layers lie in one tensor."""
     rows: int | None = None
     """How many rows it has there; None for all."""
+    row: bool = False
+    """Whether it is a matrix of one row, of which the file may have a vector."""
 
 
 class GgufWeights(WeightFile):
@@ -80,6 +82,8 @@ class GgufWeights(WeightFile):
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         where = self._tensors[name]
         rows = self.file[where.name]
+        if where.row:
+            rows = rows.reshape(1, -1)
         if where.rows is not None:
             rows = rows[where.first : where.first + where.rows]
         return _halves(rows, where.heads)
@@ -91,6 +95,9 @@ class GgufWeights(WeightFile):
         self.info(name)
         where = self._tensors[name]
         read_all, origin = self.file.row_reader(where.name), where.first
+        if where.row:
+            whole = self.file.as_float32(where.name).reshape(1, -1)
+            return lambda start, stop: whole[start:stop]
 
         def read(start: int, stop: int) -> Floats:
             return read_all(origin + start, origin + stop)
@@ -109,6 +116,8 @@ class GgufWeights(WeightFile):
 
 def _part_of(info: TensorInfo, where: Converted) -> TensorInfo:
     """The tensor of those rows alone. Where there are fewer of them it is told by a shape that does not fit."""
+    if where.row and len(info.shape) == 1:
+        return info._replace(shape=(1, *info.shape))
     if where.rows is None or not info.shape:
         return info
     count = max(min(where.rows, info.shape[0] - where.first), 0)

@@ -22,6 +22,7 @@ from .taps import conv_taps
 
 if TYPE_CHECKING:
     from ..weights import PackedLinear
+    from .banks import Bank
     from .config import ConfigReader
     from .rotary import Rotary
     from .source import Floats, Layout, Source
@@ -476,6 +477,33 @@ class Graph:
     def scale(self, x: Value, factor: float) -> Value:
         """x * factor; ``x`` itself where that is 1."""
         return x if factor == 1 else self.record("scale", x.rows, x.width, x, scale=factor, reuse=True)
+
+    # ---- experts ----
+
+    def route(self, logits: Value, top: int, *, bias: Floats | None = None, **options: Any) -> Value:
+        """Which ``top`` experts each row takes, and by what weights: numbers, then weights, the best first.
+
+        ``score``: "softmax" over all experts, "chosen" over those that were chosen, or "sigmoid"; ``normalize``:
+        weights are divided by their sum + ``floor``; ``scale`` multiplies them; ``bias`` (experts,) is added where
+        experts are chosen; ``groups``: only those of the best ``top_groups`` of so many are, a group counting as its
+        best or, with ``group_sum``, as its two best.
+        """
+        return self.record("route", logits.rows, 2 * top, logits, bias=bias, route={"top": top, **options})
+
+    def experts(
+        self, x: Value, routes: Value, up: Bank, down: Bank, *, activation: str = "silu",
+        clamped: tuple[float, float] | None = None, before: bool = False,
+    ) -> Value:  # fmt: skip
+        """The sum over a row's experts, in their order, of weight * down(activation(g) u) with [g | u] = up(x).
+
+        ``clamped``: (alpha, limit) of g' sigmoid(alpha g') (u' + 1), g' = min(g, limit), u' within +-limit. ``before``:
+        weights multiply what goes in.
+        """
+        options = {
+            "up": self.source.experts(up), "down": self.source.experts(down), "count": up.number, "inner": down.inputs,
+            "top": routes.width // 2, "activation": activation, "clamped": clamped, "before": before,
+        }  # fmt: skip
+        return self.record("experts", x.rows, down.outputs, x, routes, experts=options)
 
     # ---- rows change ----
 

@@ -54,3 +54,7 @@ class Names:
         """The same with another prefix, or further names."""
         where = self._prefix if prefix is None else prefix
         return Names(where, self._layer, self._of_layer, **{**self._names, **names})
+
+    def in_layers(self, **names: str) -> Names:
+        """The same with other or further names within a layer."""
+        return Names(self._prefix, self._layer, {**self._of_layer, **names}, **self._names)

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..loaders import WeightFile
 from ..weights import PackedLinear, pack_rows
+from .banks import Bank, bank_bias, bank_rows, form_of, wrong_expert
 from .config import ConfigReader
 
 __all__ = [
@@ -214,6 +215,13 @@ class Source(ABC):
     @abstractmethod
     def _linear(self, product: Product) -> PackedLinear: ...
 
+    def experts(self, bank: Bank, dtype: str | None = None) -> PackedLinear:
+        """The layers of all experts as one product; ``dtype``: another storage type than the model's."""
+        return self.once(bank.key, ("experts", *bank, dtype), lambda: self._experts(bank, dtype))
+
+    @abstractmethod
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear: ...
+
     def norm(self, name: str, size: int, *, bias: bool = True, plus_one: bool = False) -> Norm:
         """``name.weight`` and ``name.bias`` (size,).
 
@@ -317,6 +325,20 @@ class Plan(_OfFile):
                 self._ask(biases, (size,))
         return None  # type: ignore[return-value]
 
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
+        form = form_of(bank, self.has)
+        wrong = wrong_expert(bank, form, self.has)
+        if wrong is not None:  # before each of them is asked for: what config.json says may be any number
+            what = "missing tensor" if wrong < bank.number else "this architecture has no use for tensor"
+            name = self.weights.shown(form.names[0].format(e=wrong))
+            raise ValueError(f"{self.weights.path}: {what} {name!r}: {bank.counted} is {bank.number}")
+        for name in form.names:
+            for e in range(bank.number if form.apart else 1):
+                self._ask((name.format(e=e),), bank.shape(form))
+        for name in form.biases:
+            self._ask((name,), (bank.number, bank.outputs // len(form.biases)))
+        return None  # type: ignore[return-value]
+
     def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
         self._ask((f"{name}.weight",), (size,))
         if bias:
@@ -380,6 +402,19 @@ class Checkpoint(_OfFile):
             if bias is not None and layout.order is not None:
                 bias = bias[layout.order]
         packed = pack_rows(product.outputs, product.inputs, read, bias, kind, num_threads=self.num_threads)
+        for name in names:
+            self.weights.forget(name)
+        return packed
+
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
+        form = form_of(bank, self.has)
+        names = [name.format(e=e) for e in range(bank.number if form.apart else 1) for name in form.names]
+        bias = bank_bias([self._read(name) for name in form.biases], bank, form) if form.biases else None
+        kind = dtype or self.dtype
+        if kind == AS_STORED:
+            kind = _kept_type(self.weights, names)
+        read = bank_rows(self.weights, bank, form)
+        packed = pack_rows(bank.width, bank.inputs, read, bias, kind, num_threads=self.num_threads)
         for name in names:
             self.weights.forget(name)
         return packed

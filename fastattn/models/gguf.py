@@ -34,15 +34,20 @@ ARCHITECTURES = {
     "llama": "llama",
     "mamba2": "mamba2",
     "olmo2": "olmo2",
+    "olmoe": "olmoe",
     "phi3": "phi3",
     "qwen2": "llama",
+    "qwen2moe": "qwen_moe",
     "qwen3": "qwen3",
+    "qwen3moe": "qwen_moe",
     "smollm3": "llama",
 }
 """``general.architecture`` -> its page, a module here, whose ``GGUF`` says how such files differ."""
 
 _POSITIONS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")  # the configuration's
 
+
+_ROWS = ("ffn_gate_inp_shexp",)  # matrices of one row, which some converters have left without that dimension
 
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "expert_count": (0,), "expert_used_count": (0,), "expert_shared_count": (0,), "attn_logit_softcapping": (0.0,),
@@ -258,7 +263,8 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
             continue
         known = architecture.head if role == "output" else architecture.names.get(role, layer)
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name
-        put(target, Converted(name, heads.get(role, 0) if architecture.paired and layer is not None else 0))
+        turned = heads.get(role, 0) if architecture.paired and layer is not None else 0
+        put(target, Converted(name, turned, row=role in _ROWS))
     return found
 
 

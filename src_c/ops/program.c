@@ -254,6 +254,8 @@ static const prog_kind kinds[] = {
     [FA_STEP_COPY] = {check_one, run_one},
     [FA_STEP_CLAMP] = {check_one, run_one},
     [FA_STEP_DISENTANGLED] = {check_disentangled, run_disentangled},
+    [FA_STEP_ROUTE] = {fa_step_check_route, fa_step_route},
+    [FA_STEP_EXPERTS] = {fa_step_check_experts, fa_step_experts},
     [FA_STEP_SHORT_CONV] = {prog_check_conv, prog_run_conv},
     [FA_STEP_LINEAR_ATTENTION] = {prog_check_mixing, prog_run_mixing},
     [FA_STEP_SOFTPLUS] = {prog_check_gates, prog_run_gates},
@@ -281,6 +283,7 @@ static int wants_as(const fa_step *a, const fa_step *b) {
         return a->heads == b->heads && memcmp(a->index, b->index, sizeof a->index) == 0 &&
                a->disentangled.span == b->disentangled.span && a->disentangled.max_distance == b->disentangled.max_distance &&
                !a->disentangled.c2p == !b->disentangled.c2p && !a->disentangled.p2c == !b->disentangled.p2c;
+    if (a->kind == FA_STEP_ROUTE || a->kind == FA_STEP_EXPERTS) return fa_step_like_experts(a, b);
     if (a->kind != FA_STEP_ATTENTION) return 1;
     const fa_attention_params *p = &a->attention, *q = &b->attention;
     return like_value(&a->y, &b->y) && like_value(&a->z, &b->z) && a->heads == b->heads && a->kv_heads == b->kv_heads &&
