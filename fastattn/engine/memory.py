@@ -5,8 +5,8 @@ A group is the layers that keep the same: equal heads, sizes and window. Where a
 group, not for each layer. Pages left of a group's window are given back while a sequence goes on. Sequences that were
 forked share full pages, which nobody writes to; the page that is being filled each has for itself.
 
-Beside pages a sequence has one slot in the tables of all layers that keep a state. A step replaces it where it is; sequences
-that were forked share it until one of them goes on.
+Beside pages a sequence has one slot in the tables of all layers that keep a state. A step replaces it where it is;
+sequences that were forked share it until one of them goes on.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class PagedMemory:
         self.core.place_states(begin, np.array([kept.going for kept in sequences], np.int64))
 
     def _grow(self, wanted: int) -> None:
-        """Slots for so many sequences at least: there are as many as were ever needed together, and at most half more."""
+        """Slots for ``wanted`` sequences: as many as were ever needed together, and at most half more."""
         count = max(wanted, self._slots.count + self._slots.count // 2)
         tables = [np.zeros((count, old.shape[1]), np.float32) for old in self._states]
         for table, old in zip(tables, self._states, strict=True):

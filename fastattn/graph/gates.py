@@ -91,7 +91,9 @@ def negative_exp(x: Floats) -> Floats:
     [-1.0, -1.0, -1.0]
     """
     size = x.size
-    program = Program([0], [("x", "float32", 2, 0, 0, False, size, False), ("out", "float32", 2, 0, 0, False, size, True)])
+    program = Program(
+        [0], [("x", "float32", 2, 0, 0, False, size, False), ("out", "float32", 2, 0, 0, False, size, True)]
+    )
     program.add(
         "softplus", (0, 1, 0, size, 0, size), (0, 0, 0, size, 0, size), weight=np.ascontiguousarray(x), act=1, eps=1.0,
         scale=1.0,

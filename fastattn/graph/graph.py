@@ -391,9 +391,7 @@ class Graph:
             p2c=panels.get("p2c"),
         )  # fmt: skip
 
-    def short_conv(
-        self, x: Value, role: str, size: int, *, bias: bool = True, activation: str | None = None
-    ) -> Value:
+    def short_conv(self, x: Value, role: str, size: int, *, bias: bool = True, activation: str | None = None) -> Value:
         """activation(sum of the last ``size`` rows of a sequence, each column with weights of its own, + b).
 
         Rows before the first are zeros; the last ones are kept, as a state.

@@ -61,7 +61,7 @@ class Norm(NamedTuple):
 @dataclass(frozen=True)
 class Layout:
     """How files of Hugging Face have a layer, where not as (outputs, inputs) in the order of the page. In GGUF files
-    all layers are in that order.
+    all layers are in that order, but for those that no converter touches.
     """
 
     name: str
@@ -70,6 +70,8 @@ class Layout:
     """Whether its tensor is (inputs, outputs)."""
     order: np.ndarray[Any, np.dtype[np.int64]] | None = field(default=None, compare=False)
     """For each output of the page the one of the file; None where they are in order."""
+    everywhere: bool = False
+    """Whether GGUF files have it so too."""
 
     def shape(self, outputs: int, inputs: int) -> tuple[int, int]:
         """Of the tensor in the file."""
@@ -284,6 +286,11 @@ class _OfFile(Source):
     def converted(self) -> bool:
         return self.weights.format == "gguf"
 
+    def _layout(self, product: Product) -> Layout | None:
+        """How the file has a layer, None for as it is asked for."""
+        layout = product.layout
+        return None if layout is None or (self.converted and not layout.everywhere) else layout
+
     def outputs(self, name: str, inputs: int) -> int | None:
         for part, rest in (("weight", (inputs,)), ("bias", ())):
             stored = stored_name(self.weights, f"{name}.{part}")
@@ -317,7 +324,7 @@ class Plan(_OfFile):
         self.requests[names] = shape
 
     def _linear(self, product: Product) -> PackedLinear:
-        layout = None if self.converted else product.layout
+        layout = self._layout(product)
         for name, size, biases in product.parts:
             shape = (size, product.inputs) if layout is None else layout.shape(size, product.inputs)
             self._ask((f"{name}.weight", product.tied), shape)
@@ -393,7 +400,7 @@ class Checkpoint(_OfFile):
         kind = product.dtype or self.dtype
         if kind == AS_STORED:
             kind = _kept_type(self.weights, names)
-        layout = None if self.converted else product.layout
+        layout = self._layout(product)
         if layout is None:
             read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
         else:

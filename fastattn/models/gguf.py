@@ -40,6 +40,7 @@ ARCHITECTURES = {
     "qwen2moe": "qwen_moe",
     "qwen3": "qwen3",
     "qwen3moe": "qwen_moe",
+    "qwen3next": "qwen3_next",
     "smollm3": "llama",
 }
 """``general.architecture`` -> its page, a module here, whose ``GGUF`` says how such files differ."""
@@ -125,8 +126,8 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
         raise WeightFileError(f"{file.path}: there is no table token_embd.weight of two dimensions")
     keys.size("vocab_size", table[0])
     if architecture.common is not None:
-        found = {"vocab_size": table[0], "tie_word_embeddings": "output.weight" not in file, **architecture.common(keys)}
-        return found | _tokens(file)
+        own: Values = {"vocab_size": table[0], "tie_word_embeddings": "output.weight" not in file}
+        return own | architecture.common(keys) | _tokens(file)
     hidden, heads = keys.size("embedding_length"), keys.size("attention.head_count")
     size = keys.size("attention.key_length", max(hidden // heads, 1))
     if keys.size("attention.value_length", size) != size:
@@ -291,7 +292,8 @@ def _would_be(architecture: Architecture, name: str) -> str:
 
 def _tokens(file: GgufFile) -> Values:
     """Ids of tokens that config.json names."""
-    found = {f"{name}_token_id": _token(file, key) for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}
+    keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    found = {name: _token(file, key) for name, key in keys.items()}
     return {name: token for name, token in found.items() if token is not None}
 
 

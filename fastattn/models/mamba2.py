@@ -156,7 +156,11 @@ def _of_gguf(keys: Keys) -> Values:
 
 GGUF = {
     "mamba2": Architecture(
-        "mamba2", "Mamba2", names=NAMES, common=_of_gguf, flags={},
+        "mamba2",
+        "Mamba2",
+        names=NAMES,
+        common=_of_gguf,
+        flags={},
         tensors={"ssm_a": "ssm_a", "ssm_d": "ssm_d", "ssm_dt.bias": "ssm_dt"},
     ),
-}  # fmt: skip
+}

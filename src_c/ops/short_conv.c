@@ -90,7 +90,7 @@ fa_status fa_short_conv(const fa_ctx *ctx, const fa_view *out, const fa_view *x,
     if (status != FA_OK) return status;
     const int64_t size = params->weight->shape[0], h = x->shape[1];
     if (size < 1 || size > FA_MAX_CONV || params->weight->shape[1] != h) return FA_ERR_SHAPE;
-    if (params->weight->stride[0] != h * 4) return FA_ERR_STRIDE;
+    if (size > 1 && params->weight->stride[0] != h * 4) return FA_ERR_STRIDE;
     if (params->bias) status = check_vector(params->bias, h);
     if (status == FA_OK) status = check_sequences(params, x->shape[0], (size - 1) * h);
     if (status != FA_OK) return status;
