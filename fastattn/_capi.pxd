@@ -121,6 +121,7 @@ cdef extern from "fastattn.h" nogil:
         int64_t ring_first
         int64_t ring_size
         const int64_t *positions
+        int64_t chunk
 
     fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
                                      const fa_view *q, const fa_view *k, const fa_view *v,
@@ -356,6 +357,7 @@ cdef extern from "fastattn.h" nogil:
         FA_STEP_ACTIVATE
         FA_STEP_SCALE
         FA_STEP_CLAMP
+        FA_STEP_JOIN
         FA_STEP_GATHER
         FA_STEP_POOL
         FA_STEP_NORMALIZE

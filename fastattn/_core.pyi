@@ -206,6 +206,7 @@ class Program:
         softcap: float = 0.0,
         causal: bool = False,
         window: tuple[int, int] = ...,
+        chunk: int = 0,
         alibi: Any = None,
         sinks: Any = None,
         layer: int = -1,

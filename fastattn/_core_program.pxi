@@ -6,7 +6,7 @@ STEP_KINDS = {
     "embed": FA_STEP_EMBED, "linear": FA_STEP_LINEAR, "layer_norm": FA_STEP_LAYER_NORM, "rms_norm": FA_STEP_RMS_NORM,
     "attention": FA_STEP_ATTENTION, "rope": FA_STEP_ROPE, "gated": FA_STEP_GATED, "add": FA_STEP_ADD,
     "activate": FA_STEP_ACTIVATE, "scale": FA_STEP_SCALE, "gather": FA_STEP_GATHER, "pool": FA_STEP_POOL,
-    "normalize": FA_STEP_NORMALIZE, "copy": FA_STEP_COPY, "clamp": FA_STEP_CLAMP,
+    "normalize": FA_STEP_NORMALIZE, "copy": FA_STEP_COPY, "clamp": FA_STEP_CLAMP, "join": FA_STEP_JOIN,
     "disentangled": FA_STEP_DISENTANGLED,
     "route": FA_STEP_ROUTE, "experts": FA_STEP_EXPERTS,
     "short_conv": FA_STEP_SHORT_CONV, "linear_attention": FA_STEP_LINEAR_ATTENTION, "softplus": FA_STEP_SOFTPLUS,
@@ -240,8 +240,8 @@ cdef class Program:
     def add(self, str kind, out, x=None, y=None, z=None, decay=None, beta=None, *, index=(), PackedLinear packed=None,
             tables=(), weight=None, bias=None, activation=None, pooling=None, int act=0, double eps=0, double scale=0,
             int64_t heads=1, int64_t kv_heads=0, int64_t head_size=0, int64_t v_head_size=0, double softcap=0, bint causal=False,
-            window=(-1, -1), alibi=None, sinks=None, int layer=-1, int group=-1, int state=-1, c2p=None, p2c=None,
-            int64_t span=0, int64_t max_distance=0, route=None, experts=None):
+            window=(-1, -1), int64_t chunk=0, alibi=None, sinks=None, int layer=-1, int group=-1, int state=-1, c2p=None,
+            p2c=None, int64_t span=0, int64_t max_distance=0, route=None, experts=None):
         """Writes a step; what it needs depends on its kind."""
         cdef fa_step *grown
         cdef fa_step *step
@@ -288,6 +288,7 @@ cdef class Program:
         new.attention.softcap = fa_to_float(softcap)
         new.attention.causal = causal
         new.attention.window_left, new.attention.window_right = window
+        new.attention.chunk = chunk
         new.disentangled.scale = new.scale
         new.disentangled.span = span
         new.disentangled.max_distance = max_distance

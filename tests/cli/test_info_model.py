@@ -22,6 +22,7 @@ from support.text_folders import save_task_folder
 
 import fastattn as fa
 from fastattn import cli
+from fastattn.models.families import as_markdown
 
 Capture = pytest.CaptureFixture[str]
 
@@ -288,7 +289,7 @@ def test_weights_are_not_read(tmp_path: Path) -> None:
     code = """
         import sys
         from fastattn.cli import main
-        assert main(["info", sys.argv[1]]) == 0
+        assert cli.main(["info", sys.argv[1]]) == 0
         print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
     """
     out = output_of(code, str(path))
@@ -385,3 +386,19 @@ def test_mutations(tmp_path: Path, capsys: Capture) -> None:
             statuses[status] += 1
         place.write_bytes(whole)
     assert statuses[0] > 20 and statuses[1] > 20
+
+
+def test_families(capsys: Capture) -> None:
+    """A table for people, or the same as objects; alone."""
+    assert cli.main(["info", "--families"]) == 0
+    table = capsys.readouterr().out
+    assert cli.main(["info", "--families", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert table == as_markdown() + "\n"
+    assert {"name", "model_types", "gguf", "heads", "decoder"} == rows[0].keys()
+    assert any(row["model_types"] == ["qwen3"] and row["gguf"] == ["qwen3"] and row["decoder"] for row in rows)
+    for more in (["--threads", "1"], ["somewhere"]):
+        with pytest.raises(SystemExit) as error:
+            cli.main(["info", "--families", *more])
+        assert error.value.code == 2
+        assert "--families" in capsys.readouterr().err
