@@ -187,8 +187,6 @@ def test_slots_that_do_not_fit_are_refused() -> None:
         memory.place_states(np.zeros(2, np.int64), np.zeros(4, np.int64)[::2])
     with pytest.raises(ValueError, match="end: 3 slots, expected 2"):
         memory.place_states(np.zeros(2, np.int64), np.zeros(3, np.int64))
-    with pytest.raises((ValueError, BufferError)):
-        memory.keep_states([np.zeros(3, np.float32)])
     model = model_of("mamba2")
     program = model.program(["logits"])
     rows = {"tokens": 1, "sequences": 1, "outputs": 1}
@@ -201,6 +199,11 @@ def test_slots_that_do_not_fit_are_refused() -> None:
     memory.keep_states([np.zeros((2, width), np.float32) for width in model.graph.trace.states])
     with pytest.raises(ValueError, match="with slots"):
         program.run(rows, arrays, Blocks(), memory=memory)
+    memory.place_states(np.array([-1]), np.array([1]))
+    memory.keep_states([np.zeros((2, width + 1), np.float32) for width in model.graph.trace.states])
+    with pytest.raises(ValueError, match="program"):
+        program.run(rows, arrays, Blocks(), memory=memory)
+    memory.keep_states([np.zeros((2, width), np.float32) for width in model.graph.trace.states])
     for begin, end in (([-2], [0]), ([2], [0]), ([0], [2]), ([0], [-1])):
         memory.place_states(np.array(begin), np.array(end))
         with pytest.raises(ValueError, match="program"):
