@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Decoders with states out of GGUF files: the bits of the folder that they were made of.
 
-Converters store -exp(A) in place of A. Where their exponential is this library's, all bits are equal; where it has another
-last bit, that of torch, logits differ by as little.
+Converters store -exp(A) in place of A. Where their exponential is this library's, all bits are equal; where it has
+another last bit, as torch's has, logits differ by as little.
 """
 
 from __future__ import annotations

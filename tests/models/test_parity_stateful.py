@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Decoders with states against transformers, and the NumPy oracle that other tests go by against it in double precision.
+"""Decoders with states against transformers, and the NumPy oracle that other tests go by against it in double.
 
-transformers takes the states of Qwen3-Next through float32 in every precision, and in chunks: there the oracle, which walks
-token by token, is held against it as float32. Run with ``pytest -m parity`` where torch and transformers are installed.
+transformers takes the states of Qwen3-Next through float32 in every precision, and in chunks: there the oracle, which
+walks token by token, is held against it as float32. Run with ``pytest -m parity`` where torch and transformers are
+installed.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def test_greedy_tokens(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("family", tiny_states.BASE)
 def test_padding_on_the_right_and_on_the_left(tmp_path: Path, family: str) -> None:
-    """Rows that begin late begin with zeros there, too; holes in the middle are the one thing that differs: there a state
-    of transformers goes through zeros, and ours is packed."""
+    """Rows that begin late begin with zeros there, too. Holes in the middle alone differ: there a state of transformers
+    goes through zeros, and ours is packed."""
     c, _ = numpy_states.load(tiny_states.make(tmp_path, family))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     ids, mask = (array[:3] for array in tiny_states.batch(c))
