@@ -50,7 +50,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                  "layer_types": [_CONV], "conv_bias": True, "conv_L_cache": 5, "tie_word_embeddings": False,
                  "block_auto_adjust_ff_dim": False, "vocab_size": 7},
     ),
-    "lfm2, attention alone": ("lfm2", {"layer_types": ..., "num_hidden_layers": 2, "block_ffn_dim_multiplier": None}),
+    "lfm2, attention alone": ("lfm2", {"layer_types": ..., "num_hidden_layers": 2, "block_ffn_dim_multiplier": 0.7}),
+    "lfm2, widths that nothing rounds": ("lfm2", {"block_ffn_dim_multiplier": None, "num_hidden_layers": 1,
+                                                  "layer_types": [_CONV]}),
     "lfm2, layers by number, keys of old": (
         "lfm2", {"layer_types": ..., "full_attn_idxs": [1], "block_ff_dim": 60, "tie_embedding": False,
                  "tie_word_embeddings": True, "dtype": "bfloat16"},

@@ -25,6 +25,9 @@ pytestmark = pytest.mark.parity
 
 Array = np.ndarray[Any, Any]
 
+TAKEN = [name for name in tiny_states.VARIANTS if "nothing rounds" not in name]
+"""Those whose configuration this version takes."""
+
 
 def rows_of(theirs: Any, ids: Array) -> Array:
     with torch.no_grad():
@@ -37,11 +40,12 @@ def exactly(folder: Path, family: str, ids: Array) -> Array:
     config = transformers.AutoConfig.from_pretrained(folder)
     with exact_torch.double_throughout(family):
         model = getattr(transformers, tiny_states.CLASSES[family] + "ForCausalLM")
-        theirs = model.from_pretrained(folder, config=config, dtype=torch.float64).double().eval()
+        theirs = model.from_pretrained(folder, config=config, dtype=torch.float64, experts_implementation="eager")
+        theirs.double().eval()
         return rows_of(theirs, ids)
 
 
-@pytest.mark.parametrize("name", tiny_states.VARIANTS)
+@pytest.mark.parametrize("name", TAKEN)
 def test_logits(tmp_path: Path, name: str) -> None:
     """Ours no further from double precision than twice their own float32, and 1e-5 of the largest logit."""
     family = tiny_states.VARIANTS[name][0]
@@ -58,20 +62,21 @@ def test_logits(tmp_path: Path, name: str) -> None:
         assert np.abs(ours(ids).logits - exact).max() <= max(1e-5 * largest, 2 * single)
 
 
-@pytest.mark.parametrize("name", [name for name in tiny_states.VARIANTS if "one convolution" not in name])
+@pytest.mark.parametrize("name", TAKEN)
 def test_greedy_tokens(tmp_path: Path, name: str) -> None:
     """From prompts shorter than a convolution on, with its caches."""
     c, weights = numpy_states.load(tiny_states.variant(tmp_path, name))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     theirs.generation_config.eos_token_id = None
     ours = fa.load(tmp_path, "float32")
-    limited = c.get("time_step_limit", [0, 0])[0] != 0  # which transformers forgets in steps of one token
+    # limits of time steps are forgotten in steps of one token; a model without attention does not know its length
+    cached = c.get("time_step_limit", [0, 0])[0] == 0 and ("full_attention" in c.get("layer_types", ["full_attention"]))
     for length in (1, 2, 9):
         prompt = tiny_states.batch(c)[0][0, :length]
         ids = torch.tensor(prompt[None])
         with torch.no_grad():
             found = theirs.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, use_cache=not limited
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, use_cache=cached
             )
         got = list(ours.generate([prompt.tolist()], max_new_tokens=10, ignore_eos=True)[0].token_ids)
         if found[0, length:].tolist() != got:
