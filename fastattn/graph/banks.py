@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .layout import Layout
+
 if TYPE_CHECKING:
     from ..loaders.weightfile import WeightFile
-    from .source import Layout
 
-__all__ = ["Bank", "Form", "bank_bias", "bank_rows", "form_of", "span_of", "wrong_expert"]
+__all__ = ["Bank", "Form", "bank_bias", "bank_rows", "check_count", "form_of", "span_of"]
 
 _Floats = np.ndarray[Any, np.dtype[np.float32]]
 _Read = Callable[[int, int], _Floats]
@@ -70,23 +71,41 @@ class Bank(NamedTuple):
         return one if form.apart else (self.number, *one)
 
 
-def form_of(bank: Bank, has: Callable[[str], bool]) -> Form:
-    """The form of which some tensors are stored; the first where there are none, to be missed by name."""
+def form_of(bank: Bank, weights: WeightFile) -> Form:
+    """The form of which some tensors are stored; where there are none, to be missed by name, the first, or GGUF's, the
+    last.
+    """
     for form in bank.forms:
         ends = (0, bank.number - 1) if form.apart else (0,)
-        if any(has(name.format(e=e)) for name in form.names for e in ends):
+        if any(name.format(e=e) in weights for name in form.names for e in ends):
             return form
-    return bank.forms[0]
+    return bank.forms[-1 if weights.format == "gguf" else 0]
 
 
-def wrong_expert(bank: Bank, form: Form, has: Callable[[str], bool]) -> int | None:
-    """The first expert that has no tensor, though it should, or has one though it should not."""
-    if not form.apart or not bank.counted:
-        return None
+def check_count(bank: Bank, form: Form, weights: WeightFile) -> None:
+    """``ValueError`` where ``weights`` has tensors of more or of fewer experts than config.json says.
+
+    Before each tensor is asked for: that number may be any.
+    """
+    said = f"{bank.counted} is {bank.number}"
+    if not form.apart:
+        for name in form.names:
+            info = weights.info(name) if name in weights else None
+            if info is not None and len(info.shape) == 3 and info.shape[0] != bank.number:
+                raise ValueError(
+                    f"{info.file}: tensor {weights.shown(name)!r} has shape {list(info.shape)}, but config.json asks "
+                    f"for {list(bank.shape(form))}: {said}"
+                )
+        return
+    if not bank.counted:
+        return
     found = 0
-    while found <= bank.number and any(has(name.format(e=found)) for name in form.names):
+    while found <= bank.number and any(name.format(e=found) in weights for name in form.names):
         found += 1
-    return None if found == bank.number else min(found, bank.number)
+    if found != bank.number:
+        what = "missing tensor" if found < bank.number else "this architecture has no use for tensor"
+        name = weights.shown(form.names[0].format(e=min(found, bank.number)))
+        raise ValueError(f"{weights.path}: {what} {name!r}: {said}")
 
 
 def bank_rows(weights: WeightFile, bank: Bank, form: Form) -> _Read:

@@ -177,6 +177,8 @@ class Graph:
         self.trace = Trace()
         self.tables: tuple[Floats, ...] = ()
         """Tables of the model, of which a batch reads a few rows."""
+        self.made: Mapping[str, Any] = {}
+        """What the source has handed out, by its key: a model with other weights in some layers shares the rest."""
         self.tasks = Tasks()
         self.family = family
         self.names = Names("", "", {})
@@ -184,7 +186,7 @@ class Graph:
 
     def seal(self) -> None:
         """For loaders: the page has run. What is recorded from now on asks for no weights."""
-        self.tables = tuple(self.source.tables)
+        self.tables, self.made = tuple(self.source.tables), self.source.made
         del self.source
 
     def copy(self) -> Graph:

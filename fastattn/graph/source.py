@@ -11,15 +11,15 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..loaders import WeightFile
 from ..weights import PackedLinear, pack_rows
-from .banks import Bank, bank_bias, bank_rows, form_of, wrong_expert
+from .banks import Bank, bank_bias, bank_rows, check_count, form_of
 from .config import ConfigReader
+from .layout import Layout
 
 __all__ = [
     "AS_STORED",
@@ -56,31 +56,6 @@ class Norm(NamedTuple):
 
     weight: Floats
     bias: Floats | None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How files of Hugging Face have a layer, where not as (outputs, inputs) in the order of the page. In GGUF files
-    all layers are in that order, but for those that no converter touches.
-    """
-
-    name: str
-    """Layouts of one name are one."""
-    transposed: bool = False
-    """Whether its tensor is (inputs, outputs)."""
-    order: np.ndarray[Any, np.dtype[np.int64]] | None = field(default=None, compare=False)
-    """For each output of the page the one of the file; None where they are in order."""
-    everywhere: bool = False
-    """Whether GGUF files have it so too."""
-
-    def shape(self, outputs: int, inputs: int) -> tuple[int, int]:
-        """Of the tensor in the file."""
-        return (inputs, outputs) if self.transposed else (outputs, inputs)
-
-    def rows(self, stored: Floats) -> Floats:
-        """(outputs, inputs) in order, of the tensor in the file."""
-        rows = stored.T if self.transposed else stored
-        return np.ascontiguousarray(rows if self.order is None else rows[self.order])
 
 
 class Product(NamedTuple):
@@ -158,6 +133,13 @@ class Source(ABC):
     def tables(self) -> list[Floats]:
         """The tables that were handed out, of which a call reads a few rows."""
         return [made for asked, made in self._handed.values() if asked[0] == "table"]
+
+    @property
+    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
+        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
+        the key of derived arrays.
+        """
+        return {key: made for key, (_, made) in self._handed.items()}
 
     @abstractmethod
     def has(self, name: str) -> bool:
@@ -286,8 +268,8 @@ class _OfFile(Source):
     def converted(self) -> bool:
         return self.weights.format == "gguf"
 
-    def _layout(self, product: Product) -> Layout | None:
-        """How the file has a layer, None for as it is asked for."""
+    def layout_of(self, product: Product) -> Layout | None:
+        """How the file has a product, where not in order."""
         layout = product.layout
         return None if layout is None or (self.converted and not layout.everywhere) else layout
 
@@ -324,7 +306,7 @@ class Plan(_OfFile):
         self.requests[names] = shape
 
     def _linear(self, product: Product) -> PackedLinear:
-        layout = self._layout(product)
+        layout = self.layout_of(product)
         for name, size, biases in product.parts:
             shape = (size, product.inputs) if layout is None else layout.shape(size, product.inputs)
             self._ask((f"{name}.weight", product.tied), shape)
@@ -333,12 +315,8 @@ class Plan(_OfFile):
         return None  # type: ignore[return-value]
 
     def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
-        form = form_of(bank, self.has)
-        wrong = wrong_expert(bank, form, self.has)
-        if wrong is not None:  # before each of them is asked for: what config.json says may be any number
-            what = "missing tensor" if wrong < bank.number else "this architecture has no use for tensor"
-            name = self.weights.shown(form.names[0].format(e=wrong))
-            raise ValueError(f"{self.weights.path}: {what} {name!r}: {bank.counted} is {bank.number}")
+        form = form_of(bank, self.weights)
+        check_count(bank, form, self.weights)
         for name in form.names:
             for e in range(bank.number if form.apart else 1):
                 self._ask((name.format(e=e),), bank.shape(form))
@@ -372,13 +350,6 @@ class _Nothing(dict[str, Any]):
 class Checkpoint(_OfFile):
     """Reads tensors and packs layers."""
 
-    @property
-    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
-        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
-        the key of derived arrays.
-        """
-        return {key: made for key, (_, made) in self._handed.items()}
-
     def _stored(self, *candidates: str | None) -> str:
         """The name under which one of these full names is stored."""
         for name in candidates:
@@ -400,7 +371,7 @@ class Checkpoint(_OfFile):
         kind = product.dtype or self.dtype
         if kind == AS_STORED:
             kind = _kept_type(self.weights, names)
-        layout = self._layout(product)
+        layout = self.layout_of(product)
         if layout is None:
             read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
         else:
@@ -414,7 +385,7 @@ class Checkpoint(_OfFile):
         return packed
 
     def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
-        form = form_of(bank, self.has)
+        form = form_of(bank, self.weights)
         names = [name.format(e=e) for e in range(bank.number if form.apart else 1) for name in form.names]
         bias = bank_bias([self._read(name) for name in form.biases], bank, form) if form.biases else None
         kind = dtype or self.dtype

@@ -70,6 +70,11 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         # rope_parameters and layer_types
         "position_embedding_type global_rope_theta local_rope_theta rope_scaling global_attn_every_n_layers",
         "llama": "pretraining_tp",
+        # of training, and of layers behind the last that guess at further tokens
+        **dict.fromkeys(
+            ("deepseek_v2", "deepseek_v3"),
+            "pretraining_tp ep_size aux_loss_alpha seq_aux num_nextn_predict_layers head_dim qk_head_dim",
+        ),
         # read where use_sliding_window says so
         **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "smollm3"), "sliding_window"),
         "qwen3_moe": "sliding_window max_window_layers",

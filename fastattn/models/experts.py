@@ -20,7 +20,7 @@ __all__ = ["MOST_EXPERTS", "Experts", "expert_banks", "experts_of_gguf", "routed
 MOST_EXPERTS = 65536
 """Of a layer: their numbers are exact as float32, and far more than any model has."""
 
-_COUNTS = ("num_experts", "num_local_experts")
+_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 class Experts(NamedTuple):
@@ -46,25 +46,26 @@ class Experts(NamedTuple):
 
 
 def expert_banks(
-    g: Graph, e: Experts, hidden: int, *more: tuple[Form, Form], biased: bool = False
+    g: Graph, e: Experts, hidden: int, *, up: tuple[Form, ...] = (), down: tuple[Form, ...] = (), biased: bool = False
 ) -> tuple[Bank, Bank]:  # fmt: skip
     """What is asked of a layer's experts: [gate | up] and down.
 
     As most files have them: a tensor for each expert and layer; transformers' own tensors of all experts, gates in
-    front of what they gate; GGUF's, apart. ``more``: forms that one family has, which are looked for first.
+    front of what they gate; GGUF's, likewise or apart. ``up``, ``down``: forms of one family, which are looked for
+    first; with ``biased``, beside GGUF's, alone.
     """
     roles = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
     names = [g.name(role) for role in roles]
     place = names[0].rpartition(".")[0]
-    each = [f"{place}.{{e}}.{name.rpartition('.')[2]}.weight" for name in names]
-    stacked = [f"{name}.weight" for name in names]
-    biases = [f"{name}.bias" for name in names] if biased else []
-    forms = [*more]
-    if not biased:  # biases are in the forms of the family, and GGUF's, alone
-        forms.append((Form(tuple(each[:2]), apart=True), Form((each[2],), apart=True)))
-        forms.append((Form((f"{place}.gate_up_proj",)), Form((f"{place}.down_proj",))))
-    forms.append((Form(tuple(stacked[:2]), tuple(biases[:2])), Form((stacked[2],), tuple(biases[2:]))))
-    up, down = tuple(pair[0] for pair in forms), tuple(pair[1] for pair in forms)
+    if not biased:
+        each = [f"{place}.{{e}}.{name.rpartition('.')[2]}.weight" for name in names]
+        up = (*up, Form((each[0], each[1]), apart=True), Form((f"{place}.gate_up_proj",)))
+        down = (*down, Form((each[2],), apart=True), Form((f"{place}.down_proj",)))
+    stacked = [[f"{name}.{part}" for name in names] for part in ("weight", "bias")]
+    joined = [(f"{place}.gate_up_proj.{part}",) for part in ("weight", "bias")]
+    biases = [(*stacked[1][:2],), joined[1], (stacked[1][2],)] if biased else [(), (), ()]
+    up = (*up, Form(joined[0], biases[1]), Form((*stacked[0][:2],), biases[0]))
+    down = (*down, Form((stacked[0][2],), biases[2]))
     return (
         Bank(f"{place}.gate_up", e.number, 2 * e.inner, hidden, up, biased, e.counted),
         Bank(f"{place}.down", e.number, hidden, e.inner, down, biased, e.counted),
@@ -82,8 +83,8 @@ def shared_banks(g: Graph, roles: tuple[str, str, str], inner: int, hidden: int)
 
 
 def routed(g: Graph, x: Value, e: Experts, *, bias: bool = False, **options: Any) -> Value:
-    """Routes by the layer ``ffn_gate_inp``, whose weights are float32 in every storage type: a choice that rounding has
-    turned is another model. ``options`` of ``Graph.route``.
+    """Routes by the layer ``ffn_gate_inp``, whose weights are float32 in every storage type: rounding must not choose
+    other experts. ``options`` of ``Graph.route``.
     """
     return g.route(g.linear(x, "ffn_gate_inp", e.number, bias=bias, dtype="float32"), e.top, **options)
 

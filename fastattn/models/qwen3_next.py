@@ -19,9 +19,9 @@ from ..graph.config import ConfigReader
 from ..graph.facts import Facts, Integers
 from ..graph.gates import decay_factors, l2_heads, softplus
 from ..graph.graph import Graph, Value
+from ..graph.layout import Layout
 from ..graph.names import Names
 from ..graph.rotary import Rotary, build_rotary, read_scaling
-from ..graph.source import Layout
 from .causal import Sizes, causal_family, causal_heads, feed_forward
 from .experts import Experts, expert_banks, experts_of_gguf, routed
 from .ggufkeys import Architecture, Keys, Values

@@ -118,7 +118,7 @@ def test_blocks_and_shards(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("more, why", [
-    ({"general__architecture": "mamba"}, "general.architecture is 'mamba', which is not supported; supported: llama"),
+    ({"general__architecture": "mamba"}, "general.architecture is 'mamba', which is not supported; supported: "),
     ({"general__architecture": None}, "general.architecture is 'None', which is not supported"),
     ({"general__type": "mmproj"}, "general.type is 'mmproj', expected 'model'"),
     ({"llama__block_count": 2**31 - 1}, "num_hidden_layers is '2147483647'"),
@@ -289,7 +289,7 @@ def test_weights_are_not_read(tmp_path: Path) -> None:
     code = """
         import sys
         from fastattn.cli import main
-        assert cli.main(["info", sys.argv[1]]) == 0
+        assert main(["info", sys.argv[1]]) == 0
         print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
     """
     out = output_of(code, str(path))
@@ -398,7 +398,5 @@ def test_families(capsys: Capture) -> None:
     assert {"name", "model_types", "gguf", "heads", "decoder"} == rows[0].keys()
     assert any(row["model_types"] == ["qwen3"] and row["gguf"] == ["qwen3"] and row["decoder"] for row in rows)
     for more in (["--threads", "1"], ["somewhere"]):
-        with pytest.raises(SystemExit) as error:
-            cli.main(["info", "--families", *more])
-        assert error.value.code == 2
+        assert cli.main(["info", "--families", *more]) == 2
         assert "--families" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The small models of all makers by one name, for tests that hold for every family of the registry.
 
-A family has one configuration at least: in ``tiny_families`` or ``later_families`` for an encoder, in ``BASE`` of
-``tiny_decoders`` or ``tiny_states`` for a decoder. Whatever is put there is in ``CASES``.
+A family has one configuration at least: in ``tiny_families`` or ``later_families`` for an encoder, in
+``BASE`` of another maker for a decoder. Whatever is put there is in ``CASES``.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import later_families, tiny_decoders, tiny_families, tiny_states
+from . import later_families, tiny_decoders, tiny_families, tiny_latent, tiny_moe, tiny_states
 from .digest_models import HEADS
 from .tiny_bert import Array, save_safetensors
 
 CASES: dict[str, str] = {
     **{case: values["model_type"] for case, values in {**tiny_families.CASES, **later_families.CASES}.items()},
-    **{family: family for family in (*tiny_decoders.BASE, *tiny_states.BASE)},
+    **{family: family for family in (*tiny_decoders.BASE, *tiny_moe.BASE, *tiny_latent.BASE, *tiny_states.BASE)},
 }
 """Name of a small model -> its ``model_type``."""
 
 _DECODERS: dict[str, Any] = {
-    **dict.fromkeys(tiny_decoders.BASE, tiny_decoders), **dict.fromkeys(tiny_states.BASE, tiny_states),
-}  # fmt: skip
-"""The makers of decoders."""
+    family: maker for maker in (tiny_decoders, tiny_moe, tiny_latent, tiny_states) for family in maker.BASE
+}
+"""Family -> who makes its small models."""
 
 ENCODER_HEADS = ("none", "masked_lm", "sequence_classification", "token_classification", "question_answering")
 
@@ -69,8 +69,7 @@ def make(case: str, head: str) -> Tiny:
 def batch(case: str) -> tuple[Array, ...]:
     """Token ids, attention mask and, where a family has them, token types; rows of all kinds of masks."""
     if case in _DECODERS:
-        found: tuple[Array, ...] = _DECODERS[case].batch(_DECODERS[case].config(case))
-        return found
+        return tiny_decoders.batch(_DECODERS[case].config(case))
     if case in later_families.CASES:
         return later_families.batch(case)
     ids, mask, types = tiny_families.batch(case)
