@@ -190,33 +190,6 @@ fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse
                        const fa_view *q, const fa_view *k, const fa_view *v, const fa_attention_params *params,
                        void *ws, size_t ws_bytes);
 
-/* ---- linear attention ------------------------------------------------------------------------------------------ */
-
-typedef enum fa_recurrence { FA_RULE_LINEAR = 0, FA_RULE_GATED = 1, FA_RULE_DELTA = 2, FA_RULE_GATED_DELTA = 3 } fa_recurrence;
-
-typedef struct fa_linear_attention_params {
-    float scale;
-    int32_t rule;          /* fa_recurrence: bit 0, decay is needed; bit 1, beta is needed; each NULL otherwise */
-    const fa_view *state;  /* (B, Hkv, Dk, Dv) before the first token, NULL: zeros */
-    const fa_view *decay;  /* (B, T, Hkv, Dk) or (B, T, Hkv, 1), logarithms */
-    const fa_view *beta;   /* (1, B, T, Hkv) or (1, B, T, 1) */
-    const int64_t *cu;     /* [n_seq + 1], or NULL: ends of streams packed into the one row of a batch of 1 */
-    int64_t n_seq;
-    const int64_t *from, *to; /* of packed streams: [n_seq] the slot of `state` each begins with, -1 zeros, NULL all zeros; the
-                            * slot of state_out it leaves its state in, each another, which may be its `from`; NULL with state_out */
-} fa_linear_attention_params;
-
-/* q (B, T, Hq, Dk), k (B, T, Hkv, Dk), v (B, T, Hkv, Dv) -> out (B, T, Hq, Dv), state_out (B, Hkv, Dk, Dv) fp32, which may
- * be params->state itself. q, k, v, out share one of FA_F32, FA_F16, FA_BF16; state, decay, beta may each be any of them.
- * Of packed streams q and k (1, T, H, Dk) may have fewer heads than v, of which each serves Hv / H neighbouring ones; state and
- * state_out are (slots, Hv, Dk, Dv), out has as many heads as v, or as q where that has more.
- * Token by token (kernels/recurrent.h): a stream that is cut anywhere gives the bits of one call. */
-fa_status fa_linear_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q,
-                                        const fa_view *k, const fa_view *v, const fa_linear_attention_params *params,
-                                        size_t *bytes);
-fa_status fa_linear_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
-                              const fa_view *v, const fa_linear_attention_params *params, void *ws, size_t ws_bytes);
-
 /* ---- linear layers --------------------------------------------------------------------------------------------- */
 
 typedef enum fa_activation {
@@ -444,92 +417,8 @@ fa_status fa_merge_attention_workspace(const fa_ctx *ctx, int64_t n, size_t *byt
 fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, int64_t n, const fa_view *outs,
                    const fa_view *lses, void *ws, size_t ws_bytes);
 
-/* ---- experts ----------------------------------------------------------------------------------------------------
- *
- * Feed-forward layers of which each row takes a few. fa_route says which, and by what weights; fa_experts does it. */
-
-typedef enum fa_route_score {
-    FA_ROUTE_SOFTMAX = 0, /* exp(x - max) / sum, over all experts */
-    FA_ROUTE_CHOSEN = 1,  /* the same over those that were chosen */
-    FA_ROUTE_SIGMOID = 2
-} fa_route_score;
-
-typedef struct fa_route_params {
-    int64_t top;        /* experts of a row, from 1 to all */
-    int32_t score;      /* fa_route_score: what becomes of a row of logits x */
-    int32_t normalize;  /* the scores of the chosen are divided by (their sum, in their order, + floor) */
-    float floor;        /* at least 0 */
-    float scale;        /* multiplies the weights at last */
-    int64_t groups;     /* of experts, as many in each; 1: no groups */
-    int64_t top_groups; /* only experts of so many groups are chosen, from 1 to all; they have at least `top` experts */
-    int32_t group_sum;  /* a group counts as much as its best expert, or as its two best together */
-    const fa_view *bias; /* (E,) fp32 that is added to scores where experts are chosen, and not to the weights; NULL: none */
-} fa_route_params;
-
-#define FA_MOST_EXPERTS 65536
-
-/* logits (M, E) -> routes (M, 2 * top): numbers of experts, the best first, then their weights in that order. Experts are
- * compared by their logits; by their scores where there is a bias, or groups count as two. The lower number wins a tie,
- * and NaN wins over all else: it is not to vanish. */
-fa_status fa_route_workspace(const fa_ctx *ctx, const fa_view *routes, const fa_view *logits, const fa_route_params *params,
-                             size_t *bytes);
-fa_status fa_route(const fa_ctx *ctx, const fa_view *routes, const fa_view *logits, const fa_route_params *params, void *ws,
-                   size_t ws_bytes);
-
-typedef enum fa_experts_gate {
-    FA_GATE_ACT = 0,    /* act(g) u */
-    FA_GATE_CLAMPED = 1 /* g' sigmoid(alpha g') (u' + 1) with g' = min(g, limit), u' = u within -limit..limit */
-} fa_experts_gate;
-
-/*
- * Weights of all experts lie one behind the other, each in whole panels: outputs e * span .. of expert e, where span is
- * fa_expert_span of how many it has; what is beyond those is not looked at.
- */
-typedef struct fa_experts_params {
-    int64_t count, inner, top;
-    int32_t gate;  /* fa_experts_gate */
-    int32_t act;   /* fa_activation */
-    float alpha, limit;
-    int32_t before; /* weights multiply what goes into an expert, and not what comes out */
-    const fa_linear_weights *up, *down; /* [g | u] (2 * inner, H) and (H, inner) of each */
-    const fa_view *up_bias, *down_bias; /* (count * span,) fp32, or NULL */
-} fa_experts_params;
-
-/* Outputs that an expert of n of them takes in weights and biases: whole panels at multiples of FA_ALIGN in every dtype. */
-static inline int64_t fa_expert_span(int64_t n) { return (n + 31) / 32 * 32; }
-
-/* x (M, H), routes (M, 2 * top) -> out (M, H) = sum over the row's experts, in the order of routes, of weight * down(gated(up(x))):
- * each product is that of fa_linear, each weighted one is rounded, then added. Experts that no row takes are not read. A number
- * in routes that is none of an expert, or twice in a row: FA_ERR_VALUE, nothing written. */
-fa_status fa_experts_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *routes,
-                               const fa_experts_params *params, size_t *bytes);
-fa_status fa_experts(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *routes,
-                     const fa_experts_params *params, void *ws, size_t ws_bytes);
-
-/* ---- short convolutions and what goes with states ---------------------------------------------------------------- */
-
-typedef struct fa_short_conv_params {
-    const fa_view *weight;    /* (size, C) fp32, dense, the oldest token's first; size 1 to FA_MAX_CONV */
-    const fa_view *bias;      /* (C,) fp32 or NULL */
-    fa_activation act;
-    const int64_t *cu;        /* [n_seq + 1] ends of the sequences */
-    int64_t n_seq;
-    const fa_view *states;    /* (slots, (size - 1) C) fp32: the size - 1 rows before a sequence's next one, or NULL */
-    const int64_t *from, *to; /* as of fa_linear_attention_params, `to` with states */
-} fa_short_conv_params;
-
-/* out[t][c] = act(sum over j of weight[j][c] x[t - size + 1 + j][c], j ascending, + bias[c]) of every sequence, where rows
- * before its first are those of its state: a sequence that is cut anywhere gives the bits of one call. out and x (T, C)
- * fp32, apart. */
-fa_status fa_short_conv(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_short_conv_params *params);
-/* out = clip(softplus(x + bias), low, high), times weight or, with `exponent`, times -exp(weight); bias and weight (C,) or
- * NULL; 0 <= low <= high, which may be infinite. out (R, C) may be x. */
-fa_status fa_softplus(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *bias, const fa_view *weight,
-                      int exponent, float low, float high);
-/* out = x * y of the head: x (R, H * D), y (R, H); out may be x. */
-fa_status fa_scale_heads(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y);
-/* out = x * weight, or with y fma(y, weight, x); weight (C,); out may be x or y. */
-fa_status fa_columns(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *y, const fa_view *weight);
+#include "experts.h" /* feed-forward layers of which each row takes a few: fa_route, fa_experts */
+#include "states.h"  /* states in place of keys: fa_linear_attention, fa_short_conv, and what makes their gates */
 
 /* ---- programs (ops/program.c) ------------------------------------------------------------------------------------
  *

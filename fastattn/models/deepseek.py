@@ -22,7 +22,7 @@ from ..graph.rotary import Rotary, build_rotary, read_scaling
 from ..graph.source import Floats, Layout
 from .blocks import MAX_HEAD_SIZE
 from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward
-from .experts import Experts, expert_banks, routed
+from .experts import Experts, expert_banks
 from .ggufkeys import Architecture, Keys, Values
 
 __all__ = ["FAMILY", "GGUF"]
@@ -76,7 +76,7 @@ def build(g: Graph) -> Facts:
         raise ValueError(f"{c.path}: moe_layer_freq is {c.value('moe_layer_freq')}, expected 1")
     dense, bias = c.size("first_k_dense_replace", 0 if older else 3, minimum=0), c.flag("attention_bias", False)
     inner_bias = c.flag("mlp_bias", False) if older else False
-    e = Experts.read(c, "moe_intermediate_size") if dense < s.layers else None
+    e = Experts.read(c, "moe_intermediate_size") if dense < s.layers or c.has("n_routed_experts") else None
     shared = c.size("n_shared_experts", 2 if older else 1)
     rotary, scale = _rotary(c, s, h, interleaved=older or c.flag("rope_interleave", True))
     options = _choice(c, e.number if e else 1, older)
@@ -92,9 +92,8 @@ def build(g: Graph) -> Facts:
             continue
         if not older:
             options["bias"] = _correction(layer, e.number)
-        mixed = layer.experts(
-            y, routed(layer, y, e, **options), *expert_banks(layer, e, s.hidden), activation=s.activation
-        )
+        routes = layer.route(layer.linear(y, "ffn_gate_inp", e.number, bias=False, dtype="float32"), e.top, **options)
+        mixed = layer.experts(y, routes, *expert_banks(layer, e, s.hidden), activation=s.activation)
         x = x + (mixed + _shared(layer, y, s, shared * e.inner, bias=inner_bias))
     x = g.rms_norm(x, "output_norm", s.eps)
     g.hidden_state(x)

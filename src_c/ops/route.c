@@ -4,7 +4,6 @@
  * rows stand beside it; its sums go over the chosen in their order.
  */
 #include <float.h>
-#include <string.h>
 
 #include "../arena.h"
 #include "../kernels/kernels.h"
@@ -66,7 +65,7 @@ static void open_groups(const route_job *job, const float *values, const route_s
         for (int64_t e = g * size; e < (g + 1) * size; e++) found = keep(two, which, found, 2, values[e], e);
         count = keep(s->best, s->ids, count, p->top_groups, p->group_sum ? two[0] + two[1] : two[0], g);
     }
-    memset(s->open, 0, (size_t)p->groups);
+    for (int64_t g = 0; g < p->groups; g++) s->open[g] = 0;
     for (int64_t i = 0; i < count; i++) s->open[s->ids[i]] = 1;
 }
 

@@ -126,7 +126,7 @@ def test_blocks_and_shards(tmp_path: Path, capsys: Capture) -> None:
     ({"llama__block_count": 2}, "this architecture has no use for"),
     ({"llama__block_count": "three"}, "llama.block_count is 'three', expected a number from 1"),
     ({"llama__attention__head_count": np.array([6, 6, 3], np.int32)}, "llama.attention.head_count is array"),
-    ({"llama__expert_count": 8}, "llama.expert_count is 8"),
+    ({"llama__expert_count": 8}, "llama.expert_used_count is missing"),
     ({"llama__feed_forward_length": 96}, "has shape"),
     ({"llama__rope__scaling__type": "strange"}, "llama.rope.scaling.type is 'strange'"),
     ({"tokenizer__ggml__bos_token_id": 10**9}, "tokenizer.ggml.bos_token_id is 1000000000, expected an id below"),

@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "deepseek_v2, one head, all dense": (
         "deepseek_v2", {"num_attention_heads": 1, "num_key_value_heads": 1, "first_k_dense_replace": 3,
-                        "qk_nope_head_dim": 1, "qk_rope_head_dim": 2, "v_head_dim": 16, "kv_lora_rank": 1},
+                        "qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 15, "kv_lora_rank": 2},
     ),
     "deepseek_v3": ("deepseek_v3", {}),
     "deepseek_v3, halves, not divided, one layer": (
