@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import fastattn as fa
 from fastattn import _core
 from fastattn._core import Blocks
+from fastattn.bench.costs import costs_of
 from fastattn.engine.decode import Steps
 from fastattn.engine.memory import PagedMemory
 from fastattn.engine.stop import DeadlineExceeded
@@ -177,6 +178,18 @@ def test_no_token_is_taken_back(family: str) -> None:
     memory.advance([kept], [3])
     with pytest.raises(ValueError, match="3 tokens of a step of 3 stay"):
         memory.advance([kept], [3])
+
+
+def test_costs_know_states() -> None:
+    """A state is read once a step of a sequence; whatever is behind it, a token has as much to do."""
+    costs = costs_of(model_of("mamba2"))
+    widths = [3 * (48 + 2 * 20), 6 * 10 * 8] * 3
+    assert costs.state_bytes == 4 * sum(widths) and costs.layers == ()
+    assert costs.decode_bytes(100, 5, 3, "float32") == 5 * (costs.read_bytes + 3 * costs.state_bytes)
+    products = 2 * 3 * (24 * (2 * 48 + 40 + 6) + 48 * 24)
+    assert costs.token_flops == products + 3 * (2 * 4 * 88 + 6 * 480)
+    assert costs.decode_flops(100, 5, 3) == 3 * costs.decode_flops(0, 5, 1)
+    assert type(costs).from_json(costs.as_json()) == costs
 
 
 def test_slots_that_do_not_fit_are_refused() -> None:
