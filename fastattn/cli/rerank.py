@@ -44,7 +44,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "rerank",
         help="documents in the order in which they answer a query",
-        description="Documents in the order in which they answer a query, by a cross-encoder.",
+        description="Documents in the order in which they answer a query, by a cross-encoder, or by a language model "
+        "that is asked: --prompt is its instruction or, with {query} and {document} in it, the whole question.",
         epilog=_EPILOG,
         formatter_class=Formatter,
     )
@@ -65,11 +66,17 @@ def add_parser(commands: Any) -> None:
         "--activation", choices=("sigmoid", "none"), help="what makes a score (default: as the model says)"
     )
     add_prompt_options(parser, "the query")
+    parser.add_argument(
+        "--yes", metavar="TOKEN", help="of a language model: the token that says yes (default: as the model says)"
+    )
+    parser.add_argument("--no", metavar="TOKEN", help="the one that says no; without it, yes alone is scored")
     parser.set_defaults(run=_run, parser=parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     form = output_format(arguments, ("jsonl", "parquet"))
+    if arguments.no is not None and arguments.yes is None:
+        arguments.parser.error("--no: expected with --yes")
     characters: int | None = None
     if arguments.query is None:
         reader, wanted = _queries(arguments)
@@ -125,7 +132,7 @@ class _Best(Task):
         super().__init__(arguments, model)
         self._rerank = model.rerank
         self._query = arguments.query
-        self._options = _options(arguments)
+        self._options = _options(arguments, model)
         self._wanted = wanted
         self._top_k: int | None = arguments.top_k
         self._heap: list[tuple[float, int, tuple[Any, ...]]] = []
@@ -167,7 +174,7 @@ class _Queries(Task):
     def __init__(self, arguments: argparse.Namespace, model: Any, wanted: Wanted) -> None:
         super().__init__(arguments, model)
         self._rerank = model.rerank
-        self._options = {"top_k": arguments.top_k, **_options(arguments)}
+        self._options = {"top_k": arguments.top_k, **_options(arguments, model)}
         self._wanted = wanted
         self.call(self._rerank, "", [], **self._options)  # an option that is wrong fails here, not at the first row
 
@@ -184,10 +191,15 @@ class _Queries(Task):
         ]
 
 
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+def _options(arguments: argparse.Namespace, model: Any) -> dict[str, Any]:
     """Keywords of ``rerank`` that its options have."""
     names = ("head", "batch_size", "activation", "prompt", "prompt_name")
-    return {name: getattr(arguments, name) for name in names}
+    options = {name: getattr(arguments, name) for name in names}
+    if arguments.yes is not None:
+        if not hasattr(model, "generate"):
+            raise ValueError("--yes: the model is no language model, which alone are asked")
+        options["answers"] = [token for token in (arguments.yes, arguments.no) if token is not None]
+    return options
 
 
 def _finite(score: float) -> float:

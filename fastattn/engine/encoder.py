@@ -298,6 +298,9 @@ class Encoder:
             for name, make in self.graph.trace.made.items():
                 if name in program.arrays:
                     arrays[name] = make(columns[tokens], cu_seqlens)
+            for name, make in self.graph.trace.chosen.items():
+                if name in program.arrays:
+                    arrays[name] = make(ids[tokens], cu_seqlens)
             for i, rotary in enumerate(rotaries):
                 if f"rope{i}.cos" in program.arrays:
                     table = rotary.rows(positions[tokens], cu_seqlens)
@@ -538,8 +541,8 @@ class Encoder:
             ids, lengths = np.zeros(count * length, np.int64), np.full(count, length)
             columns, more = np.tile(np.arange(length), count), {"skip": np.zeros(1, np.int64)}
             for outputs in programs:
-                if "logits" in outputs:  # a decoder's steps, which have batches of their own
-                    continue
+                if "logits" in outputs or any(name.startswith("answer.") for name in outputs):
+                    continue  # what has batches of its own: a decoder's steps, its answers
                 for _ in self.run_packed(
                     outputs, ids, ids, columns, lengths, more=more, deadline=deadline, reserve=True
                 ):

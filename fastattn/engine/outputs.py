@@ -51,7 +51,8 @@ class SequenceClassifierOutput(NamedTuple):
     """Of an architecture ...ForSequenceClassification."""
 
     logits: Floats
-    """(B, labels); zeros for a row whose first token the attention mask excludes."""
+    """(B, labels), of encoders zeros for a row whose first token the attention mask excludes. Decoders label the last
+    token that is attended."""
 
 
 @_states_on_request

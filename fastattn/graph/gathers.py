@@ -7,12 +7,23 @@ import numpy as np
 
 from .facts import Integers
 
-__all__ = ["first_rows", "neighbour_rows"]
+__all__ = ["first_rows", "last_rows", "neighbour_rows"]
 
 
 def first_rows(columns: Integers, ends: Integers) -> Integers:
     """The first token of each sequence, (n, 1)."""
     return ends[:-1, None]
+
+
+def last_rows(padding: int, ids: Integers, ends: Integers) -> Integers:
+    """The last token of each sequence that is not ``padding``, (n, 1); its first where all are.
+
+    >>> last_rows(9, np.array([5, 9, 6, 9, 9, 9]), np.array([0, 4, 6])).tolist()
+    [[2], [4]]
+    """
+    real = np.append(np.flatnonzero(ids != padding), ids.size)
+    at = real[np.searchsorted(real, ends[1:]) - 1]  # -1 is behind everything
+    return np.where((at >= ends[:-1]) & (at < ends[1:]), at, ends[:-1])[:, None]
 
 
 def neighbour_rows(size: int, columns: Integers, ends: Integers) -> Integers:

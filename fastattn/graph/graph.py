@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
 from .facts import Integers, Tasks
-from .gathers import first_rows, neighbour_rows
+from .gathers import first_rows, last_rows, neighbour_rows
 from .names import Names
 from .taps import conv_taps
 
@@ -155,6 +155,8 @@ class Trace:
         """How many numbers each step with a state keeps of a sequence."""
         self.made: dict[str, Callable[[Integers, Integers], Integers]] = {} if other is None else dict(other.made)
         """Arrays that follow from the columns of the tokens and the ends of the sequences."""
+        self.chosen: dict[str, Callable[[Integers, Integers], Integers]] = {} if other is None else dict(other.chosen)
+        """The same, of token ids and the ends of their sequences."""
         self.tables: int = 0 if other is None else other.tables
 
 
@@ -536,6 +538,14 @@ class Graph:
     def first(self, x: Value) -> Value:
         """The first token of each sequence."""
         return self.gather(x, "first", "sequences", make=first_rows)
+
+    def last(self, x: Value, padding: int | None) -> Value:
+        """The last token of each sequence; with ``padding``, the last of another id."""
+        if padding is None:
+            return self.pool(x, ["last"])
+        name = f"last{padding}"
+        self.trace.chosen[name] = partial(last_rows, padding)
+        return self.gather(x, name, "sequences")
 
     def neighbours(self, x: Value, size: int) -> Value:
         """Each token's ``size`` neighbouring columns side by side, itself in the middle; zeros where nothing is."""

@@ -55,7 +55,7 @@ class HeadSpec(NamedTuple):
     kind: str
     """"pooler", "sequence_classification", "token_classification", "question_answering", "masked_lm" or "causal_lm"."""
     rows: str
-    """What goes in: the "first" token of each sequence, the "mean" over its tokens, or "all" tokens."""
+    """What goes in: the "first" or the "last" token of each sequence, the "mean" over its tokens, or "all" tokens."""
     steps: tuple[Dense | NormStep | ScaleStep, ...]
     labels: tuple[str, ...] = ()
     """Names of the last step's outputs, where they have names."""
@@ -63,6 +63,8 @@ class HeadSpec(NamedTuple):
     """Of a sequence classification: ``ConfigReader.problem_type``."""
     labelled: bool = False
     """Whether config.json has a label for each output."""
+    padding: int | None = None
+    """The id that a "last" token is not of, where there is another."""
 
 
 def classifier(kind: str, rows: str, before: Sequence[Dense | NormStep], name: str, inputs: int) -> HeadSpec:
@@ -91,6 +93,7 @@ class Recorder(Protocol):
     """What a head needs of a graph, which knows heads."""
 
     def first(self, x: Any, /) -> Any: ...
+    def last(self, x: Any, padding: int | None, /) -> Any: ...
     def pool(self, x: Any, modes: Sequence[str], /) -> Any: ...
     def norm(self, x: Any, weight: Any, bias: Any, eps: float, /) -> Any: ...
     def product(self, x: Any, packed: Any, activation: Any, width: int, /) -> Any: ...
@@ -122,6 +125,7 @@ class Head:
     """Numbers for each sequence or token."""
     _rows: str
     _steps: tuple[_DenseStep | _NormStep | ScaleStep, ...]
+    _padding: int | None = None
 
     @classmethod
     def build(cls, spec: HeadSpec, source: Source) -> Head:
@@ -140,7 +144,7 @@ class Head:
                 steps.append(_NormStep(source.norm(step.name, step.size, bias=step.bias), step.eps))
         if spec.labels and len(spec.labels) != outputs:
             raise ValueError(f"{source.config.path}: {len(spec.labels)} labels for {outputs} outputs of the head")
-        return cls(spec.kind, spec.labels, spec.problem_type, outputs, spec.rows, tuple(steps))
+        return cls(spec.kind, spec.labels, spec.problem_type, outputs, spec.rows, tuple(steps), spec.padding)
 
     @property
     def per_token(self) -> bool:
@@ -154,7 +158,17 @@ class Head:
 
     def record(self, graph: Recorder, hidden: Any) -> Any:
         """The head's outputs: (sequences, L), or (tokens, L) where ``per_token``."""
-        x = graph.first(hidden) if self.from_first else graph.pool(hidden, ["mean"]) if self._rows == "mean" else hidden
+        x = hidden
+        if self.from_first:
+            x = graph.first(hidden)
+        elif self._rows == "last":
+            x = graph.last(hidden, self._padding)
+        elif not self.per_token:
+            x = graph.pool(hidden, [self._rows])
+        return self.record_on(graph, x)
+
+    def record_on(self, graph: Recorder, x: Any) -> Any:
+        """The head's outputs of rows that were chosen already."""
         for step in self._steps:
             if isinstance(step, _NormStep):
                 weight, bias = (None, None) if step.norm is None else step.norm

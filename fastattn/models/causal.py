@@ -41,6 +41,8 @@ PROBES = ("embed_tokens.weight", "norm.weight", "layers.0.input_layernorm.weight
 
 _TENSORS = re.compile(r".*rotary_emb\..*|.*\.(masked_bias|attn\.bias)|(lm_head|score|classifier|qa_outputs)\..*")
 
+_BOTH_WAYS = re.compile(r"\w+(Bi|Bidirectional)(Model|For[A-Z]\w*)")
+
 
 class Sizes(NamedTuple):
     """What all decoders have."""
@@ -165,23 +167,66 @@ def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
 
 
 def causal_heads(g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0) -> None:
-    """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of."""
+    """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of.
+
+    Other files have a layer ``score``, which labels the last token of a sequence that is no padding or, with a bias,
+    each of its tokens.
+    """
     g.output("hidden", x)
     words = f"{g.name('token_embd')}.weight"
     layer = Dense("lm_head", s.vocab, s.hidden, bias=False, tied=words if tied else None, large=True)
     steps = (layer,) if divisor == 1 else (layer, ScaleStep(1 / divisor))
-    add_heads(g, x, causal_lm=lambda: HeadSpec("causal_lm", "all", steps))
-    if g.tasks.head is not None:
+    score, biased = Dense("score", 0, s.hidden, bias=False), g.config.flag("token_classification_bias", True)
+    token = g.config.value("pad_token_id")
+    padding = token if type(token) is int else None
+    add_heads(
+        g, x, causal_lm=lambda: HeadSpec("causal_lm", "all", steps),
+        sequence_classification=lambda: HeadSpec(
+            "sequence_classification", "last", (score,), labelled=True, padding=padding
+        ),
+        token_classification=lambda: HeadSpec(
+            "token_classification", "all", (score._replace(bias=biased),), labelled=True
+        ),
+    )  # fmt: skip
+    if g.tasks.head is not None and g.tasks.head.kind == "causal_lm":
         g.output("logits", g.tasks.head.record(g, g.outputs(x)))
 
 
 def causal_family(name: str, build: Callable[[Graph], Facts], *families: str, ignorable: str | None = None) -> Family:
-    """A family of decoders whose classes are called ``families`` + Model or ForCausalLM.
+    """A family of decoders whose classes are called ``families`` + Model, ForCausalLM and the like.
 
     ``ignorable``: a pattern of full names of further tensors that the model may leave unused.
     """
+
+    def page(g: Graph) -> Facts:
+        _refuse_bidirectional(g.config)
+        return build(g)
+
     heads: dict[str, str | None] = {}
     for family in families:
-        heads |= {f"{family}Model": None, f"{family}ForCausalLM": "causal_lm"}
+        heads |= {
+            f"{family}Model": None, f"{family}ForCausalLM": "causal_lm",
+            f"{family}ForSequenceClassification": "sequence_classification",
+            f"{family}ForTokenClassification": "token_classification",
+        }  # fmt: skip
     unused = _TENSORS if ignorable is None else re.compile(f"{_TENSORS.pattern}|{ignorable}")
-    return Family(name, build, heads, unused, pooled_output=False, decoder=True)
+    return Family(name, page, heads, unused, pooled_output=False, decoder=True)
+
+
+def _refuse_bidirectional(c: ConfigReader) -> None:
+    """Embedding models that were made of decoders may let every token see all others: by a key that transformers has,
+    or by code of their own under a name that says it.
+    """
+    for name in c.architectures():
+        if _BOTH_WAYS.fullmatch(name[:200]):
+            raise ValueError(
+                f"{c.path}: architectures has {name[:100]!r}: decoders whose tokens see those behind them are not "
+                "supported"
+            )
+    for key, usual in (("is_causal", True), ("use_bidirectional_attention", False)):
+        found = c.value(key)
+        if found is not None and found is not usual:
+            raise ValueError(
+                f"{c.path}: {key} is {str(found)[:40].lower()}: decoders whose tokens see those behind them are not "
+                f"supported, expected {str(usual).lower()}"
+            )

@@ -25,6 +25,7 @@ from ..loaders.weightfile import WeightFile
 from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
 from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer, tokenizer_json
 from .ggufkeys import Architecture, Keys, Values, divisors, shortest
+from .ggufpooling import RANKED, SCORE, pooling_files, rank_labels
 
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "converted", "open_gguf"]
 
@@ -174,10 +175,13 @@ def _kv_heads(keys: Keys, heads: int, architecture: Architecture) -> int:
 
 def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
     """What config.json of the model would say."""
+    labels = rank_labels(keys)
     values: Values = {
         "model_type": architecture.model_type,
-        "architectures": [f"{architecture.family}ForCausalLM"],
+        "architectures": [f"{architecture.family}For{'CausalLM' if labels is None else 'SequenceClassification'}"],
     }
+    if labels is not None:
+        values["id2label"] = {str(i): label for i, label in enumerate(labels)}
     for key, value in common.items():
         name = architecture.spelling.get(key, key)
         if name is not None:
@@ -270,6 +274,8 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
                 )
             continue
         known = architecture.head if role == "output" else architecture.names.get(role, layer)
+        if name == RANKED:
+            known, part = SCORE, "weight"
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name
         turned = heads.get(role, 0) if architecture.paired and layer is not None else 0
         put(target, Converted(name, turned, row=role in _ROWS, fold=architecture.folded.get(role, "")))
@@ -281,6 +287,8 @@ def _would_be(architecture: Architecture, name: str) -> str:
     layer, _, part = name.rpartition(".")
     if layer == architecture.head:
         return f"output.{part}"
+    if layer == SCORE:
+        return RANKED
     alone = {role: tensor for tensor, role in architecture.tensors.items()}
     for role, number in architecture.names.roles(name):
         if role in alone:
@@ -347,6 +355,7 @@ class GgufFiles(ModelFiles):
         if "tokenizer.ggml.model" in file.fields:
             self._makers["tokenizer.json"] = lambda: tokenizer_json(self._file.fields, self.describe())
             self._makers["tokenizer_config.json"] = lambda: _json(tokenizer_config(self._vocabulary))
+        self._makers.update((name, partial(_json, content)) for name, content in pooling_files(file))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return GgufFiles, (self._file, self._config)
@@ -362,7 +371,7 @@ class GgufFiles(ModelFiles):
         return build_tokenizer(self._vocabulary) if self.has("tokenizer.json") else None
 
     def names(self, folder: str = "") -> list[str]:
-        return [] if folder else sorted(self._makers)
+        return sorted(name for name in self._makers if name.rpartition("/")[0] == folder)
 
     def read_bytes(self, name: str, limit: int = MAX_JSON_BYTES) -> bytes:
         if name not in self._makers:

@@ -12,18 +12,15 @@ Dao and Gu, 2024, https://arxiv.org/abs/2405.21060; names of tensors and keys as
 from __future__ import annotations
 
 import math
-import re
 from typing import Any, NamedTuple
 
 from ..graph.config import ConfigReader
 from ..graph.facts import NO_LIMIT, Facts
-from ..graph.family import Family
 from ..graph.gates import columns, decay_factors, group_rms_norm, scale_heads, softplus, spread
 from ..graph.graph import Graph, Value
-from ..graph.heads import Dense, HeadSpec
 from ..graph.names import Names
-from ..graph.tasks import add_heads
 from .blocks import ACTIVATIONS, MAX_LAYERS
+from .causal import Sizes, causal_family, causal_heads
 from .ggufkeys import Architecture, Keys, Values
 
 __all__ = ["FAMILY", "GGUF"]
@@ -122,19 +119,14 @@ def build(g: Graph) -> Facts:
         x = x + _mix(layer, layer.rms_norm(x, "attn_norm", s.eps), s, bias=bias, conv_bias=conv_bias)
     x = g.rms_norm(x, "output_norm", s.eps)
     g.hidden_state(x)
-    g.output("hidden", x)
-    words = f"{g.name('token_embd')}.weight"
-    top = Dense("lm_head", s.vocab, s.hidden, bias=False, tied=words if tied else None, large=True)
-    add_heads(g, x, causal_lm=lambda: HeadSpec("causal_lm", "all", (top,)))
-    if g.tasks.head is not None:
-        g.output("logits", g.tasks.head.record(g, g.outputs(x)))
-    return Facts(s.vocab, s.hidden, s.layers, s.heads, NO_LIMIT)
+    common = Sizes(
+        s.vocab, s.hidden, s.layers, s.heads, s.heads, s.head_size, s.inner, s.activation, s.eps, positions=NO_LIMIT
+    )
+    causal_heads(g, x, common, tied=tied)
+    return common.facts
 
 
-FAMILY = Family(
-    "Mamba2Model", build, {"Mamba2Model": None, "Mamba2ForCausalLM": "causal_lm"}, re.compile(r"lm_head\..*"),
-    pooled_output=False, decoder=True,
-)  # fmt: skip
+FAMILY = causal_family("Mamba2Model", build, "Mamba2")
 
 
 def _of_gguf(keys: Keys) -> Values:

@@ -82,12 +82,12 @@ def load(
         Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
     head
         The head on top of the encoder: ``"sequence_classification"``, ``"token_classification"``,
-        ``"question_answering"``, ``"masked_lm"``, ``"next_sentence"`` (BERT's), or ``"none"`` for the encoder alone; a
-        class of transformers stands for its head. None is the head whose tensors are in the file, whatever
-        ``architectures`` in config.json says; it decides where there are several. Tensors of pre-training (a masked
-        language model's) count only where ``architectures`` does not name the encoder. Where the tensors fit sequence
-        and token classification, labels like B-PER are of tokens, and all others of sequences. A packed file has the
-        head it was packed with.
+        ``"question_answering"``, ``"masked_lm"``, ``"next_sentence"`` (BERT's), ``"causal_lm"`` (of language models),
+        or ``"none"`` for the encoder alone; a class of transformers stands for its head. None is the head whose tensors
+        are in the file, whatever ``architectures`` in config.json says; it decides where there are several. Tensors of
+        pre-training (a masked language model's) count only where ``architectures`` does not name the encoder. Where the
+        tensors fit sequence and token classification, labels like B-PER are of tokens, and all others of sequences. A
+        packed file has the head it was packed with.
     activations
         How the inputs of block-quantised weights are rounded: ``"int16"`` or ``"int8"``. No model keeps such
         weights: anything but None is refused.
@@ -103,7 +103,7 @@ def load(
     TextEncoder
         ``model(input_ids, ...)`` gives hidden states, ``model.embed(texts)`` sentence vectors. It may be called from
         many threads at once. Of a language model a ``TextDecoder``, which has ``generate``, ``stream`` and ``score``
-        besides.
+        besides, and whose ``rerank`` asks it.
 
     Raises
     ------

@@ -10,7 +10,7 @@ from ..loaders.files import ModelFiles
 from .jsonkeys import is_inside, read_list, shown
 from .sidefiles import MODULE, check_keys
 
-__all__ = ["MODULES_JSON", "Module", "class_of", "read_chain", "refuse_other_models"]
+__all__ = ["MODULES_JSON", "Module", "class_of", "logit_score_folder", "read_chain", "refuse_other_models"]
 
 MODULES_JSON = "modules.json"
 
@@ -54,7 +54,7 @@ class Module(NamedTuple):
     """A module of the chain."""
 
     kind: str
-    """Its class: "Transformer", "Pooling", "Dense", "LayerNorm", "Normalize" or "Dropout"."""
+    """Its class: "Transformer", "Pooling", "Dense", "LayerNorm", "Normalize", "Dropout" or "LogitScore"."""
     folder: str
     """Where its files are."""
 
@@ -88,15 +88,7 @@ def read_chain(files: ModelFiles, after: tuple[str, ...]) -> list[Module]:
         what it is); a module has no folder of its own where it needs one.
     """
     path = files.describe(MODULES_JSON)
-    modules: list[Module] = []
-    types: list[str] = []
-    for number, module in enumerate(read_list(files.read_bytes(MODULES_JSON, 1_000_000), path)):
-        if not isinstance(module, dict) or not isinstance(module.get("type"), str):
-            raise ValueError(f"{path}: module {number} is not an object with a type")
-        check_keys(module, MODULE, path, closed=True, within=f"module {number}: ")
-        kind = module["type"].rpartition(".")[2]
-        types.append(module["type"])
-        modules.append(Module(kind, _folder(module.get("path"), kind, f"{path}: module {number}")))
+    modules, types = _read(files, path)
     kinds = [module.kind for module in modules]
     if kinds[:1] != ["Transformer"] or (kinds[1:] and kinds[1] != "Pooling") or set(kinds[2:]) - set(after):
         what = next((f" ({kind}: {_OTHERS[kind][1]})" for kind in map(class_of, types) if kind in _OTHERS), "")
@@ -113,13 +105,48 @@ def read_chain(files: ModelFiles, after: tuple[str, ...]) -> list[Module]:
     return modules
 
 
+def _read(files: ModelFiles, path: str) -> tuple[list[Module], list[str]]:
+    """The modules of the file, and the names of their classes."""
+    modules: list[Module] = []
+    types: list[str] = []
+    for number, module in enumerate(read_list(files.read_bytes(MODULES_JSON, 1_000_000), path)):
+        if not isinstance(module, dict) or not isinstance(module.get("type"), str):
+            raise ValueError(f"{path}: module {number} is not an object with a type")
+        check_keys(module, MODULE, path, closed=True, within=f"module {number}: ")
+        kind = module["type"].rpartition(".")[2]
+        types.append(module["type"])
+        modules.append(Module(kind, _folder(module.get("path"), kind, f"{path}: module {number}")))
+    return modules, types
+
+
+def logit_score_folder(files: ModelFiles) -> str | None:
+    """Where the module LogitScore of a cross-encoder that is asked has its files; None where there is none.
+
+    Raises
+    ------
+    ValueError
+        modules.json is damaged, or such a module does not stand right behind a Transformer.
+    """
+    if not files.has(MODULES_JSON):
+        return None
+    path = files.describe(MODULES_JSON)
+    modules, types = _read(files, path)
+    kinds = [class_of(name) for name in types]
+    if "LogitScore" not in kinds:
+        return None
+    if kinds != ["Transformer", "LogitScore"]:
+        names = ", ".join(module.kind[:100] for module in modules[:10])
+        raise ValueError(f"{path}: modules {names} are not supported; expected Transformer, LogitScore")
+    return modules[1].folder
+
+
 def _folder(where: Any, kind: str, what: str) -> str:
     """The folder of a module, which must be there for some kinds and stay inside for all."""
     if kind == "Transformer":
         if where in (None, "", "."):
             return ""
         raise ValueError(f"{what}: path is {shown(where)}, expected '': a Transformer lies beside modules.json")
-    needed = kind in ("Pooling", "Dense", "LayerNorm") or (kind == "Normalize" and where)
+    needed = kind in ("Pooling", "Dense", "LayerNorm", "LogitScore") or (kind == "Normalize" and where)
     if needed and not (isinstance(where, str) and is_inside(where)):
         raise ValueError(f"{what}: path is {shown(where)}, expected a folder beside it")
     return str(PurePosixPath(where)) if isinstance(where, str) and where else ""

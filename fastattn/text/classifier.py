@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .limits import Limit
     from .tokenizer import TextTokenizer
 
-__all__ = ["classify", "find_head", "output_of", "rerank"]
+__all__ = ["asked", "best_first", "classify", "find_head", "finish", "output_of", "rerank"]
 
 _TASKS = {
     "sequence_classification": "sequence classification",
@@ -64,12 +64,13 @@ def _probabilities(head: Head) -> str:
     return "sigmoid" if head.problem_type == "multi_label_classification" or head.outputs == 1 else "softmax"
 
 
-def _finish(logits: Floats, how: str, num_threads: int | None) -> Floats:
+def finish(logits: Floats, how: str, num_threads: int | None) -> Floats:
+    """Scores of logits, by an activation's name."""
     functions: dict[str, Any] = {"softmax": ops.softmax, "sigmoid": ops.sigmoid, "tanh": ops.tanh, "relu": ops.relu}
     return logits if how == "none" else functions[how](logits, num_threads=num_threads)
 
 
-def _asked(activation: Any, default: str, choices: Sequence[str]) -> str:
+def asked(activation: Any, default: str, choices: Sequence[str]) -> str:
     """What is to stand behind the logits: ``activation`` of a call, where it says something."""
     if activation is None:
         return default
@@ -100,10 +101,10 @@ def _scores(
         steps = run_sorted(model, [output], tokens, batch_size, num_threads, log, deadline=deadline)
         for rows, _, found in steps:
             logits[rows] = found[output]
-        yield _finish(logits, how, threads)
+        yield finish(logits, how, threads)
 
 
-def _best_first(scores: Floats) -> Integers:
+def best_first(scores: Floats) -> Integers:
     """Order of each row (or of one), the highest first; of equal ones the first, and NaN last."""
     return np.argsort(-scores, axis=-1, kind="stable")
 
@@ -130,7 +131,7 @@ def classify(
     assert chosen is not None
     kept, most = as_count(top_k, "top_k"), as_count(batch_size, "batch_size")
     labels = chosen.labels or tuple(f"LABEL_{i}" for i in range(chosen.outputs))
-    how = _asked(activation, _probabilities(chosen), ("softmax", "sigmoid", "none"))
+    how = asked(activation, _probabilities(chosen), ("softmax", "sigmoid", "none"))
     config = StConfig.read(model.files).for_pairs(model.files)
     before = check_text(config.prompt(prompt, prompt_name), "prompt")
     limit = tokenizer.limit(max_length, on_long, deadline=deadline)
@@ -139,7 +140,7 @@ def classify(
         items = ([_behind(before, item) for item in window] for window in items)
     results: list[Classification] = []
     for scores in _scores(model, tokenizer, chosen, how, items, limit, most, num_threads, log, deadline):
-        order = _best_first(scores)[:, :kept]
+        order = best_first(scores)[:, :kept]
         for row, values in zip(order.tolist(), np.take_along_axis(scores, order, axis=1).tolist(), strict=True):
             names = tuple([labels[i] for i in row])
             results.append(Classification(names[0], values[0], names, tuple(values)))
@@ -179,16 +180,16 @@ def rerank(
         )
     kept, most = as_count(top_k, "top_k"), as_count(batch_size, "batch_size")
     config = StConfig.read(model.files).for_pairs(model.files)
-    how = _asked(activation, config.activation or "sigmoid", ("sigmoid", "none"))
-    asked = check_text(config.prompt(prompt, prompt_name), "prompt") + check_text(query, "query")
+    how = asked(activation, config.activation or "sigmoid", ("sigmoid", "none"))
+    question = check_text(config.prompt(prompt, prompt_name), "prompt") + check_text(query, "query")
     if isinstance(docs, (str, bytes)):
         raise TypeError(f"docs: got one {type(docs).__name__}; pass a list of str, as in rerank(query, [text])")
     limit = tokenizer.limit(max_length, on_long, "docs", deadline)
-    tokenizer.check_cost(asked, "query", deadline)
-    pairs = ([(asked, text) for text in window] for window in windows(docs, check_text, "docs", log, deadline))
+    tokenizer.check_cost(question, "query", deadline)
+    pairs = ([(question, text) for text in window] for window in windows(docs, check_text, "docs", log, deadline))
     parts = list(_scores(model, tokenizer, chosen, how, pairs, limit, most, num_threads, log, deadline))
     limit.warn()
     if not parts:
         return Results()
     scores = np.concatenate(parts)[:, 0]
-    return Results([Ranked(int(i), float(scores[i])) for i in _best_first(scores)[:kept]], limit.cut)
+    return Results([Ranked(int(i), float(scores[i])) for i in best_first(scores)[:kept]], limit.cut)

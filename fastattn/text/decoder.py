@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..engine.stop import check_deadline, seconds_left
 from .encoder import TextEncoder
 from .prompted import PromptedDecoder
 
 if TYPE_CHECKING:
-    from ..typing import TokenIds
+    from ..typing import OnLong, TokenIds
     from .generation import Generation, Score, Stream
+    from .results import Ranked, Results
 
 __all__ = ["TextDecoder"]
 
@@ -201,6 +202,79 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         from .generation import score
 
         return score(self, texts, num_threads, timeout)
+
+    def rerank(
+        self,
+        query: str,
+        docs: Iterable[str],
+        *,
+        top_k: int | None = None,
+        head: str | None = None,
+        activation: Literal["sigmoid", "none"] | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        answers: str | int | Sequence[str | int] | None = None,
+        max_length: int | None = None,
+        on_long: OnLong = "truncate",
+        batch_size: int | None = None,
+        num_threads: int | None = None,
+        timeout: float | None = None,
+    ) -> Results[Ranked]:
+        """``docs`` in the order in which they answer ``query``, by what the model says when it is asked.
+
+        The model reads a question that holds the query and one document, and the score is a sigmoid of the logit of
+        "yes" less that of "no" behind it: the probability of "yes" beside "no". The question is that of the files: the
+        chat template "rerank" of a GGUF file, or a chat template for messages of the roles "query" and "document", as
+        cross-encoders of sentence-transformers have it, with the answers of their module LogitScore. A model with a
+        classification head of one label, or of the labels yes and no, ranks by that.
+
+        Parameters
+        ----------
+        query
+            A text.
+        docs
+            Texts; see ``TextEncoder``. Of a question that is too long, the document loses tokens.
+        top_k
+            How many documents to give; None for all.
+        head
+            Name of one of ``model.heads``.
+        activation
+            What makes a score of the logits; ``"none"`` leaves them as they are. None does as the folder says.
+        prompt, prompt_name
+            Where it holds ``{query}`` and ``{document}``, the whole question, special tokens spelled out; else the
+            instruction in the place that the files' question has for one. ``prompt_name`` is its name among the
+            folder's ``prompts``; None for both is the default one, or what the question has by itself.
+        answers
+            The token that says yes, and the one that says no, as text or ids; one alone is scored by its logit. None is
+            what the folder says, else "yes" and "no".
+        max_length, on_long, batch_size, num_threads, timeout
+            See ``TextEncoder``.
+
+        Returns
+        -------
+        list of Ranked
+            (index, score) of documents, the best first; of equal scores the first document.
+
+        Raises
+        ------
+        TypeError, ValueError, fastattn.DeadlineExceeded, FileNotFoundError, ImportError
+            See ``TextEncoder``. ``ValueError`` too where nothing says what to ask, an answer is no single token, or the
+            model has neither of the heads.
+
+        Example
+        -------
+        >>> model = fastattn.load("Qwen3-Reranker-0.6B.gguf")                                       # doctest: +SKIP
+        >>> model.rerank("How tall is it?", ["It opened in 1889.", "It is 330 m tall."])[0].index   # doctest: +SKIP
+        1
+        >>> ask = "Query: {query}\\nPassage: {document}\\nIs it relevant? Answer:"                 # doctest: +SKIP
+        >>> chat = fastattn.load("SmolLM2-135M-Instruct.Q4_1.gguf")                                 # doctest: +SKIP
+        >>> chat.rerank("How tall is it?", docs, prompt=ask, answers=(" Yes", " No"))               # doctest: +SKIP
+        """
+        return self.pipeline.rerank_by_answers(
+            query, docs, top_k=top_k, head=head, activation=activation, prompt=prompt, prompt_name=prompt_name,
+            answers=answers, max_length=max_length, on_long=on_long, batch_size=batch_size, num_threads=num_threads,
+            timeout=timeout,
+        )  # fmt: skip
 
     def _warm_texts(self, deadline: int) -> None:
         if "logits" not in self.graph.trace.outputs:

@@ -170,7 +170,9 @@ class TextEncoder(Encoder):
         """Sentence vectors of ``texts``, one row each, in their order.
 
         Pooling and what follows (Dense, LayerNorm, Normalize) are those of the folder's ``modules.json``, as
-        sentence-transformers has them; mean pooling without normalisation where it says nothing.
+        sentence-transformers has them; where it says nothing, mean pooling, and of a causal language model its last
+        token, both without normalisation. GGUF files say it by their ``pooling_type``, and those that do are of length
+        1, as llama.cpp has them.
 
         Parameters
         ----------
@@ -181,7 +183,8 @@ class TextEncoder(Encoder):
         prompt, prompt_name
             What is put before every text, or its name among the folder's ``prompts``. None for both is the folder's
             default prompt, "" none at all. Models that were trained with prefixes, such as E5 (``"query: "``,
-            ``"passage: "``), BGE and Arctic (queries alone), may not name them in their folder: their model card does.
+            ``"passage: "``), BGE and Arctic (queries alone), or with instructions in front of queries, may not name
+            them in their folder: their model card does.
         truncate_dim
             Numbers of each vector that are kept, for models trained that way ("Matryoshka"); None does as the folder
             says. Vectors are cut before they are scaled.

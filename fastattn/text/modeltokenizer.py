@@ -10,21 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..loaders.files import ModelFiles
-from ..vocab.library import library, named_errors
+from ..vocab.library import named_errors
 from .addedtokens import SPECIAL_KEYS
-from .decoderclasses import as_transformers
 from .detokenize import IncrementalDecoder, byte_rule
-from .reconcile import reconcile
+from .opening import TOKENIZER_JSON, open_tokenizer
 from .sidefiles import sentence_bert
 from .tokenizerconfig import TokenizerConfig, is_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["ModelTokenizer"]
+__all__ = ["ModelTokenizer", "chat_templates"]
 
 _SLOW = 1 << 15  # characters above which the library is called so that it lets other threads run
-_NAME, _TEMPLATE = "tokenizer.json", "chat_template.jinja"
+_TEMPLATE = "chat_template.jinja"
 
 
 class ModelTokenizer:
@@ -79,25 +78,10 @@ class ModelTokenizer:
         ValueError
             A file is damaged, or asks for what is not supported: file and key are named.
         """
-        path = files.describe(_NAME)
-        if not files.has(_NAME):
-            from ..loaders.hints import missing_tokenizer_hint
-
-            raise FileNotFoundError(
-                f"{path}: needed to read and write texts (token ids can be used without it); "
-                f"{missing_tokenizer_hint(files)}"
-            )
-        tokenizers = library()
-        tokenizer: Tokenizer = files.tokenizer()
-        if tokenizer is None:
-            data = files.read_bytes(_NAME)
-            with named_errors(f"{path}: the tokenizers library cannot read it"):
-                tokenizer = tokenizers.Tokenizer.from_buffer(data)
         config = TokenizerConfig(files, sentence_bert(files))
-        with named_errors(f"{path}: the tokenizers library cannot do what {config.path} asks for", ValueError, OSError):
-            tokenizer = as_transformers(reconcile(tokenizer, files), config)
+        tokenizer = open_tokenizer(files, config, "read and write texts")
         tokens = {role: config.token(role) for role in SPECIAL_KEYS}
-        return cls(tokenizer, tokens, _templates(files, config), path, size)
+        return cls(tokenizer, tokens, chat_templates(files, config), files.describe(TOKENIZER_JSON), size)
 
     # ---- texts -----------------------------------------------------------------------------------------------------
 
@@ -272,8 +256,8 @@ class ModelTokenizer:
         return [self._id(number) for number in numbers]
 
 
-def _templates(files: ModelFiles, config: TokenizerConfig) -> dict[str, str]:
-    """Chat templates of a folder: of a file of their own, else of ``tokenizer_config.json``."""
+def chat_templates(files: ModelFiles, config: TokenizerConfig) -> dict[str, str]:
+    """Chat templates of a folder by their name: of a file of their own, else of ``tokenizer_config.json``."""
     value = config.values.get("chat_template")
     found: dict[str, str] = {}
     if isinstance(value, str):

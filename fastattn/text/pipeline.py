@@ -140,6 +140,13 @@ class TextPipeline:
         found = rerank(self._model, self.tokenizer, query, docs, log=log, **options)
         return self._told(log, found)
 
+    def rerank_by_answers(self, query: str, docs: Iterable[str], **options: Any) -> Results[Ranked]:
+        log, options = begin("rerank"), self._limited(options)
+        from .reranker import rerank_by_answers
+
+        found = rerank_by_answers(self._model, self.tokenizer, query, docs, log=log, **options)
+        return self._told(log, found)
+
     def tokens(self, texts: Iterable[str], **options: Any) -> Results[list[Token]]:
         log, options = begin("tokens"), self._limited(options)
         from .tokens import label_tokens

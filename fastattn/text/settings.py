@@ -14,6 +14,7 @@ from .tokenizerconfig import TokenizerConfig
 __all__ = ["TextSettings"]
 
 _TASKS = ("feature-extraction", "sequence-classification", "fill-mask", "text-generation", "any-to-any", "retrieval")
+_PAIRED = ("text-generation", "sequence-classification")
 _MODALITIES = ("text", "image", "audio", "video")
 
 
@@ -97,6 +98,8 @@ def _check_task(sentence: OptionalJson) -> None:
         raise sentence.wrong("modality_config", "an object with a key 'text'")
     for key in ways.values:
         if key == "message":
+            if sentence.values.get("transformer_task") in _PAIRED:  # of rerankers, who see to it themselves
+                continue
             raise ValueError(f"{ways.where(key)} is not supported: texts would go through a chat template")
         if not all(part in _MODALITIES for part in key.split("+")):
             raise ValueError(f"{sentence.path}: {ways.within}{shown(key)[1:-1]} is not supported; supported: text")

@@ -18,9 +18,9 @@ from ..loaders.files import ModelFiles
 from .jsonkeys import OptionalJson, shown
 
 __all__ = [
-    "CONFIG_ST", "DENSE", "DROPOUT", "Key", "LAYER_NORM", "MODEL_KWARGS", "MODULE", "NORMALIZE", "POOLING",
-    "PROCESSING", "PROCESSING_TEXT", "SENTENCE_BERT", "SPECIAL_TOKENS_MAP", "TOKENIZER_CONFIG", "TOKENIZER_KWARGS",
-    "check_keys", "object_at", "sentence_bert",
+    "CONFIG_ST", "DENSE", "DROPOUT", "Key", "LAYER_NORM", "LOGIT_SCORE", "MODEL_KWARGS", "MODULE", "NORMALIZE",
+    "POOLING", "PROCESSING", "PROCESSING_TEXT", "SENTENCE_BERT", "SPECIAL_TOKENS_MAP", "TOKENIZER_CONFIG",
+    "TOKENIZER_KWARGS", "check_keys", "object_at", "sentence_bert",
 ]  # fmt: skip
 
 
@@ -61,6 +61,7 @@ DENSE = _table("in_features out_features bias activation_function use_residual m
 LAYER_NORM = _table("dimension")
 NORMALIZE = _table("module_input_name module_output_name")
 DROPOUT = _table("", "dropout")
+LOGIT_SCORE = _table("true_token_id false_token_id module_input_name")
 
 SENTENCE_BERT = _table(
     "max_seq_length do_lower_case processing_kwargs tokenizer_args processor_kwargs model_args model_kwargs "

@@ -108,6 +108,7 @@ class StConfig(NamedTuple):
             what = _OTHER_TYPES[self.model_type]
             where = files.describe(CONFIG_JSON)
             raise ValueError(f"{where}: model_type is {self.model_type!r}, which is not supported: {what}")
+        _refuse_messages(files)
         return StConfig(model_type=self.model_type) if self.model_type == "CrossEncoder" else self
 
     def for_pairs(self, files: ModelFiles) -> StConfig:
@@ -121,6 +122,7 @@ class StConfig(NamedTuple):
         ValueError
             A cross-encoder's modules or settings are not supported: a head made of modules, a decoder.
         """
+        _refuse_messages(files)
         if self.model_type == "CrossEncoder":
             _check_cross_encoder(files)
             return self
@@ -191,6 +193,13 @@ def _check_cross_encoder(files: ModelFiles) -> None:
             "Transformer with a classification head alone"
         )
     check_task(sentence_bert(files), "sequence-classification", "logits", "scores")
+
+
+def _refuse_messages(files: ModelFiles) -> None:
+    """``ValueError`` where texts would go through a chat template."""
+    ways = object_at(sentence_bert(files), "modality_config")
+    if "message" in ways.values:
+        raise ValueError(f"{ways.where('message')} is not supported: texts would go through a chat template")
 
 
 def check_task(config: OptionalJson, task: str, output: str, name: str) -> None:

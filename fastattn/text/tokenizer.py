@@ -17,24 +17,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..loaders.files import ModelFiles, as_files
-from ..vocab.library import library, named_errors
+from ..vocab.library import named_errors
 from .cutting import Cutter, Piece, TextTooLong
 from .frames import Frame, Offsets
 from .limits import Limit
-from .reconcile import reconcile
+from .opening import TOKENIZER_JSON, open_tokenizer
 from .settings import TextSettings
+from .sidefiles import sentence_bert
+from .tokenizerconfig import TokenizerConfig
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from ..typing import OnLong
 
 __all__ = ["TextTokenizer", "Tokens"]
 
 Tokens = tuple[np.ndarray[Any, np.dtype[np.int64]], np.ndarray[Any, np.dtype[np.int64]]]
 """Token ids and token type ids of a text, (t,) each."""
-
-_NAME = "tokenizer.json"
 
 _CHARS_PER_TOKEN = 6  # of the first piece of a text: most texts that are cut need no second one
 _LEAST_AT_FIRST, _MOST_AT_FIRST = 256, 8192
@@ -73,28 +71,15 @@ class TextTokenizer:
 
     def __init__(self, folder: ModelFiles | str | os.PathLike[str], settings: TextSettings, max_positions: int) -> None:
         files = as_files(folder)
-        path = files.describe(_NAME)
-        if not files.has(_NAME):
-            from ..loaders.hints import missing_tokenizer_hint
-
-            raise FileNotFoundError(
-                f"{path}: needed to embed text or classify it (token ids can be used without it); "
-                f"{missing_tokenizer_hint(files)}"
-            )
-        tokenizers = library()
-        data = files.read_bytes(_NAME)
-        with named_errors(f"{path}: the tokenizers library cannot read it"):
-            tokenizer: Tokenizer = tokenizers.Tokenizer.from_buffer(data)
-        tokenizer = reconcile(tokenizer, files)
+        config = TokenizerConfig(files, sentence_bert(files))
+        tokenizer = open_tokenizer(files, config, "embed text or classify it")
         self.max_positions = max_positions
         self.max_length = min(settings.max_length or max_positions, max_positions)
         """Most tokens of a text, where a call says nothing else."""
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
         self._tokenizer = tokenizer
         self._settings = settings
         self._where = files.describe()
-        self._path = path
+        self._path = files.describe(TOKENIZER_JSON)
         self.check_length(self.max_length, self._where)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -169,6 +154,39 @@ class TextTokenizer:
                 ids_array = np.array(made[0], np.int64)
                 typed = self._settings.token_types
                 results.append((ids_array, np.array(made[1], np.int64) if typed else np.zeros_like(ids_array)))
+        limit.seen += len(texts)
+        return results
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Ids of a short text, without special tokens around it."""
+        return list(self._encode(text).ids)
+
+    def encode_between(self, before: str, texts: Sequence[str], after: str, limit: Limit) -> list[Tokens]:
+        """Of each of ``texts`` the ids of before + text + after, without special tokens around them.
+
+        Of what is too long the text alone loses tokens. ``limit`` counts the texts, and those that were cut.
+        ``ValueError`` where the rest leaves no room for it.
+        """
+        edges = [self._first_tokens(edge, limit.tokens, limit, 0, "query") for edge in (before, after)]
+        room = limit.tokens - sum(len(ids) for ids, _ in edges)
+        if room < 0:
+            raise ValueError(f"query: leaves no room for a document within {limit.tokens} tokens")
+        results: list[Tokens] = []
+        for index, text in enumerate(texts):
+            limit.look()
+            own: list[int] = []
+            cut = False
+            if len(text) > self._first_size(limit.tokens):
+                own, cut = self._first_tokens(text, limit.tokens, limit, index)
+            ids = [] if cut else self._encode(before + text + after).ids
+            if cut or len(ids) > limit.tokens:
+                own = own or self._encode(text).ids
+                limit.count(index)
+                if len(own) > room:
+                    own = self._kept(own, room)
+                ids = [*edges[0][0], *own, *edges[1][0]]
+            array = np.array(ids, np.int64)
+            results.append((array, np.zeros_like(array)))
         limit.seen += len(texts)
         return results
 

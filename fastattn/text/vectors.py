@@ -40,7 +40,8 @@ _AFTER_POOLING = ("Dense", "LayerNorm", "Normalize", "Dropout")
 class VectorSettings(NamedTuple):
     """How a folder wants its sentence vectors made.
 
-    A folder that says nothing gets mean pooling without normalisation, as in sentence-transformers.
+    A folder that says nothing gets pooling without normalisation, as in sentence-transformers 6: the last token where
+    ``architectures`` names a causal language model, else the mean.
     """
 
     pooling: tuple[PoolMode, ...] = ("mean",)
@@ -86,6 +87,8 @@ class VectorSettings(NamedTuple):
             pooling_folder, modules = _modules(files)
         pooling: tuple[PoolMode, ...] = ("mean",)
         include_prompt = True
+        if pooling_folder is None and not files.has(MODULES_JSON) and config.model_type != "CrossEncoder":
+            pooling = ("last",) if _is_causal(files) else pooling
         if pooling_folder is not None:
             pooling, include_prompt = _pooling(files, pooling_folder, hidden_size)
         normalize = bool(modules) and modules[-1].kind == "Normalize"
@@ -98,6 +101,13 @@ class VectorSettings(NamedTuple):
             prompts=config.prompts,
             prompt=config.default_prompt,
         )
+
+
+def _is_causal(files: ModelFiles) -> bool:
+    """Whether the first of ``architectures`` is a causal language model: nothing but its last token has seen all."""
+    names = OptionalJson(files, "config.json").values.get("architectures")
+    first = names[0] if isinstance(names, list) and names else None
+    return isinstance(first, str) and first.endswith("ForCausalLM")
 
 
 def _modules(files: ModelFiles) -> tuple[str | None, list[Module]]:

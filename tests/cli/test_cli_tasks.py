@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from support.commands import run
 from support.text_folders import save_task_folder
+from support.vector_decoders import save
 
 import fastattn
 from fastattn import cli
@@ -134,6 +135,24 @@ def test_the_index_of_a_document_counts_rows_that_are_left_out(ranker: str) -> N
     )
     assert (status, err) == (0, "fastattn: standard input: 1 row without a text left out\n")
     assert sorted((row["index"], row["text"]) for row in rows_of(out)) == [(0, "a"), (2, "b c d")]
+
+
+def test_rerank_by_a_language_model(ranker: str, tmp_path: Path) -> None:
+    folder = save(tmp_path / "m")
+    ask = "Q: {query} D: {document}="
+    known = fastattn.load(folder).rerank(QUERY, TEXTS[:4], prompt=ask, answers=("y", "n"), batch_size=2)
+    options = ("--query", QUERY, "--prompt", ask, "--yes", "y", "--batch-size", "2")
+    found = good("rerank", "--model", str(folder), *options, "--no", "n", *TEXTS[:4])
+    assert [(row["index"], np.float32(row["score"])) for row in found] == [(i, np.float32(s)) for i, s in known]
+    one = fastattn.load(folder).rerank(QUERY, TEXTS[:4], prompt=ask, answers="y")
+    found = good("rerank", "--model", str(folder), *options, *TEXTS[:4])
+    assert [np.float32(row["score"]) for row in found] == [np.float32(s) for _, s in one]
+    status, out, err = run("rerank", "--model", ranker, "--query", "q", "--yes", "y", "a")
+    assert (status, out) == (1, "") and "--yes: the model is no language model" in err
+    status, out, err = run("rerank", "--model", str(folder), "--query", "q", "--no", "y", "a")
+    assert (status, out) == (2, "") and "--no: expected with --yes" in err
+    status, out, err = run("rerank", "--model", str(folder), "--query", "q", "a")
+    assert (status, out) == (1, "") and "nothing says how the model is asked" in err
 
 
 def test_rerank_for_many_queries(ranker: str, tmp_path: Path) -> None:

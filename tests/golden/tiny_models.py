@@ -15,7 +15,7 @@ import numpy as np
 
 from . import later_families, tiny_decoders, tiny_families, tiny_latent, tiny_moe, tiny_states
 from .digest_models import HEADS
-from .tiny_bert import Array, save_safetensors
+from .tiny_bert import Array, save_safetensors, uniform
 
 CASES: dict[str, str] = {
     **{case: values["model_type"] for case, values in {**tiny_families.CASES, **later_families.CASES}.items()},
@@ -28,6 +28,7 @@ _DECODERS: dict[str, Any] = {
 }
 """Family -> who makes its small models."""
 
+DECODER_HEADS = ("causal_lm", "sequence_classification", "token_classification")
 ENCODER_HEADS = ("none", "masked_lm", "sequence_classification", "token_classification", "question_answering")
 
 
@@ -51,19 +52,32 @@ class Tiny(NamedTuple):
 
 def heads(case: str) -> tuple[str, ...]:
     """The heads that a small model can be made with, the plainest first."""
-    return ("causal_lm",) if case in _DECODERS else ENCODER_HEADS
+    return DECODER_HEADS if case in _DECODERS else ENCODER_HEADS
 
 
 def make(case: str, head: str) -> Tiny:
     """A small model under a head."""
     if case in _DECODERS:
         c = _DECODERS[case].config(case)
-        return Tiny(c, _DECODERS[case].tensors(c))
+        arrays = _DECODERS[case].tensors(c)
+        return Tiny(c, arrays) if head == "causal_lm" else _labelled(c, arrays, head)
     if case in tiny_families.CASES:
         return Tiny(tiny_families.config(case, HEADS[head]), tiny_families.tensors(case, HEADS[head]))
     token = np.array([[3]])
     arrays = later_families.run(case, HEADS[head], token, token // token, 0 * token)[1]
     return Tiny(later_families.config(case, HEADS[head]), arrays)
+
+
+def _labelled(c: dict[str, Any], arrays: dict[str, Array], head: str) -> Tiny:
+    """A decoder with a layer of three labels in the place of its language model's head."""
+    suffix = "ForSequenceClassification" if head == "sequence_classification" else "ForTokenClassification"
+    c = {**c, "id2label": {"0": "a", "1": "b", "2": "c"},
+         "architectures": [name.replace("ForCausalLM", suffix) for name in c["architectures"]]}  # fmt: skip
+    kept = {name: array for name, array in arrays.items() if not name.startswith("lm_head")}
+    kept["score.weight"] = uniform("score", (3, c["hidden_size"])).astype(np.float32)
+    if head == "token_classification":
+        kept["score.bias"] = uniform("score.bias", (3,)).astype(np.float32)
+    return Tiny(c, kept)
 
 
 def batch(case: str) -> tuple[Array, ...]:

@@ -13,6 +13,7 @@ from golden.tiny_bert import save_safetensors
 
 import fastattn as fa
 from fastattn.graph.banks import Bank, Form, bank_bias, bank_rows, check_count, form_of, span_of
+from fastattn.graph.layout import Layout
 from fastattn.loaders import open_weights
 from fastattn.weights import pack_rows
 

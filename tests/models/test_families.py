@@ -133,6 +133,8 @@ def test_missing_and_misshaped_tensors_are_named(tmp_path: Path, case: str, head
     for i, (name, array) in enumerate(tiny.tensors.items()):
         if _LATER_LAYER.search(name) or i and name.endswith(below):
             continue
+        if name == "score.weight" and "score.bias" not in tiny.tensors:
+            continue  # all of that head: without it there is none
         if optional is None or not optional.fullmatch(name):
             with pytest.raises(ValueError, match=f"missing tensors? '{re.escape(name)}'"):
                 fa.load(tiny.save(tmp_path, without=name))

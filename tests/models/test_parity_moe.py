@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import tiny_moe
+from golden import tiny_latent, tiny_moe
 from golden.tiny_bert import integers
-from golden.tiny_moe import CLASSES, VARIANTS
+from golden.tiny_moe import CLASSES
 
 import fastattn as fa
 
@@ -60,6 +60,10 @@ OWN: dict[str, dict[str, Any]] = {
     "gpt_oss": {"sliding_window": 7, "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "truncate": False,
                                                          "original_max_position_embeddings": 128, "rope_theta": 500.0}},
 }  # fmt: skip
+
+
+MAKERS: dict[str, Any] = {name: maker for maker in (tiny_moe, tiny_latent) for name in maker.VARIANTS}
+"""Variant -> what makes it: those of latent attention have experts too."""
 
 
 def make(family: str, shape: dict[str, Any]) -> Any:
@@ -130,10 +134,11 @@ def test_logits(tmp_path: Path, family: str, shape: str) -> None:
     assert fa.load(tmp_path / "all", dtype="float32")(*batch).logits.tobytes() == got.tobytes()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_variants(tmp_path: Path, name: str) -> None:
-    tiny_moe.variant(tmp_path, name)
-    compare(tmp_path, VARIANTS[name][0], *rows(101, 60))
+    MAKERS[name].variant(tmp_path, name)
+    family, overrides = MAKERS[name].VARIANTS[name]
+    compare(tmp_path, family, *rows(overrides.get("vocab_size", 101), 60))
 
 
 def test_gpt_oss_without_rotary_keys(tmp_path: Path) -> None:
@@ -141,14 +146,14 @@ def test_gpt_oss_without_rotary_keys(tmp_path: Path) -> None:
     compare(tmp_path, "gpt_oss", *rows(101, 60))
 
 
-@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize("family", (*CLASSES, *tiny_latent.CLASSES))
 def test_greedy_tokens(tmp_path: Path, family: str) -> None:
     ties, count = 0, 0
-    for name in [name for name, (own, _) in VARIANTS.items() if own == family]:
-        folder = tiny_moe.variant(tmp_path / str(count), name)
+    for name in [name for name, maker in MAKERS.items() if maker.VARIANTS[name][0] == family]:
+        folder = MAKERS[name].variant(tmp_path / str(count), name)
         theirs = load(folder, torch.float64)
         theirs.generation_config.eos_token_id = None
-        ids = rows(101, 30)[0]
+        ids = rows(MAKERS[name].VARIANTS[name][1].get("vocab_size", 101), 30)[0]
         prompts = [ids[row, : 1 + 7 * row].tolist() for row in (0, 1, 3)]
         answers = fa.load(folder, dtype="float32").generate(prompts, max_new_tokens=12, ignore_eos=True)
         for prompt, answer in zip(prompts, answers, strict=True):

@@ -135,6 +135,17 @@ def test_old_files_of_mamba_2_have_a_table_of_another_name(tmp_path: Path, load:
     assert fa.load(folder, "float32")(ids, mask).logits.tobytes() == load("mamba2")(ids, mask).logits.tobytes()
 
 
+def test_layers_that_guess_further_ahead_are_left_out(tmp_path: Path, load: Load) -> None:
+    c = tiny_states.config("qwen3_next")
+    folder = tiny_states.make(tmp_path, "qwen3_next")
+    more = {"mtp.norm.weight": np.zeros(48, np.float32), "mtp.layers.0.mlp.gate.weight": np.zeros((5, 48), np.float32)}
+    tiny_states.save_safetensors(folder / "model.safetensors", {**tiny_states.tensors(c), **more})
+    ids, mask = tiny_states.batch(c)
+    model = fa.load(folder, "float32")
+    assert sorted(model.tensors.ignored) == sorted(more)
+    assert model(ids, mask).logits.tobytes() == load("qwen3_next")(ids, mask).logits.tobytes()
+
+
 def test_an_infinite_limit_is_none(tmp_path: Path, load: Load) -> None:
     ids = tiny_states.batch(tiny_states.config("mamba2"))[0]
     expected = load("mamba2")(ids).logits.tobytes()

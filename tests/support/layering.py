@@ -53,7 +53,17 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # fmt: on
 # A page, and the parts that pages have in common, know the graph and each other: no files, no arrays, no operators.
-_BESIDE_PAGES = {"__init__", "registry", "packing", "configkeys", "gguf", "adapting", "ggufkeys", "families"}
+_BESIDE_PAGES = {
+    "__init__",
+    "registry",
+    "packing",
+    "configkeys",
+    "gguf",
+    "adapting",
+    "ggufpooling",
+    "ggufkeys",
+    "families",
+}
 PAGES_MAY_IMPORT = {"graph", "models"}
 
 # Imports inside functions that close a circle: what they bring in is needed when something is wrong or asked for.

@@ -269,6 +269,8 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
     assert_type(pair, Tokens)
     limit = tokenizer.limit(8, "error")
     assert_type(tokenizer.encode_many(["a", ("a", "b")], limit), list[Tokens])
+    assert_type(tokenizer.encode_between("a", ["b"], "c", limit), list[Tokens])
+    assert_type(tokenizer.plain_ids("a"), list[int])
     assert_type(tokenizer.encode_offsets("a b")[1], Integers)
     assert_type(next(tokenizer.encode_windows("a", "b c")), tuple[Tokens, Integers])
     assert_type(tokenizer.count_prompt("a") + tokenizer.check_length(8, "length"), int)
@@ -323,6 +325,7 @@ def heads(classifier: Path, tagger: Path, reader: Path) -> None:
     if TYPE_CHECKING:  # of tasks that this model has no head for
         assert_type(pipeline.classify(["a"]), text.Results[text.Classification])
         assert_type(pipeline.rerank("a", ["b"]), text.Results[text.Ranked])
+        assert_type(pipeline.rerank_by_answers("a", ["b"]), text.Results[text.Ranked])
         assert_type(pipeline.tokens(["a"]), text.Results[list[text.Token]])
 
 
