@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastattn.graph.layouts import Layout
 from golden.tiny_bert import save_safetensors
 
 import fastattn as fa
