@@ -142,6 +142,10 @@ cdef extern from "fastattn.h" nogil:
         const fa_view *state
         const fa_view *decay
         const fa_view *beta
+        const int64_t *cu
+        int64_t n_seq
+        const int64_t *from_ "from"
+        const int64_t *to
 
     fa_status fa_linear_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q,
                                             const fa_view *k, const fa_view *v, const fa_linear_attention_params *params,
@@ -391,6 +395,11 @@ cdef extern from "fastattn.h" nogil:
         FA_STEP_DISENTANGLED
         FA_STEP_ROUTE
         FA_STEP_EXPERTS
+        FA_STEP_SHORT_CONV
+        FA_STEP_LINEAR_ATTENTION
+        FA_STEP_SOFTPLUS
+        FA_STEP_SCALE_HEADS
+        FA_STEP_COLUMNS
 
     ctypedef struct fa_step:
         int32_t kind
@@ -419,6 +428,9 @@ cdef extern from "fastattn.h" nogil:
         fa_experts_params experts
         int32_t layer
         int32_t group
+        fa_value decay
+        fa_value beta
+        int32_t state
         int64_t like
 
     ctypedef struct fa_program:
@@ -428,6 +440,7 @@ cdef extern from "fastattn.h" nogil:
         int32_t n_arrays
         int32_t n_layers
         int32_t n_groups
+        int32_t n_states
         int64_t columns[8]
 
     ctypedef struct fa_memory_layer:
@@ -450,6 +463,10 @@ cdef extern from "fastattn.h" nogil:
         int32_t n_groups
         const fa_memory_layer *layers
         const fa_memory_group *groups
+        int32_t n_states
+        const fa_view *states
+        const int64_t *state_from
+        const int64_t *state_to
 
     fa_status fa_program_check(const fa_program *program, int64_t *bad)
     fa_status fa_program_space(const fa_ctx *ctx, const fa_program *program, const fa_batch *batch, size_t *bytes)

@@ -51,6 +51,7 @@ extern "C" {
 #define FA_KV_CHUNK 960   /* keys that share one running softmax before a merge; a multiple of FA_KEY_BLOCK */
 #define FA_K_CHUNK 384    /* inputs of a linear layer that share one running sum */
 #define FA_MAX_HEAD_DIM 4096
+#define FA_MAX_CONV 64 /* rows that a short convolution reads */
 #define FA_ALIGN 64
 
 typedef enum fa_status {
@@ -188,27 +189,6 @@ fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa
 fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
                        const fa_view *q, const fa_view *k, const fa_view *v, const fa_attention_params *params,
                        void *ws, size_t ws_bytes);
-
-/* ---- linear attention ------------------------------------------------------------------------------------------ */
-
-typedef enum fa_recurrence { FA_RULE_LINEAR = 0, FA_RULE_GATED = 1, FA_RULE_DELTA = 2, FA_RULE_GATED_DELTA = 3 } fa_recurrence;
-
-typedef struct fa_linear_attention_params {
-    float scale;
-    int32_t rule;          /* fa_recurrence: bit 0, decay is needed; bit 1, beta is needed; each NULL otherwise */
-    const fa_view *state;  /* (B, Hkv, Dk, Dv) before the first token, NULL: zeros */
-    const fa_view *decay;  /* (B, T, Hkv, Dk) or (B, T, Hkv, 1), logarithms */
-    const fa_view *beta;   /* (1, B, T, Hkv) or (1, B, T, 1) */
-} fa_linear_attention_params;
-
-/* q (B, T, Hq, Dk), k (B, T, Hkv, Dk), v (B, T, Hkv, Dv) -> out (B, T, Hq, Dv), state_out (B, Hkv, Dk, Dv) fp32, which may
- * be params->state itself. q, k, v, out share one of FA_F32, FA_F16, FA_BF16; state, decay, beta may each be any of them.
- * Token by token (kernels/recurrent.h): a stream that is cut anywhere gives the bits of one call. */
-fa_status fa_linear_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q,
-                                        const fa_view *k, const fa_view *v, const fa_linear_attention_params *params,
-                                        size_t *bytes);
-fa_status fa_linear_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
-                              const fa_view *v, const fa_linear_attention_params *params, void *ws, size_t ws_bytes);
 
 /* ---- linear layers --------------------------------------------------------------------------------------------- */
 
@@ -390,6 +370,7 @@ fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_vie
                    const fa_view *lses, void *ws, size_t ws_bytes);
 
 #include "experts.h" /* feed-forward layers of which each row takes a few: fa_route, fa_experts */
+#include "states.h"  /* states in place of keys: fa_linear_attention, fa_short_conv, and what makes their gates */
 
 /* ---- programs (ops/program.c) ------------------------------------------------------------------------------------
  *
@@ -445,7 +426,13 @@ typedef enum fa_step_kind {
     FA_STEP_JOIN = 16,      /* out = `heads` heads of head_size columns of x and v_head_size of y; x and y are as many heads,
                              * or one for all */
     FA_STEP_ROUTE = 17,     /* out = routes of logits x, by `route`, its bias in `bias` */
-    FA_STEP_EXPERTS = 18    /* out = experts of x by the routes y, by `experts`, biases in `bias` (up) and `weight` (down) */
+    FA_STEP_EXPERTS = 18,   /* out = experts of x by the routes y, by `experts`, biases in `bias` (up) and `weight` (down) */
+    FA_STEP_SHORT_CONV = 20,   /* out = act(convolution of x by tables[0] + bias): index[0] ends */
+    FA_STEP_LINEAR_ATTENTION = 21, /* out = linear attention of q = x, k = y, v = z, with `decay` a number for each of `heads` or for
+                                * each of their rows, and `beta`: index[0] ends; `kv_heads` of q and of k */
+    FA_STEP_SOFTPLUS = 22,     /* out = softplus(x + bias) within eps and scale, times weight, with act 1 -exp(weight); out may be x */
+    FA_STEP_SCALE_HEADS = 23,  /* out = x * y of the head; out may be x */
+    FA_STEP_COLUMNS = 24       /* out = x * weight, or x + y * weight; out may be x or y */
 } fa_step_kind;
 
 typedef struct fa_step {
@@ -465,6 +452,8 @@ typedef struct fa_step {
     fa_route_params route;         /* but for bias */
     fa_experts_params experts;     /* but for biases */
     int32_t layer, group;          /* of attention: where batches with memory keep its keys; -1: nowhere */
+    fa_value decay, beta;          /* of linear attention; width 0: a rule without */
+    int32_t state;                 /* of convolutions and linear attention: which of the batch's states */
     int64_t like;                  /* set by fa_program_check: a step that wants as much workspace */
 } fa_step;
 
@@ -474,6 +463,7 @@ typedef struct fa_program {
     const fa_array *arrays;
     int32_t n_arrays;
     int32_t n_layers, n_groups;     /* of memory */
+    int32_t n_states;
     int64_t columns[FA_ROW_KINDS];  /* of all tables of a kind */
 } fa_program;
 
@@ -497,6 +487,10 @@ typedef struct fa_batch {
     int32_t n_layers, n_groups;
     const fa_memory_layer *layers; /* NULL: every sequence is whole within the batch */
     const fa_memory_group *groups;
+    int32_t n_states;
+    const fa_view *states;         /* (slots, width) fp32 of each step with a state; NULL: every sequence is whole */
+    const int64_t *state_from, *state_to; /* [sequences]: the slot a sequence's states are in, -1 where it begins; and go to,
+                                    * each another, which may be where they are. What a stopped run left there is undefined */
 } fa_batch;
 
 /* *bad gets the number of the step that does not fit. */
