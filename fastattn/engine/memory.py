@@ -95,11 +95,6 @@ class PagedMemory:
         """Whether the last tokens of a sequence can be taken back: a state holds all tokens in one."""
         return not self._states
 
-    @property
-    def rewinds(self) -> bool:
-        """Whether the last tokens of a sequence can be taken back."""
-        return True
-
     def add(self) -> Held:
         """A new sequence, without tokens."""
         return Held(len(self._groups))

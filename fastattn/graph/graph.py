@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .banks import Bank
     from .config import ConfigReader
     from .rotary import Rotary
-    from .source import Floats, Layout, Source
+    from .source import Floats, Layout, Norm, Source
 
 __all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
 
@@ -349,6 +349,16 @@ class Graph:
         """x / sqrt(mean(x^2) + eps), in each of ``groups`` groups of columns."""
         ones = np.ones(x.width // groups, np.float32)
         return self.record("rms_norm", x.rows, x.width, x, None, weight=ones, eps=eps, heads=groups, reuse=True)
+
+    def norm_each(self, x: Value, norms: Sequence[Norm], eps: float) -> Value:
+        """The layer norm of each of so many groups of columns (heads), which have norms of their own."""
+        self._read(x)
+        out, size = self._table(x.rows, x.width), x.width // len(norms)
+        for i, norm in enumerate(norms):
+            weight, bias = (None, None) if norm is None else norm
+            inputs, part = (x.columns(i * size, size), None), out.columns(i * size, size)
+            self.trace.nodes.append(Node("layer_norm", part, inputs, (), {"weight": weight, "bias": bias, "eps": eps}))
+        return out
 
     def split(self, x: Value, *widths: int) -> list[Value]:
         """``x`` cut into columns of these widths, which are all of it."""

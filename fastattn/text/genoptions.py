@@ -54,7 +54,8 @@ _GIVEN = (
 )  # fmt: skip
 _OF_FILE = (
     "do_sample", "temperature", "max_new_tokens", "max_length", "stop_strings", "num_return_sequences", *_CUTS,
-    *_ALWAYS, *BEAM_KEYS, "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta",  # the last ones of GGUF
+    *_ALWAYS, *BEAM_KEYS,
+    "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta",  # of GGUF files
 )  # fmt: skip
 _OBEYED_ELSEWHERE = ("eos_token_id",)
 _WITHOUT_EFFECT_BY_REASON = {

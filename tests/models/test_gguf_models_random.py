@@ -28,7 +28,9 @@ import fastattn as fa
 CASES = int(os.environ.get("FASTATTN_FUZZ_CASES", "120"))
 FIRST = int(os.environ.get("FASTATTN_FUZZ_SEED", "0"))
 VOCAB = 101
-FAMILIES = ("llama", "qwen3", "phi3", "granite", "mixtral", "qwen2_moe", "gpt_oss")
+FAMILIES = (
+    "llama", "qwen3", "phi3", "granite", "mixtral", "qwen2_moe", "gpt_oss", "gpt_neox", "stablelm", "falcon",
+)  # fmt: skip
 SMALL = {"num_hidden_layers": 1, "vocab_size": VOCAB}
 
 Fields = dict[str, Any]
