@@ -11,25 +11,28 @@ from ..graph.config import ConfigReader
 from ..graph.facts import Facts
 from ..graph.family import Family
 from ..graph.graph import Graph, Value
-from ..graph.heads import Dense, HeadSpec, ScaleStep
+from ..graph.heads import Dense, HeadSpec, ScaleStep, SoftcapStep
 from ..graph.names import Names
-from ..graph.rotary import Rotary, build_rotary, read_scaling
+from ..graph.rotary import Rotary, build_rotary, read_scaling, theta_of
 from ..graph.tasks import add_heads
 from .blocks import ACTIVATIONS, MAX_HEAD_SIZE, MAX_LAYERS
 
 __all__ = [
-    "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds", "mixed",
-    "rotary_of", "sliding_layers", "window_of",
+    "LAYER", "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds",
+    "mixed", "rotaries_of", "rotary_of", "sliding_layers", "window_of", "windows_between",
 ]  # fmt: skip
 
-NAMES = Names("model.", "layers.{i}.", {
+LAYER = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj", "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "attn_post_norm": "post_attention_layernorm",
     "ffn_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_gate_up": "mlp.gate_up_proj",
     "ffn_down": "mlp.down_proj",
-}, token_embd="embed_tokens", output_norm="norm")  # fmt: skip
+}  # fmt: skip
+"""Roles of a layer, as Llama's kin call them."""
+
+NAMES = Names("model.", "layers.{i}.", LAYER, token_embd="embed_tokens", output_norm="norm")
 """As Llama's kin call their layers; the prefix is that of files with a head."""
 
 PROBES = ("embed_tokens.weight", "norm.weight", "layers.0.input_layernorm.weight")
@@ -98,6 +101,30 @@ def rotary_of(c: ConfigReader, s: Sizes, *, base: float = 10000.0) -> Rotary:
     return build_rotary(c, s.head_size, base=theta, scaling=scaling, positions=s.positions)
 
 
+def rotaries_of(c: ConfigReader, s: Sizes, *, full: float, sliding: float) -> dict[str, Rotary]:
+    """One for each kind of ``layer_types``; ``full`` and ``sliding`` are the bases where the file is silent.
+
+    By ``rope_parameters`` of each kind, or the keys of files before transformers 5: ``rope_scaling`` is of the layers
+    that see everything, ``rope_local_base_freq`` of the others.
+    """
+    nested = c.mapping("rope_parameters") or {}
+    if nested and not nested.keys() & {"full_attention", "sliding_attention"}:
+        raise ValueError(
+            f"{c.path}: rope_parameters is {str(nested)[:100]!r}, expected parameters of full_attention and of "
+            "sliding_attention"
+        )
+    bases = {"full_attention": full, "sliding_attention": sliding}
+    found = {}
+    for kind, base in bases.items():
+        own = nested.get(kind)
+        if own is not None and not isinstance(own, dict):
+            raise ValueError(f"{c.path}: {kind} of rope_parameters is {str(own)[:100]!r}, expected an object")
+        old = (c.mapping("rope_scaling") or {}) if kind == "full_attention" else {}
+        theta, scaling = theta_of(c, "rope_parameters", {**(own or {}), **old}, base)
+        found[kind] = build_rotary(c, s.head_size, base=theta, scaling=scaling or None, positions=s.positions)
+    return found
+
+
 def window_of(c: ConfigReader, default: int | None = None) -> int | None:
     """``sliding_window``; null is None."""
     if c.null("sliding_window") or (default is None and not c.has("sliding_window")):
@@ -119,6 +146,16 @@ def sliding_layers(c: ConfigReader, s: Sizes) -> list[int | None]:
     if kinds is None:
         return [size if i >= first else None for i in range(s.layers)]
     return [size if kind == "sliding_attention" else None for kind in kinds]
+
+
+def windows_between(c: ConfigReader, s: Sizes, every: int, size: int) -> list[int | None]:
+    """The window of each layer: by ``layer_types``, else of all but each ``every``-th; ``size``: its default."""
+    kinds = layer_kinds(c, s)
+    slides = [(i + 1) % every != 0 if kinds is None else kinds[i] == "sliding_attention" for i in range(s.layers)]
+    window = window_of(c, size)
+    if window is None and any(slides):
+        raise ValueError(f"{c.path}: sliding_window is null, expected a size: there are layers of sliding_attention")
+    return [window if flag else None for flag in slides]
 
 
 def layer_kinds(c: ConfigReader, s: Sizes) -> tuple[str, ...] | None:
@@ -160,12 +197,18 @@ def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
     return g.linear(g.gated(gate, up, s.activation), "ffn_down", s.hidden, bias=bias)
 
 
-def causal_heads(g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0) -> None:
-    """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of."""
+def causal_heads(
+    g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0, factor: float = 1.0, cap: float = 0.0
+) -> None:  # fmt: skip
+    """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of.
+
+    Logits are divided by ``divisor``, multiplied by ``factor``, and held below ``cap`` by tanh, where that is not 0.
+    """
     g.output("hidden", x)
     words = f"{g.name('token_embd')}.weight"
     layer = Dense("lm_head", s.vocab, s.hidden, bias=False, tied=words if tied else None, large=True)
-    steps = (layer,) if divisor == 1 else (layer, ScaleStep(1 / divisor))
+    scaled = () if factor / divisor == 1 else (ScaleStep(factor / divisor),)
+    steps = (layer, *scaled, *((SoftcapStep(cap),) if cap else ()))
     add_heads(g, x, causal_lm=lambda: HeadSpec("causal_lm", "all", steps))
     if g.tasks.head is not None:
         g.output("logits", g.tasks.head.record(g, g.outputs(x)))

@@ -68,6 +68,9 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         # rotary positions stand in the place of a table, whatever this says; the others are for files without
         # rope_parameters and layer_types
         "position_embedding_type global_rope_theta local_rope_theta rope_scaling global_attn_every_n_layers",
+        # of before transformers 5, which has two caches of this family, and of files that say layer_types beside
+        "gemma2": "cache_implementation",
+        "gemma3_text": "cache_implementation _sliding_window_pattern",
         "llama": "pretraining_tp",
         # read where use_sliding_window says so
         **dict.fromkeys(("qwen2", "qwen3", "smollm3"), "sliding_window"),

@@ -27,6 +27,9 @@ from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
 
 ARCHITECTURES = {
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
     "granite": "granite",
     "llama": "llama",
     "olmo2": "olmo2",

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from . import numpy_dense_b
 from .tiny_bert import Array
 from .tiny_decoders import TIED, heads
 
@@ -152,6 +153,8 @@ def has_positions(c: Config, layer: int) -> bool:
 
 def window(c: Config, layer: int) -> int | None:
     """How many tokens a query of a layer sees at most, itself and those before it; None for all."""
+    if c["model_type"] in numpy_dense_b.LOGITS:
+        return numpy_dense_b.window(c, layer)
     family, size = c["model_type"], c.get("sliding_window")
     if family in ("mistral", "phi3"):
         return size
@@ -244,6 +247,8 @@ def logits(c: Config, w: Weights, ids: Array, mask: Array | None = None) -> Arra
     """(B, S, V): zeros where the mask excludes a token, which nobody sees and which counts as a position still."""
     ids = np.asarray(ids)
     mask = np.ones_like(ids) if mask is None else np.asarray(mask)
+    if c["model_type"] in numpy_dense_b.LOGITS:
+        return numpy_dense_b.logits(c, w, ids, mask)
     tied = c.get("tie_word_embeddings", TIED.get(c["model_type"], False))
     table = w["model.embed_tokens.weight" if tied else "lm_head.weight"]
     divisor = c.get("logits_scaling", 1.0) if c["model_type"] == "granite" else 1.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import numpy_decoders, tiny_decoders
+from golden import numpy_decoders, tiny_decoders, tiny_dense_b
 from golden.tiny_bert import save_safetensors
 from golden.tiny_decoders import VARIANTS
 
@@ -243,6 +243,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("granite", {"residual_multiplier": float("nan")}, "residual_multiplier is 'nan'|NaN"),
     ("granite", {"attention_multiplier": float("inf")}, "attention_multiplier is 'inf'|Infinity"),
     ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
+    *tiny_dense_b.REFUSED,
 ]  # fmt: skip
 
 
@@ -275,6 +276,7 @@ DEFAULTS = {
     "smollm3": ("hidden_act", "use_sliding_window", "no_rope_layer_interval", "attention_bias", "mlp_bias"),
     "granite": ("hidden_act", "attention_bias", "mlp_bias"),
     "olmo2": ("hidden_act", "attention_bias"),
+    **tiny_dense_b.DEFAULTS,
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_decoders
-from support import gguf_models
+from support import gguf_dense_b, gguf_models
 from support.gguf_files import F32, I32, U32, Tensor, gguf_bytes
 
 import fastattn as fa
@@ -30,6 +30,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("granite", {}),
     "granite, biases": ("granite", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 3}),
     "olmo2": ("olmo2", {}),
+    **gguf_dense_b.VARIANTS,
 }  # fmt: skip
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -40,7 +41,8 @@ def logits(model: Any) -> bytes:
 
 
 def test_every_architecture_is_here() -> None:
-    assert {"llama" if family == "mistral" else family for family, _ in VARIANTS.values()} == set(ARCHITECTURES)
+    renamed = {"mistral": "llama", **gguf_dense_b.ARCHITECTURES}
+    assert {renamed.get(family, family) for family, _ in VARIANTS.values()} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import tiny_decoders
+from golden import tiny_decoders, tiny_dense_b
 from golden.tiny_bert import integers
 from golden.tiny_decoders import CLASSES, VARIANTS
 
@@ -55,6 +55,7 @@ OWN: dict[str, dict[str, Any]] = {
     "olmo2": {"attention_bias": True},
     "granite": {"embedding_multiplier": 6.0, "attention_multiplier": 0.1, "residual_multiplier": 0.4,
                 "logits_scaling": 3.0},
+    **tiny_dense_b.OWN,
 }  # fmt: skip
 PEAKED = ("q_proj.weight", "k_proj.weight")
 
@@ -68,7 +69,7 @@ def make(family: str, sizes: dict[str, Any]) -> Any:
         options.pop("rope_parameters")
     torch.manual_seed(7)
     theirs = getattr(transformers, CLASSES[family] + "ForCausalLM")(
-        getattr(transformers, CLASSES[family] + "Config")(**options)
+        transformers.AutoConfig.for_model(family, **options)
     ).eval()
     with torch.no_grad():
         for name, weight in theirs.named_parameters():

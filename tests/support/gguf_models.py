@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from golden import tiny_decoders
 
+from . import gguf_dense_b
 from .gguf_files import Tensor, gguf_bytes
 
 Array = np.ndarray[Any, Any]
 
-PAIRED = ("llama", "smollm3", "granite")
+PAIRED = ("llama", "smollm3", "granite", *gguf_dense_b.PAIRED)
 """Architectures whose rows of queries and keys are put in another order."""
 
 _NAMES = {
@@ -30,7 +31,7 @@ _OLMO2 = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_l
 def gguf_name(name: str, family: str) -> str:
     """What a tensor of a Hugging Face file is called in a GGUF file."""
     layer, _, part = name.rpartition(".")
-    names = _NAMES | _OLMO2 if family == "olmo2" else _NAMES
+    names = _NAMES | (_OLMO2 if family == "olmo2" else gguf_dense_b.NAMES.get(family, {}))
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.*)", layer)
     return f"blk.{match[1]}.{names[match[2]]}.{part}" if match else f"{names[layer]}.{part}"
 
@@ -43,7 +44,7 @@ def paired(rows: Array, heads: int) -> Array:
 def fields_of(c: dict[str, Any]) -> dict[str, Any]:
     """The fields of a file of the model that config.json describes."""
     family = c["model_type"]
-    arch = "llama" if family == "mistral" else family
+    arch = "llama" if family == "mistral" else gguf_dense_b.ARCHITECTURES.get(family, family)
     heads, kv_heads, size = tiny_decoders.heads(c)
     eps = c.get("rms_norm_eps", 1e-6)
     fields: dict[str, Any] = {
@@ -67,7 +68,7 @@ def fields_of(c: dict[str, Any]) -> dict[str, Any]:
         fields[f"{arch}.rope.dimension_count"] = int(size * c.get("partial_rotary_factor", 1.0))
         fields[f"{arch}.attention.sliding_window"] = c.get("sliding_window") or 0
         fields[f"{arch}.rope.scaling.original_context_length"] = c["original_max_position_embeddings"]
-    return fields
+    return gguf_dense_b.fields_of(c, fields, arch)
 
 
 def tensors_of(c: dict[str, Any], arrays: dict[str, Array], dtype: str) -> dict[str, Any]:
@@ -79,8 +80,8 @@ def tensors_of(c: dict[str, Any], arrays: dict[str, Array], dtype: str) -> dict[
         family = "llama" if c["model_type"] == "mistral" else c["model_type"]
         if turned and family in PAIRED:
             array = paired(array, turned)
-        array = np.ascontiguousarray(array)
-        if array.ndim == 1 or dtype == "float32":
+        array = np.ascontiguousarray(gguf_dense_b.changed(family, name, array))
+        if array.ndim == 1 or name.endswith("_norm.weight") or dtype == "float32":
             found[gguf_name(name, family)] = array
         elif dtype == "bfloat16":
             bits = (array.view(np.uint32) >> 16).astype("<u2")

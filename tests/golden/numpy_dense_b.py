@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: MIT
+"""What the models of ``tiny_dense_b`` compute, in double precision and NumPy alone, written for reading.
+
+Each family is one function from tokens (S,) in ascending columns (S,) to logits (S, V).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from . import numpy_decoders as plain
+from .tiny_bert import Array
+from .tiny_dense_b import TIED, heads
+
+Config = dict[str, Any]
+Weights = Mapping[str, Array]
+
+
+def logits(c: Config, w: Weights, ids: Array, mask: Array) -> Array:
+    """(B, S, V): zeros where the mask excludes a token, which nobody sees and which counts as a position still."""
+    result = np.zeros((*ids.shape, c["vocab_size"]))
+    for row, (tokens, kept) in enumerate(zip(ids, mask, strict=True)):
+        columns = np.flatnonzero(kept)
+        if columns.size:
+            result[row, columns] = LOGITS[c["model_type"]](c, w, tokens[columns], columns)
+    return result
+
+
+# ---- parts ----------------------------------------------------------------------------------------------------------
+
+
+def output(c: Config, w: Weights, x: Array) -> Array:
+    """The table of embeddings where config.json says that the two are one, else lm_head."""
+    tied = c.get("tie_word_embeddings", TIED.get(c["model_type"], False))
+    return x @ w["model.embed_tokens.weight" if tied else "lm_head.weight"].T
+
+
+def shifted_norm(x: Array, weight: Array, eps: float) -> Array:
+    """x / sqrt(mean(x^2) + eps) (1 + w)"""
+    return plain.rms_norm(x, 1 + weight, eps)
+
+
+def projections(c: Config, w: Weights, name: str, x: Array) -> tuple[Array, Array, Array]:
+    """Queries (S, Hq, D), keys and values (S, Hkv, D), not turned yet."""
+    queries, keys, size = heads(c)
+    q, k, v = (plain.linear(w, f"{name}.{part}_proj", x) for part in "qkv")
+    return q.reshape(-1, queries, size), k.reshape(-1, keys, size), v.reshape(-1, keys, size)
+
+
+def attention(
+    q: Array, k: Array, v: Array, columns: Array, scale: float, size: int | None, cap: float | None = None
+) -> Array:
+    """As that of ``numpy_decoders``; ``cap``: scores are cap * tanh(score / cap)."""
+    if cap is None:
+        return plain.attention(q, k, v, columns, scale, size)
+    k, v = (np.repeat(x, q.shape[1] // x.shape[1], axis=1) for x in (k, v))
+    scores = cap * np.tanh(np.einsum("qhd,khd->hqk", q, k) * scale / cap)
+    distance = columns[:, None] - columns[None, :]
+    weights = np.exp(scores) * ((distance >= 0) & (True if size is None else distance < size))
+    return np.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdims=True), v).reshape(len(q), -1)
+
+
+def gated(w: Weights, name: str, x: Array, activation: str) -> Array:
+    gate, up = plain.linear(w, f"{name}.gate_proj", x), plain.linear(w, f"{name}.up_proj", x)
+    return plain.linear(w, f"{name}.down_proj", plain.ACTIVATIONS[activation](gate) * up)
+
+
+def is_local(c: Config, layer: int) -> bool:
+    """Whether a layer has a window."""
+    named = c.get("layer_types")
+    if named is not None:
+        return bool(named[layer] == "sliding_attention")
+    every = {"gemma2": 2, "gemma3_text": c.get("sliding_window_pattern", 6)}.get(c["model_type"])
+    return every is not None and (layer + 1) % every != 0
+
+
+def window(c: Config, layer: int) -> int | None:
+    """How many tokens a query of a layer sees at most, itself and those before it; None for all."""
+    return c.get("sliding_window", 4096) if is_local(c, layer) else None
+
+
+def frequencies_of_kind(c: Config, layer: int, length: int, full: float, local: float) -> tuple[Array, float]:
+    """Those of a layer where each kind has its own parameters; ``full``, ``local``: the bases by default."""
+    kind = "sliding_attention" if is_local(c, layer) else "full_attention"
+    own = dict((c.get("rope_parameters") or {}).get(kind) or {})
+    if kind == "full_attention":
+        own |= c.get("rope_scaling") or {}
+    own.setdefault("rope_theta", full if kind == "full_attention" else local)
+    return plain.frequencies({**c, "rope_scaling": None, "rope_parameters": own}, length)
+
+
+# ---- families -------------------------------------------------------------------------------------------------------
+
+
+def gemma(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    eps = c.get("rms_norm_eps", 1e-6)
+    angles, factor = plain.frequencies(c, int(columns[-1]) + 1)
+    x = w["model.embed_tokens.weight"][ids] * float(np.float32(math.sqrt(c["hidden_size"])))
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        y = shifted_norm(x, w[f"{layer}.input_layernorm.weight"], eps)
+        q, k, v = projections(c, w, f"{layer}.self_attn", y)
+        q, k = plain.turn(q, columns, angles, factor), plain.turn(k, columns, angles, factor)
+        mixed = attention(q, k, v, columns, heads(c)[2] ** -0.5, None)
+        x = x + plain.linear(w, f"{layer}.self_attn.o_proj", mixed)
+        y = shifted_norm(x, w[f"{layer}.post_attention_layernorm.weight"], eps)
+        x = x + gated(w, f"{layer}.mlp", y, "gelu_new")
+    return output(c, w, shifted_norm(x, w["model.norm.weight"], eps))
+
+
+def _between_norms(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    """Gemma 2 and 3."""
+    eps, third = c.get("rms_norm_eps", 1e-6), c["model_type"] == "gemma3_text"
+    scale, length = c.get("query_pre_attn_scalar", 256) ** -0.5, int(columns[-1]) + 1
+    cap = None if third else c.get("attn_logit_softcapping", 50.0)
+    x = w["model.embed_tokens.weight"][ids] * float(np.float32(math.sqrt(c["hidden_size"])))
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        angles, factor = plain.frequencies(c, length) if not third else frequencies_of_kind(
+            c, i, length, c.get("rope_theta", 1e6), c.get("rope_local_base_freq", 1e4)
+        )  # fmt: skip
+        y = shifted_norm(x, w[f"{layer}.input_layernorm.weight"], eps)
+        q, k, v = projections(c, w, f"{layer}.self_attn", y)
+        if third:
+            q = shifted_norm(q, w[f"{layer}.self_attn.q_norm.weight"], eps)
+            k = shifted_norm(k, w[f"{layer}.self_attn.k_norm.weight"], eps)
+        q, k = plain.turn(q, columns, angles, factor), plain.turn(k, columns, angles, factor)
+        y = plain.linear(w, f"{layer}.self_attn.o_proj", attention(q, k, v, columns, scale, window(c, i), cap))
+        x = x + shifted_norm(y, w[f"{layer}.post_attention_layernorm.weight"], eps)
+        y = shifted_norm(x, w[f"{layer}.pre_feedforward_layernorm.weight"], eps)
+        y = gated(w, f"{layer}.mlp", y, c.get("hidden_activation", "gelu_pytorch_tanh"))
+        x = x + shifted_norm(y, w[f"{layer}.post_feedforward_layernorm.weight"], eps)
+    found = output(c, w, shifted_norm(x, w["model.norm.weight"], eps))
+    last = c.get("final_logit_softcapping", None if third else 30.0)
+    return found if last is None else last * np.tanh(found / last)
+
+
+LOGITS: dict[str, Callable[[Config, Weights, Array, Array], Array]] = {
+    "gemma": gemma,
+    "gemma2": _between_norms,
+    "gemma3_text": _between_norms,
+}

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""Small folders of Gemma and of other decoders whose layers are put together in other ways than Llama's: configurations
+and shapes, which ``tiny_decoders`` makes folders of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Shapes = dict[str, tuple[int, ...]]
+Config = dict[str, Any]
+
+_COMMON: Config = {
+    "vocab_size": 101, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
+    "intermediate_size": 80, "max_position_embeddings": 96, "initializer_range": 0.02, "use_cache": True,
+    "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "attention_bias": False,
+    "rope_theta": 1000.0,
+}  # fmt: skip
+_FULL, _LOCAL = "full_attention", "sliding_attention"
+
+BASE: dict[str, Config] = {
+    "gemma": {**_COMMON, "head_dim": 16, "hidden_act": "gelu", "hidden_activation": None, "rms_norm_eps": 1e-5},
+    "gemma2": {**_COMMON, "head_dim": 16, "hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh",
+               "rms_norm_eps": 1e-5, "query_pre_attn_scalar": 10, "sliding_window": 5, "attn_logit_softcapping": 6.0,
+               "final_logit_softcapping": 25.0, "cache_implementation": "hybrid"},
+    "gemma3_text": {**_COMMON, "head_dim": 16, "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-5,
+                    "query_pre_attn_scalar": 10, "sliding_window": 5, "sliding_window_pattern": 2,
+                    "attn_logit_softcapping": None, "final_logit_softcapping": None, "rope_local_base_freq": 50.0,
+                    "rope_scaling": None, "cache_implementation": "hybrid"},
+}  # fmt: skip
+"""config.json of each family, in the spelling of transformers 4."""
+
+CLASSES = {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3"}
+
+TIED = dict.fromkeys(("gemma", "gemma2", "gemma3_text"), True)
+"""tie_word_embeddings where config.json has no such key: false for all but these."""
+
+DEFAULTS: dict[str, tuple[str, ...]] = {
+    "gemma": ("hidden_act", "attention_bias"),
+    "gemma2": ("hidden_activation", "hidden_act", "attention_bias", "cache_implementation"),
+    "gemma3_text": ("hidden_activation", "attention_bias", "attn_logit_softcapping", "final_logit_softcapping"),
+}
+"""Keys of ``BASE`` that have there what transformers takes where they are missing."""
+
+OWN: dict[str, Config] = {
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0,
+               "final_logit_softcapping": 4.0},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 20, "layer_types": None},
+}  # fmt: skip
+"""Further values of random models of transformers."""
+
+
+def _old(kind: str, key: str = "rope_type", **values: Any) -> Config:
+    """Rotary keys as transformers 4 writes them, or with ``type`` as its first versions did."""
+    return {"rope_scaling": {key: kind, **values}}
+
+
+def _nested(full: Config, sliding: Config) -> Config:
+    """Rotary keys by kinds of layers, as transformers 5 writes them."""
+    return {"rope_theta": ..., "rope_local_base_freq": ..., "rope_parameters": {_FULL: full, _LOCAL: sliding}}
+
+
+_HEADS_OF_10: Config = {"hidden_size": 50, "num_attention_heads": 5, "num_key_value_heads": 5, "num_hidden_layers": 1,
+                        "vocab_size": 7, "intermediate_size": 1}  # fmt: skip
+
+# ``...`` takes a key away; "dtype" is how the weights are stored.
+VARIANTS: dict[str, tuple[str, Config]] = {
+    "gemma": ("gemma", {}),
+    "gemma, one key head, untied": ("gemma", {"num_key_value_heads": 1, "tie_word_embeddings": False,
+                                              "hidden_act": "gelu_pytorch_tanh"}),
+    "gemma, heads of 10": ("gemma", {**_HEADS_OF_10, "head_dim": 10}),
+    "gemma, biases, halves": ("gemma", {"attention_bias": True, "dtype": "bfloat16", "rms_norm_eps": ...,
+                                        "hidden_activation": "gelu_pytorch_tanh"}),
+    "gemma, linear": ("gemma", _old("linear", "type", factor=2.5)),
+    "gemma2": ("gemma2", {}),
+    "gemma2, no caps": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "gemma2, a window of the token itself, untied": (
+        "gemma2", {"sliding_window": 1, "tie_word_embeddings": False, "num_key_value_heads": 6},
+    ),
+    "gemma2, layers by name, biases": (
+        "gemma2", {"layer_types": [_FULL, _LOCAL, _LOCAL], "attention_bias": True, "dtype": "bfloat16"},
+    ),
+    "gemma2, heads of 10": ("gemma2", {**_HEADS_OF_10, "head_dim": 10, "sliding_window": 4}),
+    "gemma3_text": ("gemma3_text", {}),
+    "gemma3_text, caps, untied": ("gemma3_text", {"final_logit_softcapping": 20.0, "tie_word_embeddings": False,
+                                                  "num_key_value_heads": 1}),
+    "gemma3_text, linear": ("gemma3_text", {**_old("linear", factor=8.0), "dtype": "bfloat16"}),
+    "gemma3_text, positions by kind": (
+        "gemma3_text", {**_nested({"rope_type": "linear", "factor": 2.0, "rope_theta": 400.0},
+                                  {"rope_type": "default", "rope_theta": 30.0}),
+                        "layer_types": [_FULL, _LOCAL, _LOCAL]},
+    ),
+    "gemma3_text, positions of one kind": (
+        "gemma3_text", {**_nested({"rope_type": "default"}, {"rope_type": "default", "rope_theta": 30.0}),
+                        "sliding_window_pattern": 1},
+    ),
+    "gemma3_text, six layers": ("gemma3_text", {"num_hidden_layers": 6, "sliding_window_pattern": ...,
+                                                "rope_local_base_freq": ..., "rope_theta": ..., "sliding_window": 2,
+                                                "attention_bias": True}),
+    "gemma3_text, heads of 10": ("gemma3_text", {**_HEADS_OF_10, "head_dim": 10}),
+}  # fmt: skip
+"""Name -> (family, what differs from its ``BASE``)."""
+
+REFUSED: list[tuple[str, Config, str]] = [
+    ("gemma", {"hidden_activation": "relu"}, "hidden_act and hidden_activation are 'gelu_tanh' and 'relu'"),
+    ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is 'True'"),
+    ("gemma", {"head_dim": ...}, r"has shape \[(96|32), 48\]"),  # whose default is 256
+    ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is '0'"),
+    ("gemma2", {"attn_logit_softcapping": -1.0}, "attn_logit_softcapping is '-1.0'"),
+    ("gemma2", {"final_logit_softcapping": "30"}, "final_logit_softcapping is '30'"),
+    ("gemma2", {"sliding_window": None}, "sliding_window is null"),
+    ("gemma2", {"layer_types": [_FULL, _LOCAL]}, "layer_types has 2 entries"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention is 'True'"),
+    ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern is '0'"),
+    ("gemma3_text", {"rope_local_base_freq": "10"}, "rope_local_base_freq is '10'"),
+    ("gemma3_text", {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}}, "parameters of full_attention"),
+    ("gemma3_text", {"rope_parameters": {_FULL: 3}}, "full_attention of rope_parameters is '3'"),
+    ("gemma3_text", {"rope_parameters": {_LOCAL: {"rope_type": "none"}}}, "rotary positions"),
+]
+"""Each against the tensors of the family as it is: (family, what config.json says, words of the message)."""
+
+
+def heads(c: Config) -> tuple[int, int, int]:
+    """Heads of queries, heads of keys and values, dims of a head."""
+    count = c["num_attention_heads"]
+    return count, c.get("num_key_value_heads") or count, c.get("head_dim") or c["hidden_size"] // count
+
+
+def shapes(c: Config, tied: bool) -> Shapes:
+    """Tensors of ``…ForCausalLM`` by the names of transformers' files."""
+    family, hidden, inner = c["model_type"], c["hidden_size"], c["intermediate_size"]
+    queries, keys, size = heads(c)
+    found: Shapes = {"model.embed_tokens.weight": (c["vocab_size"], hidden)}
+
+    def linear(name: str, outputs: int, inputs: int, bias: Any = False) -> None:
+        found[f"{name}.weight"] = (outputs, inputs)
+        if bias:
+            found[f"{name}.bias"] = (outputs,)
+
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    if family in ("gemma2", "gemma3_text"):
+        norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    bias = c.get("attention_bias", False)
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        for name in norms:
+            found[f"{layer}.{name}.weight"] = (hidden,)
+        linear(f"{layer}.self_attn.q_proj", queries * size, hidden, bias)
+        linear(f"{layer}.self_attn.k_proj", keys * size, hidden, bias)
+        linear(f"{layer}.self_attn.v_proj", keys * size, hidden, bias)
+        linear(f"{layer}.self_attn.o_proj", hidden, queries * size, bias)
+        if family == "gemma3_text":
+            found[f"{layer}.self_attn.q_norm.weight"] = found[f"{layer}.self_attn.k_norm.weight"] = (size,)
+        linear(f"{layer}.mlp.gate_proj", inner, hidden)
+        linear(f"{layer}.mlp.up_proj", inner, hidden)
+        linear(f"{layer}.mlp.down_proj", hidden, inner)
+    found["model.norm.weight"] = (hidden,)
+    if not tied:
+        linear("lm_head", c["vocab_size"], hidden)
+    return found

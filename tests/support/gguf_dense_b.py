@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""How llama.cpp's converters write the models of ``golden.tiny_dense_b``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Config = dict[str, Any]
+
+ARCHITECTURES = {"gemma3_text": "gemma3"}
+"""Where it is not the ``model_type``."""
+
+PAIRED: tuple[str, ...] = ()
+"""Architectures whose rows of queries and keys are put in another order."""
+
+_FOUR_NORMS = {
+    "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}  # fmt: skip
+NAMES: dict[str, dict[str, str]] = {"gemma2": _FOUR_NORMS, "gemma3_text": _FOUR_NORMS}
+"""Names of tensors where they are not Llama's."""
+
+_ADDED = ("gemma", "gemma2", "gemma3_text")
+
+_FULL, _LOCAL = "full_attention", "sliding_attention"
+
+VARIANTS: dict[str, tuple[str, Config]] = {
+    "gemma": ("gemma", {}),
+    "gemma, one key head": ("gemma", {"num_key_value_heads": 1, "head_dim": 8}),
+    "gemma2": ("gemma2", {"query_pre_attn_scalar": 16}),
+    "gemma2, layers by name": (
+        "gemma2", {"layer_types": [_FULL, _LOCAL, _LOCAL], "query_pre_attn_scalar": 16},
+    ),
+    "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 16, "rope_local_base_freq": 10000.0}),
+    "gemma3, a cap, another base": (
+        "gemma3_text", {"query_pre_attn_scalar": 16, "final_logit_softcapping": 20.0, "rope_local_base_freq": 50.0},
+    ),
+    "gemma3, no windows, linear": (
+        "gemma3_text", {"query_pre_attn_scalar": 16, "rope_local_base_freq": 10000.0, "sliding_window_pattern": 1,
+                        "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
+}  # fmt: skip
+"""Models that a GGUF file holds with all that config.json says of them."""
+
+
+def changed(family: str, name: str, array: Array) -> Array:
+    """What a converter makes of a tensor, beside its order of rows."""
+    return array + array.dtype.type(1) if family in _ADDED and name.endswith("norm.weight") else array
+
+
+def fields_of(c: Config, fields: dict[str, Any], arch: str) -> dict[str, Any]:
+    """The fields of Llama's kin with what is of the family's own."""
+    own: dict[str, Any] = {}
+    family, layers = c["model_type"], c["num_hidden_layers"]
+    if family.startswith("gemma"):
+        fields.pop(f"{arch}.rope.dimension_count")
+    if family == "gemma2":
+        own |= {"attn_logit_softcapping": c["attn_logit_softcapping"], "attention.sliding_window": c["sliding_window"],
+                "final_logit_softcapping": c["final_logit_softcapping"]}  # fmt: skip
+        if "layer_types" in c:
+            own["attention.sliding_window_pattern"] = [kind == _LOCAL for kind in c["layer_types"]]
+    if family == "gemma3_text":
+        every = c["sliding_window_pattern"]
+        if every != 1:
+            own["attention.sliding_window"] = c["sliding_window"]
+            own["attention.sliding_window_pattern"] = [(i + 1) % every != 0 for i in range(layers)]
+        if c["final_logit_softcapping"]:
+            own["final_logit_softcapping"] = c["final_logit_softcapping"]
+        if c["rope_local_base_freq"] != 10000.0:
+            own["rope.freq_base_swa"] = c["rope_local_base_freq"]
+    scaling = c.get("rope_scaling") or {}
+    if scaling.get("rope_type") == "linear":
+        own |= {"rope.scaling.type": "linear", "rope.scaling.factor": scaling["factor"]}
+    return {**fields, **{f"{arch}.{key}": value for key, value in own.items()}}
