@@ -32,6 +32,7 @@ ARCHITECTURES = {
     "gemma3": "gemma3",
     "granite": "granite",
     "llama": "llama",
+    "olmo": "olmo",
     "olmo2": "olmo2",
     "phi3": "phi3",
     "qwen2": "llama",
@@ -198,7 +199,9 @@ def _scaling(keys: Keys, positions: int) -> Values | None:
         keys.must("rope.scaling.yarn_ext_factor", 1.0)
         keys.must("rope.scaling.yarn_log_multiplier", 0.0)
         keys.must("rope.scaling.attn_factor", 1.0)
-        keys.must("rope.scaling.yarn_attn_factor", 1.0)
+        whole = keys.real("rope.scaling.yarn_attn_factor", 1.0)
+        if whole != 1:  # what the file's config.json had; 1 says nothing
+            scaling["attention_factor"] = whole
         return scaling
     if kind == "longrope" or factor == 1:
         return None

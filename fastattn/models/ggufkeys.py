@@ -117,7 +117,7 @@ def shortest(value: float) -> float:
 
 
 def sliding_kinds(keys: Keys, layers: int, every: int) -> list[str]:
-    """``layer_types`` of config.json: by a flag for each layer; else all but each n-th slide, ``every``-th by default."""
+    """``layer_types`` of config.json, by flags; without them all but each n-th slide, each ``every``-th by default."""
     key = "attention.sliding_window_pattern"
     flags = keys.get(key)
     if isinstance(flags, np.ndarray):

@@ -74,7 +74,7 @@ def is_local(c: Config, layer: int) -> bool:
     named = c.get("layer_types")
     if named is not None:
         return bool(named[layer] == "sliding_attention")
-    every = {"gemma2": 2, "gemma3_text": c.get("sliding_window_pattern", 6)}.get(c["model_type"])
+    every = {"gemma2": 2, "olmo3": 4, "gemma3_text": c.get("sliding_window_pattern", 6)}.get(c["model_type"])
     return every is not None and (layer + 1) % every != 0
 
 
@@ -139,8 +139,51 @@ def _between_norms(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     return found if last is None else last * np.tanh(found / last)
 
 
+def plain_norm(x: Array) -> Array:
+    """The layer norm without weights."""
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def olmo(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    angles, factor = plain.frequencies(c, int(columns[-1]) + 1)
+    most = c["clip_qkv"] or np.inf
+    x = w["model.embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        q, k, v = (np.clip(y, -most, most) for y in projections(c, w, f"{layer}.self_attn", plain_norm(x)))
+        q, k = plain.turn(q, columns, angles, factor), plain.turn(k, columns, angles, factor)
+        mixed = attention(q, k, v, columns, heads(c)[2] ** -0.5, None)
+        x = x + plain.linear(w, f"{layer}.self_attn.o_proj", mixed)
+        x = x + gated(w, f"{layer}.mlp", plain_norm(x), "silu")
+    return output(c, w, plain_norm(x))
+
+
+def olmo3(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    eps, base = c.get("rms_norm_eps", 1e-5), c.get("rope_theta", 500000.0)
+    x = w["model.embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        angles, factor = frequencies_of_kind(c, i, int(columns[-1]) + 1, base, base)
+        q, k, v = projections(c, w, f"{layer}.self_attn", x)
+        shape = len(x), -1
+        q, k = (
+            plain.rms_norm(y.reshape(shape), w[f"{layer}.self_attn.{name}_norm.weight"], eps).reshape(y.shape)
+            for y, name in ((q, "q"), (k, "k"))
+        )
+        q, k = plain.turn(q, columns, angles, factor), plain.turn(k, columns, angles, factor)
+        mixed = attention(q, k, v, columns, heads(c)[2] ** -0.5, window(c, i))
+        y = plain.linear(w, f"{layer}.self_attn.o_proj", mixed)
+        x = x + plain.rms_norm(y, w[f"{layer}.post_attention_layernorm.weight"], eps)
+        y = gated(w, f"{layer}.mlp", x, "silu")
+        x = x + plain.rms_norm(y, w[f"{layer}.post_feedforward_layernorm.weight"], eps)
+    return output(c, w, plain.rms_norm(x, w["model.norm.weight"], eps))
+
+
 LOGITS: dict[str, Callable[[Config, Weights, Array, Array], Array]] = {
     "gemma": gemma,
     "gemma2": _between_norms,
     "gemma3_text": _between_norms,
+    "olmo": olmo,
+    "olmo3": olmo3,
 }

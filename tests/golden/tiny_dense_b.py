@@ -26,10 +26,13 @@ BASE: dict[str, Config] = {
                     "query_pre_attn_scalar": 10, "sliding_window": 5, "sliding_window_pattern": 2,
                     "attn_logit_softcapping": None, "final_logit_softcapping": None, "rope_local_base_freq": 50.0,
                     "rope_scaling": None, "cache_implementation": "hybrid"},
+    "olmo": {**_COMMON, "hidden_act": "silu", "clip_qkv": 1.5},
+    "olmo3": {**_COMMON, "hidden_act": "silu", "rms_norm_eps": 1e-5, "sliding_window": 5, "rope_theta": 500000.0,
+              "num_hidden_layers": 4},
 }  # fmt: skip
 """config.json of each family, in the spelling of transformers 4."""
 
-CLASSES = {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3"}
+CLASSES = {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "olmo": "Olmo", "olmo3": "Olmo3"}
 
 TIED = dict.fromkeys(("gemma", "gemma2", "gemma3_text"), True)
 """tie_word_embeddings where config.json has no such key: false for all but these."""
@@ -38,6 +41,8 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "gemma": ("hidden_act", "attention_bias"),
     "gemma2": ("hidden_activation", "hidden_act", "attention_bias", "cache_implementation"),
     "gemma3_text": ("hidden_activation", "attention_bias", "attn_logit_softcapping", "final_logit_softcapping"),
+    "olmo": ("hidden_act", "attention_bias"),
+    "olmo3": ("hidden_act", "attention_bias", "rope_theta", "rms_norm_eps"),
 }
 """Keys of ``BASE`` that have there what transformers takes where they are missing."""
 
@@ -46,6 +51,8 @@ OWN: dict[str, Config] = {
     "gemma2": {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0,
                "final_logit_softcapping": 4.0},
     "gemma3_text": {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 20, "layer_types": None},
+    "olmo": {"clip_qkv": 2.5},
+    "olmo3": {"sliding_window": 9, "attention_bias": True},
 }  # fmt: skip
 """Further values of random models of transformers."""
 
@@ -98,6 +105,20 @@ VARIANTS: dict[str, tuple[str, Config]] = {
                                                 "rope_local_base_freq": ..., "rope_theta": ..., "sliding_window": 2,
                                                 "attention_bias": True}),
     "gemma3_text, heads of 10": ("gemma3_text", {**_HEADS_OF_10, "head_dim": 10}),
+    "olmo": ("olmo", {}),
+    "olmo, no clip, tied": ("olmo", {"clip_qkv": None, "tie_word_embeddings": True, "num_key_value_heads": None}),
+    "olmo, biases, halves": ("olmo", {"attention_bias": True, "dtype": "bfloat16", "num_key_value_heads": 1}),
+    "olmo, heads of 10": ("olmo", {**_HEADS_OF_10, "clip_qkv": 0.5}),
+    "olmo, dynamic": ("olmo", _old("dynamic", "type", factor=2.0)),
+    "olmo3": ("olmo3", {}),
+    "olmo3, yarn": ("olmo3", {**_old("yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=4.0),
+                              "num_hidden_layers": 5, "sliding_window": 3}),
+    "olmo3, positions by kind, biases": (
+        "olmo3", {**_nested({"rope_type": "linear", "factor": 2.0, "rope_theta": 400.0},
+                            {"rope_type": "default", "rope_theta": 30.0}),
+                  "layer_types": [_FULL, _LOCAL, _FULL, _LOCAL], "attention_bias": True, "dtype": "bfloat16"},
+    ),
+    "olmo3, heads of 10, tied": ("olmo3", {**_HEADS_OF_10, "tie_word_embeddings": True, "sliding_window": 1}),
 }  # fmt: skip
 """Name -> (family, what differs from its ``BASE``)."""
 
@@ -115,9 +136,18 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("gemma3_text", {"rope_local_base_freq": "10"}, "rope_local_base_freq is '10'"),
     ("gemma3_text", {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}}, "parameters of full_attention"),
     ("gemma3_text", {"rope_parameters": {_FULL: 3}}, "full_attention of rope_parameters is '3'"),
+    ("olmo", {"clip_qkv": 0}, "clip_qkv is '0'"),
+    ("olmo", {"clip_qkv": -8.0}, "clip_qkv is '-8.0'"),
+    ("olmo3", {"sliding_window": None}, "sliding_window is null"),
+    ("olmo3", {"layer_types": ["full_attention"] * 3}, "layer_types has 3 entries, expected 4"),
+    ("olmo3", {"rope_parameters": {"rope_theta": 10.0}}, "parameters of full_attention"),
     ("gemma3_text", {"rope_parameters": {_LOCAL: {"rope_type": "none"}}}, "rotary positions"),
 ]
 """Each against the tensors of the family as it is: (family, what config.json says, words of the message)."""
+
+
+FOUR_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
+              "post_feedforward_layernorm")  # fmt: skip
 
 
 def heads(c: Config) -> tuple[int, int, int]:
@@ -137,9 +167,10 @@ def shapes(c: Config, tied: bool) -> Shapes:
         if bias:
             found[f"{name}.bias"] = (outputs,)
 
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    if family in ("gemma2", "gemma3_text"):
-        norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    norms = {
+        "gemma": ("input_layernorm", "post_attention_layernorm"), "gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS,
+        "olmo": (), "olmo3": FOUR_NORMS[1::2],
+    }[family]  # fmt: skip
     bias = c.get("attention_bias", False)
     for i in range(c["num_hidden_layers"]):
         layer = f"model.layers.{i}"
@@ -151,10 +182,14 @@ def shapes(c: Config, tied: bool) -> Shapes:
         linear(f"{layer}.self_attn.o_proj", hidden, queries * size, bias)
         if family == "gemma3_text":
             found[f"{layer}.self_attn.q_norm.weight"] = found[f"{layer}.self_attn.k_norm.weight"] = (size,)
+        if family == "olmo3":
+            found[f"{layer}.self_attn.q_norm.weight"] = (queries * size,)
+            found[f"{layer}.self_attn.k_norm.weight"] = (keys * size,)
         linear(f"{layer}.mlp.gate_proj", inner, hidden)
         linear(f"{layer}.mlp.up_proj", inner, hidden)
         linear(f"{layer}.mlp.down_proj", hidden, inner)
-    found["model.norm.weight"] = (hidden,)
+    if norms:
+        found["model.norm.weight"] = (hidden,)
     if not tied:
         linear("lm_head", c["vocab_size"], hidden)
     return found

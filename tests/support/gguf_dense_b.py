@@ -10,17 +10,17 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Config = dict[str, Any]
 
-ARCHITECTURES = {"gemma3_text": "gemma3"}
+ARCHITECTURES = {"gemma3_text": "gemma3", "olmo3": "olmo2"}
 """Where it is not the ``model_type``."""
 
-PAIRED: tuple[str, ...] = ()
+PAIRED = ("olmo",)
 """Architectures whose rows of queries and keys are put in another order."""
 
 _FOUR_NORMS = {
     "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }  # fmt: skip
-NAMES: dict[str, dict[str, str]] = {"gemma2": _FOUR_NORMS, "gemma3_text": _FOUR_NORMS}
+NAMES: dict[str, dict[str, str]] = {"gemma2": _FOUR_NORMS, "gemma3_text": _FOUR_NORMS, "olmo3": _FOUR_NORMS}
 """Names of tensors where they are not Llama's."""
 
 _ADDED = ("gemma", "gemma2", "gemma3_text")
@@ -41,6 +41,14 @@ VARIANTS: dict[str, tuple[str, Config]] = {
     "gemma3, no windows, linear": (
         "gemma3_text", {"query_pre_attn_scalar": 16, "rope_local_base_freq": 10000.0, "sliding_window_pattern": 1,
                         "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+    ),
+    "olmo": ("olmo", {}),
+    "olmo, no clip, tied": ("olmo", {"clip_qkv": None, "tie_word_embeddings": True, "num_key_value_heads": 6}),
+    "olmo3, which is an olmo2 there": ("olmo3", {}),
+    "olmo3, yarn": (
+        "olmo3", {"layer_types": [_LOCAL, _FULL, _LOCAL, _FULL], "rope_scaling": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0,
+        }},
     ),
 }  # fmt: skip
 """Models that a GGUF file holds with all that config.json says of them."""
@@ -71,7 +79,20 @@ def fields_of(c: Config, fields: dict[str, Any], arch: str) -> dict[str, Any]:
             own["final_logit_softcapping"] = c["final_logit_softcapping"]
         if c["rope_local_base_freq"] != 10000.0:
             own["rope.freq_base_swa"] = c["rope_local_base_freq"]
+    if family == "olmo":
+        own["attention.layer_norm_epsilon"] = 1e-5
+        fields.pop(f"{arch}.attention.layer_norm_rms_epsilon")
+        if c["clip_qkv"]:
+            own["attention.clamp_kqv"] = c["clip_qkv"]
+    if family == "olmo3":
+        kinds = c.get("layer_types", [_FULL if (i + 1) % 4 == 0 else _LOCAL for i in range(layers)])
+        own["attention.sliding_window"] = c["sliding_window"]
+        own["attention.sliding_window_pattern"] = [kind == _LOCAL for kind in kinds]
     scaling = c.get("rope_scaling") or {}
     if scaling.get("rope_type") == "linear":
         own |= {"rope.scaling.type": "linear", "rope.scaling.factor": scaling["factor"]}
+    if scaling.get("rope_type") == "yarn":
+        own |= {"rope.scaling.type": "yarn", "rope.scaling.factor": scaling["factor"],
+                "rope.scaling.original_context_length": scaling["original_max_position_embeddings"],
+                "rope.scaling.yarn_beta_fast": scaling["beta_fast"]}  # fmt: skip
     return {**fields, **{f"{arch}.{key}": value for key, value in own.items()}}
