@@ -326,6 +326,19 @@ class Graph:
             "rms_norm", x.rows, x.width, x, residual, weight=weight, eps=eps, heads=groups, reuse=True
         )  # fmt: skip
 
+    def head_norms(self, x: Value, role: str, eps: float, heads: int) -> Value:
+        """The layer norm of each of ``heads`` groups of columns, which have gains of their own: (heads, D)."""
+        size = x.width // heads
+        gains = self.table(role, (heads, size))
+        self._read(x)
+        out = self._table(x.rows, x.width)
+        for i in range(heads):
+            first, gain = i * size, None if gains is None else gains[i]
+            options = {"weight": gain, "bias": None, "eps": eps}
+            node = Node("layer_norm", out.columns(first, size), (x.columns(first, size), None), (), options)
+            self.trace.nodes.append(node)
+        return out
+
     def split(self, x: Value, *widths: int) -> list[Value]:
         """``x`` cut into columns of these widths, which are all of it."""
         if sum(widths) != x.width:

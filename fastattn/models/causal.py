@@ -92,13 +92,15 @@ class Sizes(NamedTuple):
         return Facts(self.vocab, self.hidden, self.layers, self.heads, self.positions)
 
 
-def rotary_of(c: ConfigReader, s: Sizes, *, base: float = 10000.0) -> Rotary:
+def rotary_of(c: ConfigReader, s: Sizes, *, base: float = 10000.0, interleaved: bool = False) -> Rotary:
     """By ``rope_parameters`` or the keys of files before transformers 5."""
     part = c.value("partial_rotary_factor")
     if part not in (None, 1, 1.0):
         raise ValueError(f"{c.path}: partial_rotary_factor is {str(part)[:100]!r}, expected 1")
     theta, scaling = read_scaling(c, base)
-    return build_rotary(c, s.head_size, base=theta, scaling=scaling, positions=s.positions)
+    return build_rotary(
+        c, s.head_size, base=theta, scaling=scaling, positions=s.positions, interleaved=interleaved
+    )  # fmt: skip
 
 
 def rotaries_of(c: ConfigReader, s: Sizes, *, full: float, sliding: float) -> dict[str, Rotary]:

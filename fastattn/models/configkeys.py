@@ -68,6 +68,10 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         # rotary positions stand in the place of a table, whatever this says; the others are for files without
         # rope_parameters and layer_types
         "position_embedding_type global_rope_theta local_rope_theta rope_scaling global_attn_every_n_layers",
+        "cohere": "pretraining_tp",
+        # the last two tell of the layers once more, which layer_types or sliding_window_pattern say
+        "cohere2": "cache_implementation use_parallel_embedding use_embedding_sharing layer_switch "
+        "order_of_interleaved_layers",
         # of before transformers 5, which has two caches of this family, and of files that say layer_types beside
         "gemma2": "cache_implementation",
         "gemma3_text": "cache_implementation _sliding_window_pattern",

@@ -27,6 +27,8 @@ from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
 
 ARCHITECTURES = {
+    "cohere2": "cohere",
+    "command-r": "cohere",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",

@@ -35,6 +35,8 @@ FAMILIES = {
     "albert": "albert",
     "bert": "bert",
     "camembert": "roberta",
+    "cohere": "cohere",
+    "cohere2": "cohere",
     "deberta-v2": "deberta_v2",
     "distilbert": "distilbert",
     "electra": "electra",

@@ -74,7 +74,10 @@ def is_local(c: Config, layer: int) -> bool:
     named = c.get("layer_types")
     if named is not None:
         return bool(named[layer] == "sliding_attention")
-    every = {"gemma2": 2, "olmo3": 4, "gemma3_text": c.get("sliding_window_pattern", 6)}.get(c["model_type"])
+    every = {
+        "gemma2": 2, "olmo3": 4, "gemma3_text": c.get("sliding_window_pattern", 6),
+        "cohere2": c.get("sliding_window_pattern", 4),
+    }.get(c["model_type"])  # fmt: skip
     return every is not None and (layer + 1) % every != 0
 
 
@@ -139,10 +142,37 @@ def _between_norms(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     return found if last is None else last * np.tanh(found / last)
 
 
-def plain_norm(x: Array) -> Array:
+def plain_norm(x: Array, eps: float = 1e-5) -> Array:
     """The layer norm without weights."""
     centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
+
+
+def turn_pairs(x: Array, positions: Array, angles: Array, factor: float) -> Array:
+    """Heads x (S, N, D) turned by the angles of their positions: dim 2 i with dim 2 i + 1, those from R on not."""
+    dims = 2 * angles.size
+    order = np.concatenate([np.arange(0, dims, 2), np.arange(1, dims, 2), np.arange(dims, x.shape[-1])])
+    turned = np.empty_like(x)
+    turned[..., order] = plain.turn(x[..., order], positions, angles, factor)
+    return turned
+
+
+def cohere(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    eps = c.get("layer_norm_eps", 1e-5)
+    angles, factor = plain.frequencies({"rope_theta": 500000.0, **c}, int(columns[-1]) + 1)
+    x = w["model.embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        normed = plain_norm(x, eps) * w[f"{layer}.input_layernorm.weight"]
+        q, k, v = projections(c, w, f"{layer}.self_attn", normed)
+        if c.get("use_qk_norm"):
+            q = plain_norm(q, eps) * w[f"{layer}.self_attn.q_norm.weight"]
+            k = plain_norm(k, eps) * w[f"{layer}.self_attn.k_norm.weight"]
+        if c["model_type"] == "cohere" or is_local(c, i):
+            q, k = turn_pairs(q, columns, angles, factor), turn_pairs(k, columns, angles, factor)
+        mixed = attention(q, k, v, columns, heads(c)[2] ** -0.5, window(c, i))
+        x = x + plain.linear(w, f"{layer}.self_attn.o_proj", mixed) + gated(w, f"{layer}.mlp", normed, "silu")
+    return output(c, w, plain_norm(x, eps) * w["model.norm.weight"]) * c.get("logit_scale", 0.0625)
 
 
 def olmo(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
@@ -184,6 +214,8 @@ LOGITS: dict[str, Callable[[Config, Weights, Array, Array], Array]] = {
     "gemma": gemma,
     "gemma2": _between_norms,
     "gemma3_text": _between_norms,
+    "cohere": cohere,
+    "cohere2": cohere,
     "olmo": olmo,
     "olmo3": olmo3,
 }

@@ -26,21 +26,31 @@ BASE: dict[str, Config] = {
                     "query_pre_attn_scalar": 10, "sliding_window": 5, "sliding_window_pattern": 2,
                     "attn_logit_softcapping": None, "final_logit_softcapping": None, "rope_local_base_freq": 50.0,
                     "rope_scaling": None, "cache_implementation": "hybrid"},
+    "cohere": {**_COMMON, "hidden_act": "silu", "layer_norm_eps": 1e-5, "logit_scale": 0.3, "use_qk_norm": False,
+               "model_max_length": 200, "pretraining_tp": 1},
+    "cohere2": {**_COMMON, "hidden_act": "silu", "layer_norm_eps": 1e-5, "logit_scale": 0.3, "sliding_window": 5,
+                "sliding_window_pattern": 2, "position_embedding_type": "rope_gptj", "rotary_pct": 1.0,
+                "use_gated_activation": True, "use_parallel_block": True, "use_parallel_embedding": True,
+                "use_embedding_sharing": True, "layer_switch": 2, "order_of_interleaved_layers": "local_attn_first",
+                "cache_implementation": "hybrid"},
     "olmo": {**_COMMON, "hidden_act": "silu", "clip_qkv": 1.5},
     "olmo3": {**_COMMON, "hidden_act": "silu", "rms_norm_eps": 1e-5, "sliding_window": 5, "rope_theta": 500000.0,
               "num_hidden_layers": 4},
 }  # fmt: skip
 """config.json of each family, in the spelling of transformers 4."""
 
-CLASSES = {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "olmo": "Olmo", "olmo3": "Olmo3"}
+CLASSES = {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "cohere": "Cohere",
+           "cohere2": "Cohere2", "olmo": "Olmo", "olmo3": "Olmo3"}  # fmt: skip
 
-TIED = dict.fromkeys(("gemma", "gemma2", "gemma3_text"), True)
+TIED = dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2"), True)
 """tie_word_embeddings where config.json has no such key: false for all but these."""
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
     "gemma": ("hidden_act", "attention_bias"),
     "gemma2": ("hidden_activation", "hidden_act", "attention_bias", "cache_implementation"),
     "gemma3_text": ("hidden_activation", "attention_bias", "attn_logit_softcapping", "final_logit_softcapping"),
+    "cohere": ("hidden_act", "attention_bias", "layer_norm_eps", "use_qk_norm", "pretraining_tp"),
+    "cohere2": ("hidden_act", "attention_bias", "layer_norm_eps", "position_embedding_type", "rotary_pct"),
     "olmo": ("hidden_act", "attention_bias"),
     "olmo3": ("hidden_act", "attention_bias", "rope_theta", "rms_norm_eps"),
 }
@@ -51,6 +61,8 @@ OWN: dict[str, Config] = {
     "gemma2": {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 20, "attn_logit_softcapping": 5.0,
                "final_logit_softcapping": 4.0},
     "gemma3_text": {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 20, "layer_types": None},
+    "cohere": {"use_qk_norm": True, "logit_scale": 0.7},
+    "cohere2": {"sliding_window": 9, "logit_scale": 1.5},
     "olmo": {"clip_qkv": 2.5},
     "olmo3": {"sliding_window": 9, "attention_bias": True},
 }  # fmt: skip
@@ -105,6 +117,22 @@ VARIANTS: dict[str, tuple[str, Config]] = {
                                                 "rope_local_base_freq": ..., "rope_theta": ..., "sliding_window": 2,
                                                 "attention_bias": True}),
     "gemma3_text, heads of 10": ("gemma3_text", {**_HEADS_OF_10, "head_dim": 10}),
+    "cohere": ("cohere", {}),
+    "cohere, a norm for each head": ("cohere", {"use_qk_norm": True, "num_key_value_heads": 3, "dtype": "bfloat16"}),
+    "cohere, biases, untied": ("cohere", {"attention_bias": True, "tie_word_embeddings": False, "logit_scale": 1.0,
+                                          "num_key_value_heads": None}),
+    "cohere, heads of 10": ("cohere", {**_HEADS_OF_10, "use_qk_norm": True, "logit_scale": ..., "rope_theta": ...}),
+    "cohere, dynamic": ("cohere", _old("dynamic", factor=2.0)),
+    "cohere2": ("cohere2", {}),
+    "cohere2, five layers, untied": (
+        "cohere2", {"num_hidden_layers": 5, "sliding_window_pattern": ..., "sliding_window": 2, "logit_scale": ...,
+                    "tie_word_embeddings": False, "num_key_value_heads": 1},
+    ),
+    "cohere2, layers by name, biases": (
+        "cohere2", {"layer_types": [_FULL, _LOCAL, _LOCAL], "attention_bias": True, "dtype": "bfloat16"},
+    ),
+    "cohere2, heads of 10": ("cohere2", {**_HEADS_OF_10, "sliding_window": 4}),
+    "cohere2, no layer has positions": ("cohere2", {"sliding_window_pattern": 1}),
     "olmo": ("olmo", {}),
     "olmo, no clip, tied": ("olmo", {"clip_qkv": None, "tie_word_embeddings": True, "num_key_value_heads": None}),
     "olmo, biases, halves": ("olmo", {"attention_bias": True, "dtype": "bfloat16", "num_key_value_heads": 1}),
@@ -136,6 +164,15 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("gemma3_text", {"rope_local_base_freq": "10"}, "rope_local_base_freq is '10'"),
     ("gemma3_text", {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}}, "parameters of full_attention"),
     ("gemma3_text", {"rope_parameters": {_FULL: 3}}, "full_attention of rope_parameters is '3'"),
+    ("cohere", {"logit_scale": 0}, "logit_scale is '0'"),
+    ("cohere", {"layer_norm_eps": "small"}, "layer_norm_eps is 'small'"),
+    ("cohere", {"use_qk_norm": True}, r"missing tensors 'model\.layers\.0\.self_attn\.q_norm\.weight'"),
+    ("cohere", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ("cohere2", {"use_qk_norm": True}, "use_qk_norm is 'True'"),
+    ("cohere2", {"rotary_pct": 0.5}, "rotary_pct is '0.5', expected 1"),
+    ("cohere2", {"use_parallel_block": False}, "use_parallel_block is 'False', expected True"),
+    ("cohere2", {"position_embedding_type": "alibi"}, "position_embedding_type is 'alibi', expected rope_gptj"),
+    ("cohere2", {"sliding_window": None}, "sliding_window is null"),
     ("olmo", {"clip_qkv": 0}, "clip_qkv is '0'"),
     ("olmo", {"clip_qkv": -8.0}, "clip_qkv is '-8.0'"),
     ("olmo3", {"sliding_window": None}, "sliding_window is null"),
@@ -169,7 +206,7 @@ def shapes(c: Config, tied: bool) -> Shapes:
 
     norms = {
         "gemma": ("input_layernorm", "post_attention_layernorm"), "gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS,
-        "olmo": (), "olmo3": FOUR_NORMS[1::2],
+        "cohere": FOUR_NORMS[:1], "cohere2": FOUR_NORMS[:1], "olmo": (), "olmo3": FOUR_NORMS[1::2],
     }[family]  # fmt: skip
     bias = c.get("attention_bias", False)
     for i in range(c["num_hidden_layers"]):
@@ -182,6 +219,9 @@ def shapes(c: Config, tied: bool) -> Shapes:
         linear(f"{layer}.self_attn.o_proj", hidden, queries * size, bias)
         if family == "gemma3_text":
             found[f"{layer}.self_attn.q_norm.weight"] = found[f"{layer}.self_attn.k_norm.weight"] = (size,)
+        if c.get("use_qk_norm"):
+            found[f"{layer}.self_attn.q_norm.weight"] = (queries, size)
+            found[f"{layer}.self_attn.k_norm.weight"] = (keys, size)
         if family == "olmo3":
             found[f"{layer}.self_attn.q_norm.weight"] = (queries * size,)
             found[f"{layer}.self_attn.k_norm.weight"] = (keys * size,)

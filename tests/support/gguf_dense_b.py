@@ -10,7 +10,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Config = dict[str, Any]
 
-ARCHITECTURES = {"gemma3_text": "gemma3", "olmo3": "olmo2"}
+ARCHITECTURES = {"gemma3_text": "gemma3", "cohere": "command-r", "olmo3": "olmo2"}
 """Where it is not the ``model_type``."""
 
 PAIRED = ("olmo",)
@@ -42,6 +42,9 @@ VARIANTS: dict[str, tuple[str, Config]] = {
         "gemma3_text", {"query_pre_attn_scalar": 16, "rope_local_base_freq": 10000.0, "sliding_window_pattern": 1,
                         "rope_scaling": {"rope_type": "linear", "factor": 8.0}},
     ),
+    "command-r": ("cohere", {}),
+    "command-r, a norm for each head": ("cohere", {"use_qk_norm": True}),
+    "cohere2": ("cohere2", {"sliding_window_pattern": 4, "num_hidden_layers": 5}),
     "olmo": ("olmo", {}),
     "olmo, no clip, tied": ("olmo", {"clip_qkv": None, "tie_word_embeddings": True, "num_key_value_heads": 6}),
     "olmo3, which is an olmo2 there": ("olmo3", {}),
@@ -79,6 +82,12 @@ def fields_of(c: Config, fields: dict[str, Any], arch: str) -> dict[str, Any]:
             own["final_logit_softcapping"] = c["final_logit_softcapping"]
         if c["rope_local_base_freq"] != 10000.0:
             own["rope.freq_base_swa"] = c["rope_local_base_freq"]
+    if family in ("cohere", "cohere2"):
+        own |= {"attention.layer_norm_epsilon": c["layer_norm_eps"], "logit_scale": c["logit_scale"],
+                "rope.scaling.type": "none"}  # fmt: skip
+        fields.pop(f"{arch}.attention.layer_norm_rms_epsilon")
+    if family == "cohere2":
+        own["attention.sliding_window"] = c["sliding_window"]
     if family == "olmo":
         own["attention.layer_norm_epsilon"] = 1e-5
         fields.pop(f"{arch}.attention.layer_norm_rms_epsilon")
