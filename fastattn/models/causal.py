@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from decimal import Context, Decimal
 from typing import NamedTuple
 
 from ..graph.config import ConfigReader
@@ -19,7 +20,7 @@ from .blocks import ACTIVATIONS, MAX_HEAD_SIZE, MAX_LAYERS
 
 __all__ = [
     "LAYER", "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds",
-    "mixed", "rotaries_of", "rotary_of", "sliding_layers", "window_of", "windows_between",
+    "mixed", "rotaries_of", "rotary_of", "rotary_part_of", "sliding_layers", "window_of", "windows_between",
 ]  # fmt: skip
 
 LAYER = {
@@ -57,9 +58,13 @@ class Sizes(NamedTuple):
 
     @classmethod
     def read(
-        cls, c: ConfigReader, *, eps: float = 1e-6, kv_heads: int | None = None, head_size: int | None = None
+        cls, c: ConfigReader, *, eps: float = 1e-6, kv_heads: int | None = None, head_size: int | None = None,
+        activation: str = "silu", activations: Mapping[str, str] = ACTIVATIONS,
     ) -> Sizes:  # fmt: skip
-        """As most files spell them; the arguments are defaults, else as many KV heads as heads, and hidden / heads."""
+        """As most files spell them; the arguments are defaults, else as many KV heads as heads, and hidden / heads.
+
+        ``activations``: those that the family has, by their names in config.json.
+        """
         hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
         size = c.size("head_dim", head_size or max(hidden // heads, 1))
         if not c.has("head_dim") and head_size is None and hidden % heads:
@@ -70,7 +75,7 @@ class Sizes(NamedTuple):
         sizes = cls(
             vocab=c.size("vocab_size"), hidden=hidden, layers=c.size("num_hidden_layers", maximum=MAX_LAYERS),
             heads=heads, kv_heads=c.size("num_key_value_heads", shared), head_size=size,
-            inner=c.size("intermediate_size"), activation=c.choice("hidden_act", ACTIVATIONS, "silu"),
+            inner=c.size("intermediate_size"), activation=c.choice("hidden_act", activations, activation),
             eps=c.positive("rms_norm_eps", eps), positions=c.size("max_position_embeddings"),
         )  # fmt: skip
         if heads % sizes.kv_heads:
@@ -100,6 +105,30 @@ def rotary_of(c: ConfigReader, s: Sizes, *, base: float = 10000.0, interleaved: 
     theta, scaling = read_scaling(c, base)
     return build_rotary(
         c, s.head_size, base=theta, scaling=scaling, positions=s.positions, interleaved=interleaved
+    )  # fmt: skip
+
+
+def rotary_part_of(
+    c: ConfigReader, s: Sizes, part: float, *, base: float = 10000.0, interleaved: bool = False
+) -> Rotary:  # fmt: skip
+    """``rotary_of`` for the first ``partial_rotary_factor`` of each head, ``part`` where the file is silent.
+
+    Where that is an odd number R of dims, one more turns, by the frequencies theta^(-2 i / R): so does transformers.
+    """
+    theta, scaling = read_scaling(c, base)
+    own = dict(scaling or {})
+    beside = c.positive("partial_rotary_factor", part)
+    found = own.pop("partial_rotary_factor", None) or beside
+    if type(found) not in (int, float) or not 0 < found <= 1:
+        raise ValueError(f"{c.path}: partial_rotary_factor is {str(found)[:100]!r}, expected a number up to 1")
+    dims = int(s.head_size * found)
+    if dims % 2 and dims < s.head_size and (own.get("rope_type") or own.get("type")) in (None, "default", "linear"):
+        # in decimal arithmetic, which is the same on every machine
+        exact = Context(prec=40)
+        theta = float(exact.power(Decimal(theta), exact.divide(Decimal(dims + 1), Decimal(dims))))
+        dims += 1
+    return build_rotary(
+        c, dims, base=theta, scaling=own or None, positions=s.positions, interleaved=interleaved
     )  # fmt: skip
 
 

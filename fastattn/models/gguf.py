@@ -7,6 +7,7 @@ Keys: ``gguf/constants.py`` of the PyPI package ``gguf``; what converters do to 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from importlib import import_module
@@ -34,6 +35,7 @@ ARCHITECTURES = {
     "gemma3": "gemma3",
     "granite": "granite",
     "llama": "llama",
+    "nemotron": "nemotron",
     "olmo": "olmo",
     "olmo2": "olmo2",
     "phi3": "phi3",
@@ -142,7 +144,9 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
         "tie_word_embeddings": "output.weight" not in file,
     }
     if architecture.part:
-        values["partial_rotary_factor"] = turned / size
+        part = turned / size
+        # int(size * part) is what pages take
+        values["partial_rotary_factor"] = part if int(size * part) == turned else math.nextafter(part, 1)
     for key, tensors in architecture.flags.items():
         values[key] = any(f"blk.0.{tensor}" in file for tensor in tensors)
     scaling = _scaling(keys, values["max_position_embeddings"])

@@ -50,6 +50,7 @@ FAMILIES = {
     "modernbert": "modernbert",
     "mpnet": "mpnet",
     "new": "gte",
+    "nemotron": "nemotron",
     "nomic_bert": "nomic_bert",
     "olmo": "olmo",
     "olmo2": "olmo2",

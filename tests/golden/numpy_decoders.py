@@ -19,6 +19,9 @@ from .tiny_decoders import TIED, heads
 Config = dict[str, Any]
 Weights = Mapping[str, Array]
 
+PARTIAL = ("nemotron", "glm", "glm4")
+"""Families of which part of a head may turn; Phi-3, which has more of its own, is not among them."""
+
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
@@ -68,7 +71,9 @@ def rotary(c: Config) -> dict[str, Any]:
     own = {"smollm3": 2000000.0}.get(c["model_type"], 10000.0)
     found.setdefault("rope_theta", c.get("rope_theta", own))
     found.setdefault("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
-    if c["model_type"] != "phi3":
+    if c["model_type"] in PARTIAL:
+        pass
+    elif c["model_type"] != "phi3":
         found["partial_rotary_factor"] = 1.0
     else:  # the one family that has the original length beside, where it goes first
         found["original_max_position_embeddings"] = c.get("original_max_position_embeddings", 4096)

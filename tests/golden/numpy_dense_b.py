@@ -175,6 +175,27 @@ def cohere(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     return output(c, w, plain_norm(x, eps) * w["model.norm.weight"]) * c.get("logit_scale", 0.0625)
 
 
+def nemotron(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    eps, length = c.get("norm_eps", 1e-5), int(columns[-1]) + 1
+
+    def norm(x: Array, name: str) -> Array:
+        return plain_norm(x, eps) * (1 + w[f"{name}.weight"]) + w[f"{name}.bias"]
+
+    angles, factor = plain.frequencies({"partial_rotary_factor": 0.5, **c}, length)
+    x = w["model.embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        q, k, v = projections(c, w, f"{layer}.self_attn", norm(x, f"{layer}.input_layernorm"))
+        q, k = plain.turn(q, columns, angles, factor), plain.turn(k, columns, angles, factor)
+        mixed = attention(q, k, v, columns, heads(c)[2] ** -0.5, None)
+        x = x + plain.linear(w, f"{layer}.self_attn.o_proj", mixed)
+        y = plain.linear(w, f"{layer}.mlp.up_proj", norm(x, f"{layer}.post_attention_layernorm"))
+        squared = c.get("hidden_act", "relu2") == "relu2"
+        y = np.maximum(y, 0) ** 2 if squared else plain.ACTIVATIONS[c["hidden_act"]](y)
+        x = x + plain.linear(w, f"{layer}.mlp.down_proj", y)
+    return output(c, w, norm(x, "model.norm"))
+
+
 def olmo(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     angles, factor = plain.frequencies(c, int(columns[-1]) + 1)
     most = c["clip_qkv"] or np.inf
@@ -216,6 +237,7 @@ LOGITS: dict[str, Callable[[Config, Weights, Array, Array], Array]] = {
     "gemma3_text": _between_norms,
     "cohere": cohere,
     "cohere2": cohere,
+    "nemotron": nemotron,
     "olmo": olmo,
     "olmo3": olmo3,
 }

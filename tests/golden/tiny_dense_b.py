@@ -33,6 +33,7 @@ BASE: dict[str, Config] = {
                 "use_gated_activation": True, "use_parallel_block": True, "use_parallel_embedding": True,
                 "use_embedding_sharing": True, "layer_switch": 2, "order_of_interleaved_layers": "local_attn_first",
                 "cache_implementation": "hybrid"},
+    "nemotron": {**_COMMON, "hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5, "mlp_bias": False},
     "olmo": {**_COMMON, "hidden_act": "silu", "clip_qkv": 1.5},
     "olmo3": {**_COMMON, "hidden_act": "silu", "rms_norm_eps": 1e-5, "sliding_window": 5, "rope_theta": 500000.0,
               "num_hidden_layers": 4},
@@ -40,7 +41,7 @@ BASE: dict[str, Config] = {
 """config.json of each family, in the spelling of transformers 4."""
 
 CLASSES = {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "cohere": "Cohere",
-           "cohere2": "Cohere2", "olmo": "Olmo", "olmo3": "Olmo3"}  # fmt: skip
+           "cohere2": "Cohere2", "nemotron": "Nemotron", "olmo": "Olmo", "olmo3": "Olmo3"}  # fmt: skip
 
 TIED = dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2"), True)
 """tie_word_embeddings where config.json has no such key: false for all but these."""
@@ -51,6 +52,7 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "gemma3_text": ("hidden_activation", "attention_bias", "attn_logit_softcapping", "final_logit_softcapping"),
     "cohere": ("hidden_act", "attention_bias", "layer_norm_eps", "use_qk_norm", "pretraining_tp"),
     "cohere2": ("hidden_act", "attention_bias", "layer_norm_eps", "position_embedding_type", "rotary_pct"),
+    "nemotron": ("hidden_act", "attention_bias", "norm_eps", "partial_rotary_factor", "mlp_bias"),
     "olmo": ("hidden_act", "attention_bias"),
     "olmo3": ("hidden_act", "attention_bias", "rope_theta", "rms_norm_eps"),
 }
@@ -63,6 +65,7 @@ OWN: dict[str, Config] = {
     "gemma3_text": {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 20, "layer_types": None},
     "cohere": {"use_qk_norm": True, "logit_scale": 0.7},
     "cohere2": {"sliding_window": 9, "logit_scale": 1.5},
+    "nemotron": {"attention_bias": True, "mlp_bias": True},
     "olmo": {"clip_qkv": 2.5},
     "olmo3": {"sliding_window": 9, "attention_bias": True},
 }  # fmt: skip
@@ -133,6 +136,19 @@ VARIANTS: dict[str, tuple[str, Config]] = {
     ),
     "cohere2, heads of 10": ("cohere2", {**_HEADS_OF_10, "sliding_window": 4}),
     "cohere2, no layer has positions": ("cohere2", {"sliding_window_pattern": 1}),
+    "nemotron": ("nemotron", {}),
+    "nemotron, tied, one key head": ("nemotron", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "nemotron, biases, wide heads": (
+        "nemotron", {"attention_bias": True, "mlp_bias": True, "head_dim": 16, "partial_rotary_factor": 0.375,
+                     "dtype": "bfloat16"},
+    ),
+    "nemotron, heads of 10, all of them": ("nemotron", {**_HEADS_OF_10, "partial_rotary_factor": 1.0,
+                                                        "hidden_act": "gelu"}),
+    "nemotron, an odd part of a head": ("nemotron", {"partial_rotary_factor": 0.4}),
+    "nemotron, heads of 10, half of them": ("nemotron", {**_HEADS_OF_10, **_old("linear", factor=3.0)}),
+    "nemotron, linear": ("nemotron", {"rope_theta": ..., "rope_parameters": {
+        "rope_type": "linear", "factor": 3.0, "rope_theta": 300.0, "partial_rotary_factor": 0.25,
+    }}),
     "olmo": ("olmo", {}),
     "olmo, no clip, tied": ("olmo", {"clip_qkv": None, "tie_word_embeddings": True, "num_key_value_heads": None}),
     "olmo, biases, halves": ("olmo", {"attention_bias": True, "dtype": "bfloat16", "num_key_value_heads": 1}),
@@ -173,6 +189,12 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("cohere2", {"use_parallel_block": False}, "use_parallel_block is 'False', expected True"),
     ("cohere2", {"position_embedding_type": "alibi"}, "position_embedding_type is 'alibi', expected rope_gptj"),
     ("cohere2", {"sliding_window": None}, "sliding_window is null"),
+    ("nemotron", {"hidden_act": "relu3"}, "hidden_act is 'relu3'"),
+    ("nemotron", {"norm_eps": 0}, "norm_eps is '0'"),
+    ("nemotron", {"partial_rotary_factor": 2}, "partial_rotary_factor is '2.0', expected a number up to 1"),
+    ("nemotron", {"partial_rotary_factor": 0.1}, "0 rotary dims"),
+    ("nemotron", {"partial_rotary_factor": 0.4, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "3 rotary dims"),
+    ("nemotron", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": [1]}}, "partial_rotary_factor"),
     ("olmo", {"clip_qkv": 0}, "clip_qkv is '0'"),
     ("olmo", {"clip_qkv": -8.0}, "clip_qkv is '-8.0'"),
     ("olmo3", {"sliding_window": None}, "sliding_window is null"),
@@ -204,15 +226,21 @@ def shapes(c: Config, tied: bool) -> Shapes:
         if bias:
             found[f"{name}.bias"] = (outputs,)
 
+    def norm(name: str) -> None:
+        found[f"{name}.weight"] = (hidden,)
+        if family == "nemotron":
+            found[f"{name}.bias"] = (hidden,)
+
     norms = {
         "gemma": ("input_layernorm", "post_attention_layernorm"), "gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS,
-        "cohere": FOUR_NORMS[:1], "cohere2": FOUR_NORMS[:1], "olmo": (), "olmo3": FOUR_NORMS[1::2],
+        "cohere": FOUR_NORMS[:1], "cohere2": FOUR_NORMS[:1], "nemotron": FOUR_NORMS[:2], "olmo": (),
+        "olmo3": FOUR_NORMS[1::2],
     }[family]  # fmt: skip
     bias = c.get("attention_bias", False)
     for i in range(c["num_hidden_layers"]):
         layer = f"model.layers.{i}"
         for name in norms:
-            found[f"{layer}.{name}.weight"] = (hidden,)
+            norm(f"{layer}.{name}")
         linear(f"{layer}.self_attn.q_proj", queries * size, hidden, bias)
         linear(f"{layer}.self_attn.k_proj", keys * size, hidden, bias)
         linear(f"{layer}.self_attn.v_proj", keys * size, hidden, bias)
@@ -225,11 +253,13 @@ def shapes(c: Config, tied: bool) -> Shapes:
         if family == "olmo3":
             found[f"{layer}.self_attn.q_norm.weight"] = (queries * size,)
             found[f"{layer}.self_attn.k_norm.weight"] = (keys * size,)
-        linear(f"{layer}.mlp.gate_proj", inner, hidden)
-        linear(f"{layer}.mlp.up_proj", inner, hidden)
-        linear(f"{layer}.mlp.down_proj", hidden, inner)
+        inner_bias = c.get("mlp_bias", False)
+        if family != "nemotron":
+            linear(f"{layer}.mlp.gate_proj", inner, hidden, inner_bias)
+        linear(f"{layer}.mlp.up_proj", inner, hidden, inner_bias)
+        linear(f"{layer}.mlp.down_proj", hidden, inner, inner_bias)
     if norms:
-        found["model.norm.weight"] = (hidden,)
+        norm("model.norm")
     if not tied:
         linear("lm_head", c["vocab_size"], hidden)
     return found

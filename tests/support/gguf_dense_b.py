@@ -23,7 +23,7 @@ _FOUR_NORMS = {
 NAMES: dict[str, dict[str, str]] = {"gemma2": _FOUR_NORMS, "gemma3_text": _FOUR_NORMS, "olmo3": _FOUR_NORMS}
 """Names of tensors where they are not Llama's."""
 
-_ADDED = ("gemma", "gemma2", "gemma3_text")
+_ADDED = ("gemma", "gemma2", "gemma3_text", "nemotron")
 
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 
@@ -45,6 +45,8 @@ VARIANTS: dict[str, tuple[str, Config]] = {
     "command-r": ("cohere", {}),
     "command-r, a norm for each head": ("cohere", {"use_qk_norm": True}),
     "cohere2": ("cohere2", {"sliding_window_pattern": 4, "num_hidden_layers": 5}),
+    "nemotron": ("nemotron", {}),
+    "nemotron, biases": ("nemotron", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 3}),
     "olmo": ("olmo", {}),
     "olmo, no clip, tied": ("olmo", {"clip_qkv": None, "tie_word_embeddings": True, "num_key_value_heads": 6}),
     "olmo3, which is an olmo2 there": ("olmo3", {}),
@@ -88,6 +90,13 @@ def fields_of(c: Config, fields: dict[str, Any], arch: str) -> dict[str, Any]:
         fields.pop(f"{arch}.attention.layer_norm_rms_epsilon")
     if family == "cohere2":
         own["attention.sliding_window"] = c["sliding_window"]
+    if family == "nemotron":
+        own |= {
+            "attention.layer_norm_epsilon": c["norm_eps"],
+            "rope.scaling.type": "none",
+            "rope.dimension_count": int(c["partial_rotary_factor"] * c["hidden_size"]) // c["num_attention_heads"],
+        }
+        fields.pop(f"{arch}.attention.layer_norm_rms_epsilon")
     if family == "olmo":
         own["attention.layer_norm_epsilon"] = 1e-5
         fields.pop(f"{arch}.attention.layer_norm_rms_epsilon")
