@@ -28,11 +28,15 @@ from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
 
 ARCHITECTURES = {
+    "chatglm": "glm",
     "cohere2": "cohere",
     "command-r": "cohere",
+    "exaone": "exaone",
+    "exaone4": "exaone4",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
+    "glm4": "glm",
     "granite": "granite",
     "llama": "llama",
     "nemotron": "nemotron",

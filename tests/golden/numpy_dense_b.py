@@ -72,11 +72,13 @@ def gated(w: Weights, name: str, x: Array, activation: str) -> Array:
 def is_local(c: Config, layer: int) -> bool:
     """Whether a layer has a window."""
     named = c.get("layer_types")
+    if c["model_type"] == "exaone4" and c["sliding_window"] is None:
+        return False
     if named is not None:
         return bool(named[layer] == "sliding_attention")
     every = {
         "gemma2": 2, "olmo3": 4, "gemma3_text": c.get("sliding_window_pattern", 6),
-        "cohere2": c.get("sliding_window_pattern", 4),
+        "cohere2": c.get("sliding_window_pattern", 4), "exaone4": c.get("sliding_window_pattern", 4),
     }.get(c["model_type"])  # fmt: skip
     return every is not None and (layer + 1) % every != 0
 
@@ -175,6 +177,50 @@ def cohere(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     return output(c, w, plain_norm(x, eps) * w["model.norm.weight"]) * c.get("logit_scale", 0.0625)
 
 
+def exaone(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    return output(c, w, plain.hidden_states({"rope_theta": 500000.0, "rms_norm_eps": 1e-5, **c}, w, ids, columns))
+
+
+def exaone4(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    eps = c.get("rms_norm_eps", 1e-5)
+    angles, factor = plain.frequencies(c, int(columns[-1]) + 1)
+    x = w["model.embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        q, k, v = projections(c, w, f"{layer}.self_attn", x)
+        q = plain.rms_norm(q, w[f"{layer}.self_attn.q_norm.weight"], eps)
+        k = plain.rms_norm(k, w[f"{layer}.self_attn.k_norm.weight"], eps)
+        if c["sliding_window"] is None or is_local(c, i):
+            q, k = plain.turn(q, columns, angles, factor), plain.turn(k, columns, angles, factor)
+        mixed = attention(q, k, v, columns, heads(c)[2] ** -0.5, window(c, i))
+        y = plain.linear(w, f"{layer}.self_attn.o_proj", mixed)
+        x = x + plain.rms_norm(y, w[f"{layer}.post_attention_layernorm.weight"], eps)
+        y = gated(w, f"{layer}.mlp", x, "silu")
+        x = x + plain.rms_norm(y, w[f"{layer}.post_feedforward_layernorm.weight"], eps)
+    return output(c, w, plain.rms_norm(x, w["model.norm.weight"], eps))
+
+
+def glm(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    eps, between = c.get("rms_norm_eps", 1.5625e-07), c["model_type"] == "glm4"
+    angles, factor = plain.frequencies({"partial_rotary_factor": 0.5, **c}, int(columns[-1]) + 1)
+
+    def norm(x: Array, name: str) -> Array:
+        return plain.rms_norm(x, w[f"{name}.weight"], eps)
+
+    x = w["model.embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        q, k, v = projections(c, w, f"{layer}.self_attn", norm(x, f"{layer}.input_layernorm"))
+        q, k = turn_pairs(q, columns, angles, factor), turn_pairs(k, columns, angles, factor)
+        y = plain.linear(w, f"{layer}.self_attn.o_proj", attention(q, k, v, columns, heads(c)[2] ** -0.5, None))
+        x = x + (norm(y, f"{layer}.post_self_attn_layernorm") if between else y)
+        y = plain.linear(w, f"{layer}.mlp.gate_up_proj", norm(x, f"{layer}.post_attention_layernorm"))
+        gate, up = np.split(y, 2, -1)
+        y = plain.linear(w, f"{layer}.mlp.down_proj", plain.ACTIVATIONS["silu"](gate) * up)
+        x = x + (norm(y, f"{layer}.post_mlp_layernorm") if between else y)
+    return output(c, w, norm(x, "model.norm"))
+
+
 def nemotron(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     eps, length = c.get("norm_eps", 1e-5), int(columns[-1]) + 1
 
@@ -237,6 +283,10 @@ LOGITS: dict[str, Callable[[Config, Weights, Array, Array], Array]] = {
     "gemma3_text": _between_norms,
     "cohere": cohere,
     "cohere2": cohere,
+    "exaone": exaone,
+    "exaone4": exaone4,
+    "glm": glm,
+    "glm4": glm,
     "nemotron": nemotron,
     "olmo": olmo,
     "olmo3": olmo3,

@@ -33,6 +33,13 @@ BASE: dict[str, Config] = {
                 "use_gated_activation": True, "use_parallel_block": True, "use_parallel_embedding": True,
                 "use_embedding_sharing": True, "layer_switch": 2, "order_of_interleaved_layers": "local_attn_first",
                 "cache_implementation": "hybrid"},
+    "exaone": {**_COMMON, "hidden_act": "silu", "rms_norm_eps": 1e-5, "mlp_bias": False},
+    "exaone4": {**{key: value for key, value in _COMMON.items() if key != "attention_bias"}, "hidden_act": "silu",
+                "rms_norm_eps": 1e-5, "sliding_window": 5, "sliding_window_pattern": 2},
+    "glm": {**_COMMON, "head_dim": 16, "hidden_act": "silu", "rms_norm_eps": 1e-5, "partial_rotary_factor": 0.5,
+            "attention_bias": True},
+    "glm4": {**_COMMON, "head_dim": 16, "hidden_act": "silu", "rms_norm_eps": 1e-5, "partial_rotary_factor": 0.5,
+             "attention_bias": True},
     "nemotron": {**_COMMON, "hidden_act": "relu2", "norm_eps": 1e-5, "partial_rotary_factor": 0.5, "mlp_bias": False},
     "olmo": {**_COMMON, "hidden_act": "silu", "clip_qkv": 1.5},
     "olmo3": {**_COMMON, "hidden_act": "silu", "rms_norm_eps": 1e-5, "sliding_window": 5, "rope_theta": 500000.0,
@@ -41,7 +48,8 @@ BASE: dict[str, Config] = {
 """config.json of each family, in the spelling of transformers 4."""
 
 CLASSES = {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "cohere": "Cohere",
-           "cohere2": "Cohere2", "nemotron": "Nemotron", "olmo": "Olmo", "olmo3": "Olmo3"}  # fmt: skip
+           "cohere2": "Cohere2", "exaone": "Exaone", "exaone4": "Exaone4", "glm": "Glm", "glm4": "Glm4",
+           "nemotron": "Nemotron", "olmo": "Olmo", "olmo3": "Olmo3"}  # fmt: skip
 
 TIED = dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2"), True)
 """tie_word_embeddings where config.json has no such key: false for all but these."""
@@ -52,6 +60,10 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "gemma3_text": ("hidden_activation", "attention_bias", "attn_logit_softcapping", "final_logit_softcapping"),
     "cohere": ("hidden_act", "attention_bias", "layer_norm_eps", "use_qk_norm", "pretraining_tp"),
     "cohere2": ("hidden_act", "attention_bias", "layer_norm_eps", "position_embedding_type", "rotary_pct"),
+    "exaone": ("hidden_act", "attention_bias", "mlp_bias", "rms_norm_eps"),
+    "exaone4": ("hidden_act", "rms_norm_eps"),
+    "glm": ("hidden_act", "attention_bias", "partial_rotary_factor"),
+    "glm4": ("hidden_act", "attention_bias", "partial_rotary_factor"),
     "nemotron": ("hidden_act", "attention_bias", "norm_eps", "partial_rotary_factor", "mlp_bias"),
     "olmo": ("hidden_act", "attention_bias"),
     "olmo3": ("hidden_act", "attention_bias", "rope_theta", "rms_norm_eps"),
@@ -65,6 +77,10 @@ OWN: dict[str, Config] = {
     "gemma3_text": {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 20, "layer_types": None},
     "cohere": {"use_qk_norm": True, "logit_scale": 0.7},
     "cohere2": {"sliding_window": 9, "logit_scale": 1.5},
+    "exaone": {"attention_bias": True, "mlp_bias": True},
+    "exaone4": {"sliding_window": 9},
+    "glm": {"head_dim": 8},
+    "glm4": {"head_dim": 12, "attention_bias": False},
     "nemotron": {"attention_bias": True, "mlp_bias": True},
     "olmo": {"clip_qkv": 2.5},
     "olmo3": {"sliding_window": 9, "attention_bias": True},
@@ -136,6 +152,36 @@ VARIANTS: dict[str, tuple[str, Config]] = {
     ),
     "cohere2, heads of 10": ("cohere2", {**_HEADS_OF_10, "sliding_window": 4}),
     "cohere2, no layer has positions": ("cohere2", {"sliding_window_pattern": 1}),
+    "exaone": ("exaone", {}),
+    "exaone, llama3, biases": ("exaone", {
+        **_old("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
+        "attention_bias": True, "mlp_bias": True, "dtype": "bfloat16", "num_key_value_heads": None,
+    }),
+    "exaone, heads of 10, tied": ("exaone", {**_HEADS_OF_10, "tie_word_embeddings": True, "rope_theta": ...}),
+    "exaone4": ("exaone4", {}),
+    "exaone4, no windows, tied": ("exaone4", {"sliding_window": None, "tie_word_embeddings": True, "head_dim": 16,
+                                              "layer_types": [_FULL] * 3}),
+    "exaone4, layers by name, beside letters": (
+        "exaone4", {"sliding_window_pattern": "LLLG", "layer_types": [_FULL, _LOCAL, _LOCAL], "dtype": "bfloat16",
+                    "num_key_value_heads": 1},
+    ),
+    "exaone4, five layers, llama3": ("exaone4", {
+        **_old("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
+        "num_hidden_layers": 5, "sliding_window_pattern": ..., "sliding_window": 1,
+    }),
+    "exaone4, heads of 10": ("exaone4", {**_HEADS_OF_10, "sliding_window": 3}),
+    "glm": ("glm", {}),
+    "glm, tied, no biases": ("glm", {"tie_word_embeddings": True, "attention_bias": False, "num_key_value_heads": 6}),
+    "glm, heads of 10": ("glm", {**_HEADS_OF_10, "head_dim": 10}),
+    "glm, all of a head, halves": ("glm", {"partial_rotary_factor": 1.0, "dtype": "bfloat16", "rms_norm_eps": ...}),
+    "glm, linear": ("glm", {"rope_theta": ..., "rope_parameters": {
+        "rope_type": "linear", "factor": 3.0, "rope_theta": 300.0, "partial_rotary_factor": 0.25,
+    }}),
+    "glm4": ("glm4", {}),
+    "glm4, tied, no biases": ("glm4", {"tie_word_embeddings": True, "attention_bias": False,
+                                       "num_key_value_heads": 1, "dtype": "bfloat16"}),
+    "glm4, an odd part of a head": ("glm4", {"partial_rotary_factor": 0.2}),
+    "glm4, heads of 10": ("glm4", {**_HEADS_OF_10, "head_dim": 10, "rms_norm_eps": ...}),
     "nemotron": ("nemotron", {}),
     "nemotron, tied, one key head": ("nemotron", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
     "nemotron, biases, wide heads": (
@@ -189,6 +235,15 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("cohere2", {"use_parallel_block": False}, "use_parallel_block is 'False', expected True"),
     ("cohere2", {"position_embedding_type": "alibi"}, "position_embedding_type is 'alibi', expected rope_gptj"),
     ("cohere2", {"sliding_window": None}, "sliding_window is null"),
+    ("exaone", {"num_layers": 0}, "num_hidden_layers is '0'"),
+    ("exaone", {"activation_function": "mish"}, "hidden_act is 'mish'"),
+    ("exaone4", {"sliding_window_pattern": "LLX"}, "sliding_window_pattern is 'LLX'"),
+    ("exaone4", {"sliding_window_pattern": ""}, "sliding_window_pattern is ''"),
+    ("exaone4", {"sliding_window": None, "layer_types": [_LOCAL] * 3}, "sliding_window is null"),
+    ("exaone4", {"sliding_window": 0}, "sliding_window is '0'"),
+    ("glm", {"partial_rotary_factor": 1.5}, "partial_rotary_factor is '1.5'"),
+    ("glm", {"attention_bias": False}, r"no use for tensors? 'model\.layers\.0\.self_attn\.[qkv]_proj\.bias'"),
+    ("glm", {"model_type": "glm4"}, "missing tensors 'model.layers.0.post_self_attn_layernorm.weight'"),
     ("nemotron", {"hidden_act": "relu3"}, "hidden_act is 'relu3'"),
     ("nemotron", {"norm_eps": 0}, "norm_eps is '0'"),
     ("nemotron", {"partial_rotary_factor": 2}, "partial_rotary_factor is '2.0', expected a number up to 1"),
@@ -207,6 +262,21 @@ REFUSED: list[tuple[str, Config, str]] = [
 
 FOUR_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
               "post_feedforward_layernorm")  # fmt: skip
+
+
+_EXAONE = {
+    "model.embed_tokens.": "transformer.wte.", "model.layers.": "transformer.h.", "model.norm.": "transformer.ln_f.",
+    ".self_attn.o_proj.": ".self_attn.out_proj.", ".self_attn.": ".attn.attention.", ".input_layernorm.": ".ln_1.",
+    ".post_attention_layernorm.": ".ln_2.", "mlp.gate_proj.": "mlp.c_fc_0.", "mlp.up_proj.": "mlp.c_fc_1.",
+    "mlp.down_proj.": "mlp.c_proj.",
+}  # fmt: skip
+
+
+def exaone_name(name: str) -> str:
+    """What a tensor is called in EXAONE's own files."""
+    for llama, own in _EXAONE.items():
+        name = name.replace(llama, own)
+    return name
 
 
 def heads(c: Config) -> tuple[int, int, int]:
@@ -234,7 +304,8 @@ def shapes(c: Config, tied: bool) -> Shapes:
     norms = {
         "gemma": ("input_layernorm", "post_attention_layernorm"), "gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS,
         "cohere": FOUR_NORMS[:1], "cohere2": FOUR_NORMS[:1], "nemotron": FOUR_NORMS[:2], "olmo": (),
-        "olmo3": FOUR_NORMS[1::2],
+        "olmo3": FOUR_NORMS[1::2], "exaone": FOUR_NORMS[:2], "exaone4": FOUR_NORMS[1::2], "glm": FOUR_NORMS[:2],
+        "glm4": (*FOUR_NORMS[:2], "post_self_attn_layernorm", "post_mlp_layernorm"),
     }[family]  # fmt: skip
     bias = c.get("attention_bias", False)
     for i in range(c["num_hidden_layers"]):
@@ -244,8 +315,8 @@ def shapes(c: Config, tied: bool) -> Shapes:
         linear(f"{layer}.self_attn.q_proj", queries * size, hidden, bias)
         linear(f"{layer}.self_attn.k_proj", keys * size, hidden, bias)
         linear(f"{layer}.self_attn.v_proj", keys * size, hidden, bias)
-        linear(f"{layer}.self_attn.o_proj", hidden, queries * size, bias)
-        if family == "gemma3_text":
+        linear(f"{layer}.self_attn.o_proj", hidden, queries * size, bias and family not in ("glm", "glm4"))
+        if family in ("gemma3_text", "exaone4"):
             found[f"{layer}.self_attn.q_norm.weight"] = found[f"{layer}.self_attn.k_norm.weight"] = (size,)
         if c.get("use_qk_norm"):
             found[f"{layer}.self_attn.q_norm.weight"] = (queries, size)
@@ -254,9 +325,12 @@ def shapes(c: Config, tied: bool) -> Shapes:
             found[f"{layer}.self_attn.q_norm.weight"] = (queries * size,)
             found[f"{layer}.self_attn.k_norm.weight"] = (keys * size,)
         inner_bias = c.get("mlp_bias", False)
-        if family != "nemotron":
-            linear(f"{layer}.mlp.gate_proj", inner, hidden, inner_bias)
-        linear(f"{layer}.mlp.up_proj", inner, hidden, inner_bias)
+        if family in ("glm", "glm4"):
+            linear(f"{layer}.mlp.gate_up_proj", 2 * inner, hidden)
+        else:
+            if family != "nemotron":
+                linear(f"{layer}.mlp.gate_proj", inner, hidden, inner_bias)
+            linear(f"{layer}.mlp.up_proj", inner, hidden, inner_bias)
         linear(f"{layer}.mlp.down_proj", hidden, inner, inner_bias)
     if norms:
         norm("model.norm")

@@ -68,7 +68,7 @@ def make(family: str, sizes: dict[str, Any]) -> Any:
     if family == "phi3" and options["hidden_size"] // options["num_attention_heads"] % 4:
         options.pop("rope_parameters")
     torch.manual_seed(7)
-    theirs = getattr(transformers, CLASSES[family] + "ForCausalLM")(
+    theirs = getattr(transformers, exact_torch.OF_OTHERS.get(family, CLASSES[family]) + "ForCausalLM")(
         transformers.AutoConfig.for_model(family, **options)
     ).eval()
     with torch.no_grad():

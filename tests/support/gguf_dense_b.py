@@ -10,7 +10,7 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Config = dict[str, Any]
 
-ARCHITECTURES = {"gemma3_text": "gemma3", "cohere": "command-r", "olmo3": "olmo2"}
+ARCHITECTURES = {"gemma3_text": "gemma3", "cohere": "command-r", "glm": "chatglm", "olmo3": "olmo2"}
 """Where it is not the ``model_type``."""
 
 PAIRED = ("olmo",)
@@ -20,7 +20,11 @@ _FOUR_NORMS = {
     "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }  # fmt: skip
-NAMES: dict[str, dict[str, str]] = {"gemma2": _FOUR_NORMS, "gemma3_text": _FOUR_NORMS, "olmo3": _FOUR_NORMS}
+NAMES: dict[str, dict[str, str]] = {
+    "gemma2": _FOUR_NORMS, "gemma3_text": _FOUR_NORMS, "olmo3": _FOUR_NORMS,
+    "exaone4": _FOUR_NORMS, "glm4": {"post_self_attn_layernorm": "post_attention_norm",
+                                     "post_mlp_layernorm": "post_ffw_norm"},
+}  # fmt: skip
 """Names of tensors where they are not Llama's."""
 
 _ADDED = ("gemma", "gemma2", "gemma3_text", "nemotron")
@@ -45,6 +49,12 @@ VARIANTS: dict[str, tuple[str, Config]] = {
     "command-r": ("cohere", {}),
     "command-r, a norm for each head": ("cohere", {"use_qk_norm": True}),
     "cohere2": ("cohere2", {"sliding_window_pattern": 4, "num_hidden_layers": 5}),
+    "chatglm": ("glm", {"head_dim": 8}),
+    "exaone": ("exaone", {}),
+    "exaone4": ("exaone4", {"sliding_window": None, "layer_types": [_FULL] * 3}),
+    "exaone4, windows": ("exaone4", {"sliding_window_pattern": 4, "num_hidden_layers": 5}),
+    "glm4": ("glm4", {}),
+    "glm4, tied, no biases": ("glm4", {"tie_word_embeddings": True, "attention_bias": False, "head_dim": 8}),
     "nemotron": ("nemotron", {}),
     "nemotron, biases": ("nemotron", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 3}),
     "olmo": ("olmo", {}),
@@ -90,6 +100,12 @@ def fields_of(c: Config, fields: dict[str, Any], arch: str) -> dict[str, Any]:
         fields.pop(f"{arch}.attention.layer_norm_rms_epsilon")
     if family == "cohere2":
         own["attention.sliding_window"] = c["sliding_window"]
+    if family in ("glm", "glm4"):
+        own["rope.dimension_count"] = int(fields[f"{arch}.rope.dimension_count"] * c["partial_rotary_factor"])
+    if family == "exaone4" and c["sliding_window"]:
+        every = c["sliding_window_pattern"]
+        own["attention.sliding_window"] = c["sliding_window"]
+        own["attention.sliding_window_pattern"] = [(i + 1) % every != 0 for i in range(layers)]
     if family == "nemotron":
         own |= {
             "attention.layer_norm_epsilon": c["norm_eps"],
