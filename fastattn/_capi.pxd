@@ -121,6 +121,7 @@ cdef extern from "fastattn.h" nogil:
         int64_t ring_first
         int64_t ring_size
         const int64_t *positions
+        int64_t chunk
 
     fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
                                      const fa_view *q, const fa_view *k, const fa_view *v,
@@ -275,6 +276,51 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, int64_t n, const fa_view *outs,
                        const fa_view *lses, void *ws, size_t ws_bytes)
 
+    ctypedef enum fa_route_score:
+        FA_ROUTE_SOFTMAX
+        FA_ROUTE_CHOSEN
+        FA_ROUTE_SIGMOID
+
+    ctypedef struct fa_route_params:
+        int64_t top
+        int32_t score
+        int32_t normalize
+        float floor
+        float scale
+        int64_t groups
+        int64_t top_groups
+        int32_t group_sum
+        const fa_view *bias
+
+    fa_status fa_route_workspace(const fa_ctx *ctx, const fa_view *routes, const fa_view *logits, const fa_route_params *params,
+                                 size_t *bytes)
+    fa_status fa_route(const fa_ctx *ctx, const fa_view *routes, const fa_view *logits, const fa_route_params *params, void *ws,
+                       size_t ws_bytes)
+
+    ctypedef enum fa_experts_gate:
+        FA_GATE_ACT
+        FA_GATE_CLAMPED
+
+    ctypedef struct fa_experts_params:
+        int64_t count
+        int64_t inner
+        int64_t top
+        int32_t gate
+        int32_t act
+        float alpha
+        float limit
+        int32_t before
+        const fa_linear_weights *up
+        const fa_linear_weights *down
+        const fa_view *up_bias
+        const fa_view *down_bias
+
+    int64_t fa_expert_span(int64_t n) nogil
+    fa_status fa_experts_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *routes,
+                                   const fa_experts_params *params, size_t *bytes)
+    fa_status fa_experts(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *routes,
+                         const fa_experts_params *params, void *ws, size_t ws_bytes)
+
     int FA_ROW_KINDS
     int FA_STEP_INDICES
     int FA_STEP_TABLES
@@ -307,11 +353,14 @@ cdef extern from "fastattn.h" nogil:
         FA_STEP_ACTIVATE
         FA_STEP_SCALE
         FA_STEP_CLAMP
+        FA_STEP_JOIN
         FA_STEP_GATHER
         FA_STEP_POOL
         FA_STEP_NORMALIZE
         FA_STEP_COPY
         FA_STEP_DISENTANGLED
+        FA_STEP_ROUTE
+        FA_STEP_EXPERTS
 
     ctypedef struct fa_step:
         int32_t kind
@@ -336,6 +385,8 @@ cdef extern from "fastattn.h" nogil:
         int64_t v_head_size
         fa_attention_params attention
         fa_disentangled_params disentangled
+        fa_route_params route
+        fa_experts_params experts
         int32_t layer
         int32_t group
         int64_t like

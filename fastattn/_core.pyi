@@ -201,6 +201,7 @@ class Program:
         softcap: float = 0.0,
         causal: bool = False,
         window: tuple[int, int] = ...,
+        chunk: int = 0,
         alibi: Any = None,
         sinks: Any = None,
         layer: int = -1,
@@ -209,6 +210,8 @@ class Program:
         p2c: Any = None,
         span: int = 0,
         max_distance: int = 0,
+        route: dict[str, Any] | None = None,
+        experts: dict[str, Any] | None = None,
     ) -> None: ...
     def seal(self) -> None: ...
     def run(

@@ -6,9 +6,11 @@ STEP_KINDS = {
     "embed": FA_STEP_EMBED, "linear": FA_STEP_LINEAR, "layer_norm": FA_STEP_LAYER_NORM, "rms_norm": FA_STEP_RMS_NORM,
     "attention": FA_STEP_ATTENTION, "rope": FA_STEP_ROPE, "gated": FA_STEP_GATED, "add": FA_STEP_ADD,
     "activate": FA_STEP_ACTIVATE, "scale": FA_STEP_SCALE, "gather": FA_STEP_GATHER, "pool": FA_STEP_POOL,
-    "normalize": FA_STEP_NORMALIZE, "copy": FA_STEP_COPY, "clamp": FA_STEP_CLAMP,
+    "normalize": FA_STEP_NORMALIZE, "copy": FA_STEP_COPY, "clamp": FA_STEP_CLAMP, "join": FA_STEP_JOIN,
     "disentangled": FA_STEP_DISENTANGLED,
+    "route": FA_STEP_ROUTE, "experts": FA_STEP_EXPERTS,
 }
+cdef dict _route_scores = {"softmax": FA_ROUTE_SOFTMAX, "chosen": FA_ROUTE_CHOSEN, "sigmoid": FA_ROUTE_SIGMOID}
 ROW_KINDS = FA_ROW_KINDS
 
 
@@ -198,8 +200,8 @@ cdef class Program:
     def add(self, str kind, out, x=None, y=None, z=None, *, index=(), PackedLinear packed=None, tables=(), weight=None,
             bias=None, activation=None, pooling=None, int act=0, double eps=0, double scale=0, int64_t heads=1,
             int64_t kv_heads=0, int64_t head_size=0, int64_t v_head_size=0, double softcap=0, bint causal=False,
-            window=(-1, -1), alibi=None, sinks=None, int layer=-1, int group=-1, c2p=None, p2c=None, int64_t span=0,
-            int64_t max_distance=0):
+            window=(-1, -1), int64_t chunk=0, alibi=None, sinks=None, int layer=-1, int group=-1, c2p=None, p2c=None, int64_t span=0,
+            int64_t max_distance=0, route=None, experts=None):
         """Writes a step; what it needs depends on its kind."""
         cdef fa_step *grown
         cdef fa_step *step
@@ -244,6 +246,7 @@ cdef class Program:
         new.attention.softcap = fa_to_float(softcap)
         new.attention.causal = causal
         new.attention.window_left, new.attention.window_right = window
+        new.attention.chunk = chunk
         new.disentangled.scale = new.scale
         new.disentangled.span = span
         new.disentangled.max_distance = max_distance
@@ -251,6 +254,10 @@ cdef class Program:
             new.disentangled.c2p = self.panels(c2p, &new, span)
         if p2c is not None:
             new.disentangled.p2c = self.panels(p2c, &new, span)
+        if route is not None:
+            self.add_route(&new, route)
+        if experts is not None:
+            self.add_experts(&new, experts)
         new.layer = layer
         new.group = group
         if self.core.n_steps == self.capacity:
@@ -261,6 +268,46 @@ cdef class Program:
             self.capacity = 2 * self.capacity + 16
         self.core.steps[self.core.n_steps] = new
         self.core.n_steps += 1
+
+    cdef int add_route(self, fa_step *step, dict options) except -1:
+        """fa_route_params: top, score, normalize, floor, scale, groups, top_groups, group_sum."""
+        step.route.top = options["top"]
+        step.route.score = _route_scores[options.get("score", "softmax")]
+        step.route.normalize = bool(options.get("normalize", False))
+        step.route.floor = fa_to_float(options.get("floor", 0.0))
+        step.route.scale = fa_to_float(options.get("scale", 1.0))
+        step.route.groups = options.get("groups", 1)
+        step.route.top_groups = options.get("top_groups", 1)
+        step.route.group_sum = bool(options.get("group_sum", False))
+        return 0
+
+    cdef int add_experts(self, fa_step *step, dict options) except -1:
+        """fa_experts_params: up and down (of all experts), count, inner, top, activation or clamped (alpha, limit), before."""
+        cdef PackedLinear up = options["up"], down = options["down"]
+        cdef int64_t count = options["count"], inner = options["inner"]
+        cdef int64_t outputs
+        for packed, inputs, each in ((up, step.x.width, 2 * inner), (down, inner, step.out.width)):
+            outputs = count * fa_expert_span(each)
+            if packed.in_features != inputs or packed.out_features != outputs:
+                raise ValueError(f"{packed!r} for {count} experts from width {inputs} to {each}")
+        self.keep.append((up, down))
+        step.experts.up = &up.core.weights
+        step.experts.down = &down.core.weights
+        if up.core.bias != NULL:
+            step.bias = up.core.bias[0]
+        if down.core.bias != NULL:
+            step.weight = down.core.bias[0]
+        step.experts.count = count
+        step.experts.inner = inner
+        step.experts.top = options["top"]
+        step.experts.act = _activations[options.get("activation")]
+        clamped = options.get("clamped")
+        if clamped is not None:
+            step.experts.gate = FA_GATE_CLAMPED
+            step.experts.alpha = fa_to_float(clamped[0])
+            step.experts.limit = fa_to_float(clamped[1])
+        step.experts.before = bool(options.get("before", False))
+        return 0
 
     def seal(self):
         """Checks all steps, when the last one is written; a program that was not sealed does not run."""

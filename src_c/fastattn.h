@@ -175,6 +175,8 @@ typedef struct fa_attention_params {
     const int64_t *positions; /* [Tk] of the packed form where cu_q and cu_k are the same, or NULL: where each token stands, within
                                * 2^46 of 0, ascending strictly in a sequence. Causality, windows and bias then go by these in place
                                * of j and p; blocks, scores and weights by index as ever. Without q_offset, sink_tokens, alibi */
+    int64_t chunk;            /* > 0: a query sees keys of its own chunk alone, of so many positions from the sequence's first on.
+                               * Without sink_tokens */
 } fa_attention_params;
 
 /* q (B, Hq, Sq, D), k (B, Hkv, Sk, D), v (B, Hkv, Sk, Dv) -> out (B, Hq, Sq, Dv); lse (B, Hq, Sq) fp32 and weights
@@ -435,6 +437,8 @@ fa_status fa_merge_attention_workspace(const fa_ctx *ctx, int64_t n, size_t *byt
 fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, int64_t n, const fa_view *outs,
                    const fa_view *lses, void *ws, size_t ws_bytes);
 
+#include "experts.h" /* feed-forward layers of which each row takes a few: fa_route, fa_experts */
+
 /* ---- programs (ops/program.c) ------------------------------------------------------------------------------------
  *
  * The operators of a model one behind the other, run in one call. A value is columns of a table that has a row for each
@@ -474,7 +478,8 @@ typedef enum fa_step_kind {
     FA_STEP_RMS_NORM = 3,   /* the same, or without y in `heads` groups of columns */
     FA_STEP_ATTENTION = 4,  /* out = attention of q = x, k = y, v = z: index[0] ends, [1] positions or -1 (which a batch with memory
                              * may not have), [2] weights or -1 */
-    FA_STEP_ROPE = 5,       /* x in place: index[0] cosines, [1] sines, [2] the row of both for each row of x */
+    FA_STEP_ROPE = 5,       /* x in place: index[0] cosines, [1] sines, [2] the row of both for each row of x; the first
+                             * v_head_size columns of each head stay as they are */
     FA_STEP_GATED = 6,      /* out = act(x) * y; out may be x or y */
     FA_STEP_ADD = 7,        /* out = x + y; out may be either */
     FA_STEP_ACTIVATE = 8,   /* out = act(x); out may be x */
@@ -484,7 +489,11 @@ typedef enum fa_step_kind {
     FA_STEP_NORMALIZE = 12, /* out = x / max(|x|, eps); out may be x */
     FA_STEP_COPY = 13,      /* out = x */
     FA_STEP_DISENTANGLED = 14, /* as attention, by `disentangled`: index[0] ends, [1] positions, [2] weights */
-    FA_STEP_CLAMP = 15      /* out = x, no further from 0 than scale; out may be x */
+    FA_STEP_CLAMP = 15,     /* out = x, no further from 0 than scale; out may be x */
+    FA_STEP_JOIN = 16,      /* out = `heads` heads of head_size columns of x and v_head_size of y; x and y are as many heads,
+                             * or one for all */
+    FA_STEP_ROUTE = 17,     /* out = routes of logits x, by `route`, its bias in `bias` */
+    FA_STEP_EXPERTS = 18    /* out = experts of x by the routes y, by `experts`, biases in `bias` (up) and `weight` (down) */
 } fa_step_kind;
 
 typedef struct fa_step {
@@ -499,8 +508,10 @@ typedef struct fa_step {
     fa_view alibi, sinks; /* of attention, (heads,): slopes, logits without a value; ndim 0: none */
     float eps, scale;
     int64_t heads, kv_heads, head_size, v_head_size;
-    fa_attention_params attention; /* scale, softcap, causal, windows, sink_tokens alone */
+    fa_attention_params attention; /* scale, softcap, causal, windows, sink_tokens, chunk alone */
     fa_disentangled_params disentangled; /* scale, span, max_distance, c2p, p2c alone */
+    fa_route_params route;         /* but for bias */
+    fa_experts_params experts;     /* but for biases */
     int32_t layer, group;          /* of attention: where batches with memory keep its keys; -1: nowhere */
     int64_t like;                  /* set by fa_program_check: a step that wants as much workspace */
 } fa_step;

@@ -13,7 +13,7 @@ import numpy as np
 from fastattn import _core
 from fastattn.graph.plan import used_nodes
 
-__all__ = ["Costs", "Layer", "costs_of", "pairs"]
+__all__ = ["Costs", "Experts", "Layer", "costs_of", "pairs"]
 
 _KEY_BYTES = {"float32": (4, 0), "float16": (2, 0), "bfloat16": (2, 0), "int8": (1, 4)}
 """Type of keys and values -> bytes of a number, and of a row's scale."""
@@ -31,6 +31,19 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Experts:
+    """A layer of ``number`` experts, of which each token takes ``top``; ``nbytes``: of all of them."""
+
+    number: int
+    top: int
+    nbytes: int
+
+    def read_bytes(self, tokens: int) -> int:
+        """Of those that so many tokens take together, where each takes any with the same chance."""
+        return round(self.nbytes * (1 - (1 - self.top / self.number) ** tokens))
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
     """Of a model as it is kept."""
 
@@ -39,12 +52,13 @@ class Costs:
     kept_bytes: int
     """All tensors."""
     read_bytes: int
-    """Of these what every step reads: all but the table of words, of which a token needs one row."""
+    """Of these what every step reads: all but the table of words, of which a token needs one row, and experts."""
     token_flops: int
     """Of the linear layers that every token goes through."""
     output_flops: int
     """Of those that only a token with logits does."""
     layers: tuple[Layer, ...]
+    experts: tuple[Experts, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """What ``from_json`` takes."""
@@ -53,7 +67,8 @@ class Costs:
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Costs:
         """The same costs again, from another process."""
-        return cls(**{**found, "layers": tuple(Layer(**layer) for layer in found["layers"])})
+        layers = tuple(Layer(**layer) for layer in found["layers"])
+        return cls(**{**found, "layers": layers, "experts": tuple(Experts(**one) for one in found.get("experts", ()))})
 
     def prompt_flops(self, tokens: int) -> int:
         """Operations of a prompt with logits after its last token."""
@@ -65,7 +80,10 @@ class Costs:
         return batch * each
 
     def decode_bytes(self, before: int, steps: int, batch: int, kv_dtype: str) -> int:
-        """Bytes of weights, read once a step for all sequences, and of keys and values, that those steps read."""
+        """Bytes of weights, read once a step for all sequences, and of keys and values, that those steps read.
+
+        Of experts: those that some sequence takes.
+        """
         number, scale = _KEY_BYTES[kv_dtype]
         keys = sum(
             pairs(before, steps, layer.window)
@@ -73,7 +91,8 @@ class Costs:
             * (number * (layer.head_size + layer.v_head_size) + 2 * scale)
             for layer in self.layers
         )
-        return steps * self.read_bytes + batch * keys
+        taken = sum(one.read_bytes(batch) for one in self.experts)
+        return steps * (self.read_bytes + taken) + batch * keys
 
     def _attention_flops(self, before: int, tokens: int) -> int:
         return sum(
@@ -105,7 +124,7 @@ def costs_of(model: Any) -> Costs:
     read: dict[int, int] = {}
     dtypes: Counter[str] = Counter()
     flops = {"tokens": 0, "outputs": 0}
-    layers = []
+    layers, experts = [], []
     for node in used_nodes(trace.nodes, [trace.outputs["logits"]]):
         for part in _weights(node.options.values()):
             kept[id(part)] = part.nbytes
@@ -114,6 +133,14 @@ def costs_of(model: Any) -> Costs:
             if isinstance(part, _core.PackedLinear):
                 flops[node.out.rows] += 2 * part.in_features * part.out_features
                 dtypes[str(part.dtype)] += part.nbytes
+        if node.kind == "experts":
+            options = node.options["experts"]
+            both = [options["up"], options["down"]]
+            kept.update((id(part), part.nbytes) for part in both)
+            experts.append(Experts(options["count"], options["top"], sum(part.nbytes for part in both)))
+            inner, hidden = options["inner"], node.out.width
+            flops[node.out.rows] += 2 * options["top"] * 3 * inner * hidden
+            dtypes[both[0].dtype] += experts[-1].nbytes
         if node.kind == "attention":
             group = trace.groups[node.options["group"]]
             layers.append(
@@ -121,7 +148,7 @@ def costs_of(model: Any) -> Costs:
             )
     return Costs(
         dtypes.most_common(1)[0][0], sum(kept.values()), sum(read.values()), flops["tokens"], flops["outputs"],
-        tuple(layers),
+        tuple(layers), tuple(experts),
     )  # fmt: skip
 
 

@@ -67,6 +67,10 @@ def add_parser(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: as stored)")
     parser.add_argument("--sha256", type=sha256, metavar="HEX", help="first check the SHA-256 sum of the weights' file")
+    parser.add_argument(
+        "--adapter", type=path, action="append", default=[], metavar="PATH",
+        help="LoRA to put into the weights, a folder that PEFT wrote or a .gguf file; may come again",
+    )  # fmt: skip
     parser.add_argument("--chat", action="store_true", help="the prompt is one turn of a chat")
     parser.add_argument(
         "--system", type=_text, metavar="TEXT", help="what the system says before it; with --chat alone"
@@ -149,6 +153,8 @@ def _run(arguments: argparse.Namespace) -> int:
         model = load_model(arguments, None, language_model_path)
         if not hasattr(model, "generate"):
             raise ValueError(f"--model: {model.path} is no language model: it has no text to continue")
+        for adapter in arguments.adapter:
+            model = model.load_adapter(adapter)
         if len(text) > _MOST_LETTERS * model.max_positions:
             raise ValueError(
                 f"PROMPT: {len(text)} characters, but the context of the model has {model.max_positions} tokens"

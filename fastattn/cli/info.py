@@ -14,6 +14,7 @@ __all__ = ["add_parser"]
 _EPILOG = """examples:
   fastattn info
   fastattn info --json
+  fastattn info --families
   FASTATTN_ISA=avx2 fastattn info --threads 1
   fastattn info SmolLM2-135M-Instruct.Q4_1.gguf
   fastattn info all-MiniLM-L6-v2 --json
@@ -36,12 +37,15 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "path", type=path, metavar="PATH", nargs="?", help="model folder, .gguf, .safetensors or packed file"
     )
+    parser.add_argument("--families", action="store_true", help="which families of models there are, as Markdown")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     add_threads(parser)
     parser.set_defaults(run=_run, parser=parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.families:
+        return _families(arguments)
     if arguments.path is not None:
         return _model(arguments)
     from fastattn import build_info, cpu_info, set_num_threads
@@ -71,6 +75,16 @@ def _model(arguments: argparse.Namespace) -> int:
     found = describe(arguments.path)
     with escaping():
         print(json.dumps(found, indent=2) if arguments.json else as_text(found))
+    return 0
+
+
+def _families(arguments: argparse.Namespace) -> int:
+    """What can be loaded."""
+    from fastattn.models.families import as_markdown, families
+
+    if arguments.path is not None or arguments.threads is not None:
+        arguments.parser.error("argument --families: alone, or with --json")
+    print(json.dumps([row._asdict() for row in families()], indent=2) if arguments.json else as_markdown())
     return 0
 
 

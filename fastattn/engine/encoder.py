@@ -162,10 +162,12 @@ class Encoder:
             raise ValueError(f"other: {other!r} has no head")
         if name in self.heads:
             raise ValueError(f"name: there is a head {name!r} already")
-        head = other.head
+        self._put_head(name, other.head, other.origin)
+
+    def _put_head(self, name: str, head: Head, origin: Origin | None) -> None:
         self.record(head_output(name), lambda: head.record(self.graph, self.graph.trace.outputs["hidden"]))
         self.heads[name] = head
-        self._added[name] = other.origin
+        self._added[name] = origin
 
     def record(self, name: str, steps: Callable[[], Any]) -> str:
         """Put further ``steps`` behind the model, once: what they return is the output ``name``."""

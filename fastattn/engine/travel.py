@@ -7,10 +7,10 @@ have to be there, under the same path. What was loaded is compared with what was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Origin", "rebuild", "reduce_model"]
+__all__ = ["Origin", "rebuild", "reduce_model", "with_adapters"]
 
 
 class Origin(NamedTuple):
@@ -67,6 +67,14 @@ def rebuild(origin: Origin, added: Mapping[str, Origin], state: Mapping[str, Any
         model.add_head(name, _load(other))
     for name, value in state.items():
         setattr(model, name, value)
+    return model
+
+
+def with_adapters(path: str, *, base: Origin, adapters: Sequence[str]) -> Any:
+    """The model of ``base``, whose path is ``path``, with ``adapters`` in it: what loads such models again."""
+    model = _load(base)
+    for adapter in adapters:
+        model = model.load_adapter(adapter)
     return model
 
 

@@ -32,6 +32,10 @@ class Converted(NamedTuple):
     """Its first row, where several layers lie in one tensor."""
     rows: int | None = None
     """How many rows it has there; None for all."""
+    row: bool = False
+    """Whether it is a matrix of one row, of which the file may have a vector."""
+    fold: str = ""
+    """"rows": it is the rows of one matrix for each head, one behind the other; "columns": their columns."""
 
 
 class GgufWeights(WeightFile):
@@ -64,6 +68,10 @@ class GgufWeights(WeightFile):
     format = "gguf"
     floats = GgufFile.floats
 
+    def place(self, name: str) -> Converted:
+        """Where the tensor ``name`` is in the file, or would be if it were there."""
+        return self._tensors.get(name) or Converted(self._would_be(name))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return GgufWeights, (self.file, self._tensors, self._would_be)
 
@@ -80,6 +88,10 @@ class GgufWeights(WeightFile):
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         where = self._tensors[name]
         rows = self.file[where.name]
+        if where.row:
+            rows = rows.reshape(1, -1)
+        if where.fold:
+            rows = _folded(rows, where)
         if where.rows is not None:
             rows = rows[where.first : where.first + where.rows]
         return _halves(rows, where.heads)
@@ -91,6 +103,12 @@ class GgufWeights(WeightFile):
         self.info(name)
         where = self._tensors[name]
         read_all, origin = self.file.row_reader(where.name), where.first
+        if where.row:
+            whole = self.file.as_float32(where.name).reshape(1, -1)
+            return lambda start, stop: whole[start:stop]
+        if where.fold:
+            folded = _folded(self.file.as_float32(where.name), where)
+            return lambda start, stop: folded[start:stop]
 
         def read(start: int, stop: int) -> Floats:
             return read_all(origin + start, origin + stop)
@@ -109,10 +127,21 @@ class GgufWeights(WeightFile):
 
 def _part_of(info: TensorInfo, where: Converted) -> TensorInfo:
     """The tensor of those rows alone. Where there are fewer of them it is told by a shape that does not fit."""
+    if where.row and len(info.shape) == 1:
+        return info._replace(shape=(1, *info.shape))
+    if where.fold and len(info.shape) == 3:
+        heads, *one = info.shape
+        return info._replace(shape=(heads * one[where.fold == "columns"], one[where.fold == "rows"]))
     if where.rows is None or not info.shape:
         return info
     count = max(min(where.rows, info.shape[0] - where.first), 0)
     return info._replace(shape=(count, *info.shape[1:]))
+
+
+def _folded(stored: np.ndarray[Any, Any], where: Converted) -> np.ndarray[Any, Any]:
+    """The rows, or columns, of the matrices of all heads as rows of one."""
+    heads = stored.swapaxes(1, 2) if where.fold == "columns" else stored
+    return np.ascontiguousarray(heads).reshape(-1, heads.shape[2])
 
 
 def _halves(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:

@@ -21,6 +21,7 @@ from .names import Names
 
 if TYPE_CHECKING:
     from ..weights import PackedLinear
+    from .banks import Bank
     from .config import ConfigReader
     from .rotary import Rotary
     from .source import Floats, Layout, Source
@@ -173,6 +174,8 @@ class Graph:
         self.trace = Trace()
         self.tables: tuple[Floats, ...] = ()
         """Tables of the model, of which a batch reads a few rows."""
+        self.made: Mapping[str, Any] = {}
+        """What the source has handed out, by its key: a model with other weights in some layers shares the rest."""
         self.tasks = Tasks()
         self.family = family
         self.names = Names("", "", {})
@@ -180,7 +183,7 @@ class Graph:
 
     def seal(self) -> None:
         """For loaders: the page has run. What is recorded from now on asks for no weights."""
-        self.tables = tuple(self.source.tables)
+        self.tables, self.made = tuple(self.source.tables), self.source.made
         del self.source
 
     def copy(self) -> Graph:
@@ -352,13 +355,14 @@ class Graph:
         self, q: Value, k: Value, v: Value, heads: int, kv_heads: int | None = None, *, scale: float | None = None,
         causal: bool = False, window: tuple[int | None, int | None] | None = None, cached: bool = False,
         distance_bias: Floats | None = None, alibi: Floats | None = None, sinks: Floats | None = None,
-        softcap: float = 0.0,
+        softcap: float = 0.0, chunk: int | None = None,
     ) -> Value:  # fmt: skip
         """Attention of every sequence to itself; ``cached``: batches may continue sequences, whose keys are kept.
 
         ``alibi``: slopes (heads,) by which a key's score falls with its distance, counted over the tokens that are
         there; ``sinks``: (heads,) logits that take part in the softmax and carry no value; ``softcap``: scores are
-        softcap * tanh(score / softcap), 0 for as they are.
+        softcap * tanh(score / softcap), 0 for as they are; ``chunk``: tokens see those of their own chunk alone, of so
+        many from the first of the sequence on.
         """
         kv_heads = heads if kv_heads is None else kv_heads
         size, v_size = q.width // heads, v.width // kv_heads
@@ -369,22 +373,22 @@ class Graph:
         left, right = (None, None) if window is None else window
         layer = group = -1
         if cached:
-            keep = Group(kv_heads, size, v_size, None if left is None else left + 1)
+            keep = Group(kv_heads, size, v_size, chunk if left is None else left + 1)
             if keep not in self.trace.groups:
                 self.trace.groups.append(keep)
             layer, group = len(self.trace.layers), self.trace.groups.index(keep)
             self.trace.layers.append(group)
         ends = self.array("ends", rows="sequences", more=1)
-        if alibi is not None and window is not None:
+        if alibi is not None and (window is not None or chunk is not None):
             raise ValueError("attention: alibi and a window, which go by different distances where masks have holes")
         # what goes by distance goes by the columns of a batch whose mask has holes
-        by_distance = window is not None or distance_bias is not None
+        by_distance = window is not None or chunk is not None or distance_bias is not None
         columns = self.array("columns", rows=q.rows, optional=True) if by_distance else None
         return self.record(
             "attention", q.rows, heads * v_size, q, k, v, arrays=(ends, columns), heads=heads, kv_heads=kv_heads,
             head_size=size, v_head_size=v_size, scale=1 / math.sqrt(size) if scale is None else scale, causal=causal,
             window=(-1 if left is None else left, -1 if right is None else right), bias=distance_bias, alibi=alibi,
-            sinks=sinks, softcap=softcap, layer=layer, group=group,
+            sinks=sinks, softcap=softcap, chunk=chunk or 0, layer=layer, group=group,
         )  # fmt: skip
 
     def disentangled(
@@ -400,8 +404,20 @@ class Graph:
             p2c=panels.get("p2c"),
         )  # fmt: skip
 
-    def rope(self, x: Value, heads: int, rotary: Rotary) -> Value:
-        """``x`` turned by the positions of its rows, head by head, in its place; older values are void."""
+    def join(self, x: Value, y: Value, heads: int, sizes: tuple[int, int]) -> Value:
+        """Heads of columns of x and of y side by side, ``sizes`` of each; x or y may be one for all heads."""
+        for value, size in zip((x, y), sizes, strict=True):
+            if value.width not in (size, heads * size):
+                raise ValueError(f"join: {value!r} for {heads} heads of {size}")
+        return self.record(
+            "join", x.rows, heads * sum(sizes), x, y, heads=heads, head_size=sizes[0], v_head_size=sizes[1]
+        )  # fmt: skip
+
+    def rope(self, x: Value, heads: int, rotary: Rotary, first: int = 0) -> Value:
+        """``x`` turned by the positions of its rows, head by head, in its place; older values are void.
+
+        ``first``: columns of each head that stay in front of those that turn.
+        """
         self._read(x)
         if rotary not in self.trace.rotaries:
             self.trace.rotaries.append(rotary)
@@ -410,7 +426,7 @@ class Graph:
         rows = self.array(f"rope{number}.rows", rows=x.rows)
         x.table.changes.append((x.first, x.first + x.width))
         turned = Value(self, x.table, x.first, x.width)
-        options = {"heads": heads, "head_size": x.width // heads, "act": int(rotary.interleaved)}
+        options = {"heads": heads, "head_size": x.width // heads, "v_head_size": first, "act": int(rotary.interleaved)}
         self.trace.nodes.append(Node("rope", turned, (turned,), (*tables, rows), options))
         return turned
 
@@ -439,6 +455,33 @@ class Graph:
     def scale(self, x: Value, factor: float) -> Value:
         """x * factor; ``x`` itself where that is 1."""
         return x if factor == 1 else self.record("scale", x.rows, x.width, x, scale=factor, reuse=True)
+
+    # ---- experts ----
+
+    def route(self, logits: Value, top: int, *, bias: Floats | None = None, **options: Any) -> Value:
+        """Which ``top`` experts each row takes, and by what weights: numbers, then weights, the best first.
+
+        ``score``: "softmax" over all experts, "chosen" over those that were chosen, or "sigmoid"; ``normalize``:
+        weights are divided by their sum + ``floor``; ``scale`` multiplies them; ``bias`` (experts,) is added where
+        experts are chosen; ``groups``: only those of the best ``top_groups`` of so many are, a group counting as its
+        best or, with ``group_sum``, as its two best.
+        """
+        return self.record("route", logits.rows, 2 * top, logits, bias=bias, route={"top": top, **options})
+
+    def experts(
+        self, x: Value, routes: Value, up: Bank, down: Bank, *, activation: str = "silu",
+        clamped: tuple[float, float] | None = None, before: bool = False,
+    ) -> Value:  # fmt: skip
+        """The sum over a row's experts, in their order, of weight * down(activation(g) u) with [g | u] = up(x).
+
+        ``clamped``: (alpha, limit) of g' sigmoid(alpha g') (u' + 1), g' = min(g, limit), u' within +-limit. ``before``:
+        weights multiply what goes in.
+        """
+        options = {
+            "up": self.source.experts(up), "down": self.source.experts(down), "count": up.number, "inner": down.inputs,
+            "top": routes.width // 2, "activation": activation, "clamped": clamped, "before": before,
+        }  # fmt: skip
+        return self.record("experts", x.rows, down.outputs, x, routes, experts=options)
 
     # ---- rows change ----
 

@@ -31,6 +31,11 @@ class Names:
     def __init__(self, prefix: str, layer: str, layer_names: Mapping[str, str], **names: str) -> None:
         self._prefix, self._layer, self._of_layer, self._names = prefix, layer, dict(layer_names), names
 
+    @property
+    def prefix(self) -> str:
+        """What is in front of the names."""
+        return self._prefix
+
     def of(self, role: str, layer: int | None = None) -> str:
         """The full name of ``role``, of the layer of that number."""
         name = self._names[role] if layer is None else self._layer.format(i=layer) + self._of_layer[role]
@@ -54,3 +59,7 @@ class Names:
         """The same with another prefix, or further names."""
         where = self._prefix if prefix is None else prefix
         return Names(where, self._layer, self._of_layer, **{**self._names, **names})
+
+    def in_layers(self, **names: str) -> Names:
+        """The same with other or further names within a layer."""
+        return Names(self._prefix, self._layer, {**self._of_layer, **names}, **self._names)

@@ -16,6 +16,7 @@ from ..loaders.errors import WeightFileError
 from ..loaders.jsonfile import parse_json, parse_json_object
 from ..loaders.packed import PackedFile
 from ..weights import PackedLinear
+from .banks import Bank
 from .choice import HEADS
 from .config import ConfigReader
 from .source import AS_STORED, Derivation, Floats, Norm, Product, Source, TensorReport, stored_name
@@ -71,16 +72,20 @@ class Packed(Source):
         return WeightFileError(f"{self._packed.path}: {name!r} {fault}")
 
     def _linear(self, product: Product) -> PackedLinear:
-        parts, biased = self._parts(product.key, None), product.biased
+        return self._layer(product.key, product.inputs, product.outputs, product.biased, product.dtype)
+
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
+        return self._layer(bank.key, bank.inputs, bank.width, bank.biased, dtype)
+
+    def _layer(self, key: str, inputs: int, outputs: int, biased: bool, dtype: str | None) -> PackedLinear:
+        parts = self._parts(key, None)
         if ("bias" in parts) is not biased:
-            raise self._wrong(
-                product.key, "has no bias" if biased else "has a bias that this architecture has no use for"
-            )
-        kind: Any = product.dtype or self._types.get(product.key) or self.dtype  # which from_arrays checks
+            raise self._wrong(key, "has no bias" if biased else "has a bias that this architecture has no use for")
+        kind: Any = dtype or self._types.get(key) or self.dtype  # which from_arrays checks
         try:
-            return PackedLinear.from_arrays(parts, product.inputs, product.outputs, kind)
+            return PackedLinear.from_arrays(parts, inputs, outputs, kind)
         except (ValueError, TypeError) as error:
-            raise self._wrong(product.key, f"does not fit config.json: {error}") from None
+            raise self._wrong(key, f"does not fit config.json: {error}") from None
 
     def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
         parts = self._parts(name, {"weight": (size,), "bias": (size,)} if bias else {"weight": (size,)})

@@ -11,14 +11,15 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..loaders import WeightFile
 from ..weights import PackedLinear, pack_rows
+from .banks import Bank, bank_bias, bank_rows, check_count, form_of
 from .config import ConfigReader
+from .layout import Layout
 
 __all__ = [
     "AS_STORED",
@@ -55,29 +56,6 @@ class Norm(NamedTuple):
 
     weight: Floats
     bias: Floats | None
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How files of Hugging Face have a layer, where not as (outputs, inputs) in the order of the page. In GGUF files
-    all layers are in that order.
-    """
-
-    name: str
-    """Layouts of one name are one."""
-    transposed: bool = False
-    """Whether its tensor is (inputs, outputs)."""
-    order: np.ndarray[Any, np.dtype[np.int64]] | None = field(default=None, compare=False)
-    """For each output of the page the one of the file; None where they are in order."""
-
-    def shape(self, outputs: int, inputs: int) -> tuple[int, int]:
-        """Of the tensor in the file."""
-        return (inputs, outputs) if self.transposed else (outputs, inputs)
-
-    def rows(self, stored: Floats) -> Floats:
-        """(outputs, inputs) in order, of the tensor in the file."""
-        rows = stored.T if self.transposed else stored
-        return np.ascontiguousarray(rows if self.order is None else rows[self.order])
 
 
 class Product(NamedTuple):
@@ -156,6 +134,13 @@ class Source(ABC):
         """The tables that were handed out, of which a call reads a few rows."""
         return [made for asked, made in self._handed.values() if asked[0] == "table"]
 
+    @property
+    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
+        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
+        the key of derived arrays.
+        """
+        return {key: made for key, (_, made) in self._handed.items()}
+
     @abstractmethod
     def has(self, name: str) -> bool:
         """Whether a tensor of that full name is stored."""
@@ -208,6 +193,13 @@ class Source(ABC):
 
     @abstractmethod
     def _linear(self, product: Product) -> PackedLinear: ...
+
+    def experts(self, bank: Bank, dtype: str | None = None) -> PackedLinear:
+        """The layers of all experts as one product; ``dtype``: another storage type than the model's."""
+        return self.once(bank.key, ("experts", *bank, dtype), lambda: self._experts(bank, dtype))
+
+    @abstractmethod
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear: ...
 
     def norm(self, name: str, size: int, *, bias: bool = True, plus_one: bool = False) -> Norm:
         """``name.weight`` and ``name.bias`` (size,).
@@ -272,6 +264,11 @@ class _OfFile(Source):
         """Whether a converter has put layers in order and added ones to gains."""
         return self.weights.format == "gguf"
 
+    def layout_of(self, product: Product) -> Layout | None:
+        """How the file has a product, where not in order."""
+        layout = product.layout
+        return None if layout is None or (self.converted and not layout.everywhere) else layout
+
     def outputs(self, name: str, inputs: int) -> int | None:
         for part, rest in (("weight", (inputs,)), ("bias", ())):
             stored = stored_name(self.weights, f"{name}.{part}")
@@ -305,12 +302,22 @@ class Plan(_OfFile):
         self.requests[names] = shape
 
     def _linear(self, product: Product) -> PackedLinear:
-        layout = None if self.converted else product.layout
+        layout = self.layout_of(product)
         for name, size, biases in product.parts:
             shape = (size, product.inputs) if layout is None else layout.shape(size, product.inputs)
             self._ask((f"{name}.weight", product.tied), shape)
             if biases:
                 self._ask(biases, (size,))
+        return None  # type: ignore[return-value]
+
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
+        form = form_of(bank, self.weights)
+        check_count(bank, form, self.weights)
+        for name in form.names:
+            for e in range(bank.number if form.apart else 1):
+                self._ask((name.format(e=e),), bank.shape(form))
+        for name in form.biases:
+            self._ask((name,), (bank.number, bank.outputs // len(form.biases)))
         return None  # type: ignore[return-value]
 
     def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
@@ -339,13 +346,6 @@ class _Nothing(dict[str, Any]):
 class Checkpoint(_OfFile):
     """Reads tensors and packs layers."""
 
-    @property
-    def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
-        """What was handed out, which a packed file stores, by its key: names joined by "+", a norm's name, a table's,
-        the key of derived arrays.
-        """
-        return {key: made for key, (_, made) in self._handed.items()}
-
     def _stored(self, *candidates: str | None) -> str:
         """The name under which one of these full names is stored."""
         for name in candidates:
@@ -367,7 +367,7 @@ class Checkpoint(_OfFile):
         kind = product.dtype or self.dtype
         if kind == AS_STORED:
             kind = _kept_type(self.weights, names)
-        layout = None if self.converted else product.layout
+        layout = self.layout_of(product)
         if layout is None:
             read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
         else:
@@ -376,6 +376,19 @@ class Checkpoint(_OfFile):
             if bias is not None and layout.order is not None:
                 bias = bias[layout.order]
         packed = pack_rows(product.outputs, product.inputs, read, bias, kind, num_threads=self.num_threads)
+        for name in names:
+            self.weights.forget(name)
+        return packed
+
+    def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
+        form = form_of(bank, self.weights)
+        names = [name.format(e=e) for e in range(bank.number if form.apart else 1) for name in form.names]
+        bias = bank_bias([self._read(name) for name in form.biases], bank, form) if form.biases else None
+        kind = dtype or self.dtype
+        if kind == AS_STORED:
+            kind = _kept_type(self.weights, names)
+        read = bank_rows(self.weights, bank, form)
+        packed = pack_rows(bank.width, bank.inputs, read, bias, kind, num_threads=self.num_threads)
         for name in names:
             self.weights.forget(name)
         return packed

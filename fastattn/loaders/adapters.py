@@ -7,9 +7,10 @@ import json
 
 from .files import ModelFiles
 
-__all__ = ["refuse_adapters"]
+__all__ = ["CONFIG", "refuse_adapters"]
 
-_CONFIG = "adapter_config.json"
+CONFIG = "adapter_config.json"
+"""What every adapter of PEFT has."""
 
 
 def refuse_adapters(files: ModelFiles) -> None:
@@ -22,15 +23,16 @@ def refuse_adapters(files: ModelFiles) -> None:
     ValueError
         There is an ``adapter_config.json``. It is named, with the model it belongs to and how to merge the two.
     """
-    if not files.has(_CONFIG):
+    if not files.has(CONFIG):
         return
     try:
-        base = files.read_json(_CONFIG).get("base_model_name_or_path")
+        base = files.read_json(CONFIG).get("base_model_name_or_path")
     except (OSError, ValueError):
         base = None
     of = f" of {json.dumps(base)[:100]}" if isinstance(base, str) and base else ""
     raise ValueError(
-        f"{files.describe(_CONFIG)}: an adapter{of}, which would have to be put into the weights first. In an "
-        "environment with peft: AutoPeftModel.from_pretrained(folder).merge_and_unload().save_pretrained(new_folder); "
-        "copy the tokenizer and the files of sentence-transformers beside it"
+        f"{files.describe(CONFIG)}: an adapter{of}, which has to be put into the weights. A LoRA: load its model, "
+        "from a folder without this file, and model.load_adapter(this folder). Any other, in an environment with peft: "
+        "AutoPeftModel.from_pretrained(folder).merge_and_unload().save_pretrained(new_folder); copy the tokenizer and "
+        "the files of sentence-transformers beside it"
     )

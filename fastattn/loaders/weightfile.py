@@ -228,10 +228,13 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
     def row_reader(self, name: str) -> Callable[[int, int], np.ndarray[Any, np.dtype[np.float32]]]:
         """What reads rows ``start`` to ``stop`` of the tensor ``name`` as float32: a part of what ``as_float32`` gives.
 
-        For whoever needs all of a large tensor, but not at once.
+        Of a tensor of more than two dimensions all but the last count rows. For whoever needs all of a large tensor,
+        but not at once.
         """
         dtype = self._widened_dtype(name)
         stored = self._read(name)
+        if stored.ndim > 2:
+            stored = stored.reshape(math.prod(stored.shape[:-1]), stored.shape[-1])
         return lambda start, stop: _widened(stored[start:stop], dtype)
 
     def forget(self, name: str) -> None:

@@ -29,7 +29,11 @@ LAYER = {
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "attn_post_norm": "post_attention_layernorm",
     "ffn_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_gate_up": "mlp.gate_up_proj",
-    "ffn_down": "mlp.down_proj",
+    "ffn_down": "mlp.down_proj", "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_gate_up_exps": "mlp.experts.gate_up_proj",
+    "ffn_up_exps": "mlp.experts.up_proj", "ffn_down_exps": "mlp.experts.down_proj",
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate", "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj", "ffn_down_shexp": "mlp.shared_expert.down_proj",
 }  # fmt: skip
 """Roles of a layer, as Llama's kin call them."""
 
@@ -245,9 +249,13 @@ def causal_heads(
         g.output("logits", g.tasks.head.record(g, g.outputs(x)))
 
 
-def causal_family(name: str, build: Callable[[Graph], Facts], *families: str) -> Family:
-    """A family of decoders whose classes are called ``families`` + Model or ForCausalLM."""
+def causal_family(name: str, build: Callable[[Graph], Facts], *families: str, ignorable: str | None = None) -> Family:
+    """A family of decoders whose classes are called ``families`` + Model or ForCausalLM.
+
+    ``ignorable``: a pattern of full names of further tensors that the model may leave unused.
+    """
     heads: dict[str, str | None] = {}
     for family in families:
         heads |= {f"{family}Model": None, f"{family}ForCausalLM": "causal_lm"}
-    return Family(name, build, heads, _TENSORS, pooled_output=False, decoder=True)
+    unused = _TENSORS if ignorable is None else re.compile(f"{_TENSORS.pattern}|{ignorable}")
+    return Family(name, build, heads, unused, pooled_output=False, decoder=True)

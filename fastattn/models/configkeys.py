@@ -36,10 +36,11 @@ _BY_REASON = {
     "_attn_implementation_autoset _attn_implementation_internal _experts_implementation_internal tf_legacy_loss "
     "use_flash_attn",
     "training": "initializer_range initializer_factor hidden_dropout_prob attention_probs_dropout_prob "
-    "classifier_dropout classifier_dropout_prob hidden_dropout attention_dropout dropout pooler_dropout",
+    "classifier_dropout classifier_dropout_prob hidden_dropout attention_dropout dropout pooler_dropout "
+    "router_aux_loss_coef router_jitter_noise",
     "labels, where there is no head that has them": "id2label label2id num_labels _num_labels problem_type",
     "what a call returns besides": "output_attentions output_hidden_states output_past return_dict use_return_dict "
-    "use_cache",
+    "use_cache output_router_logits",
     "token ids, which are the tokenizer's": "pad_token_id bos_token_id eos_token_id sep_token_id cls_token_id "
     "mask_token_id unk_token_id",
     "generation, which old versions of transformers wrote into every file": "max_length min_length do_sample "
@@ -76,8 +77,14 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         "gemma2": "cache_implementation",
         "gemma3_text": "cache_implementation _sliding_window_pattern",
         "llama": "pretraining_tp",
+        # of training, and of layers behind the last that guess at further tokens
+        **dict.fromkeys(
+            ("deepseek_v2", "deepseek_v3"),
+            "pretraining_tp ep_size aux_loss_alpha seq_aux num_nextn_predict_layers head_dim qk_head_dim",
+        ),
         # read where use_sliding_window says so
-        **dict.fromkeys(("qwen2", "qwen3", "smollm3"), "sliding_window"),
+        **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "smollm3"), "sliding_window"),
+        "qwen3_moe": "sliding_window max_window_layers",
         "phi3": "resid_pdrop embd_pdrop original_max_position_embeddings",
         "new": "use_memory_efficient_attention unpad_inputs",
         "nomic_bert": _SUMMARY + "attn_pdrop embd_pdrop resid_pdrop fused_bias_fc fused_dropout_add_ln "

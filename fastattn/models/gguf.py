@@ -25,32 +25,40 @@ from ..vocab.ggufconfig import gguf_stop_ids, tokenizer_config
 from ..vocab.ggufvocab import GgufVocabulary, build_tokenizer, tokenizer_json
 from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 
-__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "open_gguf"]
+__all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "converted", "open_gguf"]
 
 ARCHITECTURES = {
     "chatglm": "glm",
     "cohere2": "cohere",
     "command-r": "cohere",
+    "deepseek2": "deepseek",
     "exaone": "exaone",
     "exaone4": "exaone4",
     "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "glm4": "glm",
+    "gpt-oss": "gpt_oss",
     "granite": "granite",
+    "granitemoe": "granitemoe",
     "llama": "llama",
     "nemotron": "nemotron",
     "olmo": "olmo",
     "olmo2": "olmo2",
+    "olmoe": "olmoe",
     "phi3": "phi3",
     "qwen2": "llama",
+    "qwen2moe": "qwen_moe",
     "qwen3": "qwen3",
+    "qwen3moe": "qwen_moe",
     "smollm3": "llama",
 }
 """``general.architecture`` -> its page, a module here, whose ``GGUF`` says how such files differ."""
 
 _POSITIONS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")  # the configuration's
 
+
+_ROWS = ("ffn_gate_inp_shexp",)  # matrices of one row, which some converters have left without that dimension
 
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "expert_count": (0,), "expert_used_count": (0,), "expert_shared_count": (0,), "attn_logit_softcapping": (0.0,),
@@ -125,7 +133,7 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
     file = keys.file
     hidden, heads = keys.size("embedding_length"), keys.size("attention.head_count")
     size = keys.size("attention.key_length", max(hidden // heads, 1))
-    if keys.size("attention.value_length", size) != size:
+    if not architecture.uneven and keys.size("attention.value_length", size) != size:
         raise keys.error("attention.value_length", keys.get("attention.value_length"), f"{size}, the length of keys")
     turned = keys.size("rope.dimension_count", size)
     if turned != size and not architecture.part or turned > size:
@@ -153,7 +161,7 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
         values["partial_rotary_factor"] = part if int(size * part) == turned else math.nextafter(part, 1)
     for key, tensors in architecture.flags.items():
         values[key] = any(f"blk.0.{tensor}" in file for tensor in tensors)
-    scaling = _scaling(keys, values["max_position_embeddings"])
+    scaling = _scaling(keys, values["max_position_embeddings"], architecture.uneven)
     if scaling is not None:
         values["rope_scaling"] = scaling
     for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
@@ -181,8 +189,11 @@ def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
     return values
 
 
-def _scaling(keys: Keys, positions: int) -> Values | None:
-    """``rope_scaling`` of config.json, None for the plain frequencies."""
+def _scaling(keys: Keys, positions: int, latent: bool) -> Values | None:
+    """``rope_scaling`` of config.json, None for the plain frequencies.
+
+    ``latent``: the page asks for the scale of scores itself.
+    """
     kind = keys.get("rope.scaling.type")
     if kind is not None and not (isinstance(kind, str) and kind in ("none", "linear", "yarn", "longrope")):
         raise keys.error("rope.scaling.type", kind, "none, linear, yarn or longrope")
@@ -207,9 +218,12 @@ def _scaling(keys: Keys, positions: int) -> Values | None:
             if value is not None:
                 scaling[name] = keys.real(f"rope.scaling.yarn_{name}")
         keys.must("rope.scaling.yarn_ext_factor", 1.0)
-        keys.must("rope.scaling.yarn_log_multiplier", 0.0)
+        if not latent:
+            keys.must("rope.scaling.yarn_log_multiplier", 0.0)
         keys.must("rope.scaling.attn_factor", 1.0)
         whole = keys.real("rope.scaling.yarn_attn_factor", 1.0)
+        if latent:
+            keys.must("rope.scaling.yarn_attn_factor", 1.0)
         if whole != 1:  # what the file's config.json had; 1 says nothing
             scaling["attention_factor"] = whole
         return scaling
@@ -256,7 +270,8 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
             continue
         known = architecture.head if role == "output" else architecture.names.get(role, layer)
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name
-        put(target, Converted(name, heads.get(role, 0) if architecture.paired and layer is not None else 0))
+        turned = heads.get(role, 0) if architecture.paired and layer is not None else 0
+        put(target, Converted(name, turned, row=role in _ROWS, fold=architecture.folded.get(role, "")))
     return found
 
 
@@ -272,6 +287,20 @@ def _would_be(architecture: Architecture, name: str) -> str:
     role, number = next((found for found in roles if found[0] in own), roles[-1])
     role = own.get(role, role)
     return f"{role}.{part}" if number is None else f"blk.{number}.{role}.{part}"
+
+
+def converted(architecture: str, name: str, config: ConfigReader) -> Converted:
+    """Where files of ``architecture`` have the tensor of a Hugging Face name, of a model that ``config`` describes."""
+    own = architecture_of(architecture)
+    where = _would_be(own, name)
+    if where == name:  # of a class without a head
+        where = _would_be(own, own.names.prefix + name)
+    role = where.split(".")[-2]
+    if not own.paired or role not in ("attn_q", "attn_k"):
+        return Converted(where)
+    heads = config.size(own.spelling.get("num_attention_heads") or "num_attention_heads")
+    shared = own.spelling.get("num_key_value_heads") or "num_key_value_heads"
+    return Converted(where, heads if role == "attn_q" else config.size(shared, heads))
 
 
 # ---- small files -----------------------------------------------------------------------------------------------------

@@ -49,6 +49,10 @@ class Architecture(NamedTuple):
     """Keys of config.json that are true where the first layer has one of these tensors."""
     part: bool = False
     """Whether part of a head may turn."""
+    folded: Mapping[str, str] = {}
+    """Role -> how its matrices of each head become one: ``Converted.fold``."""
+    uneven: bool = False
+    """Whether heads of values may be of another size than those of keys, which the page asks for itself."""
     joined: bool = False
     """Whether the page takes queries, keys and values as one layer."""
     norms: str = "attention.layer_norm_rms_epsilon"
@@ -68,6 +72,10 @@ class Keys:
         """The error for a wrong value."""
         text = "missing" if value is None else repr(value)[:100]
         return WeightFileError(f"{self.file.path}: {self.architecture}.{key} is {text}, expected {expected}")
+
+    def fault(self, what: str) -> WeightFileError:
+        """The error for a file that is wrong in itself."""
+        return WeightFileError(f"{self.file.path}: {what}")
 
     def asked(self, key: str) -> bool:
         """Whether somebody has asked for ``key``."""

@@ -11,7 +11,7 @@ from ..graph.graph import Graph
 from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, mixed, rotary_of
 from .ggufkeys import BIASES, Architecture, Keys, Values
 
-__all__ = ["FAMILY", "GGUF"]
+__all__ = ["FAMILY", "GGUF", "multipliers_of_gguf"]
 
 
 def build(g: Graph) -> Facts:
@@ -41,7 +41,8 @@ def build(g: Graph) -> Facts:
 FAMILY = causal_family("GraniteModel", build, "Granite")
 
 
-def _multipliers(keys: Keys, common: Values) -> Values:
+def multipliers_of_gguf(keys: Keys, common: Values) -> Values:
+    """The four factors."""
     return {
         "embedding_multiplier": keys.real("embedding_scale", 1.0),
         "residual_multiplier": keys.real("residual_scale", 1.0),
@@ -52,6 +53,6 @@ def _multipliers(keys: Keys, common: Values) -> Values:
 
 GGUF = {
     "granite": Architecture(
-        "granite", "Granite", paired=True, flags={**BIASES, "mlp_bias": ("ffn_gate.bias",)}, more=_multipliers
+        "granite", "Granite", paired=True, flags={**BIASES, "mlp_bias": ("ffn_gate.bias",)}, more=multipliers_of_gguf
     ),
 }

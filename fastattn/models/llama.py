@@ -29,6 +29,7 @@ from .causal import (
     window_of,
 )  # fmt: skip
 from .ggufkeys import BIASES, Architecture
+from .mixtral import mixtral_of_gguf
 
 __all__ = ["FAMILY", "GGUF"]
 
@@ -120,7 +121,7 @@ FAMILY = causal_family("LlamaModel", build, "Llama", "Mistral", "Qwen2", "SmolLM
 _LINEAR = {**BIASES, "mlp_bias": ("ffn_gate.bias",)}
 
 GGUF = {
-    "llama": Architecture("llama", "Llama", paired=True, flags=_LINEAR),
+    "llama": Architecture("llama", "Llama", paired=True, flags=_LINEAR, more=mixtral_of_gguf),
     "qwen2": Architecture("qwen2", "Qwen2", flags={}),
     "smollm3": Architecture("smollm3", "SmolLM3", paired=True, flags=_LINEAR),
 }

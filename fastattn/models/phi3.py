@@ -10,7 +10,6 @@ from ..graph.config import ConfigReader
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from ..graph.rotary import Rotary, build_rotary, read_scaling
-from ..loaders.errors import WeightFileError
 from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, mixed, window_of
 from .ggufkeys import Architecture, Keys, Values, divisors
 
@@ -75,7 +74,7 @@ def _of_gguf(keys: Keys, common: Values) -> Values:
             "rope_type": "longrope", "short_factor": factors[0], "long_factor": factors[1], "attention_factor": scale,
         }  # fmt: skip
     elif factors[0] is not factors[1]:
-        raise WeightFileError(f"{keys.file.path}: one of rope_factors_short.weight and rope_factors_long.weight alone")
+        raise keys.fault("one of rope_factors_short.weight and rope_factors_long.weight alone")
     return values
 
 

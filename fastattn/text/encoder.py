@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -10,9 +11,12 @@ from ..engine.encoder import Encoder, Floats
 from .pipeline import TextPipeline
 
 if TYPE_CHECKING:
+    from typing import Self
+
     import numpy as np
     from numpy.typing import ArrayLike
 
+    from ..graph.build import Built
     from ..typing import OnLong, Precision, TextOrPair
     from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
@@ -69,6 +73,46 @@ class TextEncoder(Encoder):
         pipeline itself: a model that nobody has a name for is freed at once.
         """
         return TextPipeline(self)
+
+    def load_adapter(self, path: str | os.PathLike[str]) -> Self:
+        """A model with a LoRA adapter merged into its weights. This one stays as it is.
+
+        W + scale * (B A) is computed in float32, from the weights of the model's file, and stored as the model stores
+        its layers. Layers without a change are shared by both models. Adapters of a model that has some already stay,
+        and their sum is rounded once.
+
+        Parameters
+        ----------
+        path
+            A folder that PEFT wrote, a ``.gguf`` file of the type adapter, or a name as ``fastattn.load`` takes it.
+
+        Raises
+        ------
+        FileNotFoundError
+            No such path; no adapter there; the model's own files are gone.
+        ValueError
+            The adapter is no LoRA, or asks for what is not supported (DoRA among it); it is of another model: a tensor
+            is not there or has another shape, or the architecture is another one; half of a pair is missing, or its
+            rank is not that of the configuration; the weights are int8 in a packed file, or were replaced since the
+            model was loaded. File and tensor are named.
+
+        Example
+        -------
+        >>> tuned = fastattn.load("SmolLM2-135M").load_adapter("my-lora")          # doctest: +SKIP
+        """
+        from .adapting import build_with_adapter
+
+        return self.over(build_with_adapter(self, path))
+
+    def over(self, built: Built) -> Self:
+        """For loaders: this model, as it was set and with the heads it was given, over other weights."""
+        other = type(self)(built)
+        other._notes, other._more_notes = [*self._notes, *built.notes], list(self._more_notes)
+        for name in self.SETTABLE:
+            setattr(other, name, getattr(self, name))
+        for name, origin in self._added.items():
+            other._put_head(name, self.heads[name], origin)
+        return other
 
     def _warm_texts(self, deadline: int) -> None:
         if self.files.has("tokenizer.json"):

@@ -14,7 +14,8 @@ typedef struct fa_rows {
     ptrdiff_t rs;
     const float *weight; /* [h]; norms only */
     const float *bias;   /* [h] or NULL; layer norm only */
-    float eps;           /* norms and l2; the factor of scale, the bound of clamp */
+    float eps;           /* norms and l2; the factor of scale, the bound of clamp, alpha of gated_clamped */
+    float limit;         /* of gated_clamped */
     int act;             /* fa_activation; activate and gated only */
     int64_t rows, h;
 } fa_rows;
@@ -36,6 +37,7 @@ typedef struct fa_row_kernels {
     /* The weights are first, first + 1, ...; first >= 1. */
     void (*weighted_mean)(float *out, const float *x, ptrdiff_t xs, int64_t n, int64_t h, int64_t first);
     void (*max)(float *out, const float *x, ptrdiff_t xs, int64_t n, int64_t h);
+    void (*gated_clamped)(const fa_rows *job); /* out = (g * sigmoid(eps * g)) * (u + 1), g = min(x, limit), u = residual in +-limit */
 } fa_row_kernels;
 
 #endif

@@ -153,7 +153,8 @@ static fa_status check_options(const fa_view *q, const fa_view *k, const fa_atte
     }
     if ((status = check_scale(p->k_scale, k)) || (status = check_scale(p->v_scale, k))) return status;
     if (p->window_left < -1 || p->window_left > ATTN_POSITION_MAX || p->window_right < -1 || p->window_right > ATTN_POSITION_MAX ||
-        p->sink_tokens < 0 || p->sink_tokens > ATTN_POSITION_MAX)
+        p->sink_tokens < 0 || p->sink_tokens > ATTN_POSITION_MAX || p->chunk < 0 || p->chunk > ATTN_POSITION_MAX ||
+        (p->chunk && p->sink_tokens))
         return FA_ERR_VALUE;
     return isfinite(p->scale) && isfinite(p->softcap) && p->softcap >= 0.0f ? FA_OK : FA_ERR_VALUE;
 }

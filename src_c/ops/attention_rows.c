@@ -30,7 +30,7 @@ static char *at4(const fa_view *view, int64_t i, int64_t j, int64_t k) {
 
 const int64_t *attn_jumps(const attn_job *job, int64_t b) {
     const fa_attention_params *p = job->params;
-    if (!p->positions || (p->window_left < 0 && p->window_right < 0 && !p->bias)) return NULL;
+    if (!p->positions || (p->window_left < 0 && p->window_right < 0 && !p->chunk && !p->bias)) return NULL;
     const int64_t *positions = p->positions + p->cu_k[b], n = attn_keys(job, b);
     return n > 0 && positions[n - 1] - positions[0] != n - 1 ? positions : NULL;
 }
@@ -50,9 +50,13 @@ static void see_jumps(const attn_job *job, const int64_t *positions, int64_t key
     const int64_t left = job->params->window_left, right = job->params->causal ? 0 : job->params->window_right;
     *lo = left < 0 ? 0 : first_from(positions, attn_max(0, at - left), at, positions[at] - left);
     *hi = right < 0 ? keys - 1 : first_from(positions, at, attn_min(keys - 1, at + right), positions[at] + right + 1) - 1;
+    if (!job->params->chunk) return;
+    const int64_t start = positions[at] - (positions[at] - positions[0]) % job->params->chunk;
+    *lo = attn_max(*lo, first_from(positions, 0, at, start));
+    *hi = attn_min(*hi, first_from(positions, at, keys - 1, start + job->params->chunk) - 1);
 }
 
-/* Keys lo..hi that a query at a position sees by causality, window and length. */
+/* Keys lo..hi that a query at a position sees by causality, window, chunk and length. */
 static void see(const attn_job *job, int64_t keys, int64_t position, int64_t *lo, int64_t *hi) {
     const fa_attention_params *p = job->params;
     *lo = 0;
@@ -60,6 +64,10 @@ static void see(const attn_job *job, int64_t keys, int64_t position, int64_t *lo
     if (p->causal) *hi = attn_min(*hi, position);
     if (p->window_right >= 0) *hi = attn_min(*hi, position + p->window_right);
     if (p->window_left >= 0) *lo = attn_max(*lo, position - p->window_left);
+    if (!p->chunk) return;
+    const int64_t into = position % p->chunk, start = position - into - (into < 0 ? p->chunk : 0);
+    *lo = attn_max(*lo, start);
+    *hi = attn_min(*hi, start + p->chunk - 1);
 }
 
 void attn_get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t r0, int n, attn_rows *rows) {

@@ -63,7 +63,8 @@ static int check_disentangled(const fa_program *p, const fa_step *s) {
 }
 
 static int check_rope(const fa_program *p, const fa_step *s) {
-    return same_place(&s->out, &s->x) && s->heads >= 1 && s->x.width % s->heads == 0 && s->head_size == s->x.width / s->heads &&
+    return same_place(&s->out, &s->x) && s->heads >= 1 && s->x.width % s->heads == 0 && s->head_size == s->x.width / s->heads && s->v_head_size >= 0 &&
+           s->v_head_size < s->head_size &&
            array_is(p, s->index[0], FA_F32, 2, -1, 0) && array_is(p, s->index[1], FA_F32, 2, -1, 0) &&
            array_is(p, s->index[2], FA_I64, 1, s->x.rows, 0);
 }
@@ -84,6 +85,17 @@ static int check_gather(const fa_program *p, const fa_step *s) {
     if (!array_is(p, s->index[0], FA_I64, 2, s->out.rows, 0) || !apart(&s->out, &s->x, 0)) return 0;
     const int64_t times = p->arrays[s->index[0]].width;
     return times >= 1 && s->out.width % s->x.width == 0 && times == s->out.width / s->x.width;
+}
+
+static int are_heads(const fa_value *value, int64_t heads, int64_t size) { return value->width == size || value->width / heads == size; }
+
+static int check_join(const fa_program *p, const fa_step *s) {
+    (void)p;
+    const int64_t a = s->head_size, b = s->v_head_size, most = s->out.width;
+    if (s->heads < 1 || s->heads > most || a < 1 || a >= most || b < 1 || b >= most || s->out.width % s->heads) return 0;
+    return s->out.width / s->heads == a + b && is_there(&s->y) && s->x.rows == s->out.rows && s->y.rows == s->out.rows &&
+           are_heads(&s->x, s->heads, a) && s->x.width % a == 0 && are_heads(&s->y, s->heads, b) && s->y.width % b == 0 &&
+           apart(&s->out, &s->x, 0) && apart(&s->out, &s->y, 0);
 }
 
 static int check_pool(const fa_program *p, const fa_step *s) {
@@ -192,7 +204,9 @@ static fa_status run_disentangled(const prog_run *run, const fa_step *step, size
 
 static fa_status run_rope(const prog_run *run, const fa_step *step, size_t *size) {
     if (size) return FA_OK;
-    const fa_view x = heads_of(run, &step->x, step->heads, step->head_size);
+    fa_view x = heads_of(run, &step->x, step->heads, step->head_size);
+    x.data = (float *)x.data + step->v_head_size;
+    x.shape[3] -= step->v_head_size;
     fa_view at = *array_of(run, step, 2);
     at.ndim = 2;
     at.shape[1] = at.shape[0];
@@ -228,6 +242,22 @@ static fa_status run_gather(const prog_run *run, const fa_step *step, size_t *si
     return fa_gather(run->ctx, &out, &x, array_of(run, step, 0));
 }
 
+/* The columns from `first` on of each head of out. */
+static fa_status bring(const prog_run *run, const fa_step *step, const fa_value *from, int64_t first, int64_t size) {
+    fa_view to = heads_of(run, &step->out, step->heads, step->head_size + step->v_head_size);
+    fa_view x = heads_of(run, from, step->heads, size);
+    to.data = (float *)to.data + first;
+    to.shape[3] = size;
+    if (from->width == size) x.stride[1] = 0; /* one for all heads */
+    return fa_convert(run->ctx, &to, &x);
+}
+
+static fa_status run_join(const prog_run *run, const fa_step *step, size_t *size) {
+    if (size) return FA_OK;
+    const fa_status status = bring(run, step, &step->x, 0, step->head_size);
+    return status == FA_OK ? bring(run, step, &step->y, step->head_size, step->v_head_size) : status;
+}
+
 static fa_status run_pool(const prog_run *run, const fa_step *step, size_t *size) {
     if (size) return FA_OK;
     const fa_view out = view_of(run, &step->out), x = view_of(run, &step->x);
@@ -253,7 +283,10 @@ static const prog_kind kinds[] = {
     [FA_STEP_NORMALIZE] = {check_one, run_one},
     [FA_STEP_COPY] = {check_one, run_one},
     [FA_STEP_CLAMP] = {check_one, run_one},
+    [FA_STEP_JOIN] = {check_join, run_join},
     [FA_STEP_DISENTANGLED] = {check_disentangled, run_disentangled},
+    [FA_STEP_ROUTE] = {fa_step_check_route, fa_step_route},
+    [FA_STEP_EXPERTS] = {fa_step_check_experts, fa_step_experts},
 };
 
 #define KINDS ((int32_t)(sizeof kinds / sizeof *kinds))
@@ -272,13 +305,14 @@ static int wants_as(const fa_step *a, const fa_step *b) {
         return a->heads == b->heads && memcmp(a->index, b->index, sizeof a->index) == 0 &&
                a->disentangled.span == b->disentangled.span && a->disentangled.max_distance == b->disentangled.max_distance &&
                !a->disentangled.c2p == !b->disentangled.c2p && !a->disentangled.p2c == !b->disentangled.p2c;
+    if (a->kind == FA_STEP_ROUTE || a->kind == FA_STEP_EXPERTS) return fa_step_like_experts(a, b);
     if (a->kind != FA_STEP_ATTENTION) return 1;
     const fa_attention_params *p = &a->attention, *q = &b->attention;
     return like_value(&a->y, &b->y) && like_value(&a->z, &b->z) && a->heads == b->heads && a->kv_heads == b->kv_heads &&
            a->head_size == b->head_size && a->group == b->group && memcmp(a->index, b->index, sizeof a->index) == 0 &&
            a->bias.ndim == b->bias.ndim && a->alibi.ndim == b->alibi.ndim && a->sinks.ndim == b->sinks.ndim && a->bias.shape[1] == b->bias.shape[1] && p->scale == q->scale &&
            p->softcap == q->softcap && p->causal == q->causal && p->window_left == q->window_left &&
-           p->window_right == q->window_right && p->sink_tokens == q->sink_tokens;
+           p->window_right == q->window_right && p->chunk == q->chunk && p->sink_tokens == q->sink_tokens;
 }
 
 static int within(float x, float least) { return x >= least && x <= FLT_MAX; }
@@ -290,7 +324,8 @@ static int check_numbers(const fa_step *s) {
     case FA_STEP_LAYER_NORM: case FA_STEP_RMS_NORM: case FA_STEP_NORMALIZE: return within(s->eps, 0);
     case FA_STEP_ATTENTION:
         return within(p->scale, -FLT_MAX) && within(p->softcap, 0) && p->window_left >= -1 && p->window_left <= MOST_ROWS &&
-               p->window_right >= -1 && p->window_right <= MOST_ROWS && p->sink_tokens >= 0 && p->sink_tokens <= MOST_ROWS;
+               p->window_right >= -1 && p->window_right <= MOST_ROWS && p->sink_tokens >= 0 && p->sink_tokens <= MOST_ROWS &&
+               p->chunk >= 0 && p->chunk <= MOST_ROWS;
     case FA_STEP_DISENTANGLED: return within(s->disentangled.scale, -FLT_MAX);
     case FA_STEP_CLAMP: return s->scale >= 0;
     default: return 1;

@@ -115,4 +115,11 @@ typedef struct prog_kind {
     fa_status (*run)(const prog_run *run, const fa_step *step, size_t *size);
 } prog_kind;
 
+/* Of ops/program_experts.c; whether two steps of these kinds want the same workspace. */
+int fa_step_check_route(const fa_program *program, const fa_step *step);
+int fa_step_check_experts(const fa_program *program, const fa_step *step);
+fa_status fa_step_route(const prog_run *run, const fa_step *step, size_t *size);
+fa_status fa_step_experts(const prog_run *run, const fa_step *step, size_t *size);
+int fa_step_like_experts(const fa_step *a, const fa_step *b);
+
 #endif

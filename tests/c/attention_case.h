@@ -38,6 +38,7 @@ typedef struct attention_case {
     mask_kind mask;
     unsigned mask_broadcast;              /* bit i: dimension i has stride 0 */
     int64_t sink_tokens;
+    int64_t chunk;                        /* 0: none */
     int alibi, sinks;
     int64_t bias_reach;                   /* 0: no bias by distance */
     int64_t block_rows, block_cols;       /* 0: no blocks */

@@ -168,6 +168,7 @@ inputs make_inputs(const attention_case *c, const variant *v) {
     *p = (fa_attention_params){.scale = scale_of(c), .softcap = c->softcap, .causal = c->causal, .window_left = -1, .window_right = -1,
                                .n_seq = c->n_seq, .score_stage = c->stage};
     if (c->windowed) p->window_left = c->window_left, p->window_right = c->window_right, p->sink_tokens = c->sink_tokens;
+    p->chunk = c->chunk;
     if (c->q_offset) p->q_offset = (in.q_offset = index_array("q_offset", c->q_offset, n_seq, v->side)).view.data;
     if (c->kv_lengths) p->kv_lengths = (in.kv_lengths = index_array("kv_lengths", c->kv_lengths, n_seq, v->side)).view.data;
     if (c->cu_q) p->cu_q = (in.cu_q = index_array("cu_q", c->cu_q, n_seq + 1, v->side)).view.data;

@@ -67,6 +67,12 @@ static additions added(const attention_arrays *a, const sequence *s, int64_t h, 
     return sum;
 }
 
+/* The chunk of a place, counted from the first key of the sequence where positions say where that stands. */
+static int64_t chunk_of(const attention_arrays *a, const sequence *s, int64_t place) {
+    const int64_t chunk = a->params->chunk, from = a->params->positions ? key_position(a, s, 0) : 0;
+    return (place - from + chunk * ((int64_t)1 << 20)) / chunk;
+}
+
 int may_attend(const attention_arrays *a, const sequence *s, int64_t h, int64_t i, int64_t j) {
     const fa_attention_params *p = a->params;
     if (j >= s->keys) return 0;
@@ -74,6 +80,7 @@ int may_attend(const attention_arrays *a, const sequence *s, int64_t h, int64_t 
     if (p->causal && place > position) return 0;
     if (p->window_left >= 0 && place < position - p->window_left && j >= p->sink_tokens) return 0;
     if (p->window_right >= 0 && place > position + p->window_right) return 0;
+    if (p->chunk && chunk_of(a, s, place) != chunk_of(a, s, position)) return 0;
     if (p->block_mask && !*(const unsigned char *)at4(p->block_mask, s->index, h, i / p->block_rows, j / p->block_cols)) return 0;
     if (p->mask && p->mask->dtype == FA_BOOL) return *(const unsigned char *)at4(p->mask, s->batch, h, i, j) != 0;
     return !(added(a, s, h, i, j).mask == -INFINITY);

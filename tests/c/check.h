@@ -84,10 +84,13 @@ void test_similarity(const options *o);
 void test_sample(const options *o);
 void test_rows(const options *o);
 void test_pooling(const options *o);
+void test_route(const options *o);
+void test_experts(const options *o);
 void test_program(const options *o);
 void test_program_memory(const options *o);
 void test_program_checks(const options *o);
 void test_program_runs(const options *o);
+void test_program_experts(const options *o);
 void test_status(const options *o);
 void test_threads(const options *o);
 

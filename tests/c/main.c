@@ -35,10 +35,13 @@ static int run_all(const options *o) {
     test_sample(o);
     test_rows(o);
     test_pooling(o);
+    test_route(o);
+    test_experts(o);
     test_program(o);
     test_program_memory(o);
     test_program_checks(o);
     test_program_runs(o);
+    test_program_experts(o);
     test_status(o);
     test_threads(o);
     fprintf(stderr, "%d cases, %d failures; instruction sets:", run_cases(), check_failures());

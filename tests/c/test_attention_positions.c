@@ -130,6 +130,7 @@ static void run_random(uint64_t index) {
     p.c.stage = PICK(4) ? FA_SCORES_NONE : (fa_score_stage)(1 + PICK(3));
     p.c.kv_dtype = PICK(4) ? FA_NONE : FA_I8;
     if (PICK(5) == 0) p.c.block_rows = 1 + PICK(50), p.c.block_cols = 1 + PICK(50);
+    if (PICK(4) == 0) p.c.chunk = 1 + PICK(50);
 #undef PICK
     run_case(&p, 5000 + index);
 }

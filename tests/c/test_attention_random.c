@@ -101,6 +101,7 @@ static void run_one(uint64_t seed) {
         c.mask_broadcast = (unsigned)pick(&d, 16);
     }
     c.page_size = 16 * (1 + pick(&d, 3));
+    if (!c.sink_tokens && one_in(&d, 5)) c.chunk = 1 + pick(&d, 50);
     attention_run(&c);
 }
 

@@ -81,6 +81,10 @@ static const step_case steps[] = {
     {"disentangled, p2c", FA_STEP_DISENTANGLED, .x = 16, .y = 16, .z = 16, .out = 16, .heads = 2, .kv_heads = 2, .bias = 2},
     {"rope", FA_STEP_ROPE, .x = 24, .out = 24, .heads = 3, .in_x = 2},
     {"rope, interleaved", FA_STEP_ROPE, 1, .x = 12, .out = 12, .heads = 2, .in_x = 2},
+    {"rope, behind columns that stay", FA_STEP_ROPE, 1, .x = 33, .out = 33, .heads = 3, .times = 5, .in_x = 2},
+    {"join", FA_STEP_JOIN, .x = 12, .y = 15, .out = 27, .heads = 3, .left = 4, .right = 5},
+    {"join, one for all heads", FA_STEP_JOIN, .x = 32, .y = 7, .out = 60, .heads = 4, .left = 8, .right = 7},
+    {"join, one head", FA_STEP_JOIN, .x = 1, .y = 20, .out = 21, .heads = 1, .left = 1, .right = 20},
     {"gated", FA_STEP_GATED, FA_ACT_SILU, .x = 35, .y = 35, .out = 35, .in_x = 1, .in_y = 1},
     {"gated, no activation", FA_STEP_GATED, .x = 1, .y = 1, .out = 1, .in_x = 1, .in_y = 1},
     {"add", FA_STEP_ADD, .x = 21, .y = 21, .out = 21, .in_x = 1, .in_y = 1},
@@ -228,6 +232,27 @@ static fa_status by_hand_linear(const fa_ctx *ctx, const step_case *c, const fix
     return status;
 }
 
+/* The columns of each head that turn. */
+static fa_view behind(const fa_view *v, const step_case *c) {
+    fa_view heads = heads_first(v, c->heads);
+    heads.data = (float *)heads.data + c->times;
+    heads.shape[3] -= c->times;
+    return heads;
+}
+
+static fa_status by_hand_join(const step_case *c, const fa_view v[4]) {
+    const int64_t sizes[2] = {c->left, c->right};
+    for (int64_t row = 0; row < v[0].shape[0]; row++)
+        for (int64_t h = 0; h < c->heads; h++)
+            for (int part = 0; part < 2; part++) {
+                float *to = (float *)((char *)v[0].data + row * v[0].stride[0]) + h * (c->left + c->right) + part * c->left;
+                const float *x = (float *)((char *)v[1 + part].data + row * v[1 + part].stride[0]);
+                if (v[1 + part].shape[1] != sizes[part]) x += h * sizes[part];
+                memcpy(to, x, (size_t)sizes[part] * sizeof(float));
+            }
+    return FA_OK;
+}
+
 /* v: out, x, y, z. */
 static fa_status by_hand(const fa_ctx *ctx, const step_case *c, const fixed *f, const rows_of *b, const fa_view v[4], float *weights) {
     const fa_view *y = c->y ? &v[2] : NULL, *bias = c->bias ? &f->bias.view : NULL;
@@ -242,9 +267,12 @@ static fa_status by_hand(const fa_ctx *ctx, const step_case *c, const fixed *f, 
         if (c->heads) return fa_rms_norm_groups(ctx, &v[0], &v[1], c->heads, &f->weight.view, 1e-5f);
         return fa_rms_norm(ctx, &v[0], &v[1], y, &f->weight.view, 1e-5f);
     case FA_STEP_ROPE: {
-        const fa_view to = heads_first(&v[0], c->heads), from = heads_first(&v[1], c->heads), at = dense(turns, 2, 1, b->tokens, FA_I64);
+        const fa_view to = behind(&v[0], c), from = behind(&v[1], c), at = dense(turns, 2, 1, b->tokens, FA_I64);
+        for (int64_t row = 0; row < v[0].shape[0]; row++) /* which turn where they lie, as what stays does */
+            memmove((char *)v[0].data + row * v[0].stride[0], (char *)v[1].data + row * v[1].stride[0], (size_t)c->x * sizeof(float));
         return fa_rope(ctx, &to, &from, &f->cos.view, &f->sin.view, &at, c->act);
     }
+    case FA_STEP_JOIN: return by_hand_join(c, v);
     case FA_STEP_GATED: return fa_gated(ctx, &v[0], &v[1], y, (fa_activation)c->act);
     case FA_STEP_ADD: return fa_add(ctx, &v[0], &v[1], y);
     case FA_STEP_ACTIVATE: return fa_activate(ctx, &v[0], &v[1], (fa_activation)c->act);
@@ -295,6 +323,7 @@ static void set_options(lab *l, fa_step *s, const step_case *c, const fixed *f, 
         for (int i = 0; i < c->times; i++) s->tables[i] = f->tables[i].view, s->index[i] = lab_integers(l, "ids", TOKENS, 0, ids[i]);
         break;
     case FA_STEP_LINEAR: s->weights = &f->weights; break;
+    case FA_STEP_JOIN: s->head_size = c->left, s->v_head_size = c->right; break;
     case FA_STEP_ATTENTION:
         s->attention = options_of(c);
         if (c->slopes) s->alibi = f->slopes.view;
@@ -313,6 +342,7 @@ static void set_options(lab *l, fa_step *s, const step_case *c, const fixed *f, 
         s->index[0] = lab_array(l, "cosines", table, angles), s->index[1] = lab_array(l, "sines", table, angles);
         tensor_fill(&l->tensors[s->index[0]], 72, 0.5f), tensor_fill(&l->tensors[s->index[1]], 73, 0.5f);
         s->index[2] = lab_integers(l, "rows of both", TOKENS, 0, turns);
+        s->v_head_size = c->times;
         break;
     case FA_STEP_GATHER:
         s->index[0] = lab_array(l, "wanted", (fa_array){.dtype = FA_I64, .ndim = 2, .rows = WANTED, .width = c->times}, NULL);

@@ -17,6 +17,9 @@
         lab_end(&c.l); \
     } while (0)
 
+#define JOINS(A, B) \
+    (c.s[LINEAR].kind = FA_STEP_JOIN, c.s[LINEAR].heads = 3, c.s[LINEAR].head_size = (A), c.s[LINEAR].v_head_size = (B), \
+     c.s[LINEAR].y = c.s[SCALE].x, c.s[LINEAR].y.width = 8)
 #define SHAPE(step, spoil) REFUSES(FA_ERR_SHAPE, step, spoil)
 
 static void program_itself(void) {
@@ -143,6 +146,8 @@ static void rows_and_widths(void) {
     SHAPE(ROPE, c.s[ROPE].heads = 0);
     SHAPE(ROPE, c.s[ROPE].heads = INT64_MIN);
     SHAPE(ROPE, c.s[ROPE].head_size = INT64_MAX);
+    SHAPE(ROPE, c.s[ROPE].v_head_size = c.s[ROPE].head_size);
+    SHAPE(ROPE, c.s[ROPE].v_head_size = -1);
     SHAPE(GATHER, c.s[GATHER].out.width = H);
     SHAPE(GATHER, c.l.arrays[INDEX].width = -1);
     SHAPE(GATHER, c.l.arrays[INDEX].width = (int64_t)1 << 40);
@@ -163,6 +168,19 @@ static void rows_and_widths(void) {
     REFUSES(FA_ERR_VALUE, ATTEND, c.s[ATTEND].attention.window_left = INT64_MAX);
     REFUSES(FA_ERR_VALUE, ATTEND, c.s[ATTEND].attention.window_right = -2);
     REFUSES(FA_ERR_VALUE, ATTEND, c.s[ATTEND].attention.sink_tokens = INT64_MIN);
+    REFUSES(FA_ERR_VALUE, ATTEND, c.s[ATTEND].attention.chunk = -1);
+    REFUSES(FA_ERR_VALUE, SCALE, (c.s[SCALE].kind = FA_STEP_CLAMP, c.s[SCALE].scale = -0.5f));
+    REFUSES(FA_ERR_VALUE, SCALE, (c.s[SCALE].kind = FA_STEP_CLAMP, c.s[SCALE].scale = NAN));
+    /* heads of parts: 4 columns of three heads of x, 8 of one y for all */
+    REFUSES(FA_OK, -1, JOINS(4, 8));
+    SHAPE(LINEAR, JOINS(8, 4));
+    SHAPE(LINEAR, JOINS(12, 0));
+    SHAPE(LINEAR, JOINS(INT64_MAX, INT64_MIN));
+    SHAPE(LINEAR, (JOINS(4, 8), c.s[LINEAR].heads = 0));
+    SHAPE(LINEAR, (JOINS(4, 8), c.s[LINEAR].heads = INT64_MAX));
+    SHAPE(LINEAR, (JOINS(4, 8), c.s[LINEAR].x.width = 11));
+    SHAPE(LINEAR, (JOINS(4, 8), c.s[LINEAR].y.width = 0));
+    SHAPE(LINEAR, (JOINS(4, 8), c.s[LINEAR].y = c.s[LINEAR].out, c.s[LINEAR].y.width = 8));
     REFUSES(FA_ERR_VALUE, DISENTANGLED, c.s[DISENTANGLED].disentangled.scale = -INFINITY);
     case_end(HASH_START);
 }

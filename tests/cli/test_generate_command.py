@@ -16,6 +16,7 @@ pytest.importorskip("tokenizers")
 from golden import tiny_bert, tiny_decoders
 from support import prompted_folders
 from support.commands import environment, run, start
+from support.lora_files import pair, peft_tensors, save_peft
 from support.processes import output_of
 
 import fastattn as fa
@@ -100,6 +101,25 @@ def test_other_files(tmp_path: Path, capsys: Capture) -> None:
     packed = fa.pack(gguf, tmp_path / "m.fastattn")
     texts = {generate(capsys, "ab", "--model", str(one), "--max-new-tokens", "20")[:2] for one in (gguf, packed)}
     assert texts == {(0, fa.load(gguf).generate("ab", max_new_tokens=20)[0].text + "\n")}
+
+
+def test_adapters(folder: str, model: Any, tmp_path: Path, capsys: Capture) -> None:
+    """In the order in which they are given; what is wrong with one is told with its path."""
+    name = "model.layers.0.mlp.down_proj"
+    shape = fa.open_weights(folder).shape(f"{name}.weight")
+    places = [
+        save_peft(tmp_path / which, peft_tensors({name: pair(which, shape)}), lora_alpha=alpha)
+        for which, alpha in (("one", 300), ("two", -700))
+    ]
+    words = [word for place in places for word in ("--adapter", str(place))]
+    tuned = model.load_adapter(places[0]).load_adapter(places[1])
+    text = tuned.generate("Hello", max_new_tokens=20, ignore_eos=True)[0].text
+    common = ["Hello", "--model", folder, "--max-new-tokens", "20", "--ignore-eos"]
+    assert generate(capsys, *common, *words) == (0, f"{text}\n", "")
+    assert text != model.generate("Hello", max_new_tokens=20, ignore_eos=True)[0].text
+    (places[1] / "adapter_config.json").write_text("{}")
+    status, out, err = generate(capsys, *common, *words)
+    assert (status, out) == (1, "") and err.startswith(f"fastattn: {places[1]}") and "peft_type is missing" in err
 
 
 def test_numbers_that_json_has_not(folder: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

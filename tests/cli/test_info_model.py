@@ -22,6 +22,7 @@ from support.text_folders import save_task_folder
 
 import fastattn as fa
 from fastattn import cli
+from fastattn.models.families import as_markdown
 
 Capture = pytest.CaptureFixture[str]
 
@@ -117,7 +118,7 @@ def test_blocks_and_shards(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize("more, why", [
-    ({"general__architecture": "mamba"}, "general.architecture is 'mamba', which is not supported; supported: llama"),
+    ({"general__architecture": "mamba"}, "general.architecture is 'mamba', which is not supported; supported: "),
     ({"general__architecture": None}, "general.architecture is 'None', which is not supported"),
     ({"general__type": "mmproj"}, "general.type is 'mmproj', expected 'model'"),
     ({"llama__block_count": 2**31 - 1}, "num_hidden_layers is '2147483647'"),
@@ -125,7 +126,7 @@ def test_blocks_and_shards(tmp_path: Path, capsys: Capture) -> None:
     ({"llama__block_count": 2}, "this architecture has no use for"),
     ({"llama__block_count": "three"}, "llama.block_count is 'three', expected a number from 1"),
     ({"llama__attention__head_count": np.array([6, 6, 3], np.int32)}, "llama.attention.head_count is array"),
-    ({"llama__expert_count": 8}, "llama.expert_count is 8"),
+    ({"llama__expert_count": 8}, "llama.expert_used_count is missing"),
     ({"llama__feed_forward_length": 96}, "has shape"),
     ({"llama__rope__scaling__type": "strange"}, "llama.rope.scaling.type is 'strange'"),
     ({"tokenizer__ggml__bos_token_id": 10**9}, "tokenizer.ggml.bos_token_id is 1000000000, expected an id below"),
@@ -385,3 +386,17 @@ def test_mutations(tmp_path: Path, capsys: Capture) -> None:
             statuses[status] += 1
         place.write_bytes(whole)
     assert statuses[0] > 20 and statuses[1] > 20
+
+
+def test_families(capsys: Capture) -> None:
+    """A table for people, or the same as objects; alone."""
+    assert cli.main(["info", "--families"]) == 0
+    table = capsys.readouterr().out
+    assert cli.main(["info", "--families", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert table == as_markdown() + "\n"
+    assert {"name", "model_types", "gguf", "heads", "decoder"} == rows[0].keys()
+    assert any(row["model_types"] == ["qwen3"] and row["gguf"] == ["qwen3"] and row["decoder"] for row in rows)
+    for more in (["--threads", "1"], ["somewhere"]):
+        assert cli.main(["info", "--families", *more]) == 2
+        assert "--families" in capsys.readouterr().err

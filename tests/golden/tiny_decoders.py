@@ -209,7 +209,7 @@ def shapes(c: dict[str, Any]) -> Shapes:
     return found
 
 
-def _numbers(name: str, shape: tuple[int, ...], seed: int) -> Array:
+def numbers(name: str, shape: tuple[int, ...], seed: int) -> Array:
     """float32 numbers of at most 8 bits: an integer from -128 to 127 times a power of two, norms around 1."""
     steps = np.floor(uniform(f"{seed}/{name}", shape) * np.float32(128))
     if "norm" in name:
@@ -227,7 +227,11 @@ def tensors(c: dict[str, Any], *, seed: int = 0, dtype: str = "float32") -> dict
     """Weights of the model that ``c`` describes; those of ``dtype="bfloat16"`` are bits. All types hold the same
     numbers.
     """
-    found = {name: _numbers(name, shape, seed) for name, shape in shapes(c).items()}
+    return as_stored({name: numbers(name, shape, seed) for name, shape in shapes(c).items()}, dtype)
+
+
+def as_stored(found: dict[str, Array], dtype: str) -> dict[str, Array]:
+    """The same numbers as ``dtype`` has them."""
     if dtype == "bfloat16":
         return {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in found.items()}
     return {name: array.astype(dtype) for name, array in found.items()}

@@ -2,7 +2,7 @@
 """The small models of all makers by one name, for tests that hold for every family of the registry.
 
 A family has one configuration at least: in ``tiny_families`` or ``later_families`` for an encoder, in
-``tiny_decoders.BASE`` for a decoder. Whatever is put there is in ``CASES``.
+``tiny_decoders.BASE`` or ``tiny_moe.BASE`` for a decoder. Whatever is put there is in ``CASES``.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import later_families, tiny_decoders, tiny_families
+from . import later_families, tiny_decoders, tiny_families, tiny_latent, tiny_moe
 from .digest_models import HEADS
 from .tiny_bert import Array, save_safetensors
 
 CASES: dict[str, str] = {
     **{case: values["model_type"] for case, values in {**tiny_families.CASES, **later_families.CASES}.items()},
-    **{family: family for family in tiny_decoders.BASE},
+    **{family: family for family in (*tiny_decoders.BASE, *tiny_moe.BASE, *tiny_latent.BASE)},
 }
 """Name of a small model -> its ``model_type``."""
+
+_DECODERS: dict[str, Any] = {family: maker for maker in (tiny_decoders, tiny_moe, tiny_latent) for family in maker.BASE}
+"""Family -> who makes its small models."""
 
 ENCODER_HEADS = ("none", "masked_lm", "sequence_classification", "token_classification", "question_answering")
 
@@ -46,14 +49,14 @@ class Tiny(NamedTuple):
 
 def heads(case: str) -> tuple[str, ...]:
     """The heads that a small model can be made with, the plainest first."""
-    return ("causal_lm",) if case in tiny_decoders.BASE else ENCODER_HEADS
+    return ("causal_lm",) if case in _DECODERS else ENCODER_HEADS
 
 
 def make(case: str, head: str) -> Tiny:
     """A small model under a head."""
-    if case in tiny_decoders.BASE:
-        c = tiny_decoders.config(case)
-        return Tiny(c, tiny_decoders.tensors(c))
+    if case in _DECODERS:
+        c = _DECODERS[case].config(case)
+        return Tiny(c, _DECODERS[case].tensors(c))
     if case in tiny_families.CASES:
         return Tiny(tiny_families.config(case, HEADS[head]), tiny_families.tensors(case, HEADS[head]))
     token = np.array([[3]])
@@ -63,8 +66,8 @@ def make(case: str, head: str) -> Tiny:
 
 def batch(case: str) -> tuple[Array, ...]:
     """Token ids, attention mask and, where a family has them, token types; rows of all kinds of masks."""
-    if case in tiny_decoders.BASE:
-        return tiny_decoders.batch(tiny_decoders.config(case))
+    if case in _DECODERS:
+        return tiny_decoders.batch(_DECODERS[case].config(case))
     if case in later_families.CASES:
         return later_families.batch(case)
     ids, mask, types = tiny_families.batch(case)

@@ -24,6 +24,8 @@ from fastattn.graph.build import trace_page
 from fastattn.graph.choice import HEADS
 from fastattn.graph.source import Plan, check_tensors
 from fastattn.models.configkeys import REFUSED
+from fastattn.models.families import as_markdown, families
+from fastattn.models.gguf import ARCHITECTURES
 from fastattn.models.registry import FAMILIES, family_of, open_source
 from fastattn.typing import WeightType
 
@@ -99,16 +101,13 @@ def test_every_family_has_a_small_model_under_each_of_its_heads() -> None:
         assert heads >= {*family_of(model_type).architectures.values()} - {None, "next_sentence"}
 
 
-def test_the_readme_has_every_family_once() -> None:
-    """Its table, row by row, beside the classes that the pages know."""
-    table = README.read_text(encoding="utf-8").split("| family | `model_type` | heads |")[1].split("\n\n")[0]
-    rows = [row.strip("|").split("|") for row in table.splitlines()[2:]]
-    named = [(name, heads) for _, names, heads in rows for name in re.findall(r"`([^`]+)`", names)]
-    assert sorted(name for name, _ in named) == sorted(FAMILIES)
-    for name, heads in named:
-        known = set(family_of(name).architectures.values())
-        assert ("causal LM" in heads) == family_of(name).decoder, name
-        assert ("next sentence" in heads) == ("next_sentence" in known), name
+def test_the_readme_has_the_table_of_the_pages() -> None:
+    table = as_markdown()
+    assert f"\n{table}\n\n" in README.read_text(encoding="utf-8"), "put what `fastattn info --families` prints there"
+    named = [name for row in families() for name in row.model_types]
+    assert sorted(named) == sorted(FAMILIES)
+    assert sorted(name for row in families() for name in row.gguf) == sorted(ARCHITECTURES)
+    assert all(row.heads and f"| {row.name} | " in table for row in families())
 
 
 @pytest.mark.parametrize(("case", "head"), UNDER_HEADS)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_decoders
-from support import gguf_dense_b, gguf_models
+from support import gguf_dense_b, gguf_models, gguf_moe
 from support.gguf_files import F32, I32, U32, Tensor, gguf_bytes
 
 import fastattn as fa
@@ -42,7 +42,8 @@ def logits(model: Any) -> bytes:
 
 def test_every_architecture_is_here() -> None:
     renamed = {"mistral": "llama", **gguf_dense_b.ARCHITECTURES}
-    assert {renamed.get(family, family) for family, _ in VARIANTS.values()} == set(ARCHITECTURES)
+    dense = {renamed.get(family, family) for family, _ in VARIANTS.values()}
+    assert dense | set(gguf_moe.ARCHITECTURES.values()) == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -205,7 +206,7 @@ WRONG_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
     "an epsilon that is no number": ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "a finite number"),
     "values of another length": ({"llama.attention.value_length": 16}, r"value_length is 16, expected 8"),
     "part of a head turns": ({"llama.rope.dimension_count": 4}, r"rope\.dimension_count is 4, expected 8"),
-    "experts": ({"llama.expert_count": 8}, r"llama\.expert_count is 8, expected 0"),
+    "experts": ({"llama.expert_count": 8}, r"llama\.expert_used_count is missing, expected a number from 1"),
     "a window": ({"llama.attention.sliding_window": 64}, r"llama\.attention\.sliding_window is 64, expected 0"),
     "a cap on logits": ({"llama.final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0"),
     "another kind of scaling": ({"llama.rope.scaling.type": "su"}, r"rope\.scaling\.type is 'su'"),

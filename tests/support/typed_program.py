@@ -284,6 +284,8 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
     assert issubclass(text.TruncationWarning, UserWarning)
     loaded = text.load(folder)
     assert_type(loaded, text.TextEncoder)
+    if (folder / "adapter_config.json").exists():
+        assert_type(model.load_adapter(folder), text.TextEncoder)
     if isinstance(loaded, text.TextDecoder):
         assert_type(loaded.generate([[1, 2], [3]], max_new_tokens=2)[0].token_ids, tuple[int, ...])
         assert_type(loaded.generate("a", temperature=0.5, stop=["b"], logit_bias={3: 1.0}), list[text.Generation])
