@@ -77,6 +77,7 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         "gemma2": "cache_implementation",
         "gemma3_text": "cache_implementation _sliding_window_pattern",
         "llama": "pretraining_tp",
+        "seed_oss": "pretraining_tp residual_dropout",
         # of training, and of layers behind the last that guess at further tokens
         **dict.fromkeys(
             ("deepseek_v2", "deepseek_v3"),

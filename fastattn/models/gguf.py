@@ -28,10 +28,12 @@ from .ggufkeys import Architecture, Keys, Values, divisors, shortest
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "converted", "open_gguf"]
 
 ARCHITECTURES = {
+    "arcee": "arcee",
     "chatglm": "glm",
     "cohere2": "cohere",
     "command-r": "cohere",
     "deepseek2": "deepseek",
+    "ernie4_5": "llama",
     "exaone": "exaone",
     "exaone4": "exaone4",
     "gemma": "gemma",
@@ -51,6 +53,7 @@ ARCHITECTURES = {
     "qwen2moe": "qwen_moe",
     "qwen3": "qwen3",
     "qwen3moe": "qwen_moe",
+    "seed_oss": "llama",
     "smollm3": "llama",
 }
 """``general.architecture`` -> its page, a module here, whose ``GGUF`` says how such files differ."""

@@ -33,6 +33,7 @@ __all__ = ["FAMILIES", "Opened", "build", "build_checkpoint", "examine", "family
 
 FAMILIES = {
     "albert": "albert",
+    "arcee": "arcee",
     "bert": "bert",
     "camembert": "roberta",
     "cohere": "cohere",
@@ -42,6 +43,7 @@ FAMILIES = {
     "deepseek_v3": "deepseek",
     "distilbert": "distilbert",
     "electra": "electra",
+    "ernie4_5": "llama",
     "exaone": "exaone",
     "exaone4": "exaone4",
     "gemma": "gemma",
@@ -53,6 +55,7 @@ FAMILIES = {
     "granite": "granite",
     "granitemoe": "granitemoe",
     "gte": "gte",
+    "helium": "llama",
     "llama": "llama",
     "mistral": "llama",
     "mixtral": "mixtral",
@@ -71,6 +74,7 @@ FAMILIES = {
     "qwen3": "qwen3",
     "qwen3_moe": "qwen_moe",
     "roberta": "roberta",
+    "seed_oss": "llama",
     "smollm3": "llama",
     "xlm-roberta": "roberta",
 }

@@ -177,6 +177,45 @@ def cohere(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     return output(c, w, plain_norm(x, eps) * w["model.norm.weight"]) * c.get("logit_scale", 0.0625)
 
 
+def pre_norm(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    """Llama's layers, whose pairs of rotary dims are neighbours in two of the families."""
+    family = c["model_type"]
+    eps = c.get("rms_norm_eps", {"ernie4_5": 1e-5, "helium": 1e-8}.get(family, 1e-6))
+    theta = {"ernie4_5": 500000.0, "helium": 100000.0}.get(family, 10000.0)
+    turn = plain.turn if family == "seed_oss" else turn_pairs
+    angles, factor = plain.frequencies({"rope_theta": theta, **c}, int(columns[-1]) + 1)
+    x = w["model.embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        y = plain.rms_norm(x, w[f"{layer}.input_layernorm.weight"], eps)
+        q, k, v = projections(c, w, f"{layer}.self_attn", y)
+        q, k = turn(q, columns, angles, factor), turn(k, columns, angles, factor)
+        mixed = attention(q, k, v, columns, heads(c)[2] ** -0.5, None)
+        x = x + plain.linear(w, f"{layer}.self_attn.o_proj", mixed)
+        y = plain.rms_norm(x, w[f"{layer}.post_attention_layernorm.weight"], eps)
+        x = x + gated(w, f"{layer}.mlp", y, "silu")
+    return output(c, w, plain.rms_norm(x, w["model.norm.weight"], eps))
+
+
+def arcee(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
+    eps = c.get("rms_norm_eps", 1e-5)
+    angles, factor = plain.frequencies(c, int(columns[-1]) + 1)
+    x = w["model.embed_tokens.weight"][ids]
+    for i in range(c["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        y = plain.rms_norm(x, w[f"{layer}.input_layernorm.weight"], eps)
+        q, k, v = projections(c, w, f"{layer}.self_attn", y)
+        q, k = plain.turn(q, columns, angles, factor), plain.turn(k, columns, angles, factor)
+        mixed = attention(q, k, v, columns, heads(c)[2] ** -0.5, None)
+        x = x + plain.linear(w, f"{layer}.self_attn.o_proj", mixed)
+        y = plain.rms_norm(x, w[f"{layer}.post_attention_layernorm.weight"], eps)
+        y = plain.linear(w, f"{layer}.mlp.up_proj", y)
+        squared = c.get("hidden_act", "relu2") == "relu2"
+        y = np.maximum(y, 0) ** 2 if squared else plain.ACTIVATIONS[c["hidden_act"]](y)
+        x = x + plain.linear(w, f"{layer}.mlp.down_proj", y)
+    return output(c, w, plain.rms_norm(x, w["model.norm.weight"], eps))
+
+
 def exaone(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     return output(c, w, plain.hidden_states({"rope_theta": 500000.0, "rms_norm_eps": 1e-5, **c}, w, ids, columns))
 
@@ -283,6 +322,10 @@ LOGITS: dict[str, Callable[[Config, Weights, Array, Array], Array]] = {
     "gemma3_text": _between_norms,
     "cohere": cohere,
     "cohere2": cohere,
+    "arcee": arcee,
+    "seed_oss": pre_norm,
+    "ernie4_5": pre_norm,
+    "helium": pre_norm,
     "exaone": exaone,
     "exaone4": exaone4,
     "glm": glm,

@@ -15,6 +15,7 @@ _COMMON: Config = {
     "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "attention_bias": False,
     "rope_theta": 1000.0,
 }  # fmt: skip
+_PLAIN = {key: value for key, value in _COMMON.items() if key != "attention_bias"}
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 
 BASE: dict[str, Config] = {
@@ -33,8 +34,13 @@ BASE: dict[str, Config] = {
                 "use_gated_activation": True, "use_parallel_block": True, "use_parallel_embedding": True,
                 "use_embedding_sharing": True, "layer_switch": 2, "order_of_interleaved_layers": "local_attn_first",
                 "cache_implementation": "hybrid"},
+    "arcee": {**_COMMON, "hidden_act": "relu2", "rms_norm_eps": 1e-5, "mlp_bias": False},
+    "seed_oss": {**_COMMON, "head_dim": 16, "hidden_act": "silu", "rms_norm_eps": 1e-5, "mlp_bias": False,
+                 "attention_bias": True, "attention_out_bias": False, "residual_dropout": 0.1, "pretraining_tp": 1},
+    "ernie4_5": {**_PLAIN, "head_dim": 16, "hidden_act": "silu", "rms_norm_eps": 1e-5, "use_bias": False},
+    "helium": {**_COMMON, "head_dim": 8, "hidden_act": "silu", "rms_norm_eps": 1e-5, "mlp_bias": False},
     "exaone": {**_COMMON, "hidden_act": "silu", "rms_norm_eps": 1e-5, "mlp_bias": False},
-    "exaone4": {**{key: value for key, value in _COMMON.items() if key != "attention_bias"}, "hidden_act": "silu",
+    "exaone4": {**_PLAIN, "hidden_act": "silu",
                 "rms_norm_eps": 1e-5, "sliding_window": 5, "sliding_window_pattern": 2},
     "glm": {**_COMMON, "head_dim": 16, "hidden_act": "silu", "rms_norm_eps": 1e-5, "partial_rotary_factor": 0.5,
             "attention_bias": True},
@@ -47,11 +53,13 @@ BASE: dict[str, Config] = {
 }  # fmt: skip
 """config.json of each family, in the spelling of transformers 4."""
 
-CLASSES = {"gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "cohere": "Cohere",
-           "cohere2": "Cohere2", "exaone": "Exaone", "exaone4": "Exaone4", "glm": "Glm", "glm4": "Glm4",
-           "nemotron": "Nemotron", "olmo": "Olmo", "olmo3": "Olmo3"}  # fmt: skip
+CLASSES = {
+    "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "cohere": "Cohere", "cohere2": "Cohere2",
+    "exaone": "Exaone", "exaone4": "Exaone4", "glm": "Glm", "glm4": "Glm4", "arcee": "Arcee", "seed_oss": "SeedOss",
+    "ernie4_5": "Ernie4_5", "helium": "Helium", "nemotron": "Nemotron", "olmo": "Olmo", "olmo3": "Olmo3",
+}  # fmt: skip
 
-TIED = dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2"), True)
+TIED = dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "ernie4_5"), True)
 """tie_word_embeddings where config.json has no such key: false for all but these."""
 
 DEFAULTS: dict[str, tuple[str, ...]] = {
@@ -60,6 +68,10 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "gemma3_text": ("hidden_activation", "attention_bias", "attn_logit_softcapping", "final_logit_softcapping"),
     "cohere": ("hidden_act", "attention_bias", "layer_norm_eps", "use_qk_norm", "pretraining_tp"),
     "cohere2": ("hidden_act", "attention_bias", "layer_norm_eps", "position_embedding_type", "rotary_pct"),
+    "arcee": ("hidden_act", "attention_bias", "mlp_bias", "rms_norm_eps"),
+    "seed_oss": ("hidden_act", "attention_bias", "attention_out_bias", "mlp_bias"),
+    "ernie4_5": ("hidden_act", "use_bias", "rms_norm_eps"),
+    "helium": ("hidden_act", "attention_bias", "mlp_bias"),
     "exaone": ("hidden_act", "attention_bias", "mlp_bias", "rms_norm_eps"),
     "exaone4": ("hidden_act", "rms_norm_eps"),
     "glm": ("hidden_act", "attention_bias", "partial_rotary_factor"),
@@ -77,6 +89,10 @@ OWN: dict[str, Config] = {
     "gemma3_text": {"head_dim": 8, "sliding_window": 9, "query_pre_attn_scalar": 20, "layer_types": None},
     "cohere": {"use_qk_norm": True, "logit_scale": 0.7},
     "cohere2": {"sliding_window": 9, "logit_scale": 1.5},
+    "arcee": {"attention_bias": True, "mlp_bias": True},
+    "seed_oss": {"head_dim": 8, "attention_out_bias": True},
+    "ernie4_5": {"head_dim": 8, "use_bias": True},
+    "helium": {"mlp_bias": True},
     "exaone": {"attention_bias": True, "mlp_bias": True},
     "exaone4": {"sliding_window": 9},
     "glm": {"head_dim": 8},
@@ -152,6 +168,23 @@ VARIANTS: dict[str, tuple[str, Config]] = {
     ),
     "cohere2, heads of 10": ("cohere2", {**_HEADS_OF_10, "sliding_window": 4}),
     "cohere2, no layer has positions": ("cohere2", {"sliding_window_pattern": 1}),
+    "arcee": ("arcee", {}),
+    "arcee, biases, one key head": ("arcee", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1,
+                                              "dtype": "bfloat16"}),
+    "arcee, heads of 10, tied": ("arcee", {**_HEADS_OF_10, "tie_word_embeddings": True}),
+    "arcee, yarn, gelu": ("arcee", {**_old("yarn", factor=4.0, original_max_position_embeddings=16),
+                                    "hidden_act": "gelu_new"}),
+    "seed_oss": ("seed_oss", {}),
+    "seed_oss, biases, tied": ("seed_oss", {"attention_out_bias": True, "mlp_bias": True, "dtype": "bfloat16",
+                                            "tie_word_embeddings": True, "num_key_value_heads": 1}),
+    "seed_oss, heads of 10, no biases": ("seed_oss", {**_HEADS_OF_10, "head_dim": 10, "attention_bias": False}),
+    "ernie4_5": ("ernie4_5", {}),
+    "ernie4_5, biases, untied": ("ernie4_5", {"use_bias": True, "tie_word_embeddings": False, "dtype": "bfloat16"}),
+    "ernie4_5, heads of 10": ("ernie4_5", {**_HEADS_OF_10, "head_dim": 10, "rope_theta": ...}),
+    "helium": ("helium", {}),
+    "helium, biases, tied": ("helium", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True,
+                                        "num_key_value_heads": 1, "dtype": "bfloat16"}),
+    "helium, heads of 10": ("helium", {**_HEADS_OF_10, "head_dim": 10, "rope_theta": ..., "rms_norm_eps": ...}),
     "exaone": ("exaone", {}),
     "exaone, llama3, biases": ("exaone", {
         **_old("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
@@ -235,6 +268,10 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("cohere2", {"use_parallel_block": False}, "use_parallel_block is 'False', expected True"),
     ("cohere2", {"position_embedding_type": "alibi"}, "position_embedding_type is 'alibi', expected rope_gptj"),
     ("cohere2", {"sliding_window": None}, "sliding_window is null"),
+    ("arcee", {"hidden_act": "relu3"}, "hidden_act is 'relu3'"),
+    ("seed_oss", {"attention_out_bias": True}, r"missing tensors 'model\.layers\.0\.self_attn\.o_proj\.bias'"),
+    ("ernie4_5", {"use_bias": "no"}, "use_bias is 'no'"),
+    ("helium", {"head_dim": ...}, r"has shape \[\d+, 48\]"),  # whose default is 128
     ("exaone", {"num_layers": 0}, "num_hidden_layers is '0'"),
     ("exaone", {"activation_function": "mish"}, "hidden_act is 'mish'"),
     ("exaone4", {"sliding_window_pattern": "LLX"}, "sliding_window_pattern is 'LLX'"),
@@ -304,10 +341,12 @@ def shapes(c: Config, tied: bool) -> Shapes:
     norms = {
         "gemma": ("input_layernorm", "post_attention_layernorm"), "gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS,
         "cohere": FOUR_NORMS[:1], "cohere2": FOUR_NORMS[:1], "nemotron": FOUR_NORMS[:2], "olmo": (),
-        "olmo3": FOUR_NORMS[1::2], "exaone": FOUR_NORMS[:2], "exaone4": FOUR_NORMS[1::2], "glm": FOUR_NORMS[:2],
+        "olmo3": FOUR_NORMS[1::2], "arcee": FOUR_NORMS[:2], "seed_oss": FOUR_NORMS[:2], "ernie4_5": FOUR_NORMS[:2],
+        "helium": FOUR_NORMS[:2], "exaone": FOUR_NORMS[:2], "exaone4": FOUR_NORMS[1::2], "glm": FOUR_NORMS[:2],
         "glm4": (*FOUR_NORMS[:2], "post_self_attn_layernorm", "post_mlp_layernorm"),
     }[family]  # fmt: skip
-    bias = c.get("attention_bias", False)
+    bias = c.get("attention_bias", c.get("use_bias", False))
+    output_bias = c.get("attention_out_bias", bias and family not in ("glm", "glm4", "helium"))
     for i in range(c["num_hidden_layers"]):
         layer = f"model.layers.{i}"
         for name in norms:
@@ -315,7 +354,7 @@ def shapes(c: Config, tied: bool) -> Shapes:
         linear(f"{layer}.self_attn.q_proj", queries * size, hidden, bias)
         linear(f"{layer}.self_attn.k_proj", keys * size, hidden, bias)
         linear(f"{layer}.self_attn.v_proj", keys * size, hidden, bias)
-        linear(f"{layer}.self_attn.o_proj", hidden, queries * size, bias and family not in ("glm", "glm4"))
+        linear(f"{layer}.self_attn.o_proj", hidden, queries * size, output_bias)
         if family in ("gemma3_text", "exaone4"):
             found[f"{layer}.self_attn.q_norm.weight"] = found[f"{layer}.self_attn.k_norm.weight"] = (size,)
         if c.get("use_qk_norm"):
@@ -324,11 +363,11 @@ def shapes(c: Config, tied: bool) -> Shapes:
         if family == "olmo3":
             found[f"{layer}.self_attn.q_norm.weight"] = (queries * size,)
             found[f"{layer}.self_attn.k_norm.weight"] = (keys * size,)
-        inner_bias = c.get("mlp_bias", False)
+        inner_bias = c.get("mlp_bias", c.get("use_bias", False))
         if family in ("glm", "glm4"):
             linear(f"{layer}.mlp.gate_up_proj", 2 * inner, hidden)
         else:
-            if family != "nemotron":
+            if family not in ("nemotron", "arcee"):
                 linear(f"{layer}.mlp.gate_proj", inner, hidden, inner_bias)
             linear(f"{layer}.mlp.up_proj", inner, hidden, inner_bias)
         linear(f"{layer}.mlp.down_proj", hidden, inner, inner_bias)

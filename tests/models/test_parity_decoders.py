@@ -65,6 +65,8 @@ def make(family: str, sizes: dict[str, Any]) -> Any:
     options = {**BASE, **OWN[family], **sizes}
     if family == "qwen3":
         options.setdefault("head_dim", options["hidden_size"] // options["num_attention_heads"] * 2)
+    if family == "helium":  # whose attention is as wide as its hidden states
+        options["head_dim"] = options["hidden_size"] // options["num_attention_heads"]
     if family == "phi3" and options["hidden_size"] // options["num_attention_heads"] % 4:
         options.pop("rope_parameters")
     torch.manual_seed(7)

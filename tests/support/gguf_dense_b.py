@@ -13,7 +13,7 @@ Config = dict[str, Any]
 ARCHITECTURES = {"gemma3_text": "gemma3", "cohere": "command-r", "glm": "chatglm", "olmo3": "olmo2"}
 """Where it is not the ``model_type``."""
 
-PAIRED = ("olmo",)
+PAIRED = ("olmo", "arcee")
 """Architectures whose rows of queries and keys are put in another order."""
 
 _FOUR_NORMS = {
@@ -22,8 +22,8 @@ _FOUR_NORMS = {
 }  # fmt: skip
 NAMES: dict[str, dict[str, str]] = {
     "gemma2": _FOUR_NORMS, "gemma3_text": _FOUR_NORMS, "olmo3": _FOUR_NORMS,
-    "exaone4": _FOUR_NORMS, "glm4": {"post_self_attn_layernorm": "post_attention_norm",
-                                     "post_mlp_layernorm": "post_ffw_norm"},
+    "exaone4": _FOUR_NORMS, "seed_oss": {"post_attention_layernorm": "post_attention_norm"},
+    "glm4": {"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"},
 }  # fmt: skip
 """Names of tensors where they are not Llama's."""
 
@@ -50,6 +50,11 @@ VARIANTS: dict[str, tuple[str, Config]] = {
     "command-r, a norm for each head": ("cohere", {"use_qk_norm": True}),
     "cohere2": ("cohere2", {"sliding_window_pattern": 4, "num_hidden_layers": 5}),
     "chatglm": ("glm", {"head_dim": 8}),
+    "arcee": ("arcee", {}),
+    "arcee, biases": ("arcee", {"attention_bias": True, "mlp_bias": True}),
+    "ernie4_5": ("ernie4_5", {}),
+    "seed_oss": ("seed_oss", {}),
+    "seed_oss, biases": ("seed_oss", {"attention_out_bias": True, "mlp_bias": True, "num_key_value_heads": 1}),
     "exaone": ("exaone", {}),
     "exaone4": ("exaone4", {"sliding_window": None, "layer_types": [_FULL] * 3}),
     "exaone4, windows": ("exaone4", {"sliding_window_pattern": 4, "num_hidden_layers": 5}),
