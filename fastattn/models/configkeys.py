@@ -79,6 +79,16 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "smollm3"), "sliding_window"),
         "qwen3_moe": "sliding_window max_window_layers",
         "phi3": "resid_pdrop embd_pdrop original_max_position_embeddings",
+        # of the code that LFM2 was first published with; how weights begin
+        "lfm2": "block_dim block_norm_eps block_use_swiglu block_mlp_init_scale block_out_init_scale "
+        "block_use_xavier_init conv_dim conv_dim_out conv_use_xavier_init num_heads use_pos_enc theta "
+        # read where others do not stand in their place
+        "full_attn_idxs intermediate_size tie_word_embeddings block_multiple_of block_ffn_dim_multiplier",
+        "mamba2": "chunk_size residual_in_fp32 rescale_prenorm_residual time_step_floor time_step_max time_step_min "
+        "time_step_rank intermediate_size",
+        # of layers of experts, where there are none; what counts layers, beside their list
+        "qwen3_next": "moe_intermediate_size num_experts_per_tok decoder_sparse_step mlp_only_layers "
+        "norm_topk_prob shared_expert_intermediate_size full_attention_interval",
         "new": "use_memory_efficient_attention unpad_inputs",
         "nomic_bert": _SUMMARY + "attn_pdrop embd_pdrop resid_pdrop fused_bias_fc fused_dropout_add_ln "
         "pad_vocab_size_multiple use_xentropy dense_seq_output "

@@ -57,6 +57,12 @@ class Architecture(NamedTuple):
     """Whether the page takes queries, keys and values as one layer."""
     norms: str = "attention.layer_norm_rms_epsilon"
     """The key of the norms' epsilon."""
+    mixed: bool = False
+    """Whether layers without attention have 0 heads of keys."""
+    common: Callable[[Keys], Values] | None = None
+    """The common values of a model without attention, which has few of them."""
+    tensors: Mapping[str, str] = {}
+    """Parts of layers that are no weight and no bias in Hugging Face files -> the role whose full name is theirs."""
     head: str = "lm_head"
     """What files call the layer that makes logits."""
 

@@ -44,7 +44,10 @@ FAMILIES = {
     "granite": "granite",
     "granitemoe": "granitemoe",
     "gte": "gte",
+    "lfm2": "lfm2",
     "llama": "llama",
+    "llama4_text": "llama4",
+    "mamba2": "mamba2",
     "mistral": "llama",
     "mixtral": "mixtral",
     "modernbert": "modernbert",
@@ -58,11 +61,19 @@ FAMILIES = {
     "qwen2_moe": "qwen_moe",
     "qwen3": "qwen3",
     "qwen3_moe": "qwen_moe",
+    "qwen3_next": "qwen3_next",
     "roberta": "roberta",
     "smollm3": "llama",
     "xlm-roberta": "roberta",
 }
 """``model_type`` of config.json -> its page, a module here, which is imported when a model of it is loaded."""
+
+_SELECTIVE = (
+    "its states have a decay for every number, which no rule of linear attention has over whole vectors; models of "
+    "Mamba-2 (model_type 'mamba2') can be loaded"
+)
+_REFUSED = {"falcon_mamba": _SELECTIVE, "mamba": _SELECTIVE}
+"""``model_type`` -> why there is no page."""
 
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
 _ACTIVATIONS = ("int16", "int8")
@@ -170,6 +181,10 @@ def open_source(
     if model_type not in FAMILIES:
         if model_type == "model2vec":
             raise ValueError(_static(str(config.path)))
+        if model_type in _REFUSED:
+            raise ValueError(
+                f"{config.path}: model_type is {model_type!r}, which is not supported: {_REFUSED[model_type]}"
+            )
         raise ValueError(
             f"{config.path}: model_type {model_type[:100]!r} is not supported; supported: {', '.join(FAMILIES)}"
         )

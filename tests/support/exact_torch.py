@@ -43,7 +43,8 @@ class _Double(ModuleType):
 @contextmanager
 def double_throughout(family: str) -> Iterator[None]:
     """Within it the models of ``family``, a model_type, are made and run without any float32."""
-    names = ("transformers.modeling_rope_utils", f"transformers.models.{family}.modeling_{family}")
+    module = family.removesuffix("_text") if family == "llama4_text" else family
+    names = ("transformers.modeling_rope_utils", f"transformers.models.{module}.modeling_{module}")
     double = _Double("torch")
     with pytest.MonkeyPatch.context() as patch:
         for module in map(importlib.import_module, names):
