@@ -235,6 +235,23 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *ranges,
                                  int32_t plain)
 
+    ctypedef struct fa_dry:
+        double multiplier
+        double base
+        int64_t allowed
+        int64_t last
+        const int64_t *heads
+        const int64_t *ends
+        const int64_t *tails
+        int64_t n_heads
+        int64_t n_tails
+
+    ctypedef struct fa_mirostat:
+        int32_t version
+        double target
+        double rate
+        double *most
+
     ctypedef struct fa_draw:
         uint64_t seed
         uint32_t which
@@ -243,9 +260,16 @@ cdef extern from "fastattn.h" nogil:
         int64_t top_k
         double top_p
         double min_p
+        double typical_p
+        double epsilon
+        double eta
+        double xtc_probability
+        double xtc_threshold
+        fa_mirostat mirostat
         double repetition
         double presence
         double frequency
+        fa_dry dry
         const int64_t *tokens
         int64_t n_tokens
         int64_t prompt
@@ -255,8 +279,14 @@ cdef extern from "fastattn.h" nogil:
         const int64_t *banned
         int64_t n_banned
         const uint32_t *allowed
+        const int64_t *decay_ids
+        int64_t n_decay
+        int64_t decay_steps
+        double decay
         int64_t given
         int32_t logprobs
+        int32_t beam
+        float score
 
     int64_t FA_SAMPLE_MOST
 

@@ -318,55 +318,7 @@ fa_status fa_top_k(const fa_ctx *ctx, const fa_view *best, const fa_view *index,
  * as below the range. */
 fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *ranges, int32_t plain);
 
-/* ---- drawing tokens (ops/sample.c) --------------------------------------------------------------------------------
- *
- * How the token of a row is chosen. To the logits, in this order, each step rounded to fp32 and kept finite:
- *   bias        added
- *   repetition  each id of `tokens` once: negative logits times the penalty, others divided by it
- *   frequency   minus the penalty times how often the id is in the answer, tokens[prompt..]
- *   presence    minus the penalty, once for each id in the answer
- *   banned, allowed   what may not come: -inf
- * A logit of -inf stays that. Then, with temperature 0, the highest one. Else a token has the weight
- * exp2((logit - highest) * (log2(e) / temperature)), and of all
- *   top_k       the first so many in the order of their logits, the highest first and of equals the lower id, stay;
- *   top_p       in that order, the fewest that have this share of the weight that is left, at least one;
- *   min_p       those of at least this weight.
- * Weights then are integers, in units of 2^-42 and to nearest even, so that no sum of them is rounded and none has an
- * order. u = 64 random bits: the token is the first, by id, with which the sum exceeds floor(u * sum of all / 2^64).
- * The bits are words 1 and 0 of Philox4x32-10 with the key `seed` and the counter (which, step, 0, 0), low words first. */
-typedef struct fa_draw {
-    uint64_t seed;
-    uint32_t which, step;
-    double temperature;            /* 0: the highest logit; else above 0, finite */
-    int64_t top_k;                 /* 0: all */
-    double top_p, min_p;           /* in (0, 1], 1: all; in [0, 1], 0: all */
-    double repetition;             /* 2^-126 to FLT_MAX, 1: none */
-    double presence, frequency;    /* within +-FLT_MAX, 0: none */
-    const int64_t *tokens;         /* [n_tokens] prompt and answer, read where there is a penalty; ids beyond the logits count */
-    int64_t n_tokens, prompt;      /* for nothing, negative ones are refused */
-    const int64_t *bias_ids;       /* [n_bias] ascending strictly */
-    const float *bias;             /* [n_bias] finite or -inf */
-    int64_t n_bias;
-    const int64_t *banned;         /* [n_banned] */
-    int64_t n_banned;
-    const uint32_t *allowed;       /* a bit for each id, low bits first, or NULL: all */
-    int64_t given;                 /* >= 0: this is the token, for its log probability; nothing is drawn */
-    int32_t logprobs;              /* how many of the best to tell beside the token's own log probability; -1: not even that */
-} fa_draw;
-
-#define FA_SAMPLE_MOST ((int64_t)1 << 22) /* logits of a row: their weights fit 64 bits */
-
-/* logits (N, V) fp32, V at least 1; draws [N] -> tokens (N,) int64. Of the raw logits, before anything above: logprobs (N,)
- * fp32 of the tokens, NULL if no row asks; top_ids (N, K) int64 and top_logprobs (N, K) fp32, both NULL or K within V: the
- * best of each row, of equals the lower id first. What a row did not ask for gets NaN, -1 and -inf.
- *
- * A row with NaN or +inf gets the token -1, one without any that is allowed -2, and the rest of its outputs what was not
- * asked for gets; the others are done, and the status is that of the first such row, its number in *bad. With
- * FA_ERR_VALUE, when nothing was written, *bad is the row whose draw is wrong. */
-fa_status fa_sample_workspace(const fa_ctx *ctx, const fa_view *logits, const fa_draw *draws, size_t *bytes);
-fa_status fa_sample(const fa_ctx *ctx, const fa_view *tokens, const fa_view *logprobs, const fa_view *top_ids,
-                    const fa_view *top_logprobs, const fa_view *logits, const fa_draw *draws, void *ws, size_t ws_bytes,
-                    int64_t *bad);
+#include "draw.h" /* drawing tokens (ops/sample.c) */
 
 /* ---- storage types, rotary embedding, caches ------------------------------------------------------------------------
  *

@@ -36,7 +36,9 @@ _WARM_TOKENS = 32  # enough for every thread and for the kernels of many rows
 _TOUCHED = 1 << 22  # numbers of a table that are read between two looks at the clock
 
 # Tensors of numbers that follow from the sizes: old versions of transformers saved them.
-_BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*")
+_BUFFER = re.compile(
+    r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*|(.*\.)?(attn|attention|self_attention)\.(masked_)?bias"
+)
 
 
 class Encoder:
@@ -95,7 +97,7 @@ class Encoder:
         """What ``pickle`` keeps of the model."""
         self.graph = built.graph
         """What the family's page has recorded, and what was put behind it since."""
-        self._positions = facts.positions or columns_as_positions
+        self._positions, self._attended = facts.positions or columns_as_positions, facts.attended
         self._describe = facts.text
         self._added: dict[str, Origin | None] = {}  # where the heads that were put beside its own are from
         self._notes = [*tasks.notes, *built.notes]
@@ -565,6 +567,7 @@ class Encoder:
             token_type_ids,
             max_positions=self.max_positions,
             position_ids=self._positions,
+            attended=self._attended,
         )
         if log is not None:
             log.texts_came(packed.shape[0])

@@ -40,10 +40,12 @@ def pack_inputs(
     *,
     max_positions: int,
     position_ids: Callable[[Integers, Integers, Integers], Integers],
+    attended: bool = False,
 ) -> PackedInputs:
     """Check the three arguments of a model call (each (B, S); the last two may be None) and pack them.
 
-    ``position_ids`` makes positions of the ids (B * S,), their columns, and the lengths (B,) of rows, all S.
+    ``position_ids`` makes positions of the ids (B * S,), their columns, and the lengths (B,) of rows, all S; with
+    ``attended`` of the tokens that the mask leaves, and of how many each row has.
 
     Raises ``TypeError`` for values that are not integers, ``ValueError`` for shapes that do not fit, a mask that holds
     anything but 0 and 1, and more than ``max_positions`` columns.
@@ -74,8 +76,10 @@ def pack_inputs(
     positions = position_ids(flat_ids, flat_columns, lengths)
     if where is None:
         return PackedInputs((batch, columns), flat_ids, flat_types, flat_columns, positions, lengths, None)
-    picked = flat_ids[where], flat_types[where], flat_columns[where], positions[where]
-    return PackedInputs((batch, columns), *picked, mask.sum(axis=1, dtype=np.int64), where)
+    lengths = mask.sum(axis=1, dtype=np.int64)
+    picked = flat_ids[where], flat_types[where], flat_columns[where]
+    positions = position_ids(picked[0], picked[2], lengths) if attended else positions[where]
+    return PackedInputs((batch, columns), *picked, positions, lengths, where)
 
 
 def check_range(name: str, values: Integers, limit: int, what: str) -> None:

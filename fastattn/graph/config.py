@@ -48,6 +48,8 @@ class ConfigReader:
         self.path = path
         """Where the values come from, as messages call it."""
         self._values = _Noted(values)
+        self.parts: dict[str, ConfigReader] = {}
+        """The objects that were asked for by ``part``, by their keys."""
 
     @classmethod
     def open(cls, path: Path) -> ConfigReader:
@@ -117,6 +119,12 @@ class ConfigReader:
         if value is not None and not isinstance(value, dict):
             raise self._wrong(key, value, "an object")
         return value
+
+    def part(self, key: str) -> ConfigReader:
+        """The object under ``key``, an empty one where it is missing, as a file of its own."""
+        if key not in self.parts:
+            self.parts[key] = ConfigReader(f"{self.path}: {key}", self.mapping(key) or {})
+        return self.parts[key]
 
     def words(self, key: str, choices: Collection[str]) -> tuple[str, ...] | None:
         """The list of words under ``key``, each one of ``choices``; None where the key is missing.

@@ -11,7 +11,10 @@ import numpy as np
 if TYPE_CHECKING:
     from .heads import Head
 
-__all__ = ["NO_LIMIT", "Facts", "Integers", "Tasks", "columns_as_positions", "positions_beside_padding"]
+__all__ = [
+    "NO_LIMIT", "Facts", "Integers", "Tasks", "columns_as_positions", "positions_beside_padding",
+    "tokens_as_positions",
+]  # fmt: skip
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -33,6 +36,8 @@ class Facts(NamedTuple):
     """The length a model without such a table is for, where its file says one."""
     positions: Callable[[Integers, Integers, Integers], Integers] | None = None
     """Rows of the table of positions, (T,), of whole rows of a batch (ids, columns, lengths); None: the columns."""
+    attended: bool = False
+    """Whether ``positions`` is asked about the tokens that masks leave, not about whole rows."""
     kinds: int | None = None
     """Kinds of layers, where they repeat."""
 
@@ -46,6 +51,15 @@ class Facts(NamedTuple):
 def columns_as_positions(ids: Integers, columns: Integers, lengths: Integers) -> Integers:
     """Positions of families that count columns."""
     return columns
+
+
+def tokens_as_positions(ids: Integers, columns: Integers, lengths: Integers) -> Integers:
+    """Positions of families that count the tokens of a row, whatever its mask leaves out between them.
+
+    >>> tokens_as_positions(np.array([7, 8, 9]), np.array([0, 4, 1]), np.array([2, 1])).tolist()
+    [0, 1, 0]
+    """
+    return np.arange(ids.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
 def positions_beside_padding(padding: int) -> Callable[[Integers, Integers, Integers], Integers]:

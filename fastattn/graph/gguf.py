@@ -36,6 +36,8 @@ class Converted(NamedTuple):
     """Whether it is a matrix of one row, of which the file may have a vector."""
     fold: str = ""
     """"rows": it is the rows of one matrix for each head, one behind the other; "columns": their columns."""
+    vector: bool = False
+    """Whether it is the row ``first`` by itself."""
 
 
 class GgufWeights(WeightFile):
@@ -92,12 +94,17 @@ class GgufWeights(WeightFile):
             rows = rows.reshape(1, -1)
         if where.fold:
             rows = _folded(rows, where)
+        if where.vector:
+            return np.asarray(rows[where.first])
         if where.rows is not None:
             rows = rows[where.first : where.first + where.rows]
         return _halves(rows, where.heads)
 
     def as_float32(self, name: str) -> Floats:
-        return self.row_reader(name)(0, self.info(name).shape[0])
+        info, where = self.info(name), self._tensors[name]
+        if where.vector:
+            return self.file.row_reader(where.name)(where.first, where.first + 1)[0]
+        return self.row_reader(name)(0, info.shape[0])
 
     def row_reader(self, name: str) -> Callable[[int, int], Floats]:
         self.info(name)
@@ -132,6 +139,9 @@ def _part_of(info: TensorInfo, where: Converted) -> TensorInfo:
     if where.fold and len(info.shape) == 3:
         heads, *one = info.shape
         return info._replace(shape=(heads * one[where.fold == "columns"], one[where.fold == "rows"]))
+    if where.vector:
+        there = len(info.shape) == 2 and where.first < info.shape[0]
+        return info._replace(shape=info.shape[1:] if there else (0, *info.shape))
     if where.rows is None or not info.shape:
         return info
     count = max(min(where.rows, info.shape[0] - where.first), 0)

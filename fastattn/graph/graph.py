@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
+import numpy as np
+
 from .facts import Integers, Tasks
 from .gathers import first_rows, last_rows, neighbour_rows
 from .names import Names
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from .banks import Bank
     from .config import ConfigReader
     from .rotary import Rotary
-    from .source import Floats, Layout, Source
+    from .source import Floats, Layout, Norm, Source
 
 __all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
 
@@ -268,6 +270,15 @@ class Graph:
         arrays = [self.array(name, rows=rows) for name in tables]
         return self.record("embed", rows, width, arrays=arrays, tables=tuple(tables.values()))
 
+    def by_position(
+        self, name: str, table: Floats, make: Callable[[Integers, Integers], Integers], rows: str = "tokens"
+    ) -> Value:
+        """A row of ``table`` for each token; ``make`` says which, of the columns of the tokens and the ends of the
+        sequences, as the array ``name``.
+        """
+        self.trace.made[self.array(name, rows=rows)] = make
+        return self.record("embed", rows, table.shape[1], arrays=[name], tables=(table,))
+
     def table(self, role: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
         """The tensor ``role``.weight as it is; ``tied``: full name of a tensor of the same values."""
         return self.source.table(f"{self.name(role)}.weight", shape, tied=tied)
@@ -333,6 +344,21 @@ class Graph:
         return self.record(
             "rms_norm", x.rows, x.width, x, residual, weight=weight, eps=eps, heads=groups, reuse=True
         )  # fmt: skip
+
+    def unit_rms(self, x: Value, eps: float, groups: int = 1) -> Value:
+        """x / sqrt(mean(x^2) + eps), in each of ``groups`` groups of columns."""
+        ones = np.ones(x.width // groups, np.float32)
+        return self.record("rms_norm", x.rows, x.width, x, None, weight=ones, eps=eps, heads=groups, reuse=True)
+
+    def norm_each(self, x: Value, norms: Sequence[Norm], eps: float) -> Value:
+        """The layer norm of each of so many groups of columns (heads), which have norms of their own."""
+        self._read(x)
+        out, size = self._table(x.rows, x.width), x.width // len(norms)
+        for i, norm in enumerate(norms):
+            weight, bias = (None, None) if norm is None else norm
+            inputs, part = (x.columns(i * size, size), None), out.columns(i * size, size)
+            self.trace.nodes.append(Node("layer_norm", part, inputs, (), {"weight": weight, "bias": bias, "eps": eps}))
+        return out
 
     def split(self, x: Value, *widths: int) -> list[Value]:
         """``x`` cut into columns of these widths, which are all of it."""
@@ -469,8 +495,8 @@ class Graph:
         """x + y"""
         return self.record("add", x.rows, x.width, x, y, reuse=True)
 
-    def gated(self, x: Value, gate: Value, activation: str) -> Value:
-        """activation(x) * gate"""
+    def gated(self, x: Value, gate: Value, activation: str | None) -> Value:
+        """activation(x) * gate; None: x * gate"""
         return self.record("gated", x.rows, x.width, x, gate, activation=activation, reuse=True)
 
     def times(self, x: Value, y: Value) -> Value:

@@ -166,15 +166,19 @@ def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
     return g.linear(g.gated(gate, up, s.activation), "ffn_down", s.hidden, bias=bias)
 
 
-def causal_heads(g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0) -> None:
+def causal_heads(
+    g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0, name: str = "lm_head", bias: bool = False
+) -> None:  # fmt: skip
     """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of.
+
+    ``name``: what the file calls the layer.
 
     Other files have a layer ``score``, which labels the last token of a sequence that is no padding or, with a bias,
     each of its tokens.
     """
     g.output("hidden", x)
     words = f"{g.name('token_embd')}.weight"
-    layer = Dense("lm_head", s.vocab, s.hidden, bias=False, tied=words if tied else None, large=True)
+    layer = Dense(name, s.vocab, x.width, bias=bias, tied=words if tied else None, large=True)
     steps = (layer,) if divisor == 1 else (layer, ScaleStep(1 / divisor))
     score, biased = Dense("score", 0, s.hidden, bias=False), g.config.flag("token_classification_bias", True)
     token = g.config.value("pad_token_id")

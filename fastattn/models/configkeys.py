@@ -53,6 +53,7 @@ _BY_REASON = {
 WITHOUT_EFFECT = frozenset(" ".join(_BY_REASON.values()).split())
 """Keys that change no result of any family."""
 
+_PDROPS = "attn_pdrop embd_pdrop resid_pdrop "
 _SUMMARY = "summary_type summary_use_proj summary_activation summary_last_dropout summary_first_dropout "
 WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
     family: frozenset(keys.split())
@@ -69,6 +70,20 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         # rotary positions stand in the place of a table, whatever this says; the others are for files without
         # rope_parameters and layer_types
         "position_embedding_type global_rope_theta local_rope_theta rope_scaling global_attn_every_n_layers",
+        # n_ctx is n_positions, of old; scores are of float32 here anyway
+        # transformers' own; what turns is rotary_dim
+        **dict.fromkeys(
+            ("gptj", "codegen"), _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx rotary scale_attn_weights"
+        ),
+        "bloom": "pretraining_tp slow_but_exact offset_alibi attention_softmax_in_fp32 bias_dropout_fusion "
+        "masked_softmax_fusion skip_bias_add skip_bias_add_qkv",
+        # positions are slopes, whatever learned_pos_emb says; the fraction is of gradients
+        "mpt": "emb_pdrop resid_pdrop attn_pdrop attn_impl init_device init_config learned_pos_emb embedding_fraction "
+        "verbose",
+        "opt": "layerdrop init_std",
+        "phi": "resid_pdrop embd_pdrop",
+        "starcoder2": "residual_dropout embedding_dropout",
+        "gpt2": _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx reorder_and_upcast_attn",
         "llama": "pretraining_tp",
         # of training, and of layers behind the last that guess at further tokens
         **dict.fromkeys(
@@ -113,10 +128,11 @@ def note_keys(config: ConfigReader) -> list[str]:
     notes = []
     family = config.model_type()
     known = WITHOUT_EFFECT | WITHOUT_EFFECT_IN.get(family, frozenset())
-    unknown = [key for key in config.not_asked() if key not in known]
-    if unknown:
-        more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
-        notes.append(f"{config.path}: unknown key{'s' * (len(unknown) > 1)} {_names(unknown)}{more}")
+    for part in (config, *config.parts.values()):
+        unknown = [key for key in part.not_asked() if key not in known and not (key in REFUSED and not part.value(key))]
+        if unknown:
+            more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+            notes.append(f"{part.path}: unknown key{'s' * (len(unknown) > 1)} {_names(unknown)}{more}")
     if config.has("auto_map") and family not in _OWN_CODE:
         notes.append(f"{config.path}: auto_map names Python code of the folder's own, which is not run")
     named, count = config.value("id2label"), config.value("num_labels")

@@ -7,6 +7,7 @@ Keys: ``gguf/constants.py`` of the PyPI package ``gguf``; what converters do to 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from importlib import import_module
@@ -30,15 +31,22 @@ from .ggufpooling import RANKED, SCORE, pooling_files, rank_labels
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "converted", "open_gguf"]
 
 ARCHITECTURES = {
-    "gpt-oss": "gpt_oss",
+    "bloom": "bloom",
     "deepseek2": "deepseek",
+    "falcon": "falcon",
+    "gpt-oss": "gpt_oss",
+    "gpt2": "gpt2",
+    "gptneox": "gpt_neox",
     "granite": "granite",
     "granitemoe": "granitemoe",
     "lfm2": "lfm2",
     "llama": "llama",
+    "llama4": "llama4",
     "mamba2": "mamba2",
+    "mpt": "mpt",
     "olmo2": "olmo2",
     "olmoe": "olmoe",
+    "phi2": "phi",
     "phi3": "phi3",
     "qwen2": "llama",
     "qwen2moe": "qwen_moe",
@@ -46,6 +54,8 @@ ARCHITECTURES = {
     "qwen3moe": "qwen_moe",
     "qwen3next": "qwen3_next",
     "smollm3": "llama",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
 }
 """``general.architecture`` -> its page, a module here, whose ``GGUF`` says how such files differ."""
 
@@ -102,6 +112,8 @@ def open_gguf(file: GgufFile) -> GgufModel:
         )
     keys = Keys(file, name)
     architecture = architecture_of(name)
+    if architecture.roles_of is not None:
+        architecture = architecture._replace(roles=architecture.roles_of(keys))
     common = _common(keys, architecture)
     tensors = _tensors(file, architecture, common)
     values = _config(keys, architecture, common)
@@ -153,7 +165,8 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
         "tie_word_embeddings": "output.weight" not in file,
     }
     if architecture.part:
-        values["partial_rotary_factor"] = turned / size
+        part = turned / size
+        values["partial_rotary_factor"] = part if int(size * part) == turned else math.nextafter(part, 1)
     for key, tensors in architecture.flags.items():
         values[key] = any(f"blk.0.{tensor}" in file for tensor in tensors)
     scaling = _scaling(keys, values["max_position_embeddings"], architecture.uneven)
@@ -178,7 +191,9 @@ def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
     labels = rank_labels(keys)
     values: Values = {
         "model_type": architecture.model_type,
-        "architectures": [f"{architecture.family}For{'CausalLM' if labels is None else 'SequenceClassification'}"],
+        "architectures": [
+            f"{architecture.family}{architecture.top if labels is None else 'ForSequenceClassification'}"
+        ],
     }
     if labels is not None:
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
@@ -273,6 +288,16 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
                     "queries, keys and values"
                 )
             continue
+        if role in architecture.by_head and layer is not None and part == "weight":
+            count = heads["attn_q" if role.startswith("attn_q") else "attn_k"]
+            if file.info(name).shape[:1] != (count,):
+                raise WeightFileError(
+                    f"{file.path}: tensor {name!r} has shape {list(file.info(name).shape)}, expected a row for each of "
+                    f"{count} heads"
+                )
+            for head in range(count):
+                put(f"{architecture.names.of(role, layer)}.{head}.weight", Converted(name, first=head, vector=True))
+            continue
         known = architecture.head if role == "output" else architecture.names.get(role, layer)
         if name == RANKED:
             known, part = SCORE, "weight"
@@ -294,7 +319,7 @@ def _would_be(architecture: Architecture, name: str) -> str:
         if role in alone:
             return f"blk.{number}.{alone[role]}"
     own = {role: tensor for tensor, role in architecture.roles.items()}
-    roles = architecture.names.roles(layer)
+    roles = architecture.names.roles(layer) or architecture.names.roles(layer.rpartition(".")[0])
     if not roles:
         return name
     role, number = next((found for found in roles if found[0] in own), roles[-1])

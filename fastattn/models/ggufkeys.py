@@ -41,6 +41,8 @@ class Architecture(NamedTuple):
     """The page's, as files with a head have them."""
     roles: Mapping[str, str] = {}
     """Where a tensor's name is not the role of the page."""
+    roles_of: Callable[[Keys], Mapping[str, str]] | None = None
+    """``roles``, where they differ from file to file."""
     more: Callable[[Keys, Values], Values] | None = None
     """What its configuration has besides, or instead, of the common values."""
     spelling: Mapping[str, str | None] = {}
@@ -65,6 +67,10 @@ class Architecture(NamedTuple):
     """Parts of layers that are no weight and no bias in Hugging Face files -> the role whose full name is theirs."""
     head: str = "lm_head"
     """What files call the layer that makes logits."""
+    top: str = "ForCausalLM"
+    """What the class with that layer is called behind ``family``."""
+    by_head: tuple[str, ...] = ()
+    """Roles of vectors that lie in one tensor for all heads, and of which the page asks for each by itself."""
 
 
 class Keys:
@@ -112,6 +118,15 @@ class Keys:
         if type(value) not in (int, float) or not math.isfinite(value):
             raise self.error(key, value, "a finite number")
         return shortest(float(value))
+
+    def flag(self, key: str, default: bool) -> bool:
+        """true or false."""
+        value = self.get(key)
+        if value is None:
+            return default
+        if type(value) is not bool:
+            raise self.error(key, value, "true or false")
+        return value
 
     def must(self, key: str, *harmless: Any) -> None:
         """Refuse a value that asks for what no page does."""

@@ -84,7 +84,9 @@ VARIANTS: dict[str, Variant] = {
 }  # fmt: skip
 # Decoders: the plainest of each family, and those whose layers differ.
 VARIANTS |= {
-    name.replace(", ", "_").replace(" ", "_"): Variant(name, {"max_position_embeddings": 140}, ("causal_lm",))
+    name.replace(", ", "_").replace(" ", "_"): Variant(
+        name, {tiny_decoders.positions_key(tiny_decoders.VARIANTS[name][0]): 140}, ("causal_lm",)
+    )
     for name in (
         *tiny_decoders.BASE, "llama, biases, one key head", "llama, llama3", "mistral, a window of two, wide heads",
         "qwen2, layers by name", "qwen3, the last layer slides", "phi3, longrope, long", "smollm3, layers by name",

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from . import numpy_dense_a
 from .tiny_bert import Array
-from .tiny_decoders import TIED, heads
+from .tiny_decoders import TIED, head_name, heads, table_name
 
 Config = dict[str, Any]
 Weights = Mapping[str, Array]
@@ -213,6 +214,8 @@ def feed_forward(c: Config, w: Weights, name: str, x: Array) -> Array:
 
 def hidden_states(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
     """(S, H) of one sequence, whose tokens stand in ascending ``columns`` (S,), which are their positions too."""
+    if c["model_type"] in numpy_dense_a.HIDDEN:
+        return numpy_dense_a.HIDDEN[c["model_type"]](c, w, ids, columns)
     granite = c["model_type"] == "granite"
     eps = c.get("rms_norm_eps", 1e-5 if c["model_type"] in ("phi3", "olmo2") else 1e-6)
     behind = c["model_type"] == "olmo2"  # whose norms stand behind each part
@@ -245,13 +248,17 @@ def logits(c: Config, w: Weights, ids: Array, mask: Array | None = None) -> Arra
     ids = np.asarray(ids)
     mask = np.ones_like(ids) if mask is None else np.asarray(mask)
     tied = c.get("tie_word_embeddings", TIED.get(c["model_type"], False))
-    table = w["model.embed_tokens.weight" if tied else "lm_head.weight"]
+    table = w[table_name(c["model_type"]) if tied else head_name(c["model_type"])]
     divisor = c.get("logits_scaling", 1.0) if c["model_type"] == "granite" else 1.0
     result = np.zeros((*ids.shape, len(table)))
     for row, (tokens, kept) in enumerate(zip(ids, mask, strict=True)):
         columns = np.flatnonzero(kept)
         if columns.size:
-            result[row, columns] = hidden_states(c, w, tokens[columns], columns) @ table.T / divisor
+            x = hidden_states(c, w, tokens[columns], columns)
+            if c["model_type"] in numpy_dense_a.HIDDEN:
+                result[row, columns] = numpy_dense_a.head(c, w, x, table)
+            else:
+                result[row, columns] = x @ table.T / divisor
     return result
 
 

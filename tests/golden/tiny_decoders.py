@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import tiny_dense_a
 from .tiny_bert import Array, integers, save_safetensors, uniform
 
 Shapes = dict[str, tuple[int, ...]]
@@ -146,22 +148,73 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Name -> (family, what differs from its ``BASE``)."""
 
+TOPS: dict[str, str] = {}
+"""What the class with logits is called behind the family's name, where not ForCausalLM."""
+
+_PARTS = (tiny_dense_a,)
+"""Modules with families of their own."""
+
+for _part in _PARTS:
+    BASE |= _part.BASE
+    CLASSES |= _part.CLASSES
+    TIED |= _part.TIED
+    TOPS |= _part.TOPS
+    VARIANTS |= _part.VARIANTS
+
+
+def class_name(family: str) -> str:
+    """The class with logits."""
+    return CLASSES[family] + TOPS.get(family, "ForCausalLM")
+
+
+def table_name(family: str) -> str:
+    """The tensor of embeddings."""
+    return next((part.TABLES[family] for part in _PARTS if family in part.TABLES), "model.embed_tokens.weight")
+
+
+def head_name(family: str) -> str:
+    """The tensor that makes logits, where it is not that of embeddings."""
+    return next((part.HEADS[family] for part in _PARTS if family in part.HEADS), "lm_head") + ".weight"
+
+
+def positions_key(family: str) -> str:
+    """What config.json calls ``max_position_embeddings``."""
+    return next((part.POSITIONS[family] for part in _PARTS if family in part.POSITIONS), "max_position_embeddings")
+
+
+def layers(c: dict[str, Any]) -> int:
+    """How many layers there are."""
+    part = _part_of(c["model_type"])
+    return int(c["num_hidden_layers"]) if part is None else part.layers(c)
+
+
+def _part_of(family: str) -> Any:
+    return next((part for part in _PARTS if family in part.BASE), None)
+
 
 def config(family: str, **overrides: Any) -> dict[str, Any]:
     """config.json of a family; ``...`` takes a key away, ``dtype`` is not one of it."""
     overrides.pop("dtype", None)
-    values = {**BASE[family], "model_type": family, "architectures": [CLASSES[family] + "ForCausalLM"], **overrides}
+    values = {**BASE[family], "model_type": family, "architectures": [class_name(family)], **overrides}
     return {key: value for key, value in values.items() if value is not ...}
 
 
 def heads(c: dict[str, Any]) -> tuple[int, int, int]:
     """Heads of queries, heads of keys and values, dims of a head."""
+    part = _part_of(c["model_type"])
+    if part is not None:
+        own: tuple[int, int, int] = part.heads(c)
+        return own
     count = c["num_attention_heads"]
     return count, c.get("num_key_value_heads") or count, c.get("head_dim") or c["hidden_size"] // count
 
 
 def shapes(c: dict[str, Any]) -> Shapes:
     """Tensors of ``…ForCausalLM`` by the names of transformers' files; a bias for each product that has one."""
+    part = _part_of(c["model_type"])
+    if part is not None:
+        own: Shapes = part.shapes(c)
+        return own
     family, hidden, inner = c["model_type"], c["hidden_size"], c["intermediate_size"]
     queries, keys, size = heads(c)
     found: Shapes = {"model.embed_tokens.weight": (c["vocab_size"], hidden)}
@@ -204,17 +257,27 @@ def shapes(c: dict[str, Any]) -> Shapes:
     return found
 
 
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "wpe.weight", "embed_in.weight", "word_embeddings.weight",
+               "embed_positions.weight")  # fmt: skip
+_TRANSPOSED = re.compile(r"transformer\.h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+_PEAKED = ("q_proj.weight", "k_proj.weight", "qkv_proj.weight", "query_key_value.weight", "c_attn.weight",
+           "Wqkv.weight")  # fmt: skip
+
+
 def numbers(name: str, shape: tuple[int, ...], seed: int) -> Array:
     """float32 numbers of at most 8 bits: an integer from -128 to 127 times a power of two, norms around 1."""
     steps = np.floor(uniform(f"{seed}/{name}", shape) * np.float32(128))
-    if "norm" in name:
+    if "norm" in name or ".ln_" in name:
+        if name.endswith("bias"):
+            return steps / np.float32(512)
         return (np.floor(steps / 4) + np.float32(64)) / np.float32(64)
     if len(shape) == 1:
         return steps / np.float32(512)
-    if "embed_tokens" in name:
+    if name.endswith(_EMBEDDINGS):
         return steps / np.float32(128)
-    spread = round(math.log2(math.sqrt(3 / shape[1])))
-    gain = 1 if name.endswith(("q_proj.weight", "k_proj.weight", "qkv_proj.weight")) else 0  # so that softmax has peaks
+    inputs = shape[0] if _TRANSPOSED.fullmatch(name) else shape[1]
+    spread = round(math.log2(math.sqrt(3 / inputs)))
+    gain = 1 if name.endswith(_PEAKED) else 0  # so that softmax has peaks
     return steps * np.float32(2.0 ** (spread + gain - 7))
 
 

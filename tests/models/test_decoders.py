@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import numpy_decoders, tiny_decoders
+from golden import numpy_decoders, tiny_decoders, tiny_dense_a
 from golden.tiny_bert import save_safetensors
 from golden.tiny_decoders import VARIANTS
 
@@ -152,12 +152,13 @@ def test_tied_weights_may_be_stored_all_the_same(tmp_path: Path, family: str) ->
     c = tiny_decoders.config(family, tie_word_embeddings=True)
     ids, mask = tiny_decoders.batch(c)
     arrays = tiny_decoders.tensors(c)
-    assert "lm_head.weight" not in arrays
+    table, head = tiny_decoders.table_name(family), tiny_decoders.head_name(family)
+    assert head not in arrays
     expected = fa.load(save(tmp_path / "tied", c, arrays), dtype="float32")(ids, mask).logits.tobytes()
-    twice = {**arrays, "lm_head.weight": arrays["model.embed_tokens.weight"]}
+    twice = {**arrays, head: arrays[table]}
     assert fa.load(save(tmp_path / "twice", c, twice), dtype="float32")(ids, mask).logits.tobytes() == expected
     # stored with other numbers, they are not tied, whatever config.json says: so does transformers 5
-    other = {**arrays, "lm_head.weight": tiny_decoders.tensors(c, seed=1)["model.embed_tokens.weight"]}
+    other = {**arrays, head: tiny_decoders.tensors(c, seed=1)[table]}
     got = fa.load(save(tmp_path / "other", c, other), dtype="float32")(ids, mask).logits
     assert_near(got, numpy_decoders.logits({**c, "tie_word_embeddings": False}, other, ids, mask))
 
@@ -259,7 +260,7 @@ def test_old_buffers_are_no_weights(tmp_path: Path, load: Load, family: str) -> 
     """Files of transformers before 4.32 hold the frequencies, a number for each pair of dims."""
     c = tiny_decoders.config(family)
     arrays = tiny_decoders.tensors(c)
-    for i in range(c["num_hidden_layers"]):
+    for i in range(tiny_decoders.layers(c)):
         arrays[f"model.layers.{i}.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
     ids, mask = tiny_decoders.batch(c)
     got = fa.load(save(tmp_path, c, arrays), dtype="float32")(ids, mask).logits
@@ -275,6 +276,7 @@ DEFAULTS = {
     "smollm3": ("hidden_act", "use_sliding_window", "no_rope_layer_interval", "attention_bias", "mlp_bias"),
     "granite": ("hidden_act", "attention_bias", "mlp_bias"),
     "olmo2": ("hidden_act", "attention_bias"),
+    **tiny_dense_a.DEFAULTS,
 }
 
 

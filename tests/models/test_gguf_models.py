@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_decoders
-from support import gguf_models, gguf_moe
+from support import gguf_dense_a, gguf_models, gguf_moe
 from support.gguf_files import F32, I32, U32, Tensor, gguf_bytes
 
 import fastattn as fa
@@ -30,6 +30,25 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("granite", {}),
     "granite, biases": ("granite", {"attention_bias": True, "mlp_bias": True, "num_key_value_heads": 3}),
     "olmo2": ("olmo2", {}),
+    "gpt_neox": ("gpt_neox", {}),
+    "gpt_neox, one after the other, no biases": ("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 0.5,
+                                                              "attention_bias": False}),
+    "phi": ("phi", {}),
+    "phi, norms of heads": ("phi", {"qk_layernorm": True, "num_key_value_heads": 2, "partial_rotary_factor": 0.75}),
+    "starcoder2": ("starcoder2", {}),
+    "starcoder2, no biases": ("starcoder2", {"use_bias": False, "tie_word_embeddings": False}),
+    "stablelm": ("stablelm", {}),
+    "stablelm, the largest": ("stablelm", {"qk_layernorm": True, "use_parallel_residual": True, "use_qkv_bias": True}),
+    "falcon": ("falcon", {}),
+    "falcon, two norms": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon, one norm": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 3, "num_ln_in_parallel_attn": 1,
+                                    "tie_word_embeddings": False}),
+    "bloom": ("bloom", {}),
+    "bloom, three heads": ("bloom", {"n_head": 3, "tie_word_embeddings": False}),
+    "mpt": ("mpt", {}),
+    "mpt, held within bounds": ("mpt", {"n_heads": 6, "attn_config": {"clip_qkv": 1.5}}),
+    "gpt2": ("gpt2", {}),
+    "gpt2, not tied": ("gpt2", {"tie_word_embeddings": False, "n_inner": 77, "layer_norm_epsilon": 1e-3}),
 }  # fmt: skip
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -40,7 +59,8 @@ def logits(model: Any) -> bytes:
 
 
 def test_every_architecture_is_here() -> None:
-    dense = {"llama" if family == "mistral" else family for family, _ in VARIANTS.values()}
+    names = {"mistral": "llama", **gguf_dense_a.ARCHITECTURES}
+    dense = {names.get(family, family) for family, _ in VARIANTS.values()}
     assert dense | set(gguf_moe.ARCHITECTURES.values()) == set(ARCHITECTURES)
 
 

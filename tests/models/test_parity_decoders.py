@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import tiny_decoders
+from golden import tiny_decoders, tiny_dense_a
 from golden.tiny_bert import integers
 from golden.tiny_decoders import CLASSES, VARIANTS
 
@@ -55,6 +55,7 @@ OWN: dict[str, dict[str, Any]] = {
     "olmo2": {"attention_bias": True},
     "granite": {"embedding_multiplier": 6.0, "attention_multiplier": 0.1, "residual_multiplier": 0.4,
                 "logits_scaling": 3.0},
+    **tiny_dense_a.RANDOM,
 }  # fmt: skip
 PEAKED = ("q_proj.weight", "k_proj.weight")
 
@@ -62,12 +63,14 @@ PEAKED = ("q_proj.weight", "k_proj.weight")
 def make(family: str, sizes: dict[str, Any]) -> Any:
     """A random model of transformers; queries and keys scaled up, without which softmax is nearly flat."""
     options = {**BASE, **OWN[family], **sizes}
+    if family in tiny_dense_a.BASE:
+        options = tiny_dense_a.spelled(family, options)
     if family == "qwen3":
         options.setdefault("head_dim", options["hidden_size"] // options["num_attention_heads"] * 2)
     if family == "phi3" and options["hidden_size"] // options["num_attention_heads"] % 4:
         options.pop("rope_parameters")
     torch.manual_seed(7)
-    theirs = getattr(transformers, CLASSES[family] + "ForCausalLM")(
+    theirs = getattr(transformers, tiny_decoders.class_name(family))(
         getattr(transformers, CLASSES[family] + "Config")(**options)
     ).eval()
     with torch.no_grad():

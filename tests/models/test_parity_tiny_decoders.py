@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import numpy_decoders, tiny_decoders
+from golden import numpy_decoders, tiny_decoders, tiny_dense_a
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -73,7 +73,10 @@ def test_greedy_tokens(tmp_path: Path, name: str) -> None:
     assert got[0, 9:].tolist() == tokens
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen2, tied", "phi3, half of a head turns", "smollm3", "granite, biases"])
+FOLDERS = ("llama", "qwen2, tied", "phi3, half of a head turns", "smollm3", "granite, biases", *tiny_dense_a.BASE)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
 def test_the_folders_are_those_that_transformers_writes(tmp_path: Path, name: str) -> None:
     """The same tensors, and a configuration that it takes without another default in its place."""
     c, weights = numpy_decoders.load(tiny_decoders.variant(tmp_path / "ours", name))

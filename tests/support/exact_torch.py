@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from golden.tiny_decoders import CLASSES
+from golden.tiny_decoders import CLASSES, class_name
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -43,24 +43,33 @@ class _Double(ModuleType):
 @contextmanager
 def double_throughout(family: str) -> Iterator[None]:
     """Within it the models of ``family``, a model_type, are made and run without any float32."""
-    names = ("transformers.modeling_rope_utils", f"transformers.models.{family}.modeling_{family}")
+    module = family.removesuffix("_text") if family == "llama4_text" else family
+    names = ("transformers.modeling_rope_utils", f"transformers.models.{module}.modeling_{module}")
     double = _Double("torch")
     with pytest.MonkeyPatch.context() as patch:
         for module in map(importlib.import_module, names):
             patch.setattr(module, "torch", double)
         patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        yield
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
 
 
-def load_double(folder: Path, family: str, head: str = "ForCausalLM", **options: Any) -> Any:
+def load_double(folder: Path, family: str, head: str | None = None, **options: Any) -> Any:
     """The model in ``folder`` with weights in float64. What else is computed in float32 when it is made is not, within
     ``double_throughout``."""
     config = transformers.AutoConfig.from_pretrained(folder)
-    config._attn_implementation = options.pop("attn_implementation", "sdpa")
-    model = getattr(transformers, CLASSES[family] + head)(config, **options).double().eval()
+    kind = getattr(transformers, class_name(family) if head is None else CLASSES[family] + head)
+    usual = "sdpa" if kind._supports_sdpa else "eager"
+    config._attn_implementation = options.pop("attn_implementation", usual)
+    model = kind(config, **options).double().eval()
     from safetensors.torch import load_file
 
-    weights = {name: tensor.double() for name, tensor in load_file(folder / "model.safetensors").items()}
+    stored = load_file(folder / "model.safetensors")
+    # the one name that from_pretrained changes, GPT-NeoX's
+    weights = {name.replace("embed_out.", "lm_head."): tensor.double() for name, tensor in stored.items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     model.tie_weights()
     assert set(missing) <= {"lm_head.weight"} and not unexpected

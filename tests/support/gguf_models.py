@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from golden import tiny_decoders
 
+from . import gguf_dense_a
 from .gguf_files import Tensor, gguf_bytes
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +30,8 @@ _OLMO2 = {"post_attention_layernorm": "post_attention_norm", "post_feedforward_l
 
 def gguf_name(name: str, family: str) -> str:
     """What a tensor of a Hugging Face file is called in a GGUF file."""
+    if family in gguf_dense_a.ARCHITECTURES:
+        return gguf_dense_a.gguf_name(name, family)
     layer, _, part = name.rpartition(".")
     names = _NAMES | _OLMO2 if family == "olmo2" else _NAMES
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.*)", layer)
@@ -43,6 +46,8 @@ def paired(rows: Array, heads: int) -> Array:
 def fields_of(c: dict[str, Any]) -> dict[str, Any]:
     """The fields of a file of the model that config.json describes."""
     family = c["model_type"]
+    if family in gguf_dense_a.ARCHITECTURES:
+        return gguf_dense_a.fields_of(c)
     arch = "llama" if family == "mistral" else family
     heads, kv_heads, size = tiny_decoders.heads(c)
     eps = c.get("rms_norm_eps", 1e-6)
@@ -74,13 +79,15 @@ def tensors_of(c: dict[str, Any], arrays: dict[str, Array], dtype: str) -> dict[
     """The tensors of the file: matrices of ``dtype``, everything else float32."""
     heads, kv_heads, _ = tiny_decoders.heads(c)
     found: dict[str, Any] = {}
-    for name, array in arrays.items():
+    for name, array in gguf_dense_a.joined(arrays).items():
         turned = {"q_proj": heads, "k_proj": kv_heads}.get(name.split(".")[-2], 0)
         family = "llama" if c["model_type"] == "mistral" else c["model_type"]
         if turned and family in PAIRED:
             array = paired(array, turned)
+        if family in gguf_dense_a.ARCHITECTURES:
+            array = gguf_dense_a.converted(c, name, array)
         array = np.ascontiguousarray(array)
-        if array.ndim == 1 or dtype == "float32":
+        if array.ndim == 1 or name.endswith("_layernorm.weight") or dtype == "float32":
             found[gguf_name(name, family)] = array
         elif dtype == "bfloat16":
             bits = (array.view(np.uint32) >> 16).astype("<u2")
