@@ -287,8 +287,102 @@ static void refused(void) {
     case_end(HASH_START);
 }
 
+/* ---- gates --------------------------------------------------------------------------------------------------------------- */
+
+enum { ROWS = 5, GATE_HEADS = 3, GATE_WIDE = 21, GATE_STEPS = 4 };
+
+static float gate_numbers[64];
+
+static fa_view gate_vector(int64_t n) { return (fa_view){gate_numbers, {n}, {4}, 1, FA_F32}; }
+
+/* Time steps, what they scale, a skip beside it, decays in the place of the steps. */
+static void make_gates(lab *l, int *outs) {
+    for (int i = 0; i < 64; i++) gate_numbers[i] = bell(700, (uint64_t)i);
+    l->batch.rows[TOKENS] = ROWS;
+    const int in = lab_floats(l, "x", TOKENS, GATE_WIDE + GATE_HEADS, 41);
+    outs[0] = lab_floats(l, "scaled", TOKENS, GATE_WIDE, 42), outs[1] = lab_floats(l, "decays", TOKENS, GATE_HEADS, 43);
+    const fa_value x = lab_column(l, in, 0, GATE_WIDE), t = lab_column(l, in, GATE_WIDE, GATE_HEADS);
+    const fa_value scaled = lab_column(l, outs[0], 0, GATE_WIDE), decays = lab_column(l, outs[1], 0, GATE_HEADS);
+    fa_step *s = lab_step(l, FA_STEP_SOFTPLUS, decays, t);
+    s->bias = gate_vector(GATE_HEADS), s->eps = 0.25f, s->scale = 2;
+    lab_step(l, FA_STEP_SCALE_HEADS, scaled, x)->y = decays;
+    s = lab_step(l, FA_STEP_COLUMNS, scaled, scaled);
+    s->y = x, s->weight = gate_vector(GATE_WIDE);
+    s = lab_step(l, FA_STEP_SOFTPLUS, decays, decays);
+    s->weight = gate_vector(GATE_HEADS), s->act = 1, s->eps = 0, s->scale = INFINITY;
+}
+
+static void run_gates(void) {
+    if (!case_begin("program of gates")) return;
+    const fa_ctx ctx = {.kernels = fa_kernels_for(0), .num_threads = 1};
+    float x[ROWS * GATE_WIDE], t[ROWS * GATE_HEADS], base[ROWS * GATE_WIDE], got[ROWS * GATE_WIDE], few[ROWS * GATE_HEADS];
+    for (int64_t i = 0; i < ROWS; i++) {
+        const int64_t row = i * (GATE_WIDE + GATE_HEADS);
+        for (int64_t j = 0; j < GATE_WIDE; j++) x[i * GATE_WIDE + j] = bell(41, (uint64_t)(row + j));
+        for (int64_t j = 0; j < GATE_HEADS; j++) t[i * GATE_HEADS + j] = bell(41, (uint64_t)(row + GATE_WIDE + j));
+    }
+    for (int i = 0; i < 64; i++) gate_numbers[i] = bell(700, (uint64_t)i);
+    const fa_view xs = {x, {ROWS, GATE_WIDE}, {GATE_WIDE * 4, 4}, 2, FA_F32}, ts = {t, {ROWS, GATE_HEADS}, {GATE_HEADS * 4, 4}, 2, FA_F32};
+    const fa_view to = {base, {ROWS, GATE_WIDE}, {GATE_WIDE * 4, 4}, 2, FA_F32}, narrow = gate_vector(GATE_HEADS), wide = gate_vector(GATE_WIDE);
+    expect_status("steps", fa_softplus(&ctx, &ts, &ts, &narrow, NULL, 0, 0.25f, 2), FA_OK);
+    expect_status("scaled", fa_scale_heads(&ctx, &to, &xs, &ts), FA_OK);
+    expect_status("skip", fa_columns(&ctx, &to, &to, &xs, &wide), FA_OK);
+    expect_status("decays", fa_softplus(&ctx, &ts, &ts, NULL, &narrow, 1, 0, INFINITY), FA_OK);
+    for (int isa = 0; isa < fa_isa_count(); isa++)
+        for (int index = 0; index < VARIANTS_PER_ISA && isa_selected(isa); index++) {
+            const variant v = variant_of(isa, index);
+            lab l;
+            int outs[2];
+            int64_t bad;
+            lab_begin(&l, &v, GATE_STEPS);
+            make_gates(&l, outs);
+            expect_status("program", lab_run(&l, &bad), FA_OK);
+            lab_read(&l, outs[0], 0, GATE_WIDE, 42, got);
+            lab_read(&l, outs[1], 0, GATE_HEADS, 43, few);
+            expect_same("scaled", got, base, ROWS * GATE_WIDE, 4);
+            expect_same("decays", few, t, ROWS * GATE_HEADS, 4);
+            lab_end(&l);
+        }
+    case_end(hash_bytes(hash_bytes(HASH_START, base, sizeof base), t, sizeof t));
+}
+
+static void refused_gates(void) {
+    if (!case_begin("program of gates, refused")) return;
+    const variant v = {0, FA_FORCE_NONE, 1, GUARD_BACK, DENSE, 0};
+#define REFUSED(STATUS, CHANGE) \
+    do { \
+        lab l; \
+        int outs[2]; \
+        int64_t bad; \
+        lab_begin(&l, &v, GATE_STEPS); \
+        make_gates(&l, outs); \
+        fa_step *s = l.steps; \
+        CHANGE; \
+        (void)s; \
+        expect_status(#CHANGE, lab_run(&l, &bad), STATUS); \
+        lab_end(&l); \
+    } while (0)
+    REFUSED(FA_OK, s += 0);
+    REFUSED(FA_ERR_SHAPE, s->bias = gate_vector(2));
+    REFUSED(FA_ERR_SHAPE, s->eps = -1);
+    REFUSED(FA_ERR_SHAPE, s->scale = 0);
+    REFUSED(FA_ERR_SHAPE, s->scale = NAN);
+    REFUSED(FA_ERR_SHAPE, s->act = 2);
+    REFUSED(FA_ERR_SHAPE, s[1].y.width = 2);
+    REFUSED(FA_ERR_SHAPE, s[1].y.width = 0);
+    REFUSED(FA_ERR_SHAPE, s[1].y = s[1].out);
+    REFUSED(FA_ERR_SHAPE, s[2].weight = gate_vector(20));
+    REFUSED(FA_ERR_SHAPE, s[2].weight.ndim = 0);
+    REFUSED(FA_ERR_SHAPE, s[2].y.width = 20);
+    REFUSED(FA_ERR_SHAPE, s[3].weight = gate_vector(4));
+#undef REFUSED
+    case_end(HASH_START);
+}
+
 void test_program_states(const options *o) {
     (void)o;
     run_all();
     refused();
+    run_gates();
+    refused_gates();
 }

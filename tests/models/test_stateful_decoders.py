@@ -98,6 +98,40 @@ def test_prompts_have_the_same_answers_alone_and_together(load: Load, family: st
 
 
 @pytest.mark.parametrize("family", tiny_states.BASE)
+def test_beams_fork_states(load: Load, family: str) -> None:
+    """The score of each text is that of the model over all of it; alone and in company they are the same."""
+    model, prompts = load(family), [[5, 9, 3], [7]]
+    made = model.generate(prompts, max_new_tokens=6, num_beams=3, n=3, length_penalty=0.0, ignore_eos=True)
+    for i, prompt in enumerate(prompts):
+        several = made[3 * i : 3 * i + 3]
+        alone = model.generate([prompt], max_new_tokens=6, num_beams=3, n=3, length_penalty=0.0, ignore_eos=True)
+        assert [(one.token_ids, one.score) for one in alone] == [(one.token_ids, one.score) for one in several]
+        assert len({tuple(one.token_ids) for one in several}) == 3
+        for one in several:
+            logits = model(np.array([[*prompt, *one.token_ids]])).logits[0, len(prompt) - 1 : -1].astype(np.float64)
+            of_all = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1)) + logits.max(-1)
+            total = (logits[np.arange(6), list(one.token_ids)] - of_all).sum()
+            assert abs(one.score - total) <= 1e-5 * abs(total)
+
+
+@pytest.mark.parametrize("family", tiny_states.BASE)
+def test_several_answers_and_drafts(load: Load, family: str) -> None:
+    """Answers to one prompt begin where its states were left; drafts, which would take tokens back, change nothing."""
+    model, prompt = load(family), [3, 5, 8, 3, 5, 8, 3, 5]
+    options: dict[str, Any] = {"max_new_tokens": 7, "temperature": 1.5, "seed": 4, "ignore_eos": True}
+    several = [one.token_ids for one in model.generate([prompt], n=3, **options)]
+    assert len(set(map(tuple, several))) == 3
+    for count in (1, 2):
+        fewer = [one.token_ids for one in model.generate([[9], prompt], n=count, **options)][count:]
+        assert fewer == several[:count]
+    greedy = [
+        model.generate([prompt], max_new_tokens=12, draft=draft, ignore_eos=True)[0].token_ids
+        for draft in (None, "auto", "prompt_lookup", 4)
+    ]
+    assert all(one == greedy[0] for one in greedy)
+
+
+@pytest.mark.parametrize("family", tiny_states.BASE)
 def test_files_of_every_type_hold_the_same_model(tmp_path: Path, load: Load, family: str) -> None:
     ids, mask = tiny_states.batch(tiny_states.config(family))
     expected = load(family)(ids, mask).logits.tobytes()
