@@ -251,7 +251,7 @@ def causal_heads(
     layer = Dense(name, s.vocab, x.width, bias=bias, tied=words if tied else None, large=True)
     scaled = () if factor / divisor == 1 else (ScaleStep(factor / divisor),)
     steps = (layer, *scaled, *((SoftcapStep(cap),) if cap else ()))
-    score, biased = Dense("score", 0, s.hidden, bias=False), g.config.flag("token_classification_bias", True)
+    score, biased = Dense("score", 0, x.width, bias=False), g.config.flag("token_classification_bias", True)
     token = g.config.value("pad_token_id")
     padding = token if type(token) is int else None
     add_heads(

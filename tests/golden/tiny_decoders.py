@@ -190,6 +190,12 @@ def layers(c: dict[str, Any]) -> int:
     return int(c["num_hidden_layers"]) if part is None else part.layers(c)
 
 
+def width(c: dict[str, Any]) -> int:
+    """Columns of the hidden states."""
+    part = _part_of(c["model_type"])
+    return int(c["hidden_size"]) if part is None else part.width(c)
+
+
 def _part_of(family: str) -> Any:
     return next((part for part in _PARTS if family in part.BASE), None)
 
