@@ -43,6 +43,7 @@ ARCHITECTURES = {
     "gpt-oss": "gpt_oss",
     "granite": "granite",
     "granitemoe": "granitemoe",
+    "hunyuan-dense": "hunyuan",
     "llama": "llama",
     "nemotron": "nemotron",
     "olmo": "olmo",

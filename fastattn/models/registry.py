@@ -56,6 +56,7 @@ FAMILIES = {
     "granitemoe": "granitemoe",
     "gte": "gte",
     "helium": "llama",
+    "hunyuan_v1_dense": "hunyuan",
     "llama": "llama",
     "mistral": "llama",
     "mixtral": "mixtral",
