@@ -91,6 +91,8 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         # of before transformers 5, which has two caches of this family, and of files that say layer_types beside
         "gemma2": "cache_implementation",
         "gemma3_text": "cache_implementation _sliding_window_pattern",
+        # the first says the head once more; the others are of the models with experts and shared keys
+        "hunyuan_v1_dense": "attention_head_dim eod_token_id pretraining_tp im_start_id im_end_id im_newline_id",
         "llama": "pretraining_tp",
         "seed_oss": "pretraining_tp residual_dropout",
         # of training, and of layers behind the last that guess at further tokens

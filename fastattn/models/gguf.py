@@ -50,6 +50,7 @@ ARCHITECTURES = {
     "gptneox": "gpt_neox",
     "granite": "granite",
     "granitemoe": "granitemoe",
+    "hunyuan-dense": "hunyuan",
     "lfm2": "lfm2",
     "llama": "llama",
     "llama4": "llama4",

@@ -62,6 +62,7 @@ FAMILIES = {
     "granitemoe": "granitemoe",
     "gte": "gte",
     "helium": "llama",
+    "hunyuan_v1_dense": "hunyuan",
     "lfm2": "lfm2",
     "llama": "llama",
     "llama4_text": "llama4",

@@ -178,19 +178,26 @@ def cohere(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
 
 
 def pre_norm(c: Config, w: Weights, ids: Array, columns: Array) -> Array:
-    """Llama's layers, whose pairs of rotary dims are neighbours in two of the families."""
+    """Llama's layers. In two of the families the pairs of rotary dims are neighbours; Hunyuan norms what is turned."""
     family = c["model_type"]
-    eps = c.get("rms_norm_eps", {"ernie4_5": 1e-5, "helium": 1e-8}.get(family, 1e-6))
+    eps = c.get("rms_norm_eps", {"ernie4_5": 1e-5, "helium": 1e-8, "hunyuan_v1_dense": 1e-5}.get(family, 1e-6))
     theta = {"ernie4_5": 500000.0, "helium": 100000.0}.get(family, 10000.0)
-    turn = plain.turn if family == "seed_oss" else turn_pairs
-    angles, factor = plain.frequencies({"rope_theta": theta, **c}, int(columns[-1]) + 1)
+    turn = turn_pairs if family in ("ernie4_5", "helium") else plain.turn
+    own = {"rope_theta": theta, **c}
+    scaling, size = c.get("rope_scaling") or {}, heads(c)[2]
+    if scaling.get("alpha"):
+        own |= {"rope_scaling": None, "rope_theta": own["rope_theta"] * scaling["alpha"] ** (size / (size - 2))}
+    angles, factor = plain.frequencies(own, int(columns[-1]) + 1)
     x = w["model.embed_tokens.weight"][ids]
     for i in range(c["num_hidden_layers"]):
         layer = f"model.layers.{i}"
         y = plain.rms_norm(x, w[f"{layer}.input_layernorm.weight"], eps)
         q, k, v = projections(c, w, f"{layer}.self_attn", y)
         q, k = turn(q, columns, angles, factor), turn(k, columns, angles, factor)
-        mixed = attention(q, k, v, columns, heads(c)[2] ** -0.5, None)
+        if family == "hunyuan_v1_dense":
+            q = plain.rms_norm(q, w[f"{layer}.self_attn.query_layernorm.weight"], eps)
+            k = plain.rms_norm(k, w[f"{layer}.self_attn.key_layernorm.weight"], eps)
+        mixed = attention(q, k, v, columns, size**-0.5, None)
         x = x + plain.linear(w, f"{layer}.self_attn.o_proj", mixed)
         y = plain.rms_norm(x, w[f"{layer}.post_attention_layernorm.weight"], eps)
         x = x + gated(w, f"{layer}.mlp", y, "silu")
@@ -326,6 +333,7 @@ LOGITS: dict[str, Callable[[Config, Weights, Array, Array], Array]] = {
     "seed_oss": pre_norm,
     "ernie4_5": pre_norm,
     "helium": pre_norm,
+    "hunyuan_v1_dense": pre_norm,
     "exaone": exaone,
     "exaone4": exaone4,
     "glm": glm,

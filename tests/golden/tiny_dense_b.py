@@ -39,6 +39,8 @@ BASE: dict[str, Config] = {
                  "attention_bias": True, "attention_out_bias": False, "residual_dropout": 0.1, "pretraining_tp": 1},
     "ernie4_5": {**_PLAIN, "head_dim": 16, "hidden_act": "silu", "rms_norm_eps": 1e-5, "use_bias": False},
     "helium": {**_COMMON, "head_dim": 8, "hidden_act": "silu", "rms_norm_eps": 1e-5, "mlp_bias": False},
+    "hunyuan_v1_dense": {**_COMMON, "head_dim": 16, "hidden_act": "silu", "rms_norm_eps": 1e-5, "use_qk_norm": True,
+                         "attention_head_dim": 16, "eod_token_id": 3, "pretraining_tp": 1},
     "exaone": {**_COMMON, "hidden_act": "silu", "rms_norm_eps": 1e-5, "mlp_bias": False},
     "exaone4": {**_PLAIN, "hidden_act": "silu",
                 "rms_norm_eps": 1e-5, "sliding_window": 5, "sliding_window_pattern": 2},
@@ -56,7 +58,8 @@ BASE: dict[str, Config] = {
 CLASSES = {
     "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "cohere": "Cohere", "cohere2": "Cohere2",
     "exaone": "Exaone", "exaone4": "Exaone4", "glm": "Glm", "glm4": "Glm4", "arcee": "Arcee", "seed_oss": "SeedOss",
-    "ernie4_5": "Ernie4_5", "helium": "Helium", "nemotron": "Nemotron", "olmo": "Olmo", "olmo3": "Olmo3",
+    "ernie4_5": "Ernie4_5", "helium": "Helium", "hunyuan_v1_dense": "HunYuanDenseV1",
+    "nemotron": "Nemotron", "olmo": "Olmo", "olmo3": "Olmo3",
 }  # fmt: skip
 
 TIED = dict.fromkeys(("gemma", "gemma2", "gemma3_text", "cohere", "cohere2", "ernie4_5"), True)
@@ -72,6 +75,7 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
     "seed_oss": ("hidden_act", "attention_bias", "attention_out_bias", "mlp_bias"),
     "ernie4_5": ("hidden_act", "use_bias", "rms_norm_eps"),
     "helium": ("hidden_act", "attention_bias", "mlp_bias"),
+    "hunyuan_v1_dense": ("hidden_act", "attention_bias", "rms_norm_eps", "use_qk_norm"),
     "exaone": ("hidden_act", "attention_bias", "mlp_bias", "rms_norm_eps"),
     "exaone4": ("hidden_act", "rms_norm_eps"),
     "glm": ("hidden_act", "attention_bias", "partial_rotary_factor"),
@@ -93,6 +97,7 @@ OWN: dict[str, Config] = {
     "seed_oss": {"head_dim": 8, "attention_out_bias": True},
     "ernie4_5": {"head_dim": 8, "use_bias": True},
     "helium": {"mlp_bias": True},
+    "hunyuan_v1_dense": {"head_dim": 8, "attention_bias": True},
     "exaone": {"attention_bias": True, "mlp_bias": True},
     "exaone4": {"sliding_window": 9},
     "glm": {"head_dim": 8},
@@ -185,6 +190,14 @@ VARIANTS: dict[str, tuple[str, Config]] = {
     "helium, biases, tied": ("helium", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True,
                                         "num_key_value_heads": 1, "dtype": "bfloat16"}),
     "helium, heads of 10": ("helium", {**_HEADS_OF_10, "head_dim": 10, "rope_theta": ..., "rms_norm_eps": ...}),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {}),
+    "hunyuan_v1_dense, alpha, biases": ("hunyuan_v1_dense", {
+        **_old("dynamic", "type", alpha=50.0, factor=1.0, mscale=1.0), "attention_bias": True, "dtype": "bfloat16",
+        "num_key_value_heads": 1,
+    }),
+    "hunyuan_v1_dense, dynamic, tied": ("hunyuan_v1_dense", {**_old("dynamic", factor=2.0),
+                                                             "tie_word_embeddings": True}),
+    "hunyuan_v1_dense, heads of 10": ("hunyuan_v1_dense", {**_HEADS_OF_10, "head_dim": 10}),
     "exaone": ("exaone", {}),
     "exaone, llama3, biases": ("exaone", {
         **_old("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32),
@@ -272,6 +285,9 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("seed_oss", {"attention_out_bias": True}, r"missing tensors 'model\.layers\.0\.self_attn\.o_proj\.bias'"),
     ("ernie4_5", {"use_bias": "no"}, "use_bias is 'no'"),
     ("helium", {"head_dim": ...}, r"has shape \[\d+, 48\]"),  # whose default is 128
+    ("hunyuan_v1_dense", {"use_qk_norm": False}, "use_qk_norm is 'False'"),
+    ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "alpha": "50"}}, "alpha is '50'"),
+    ("hunyuan_v1_dense", {"rope_scaling": {"type": "dynamic", "alpha": -2}}, "alpha is '-2'"),
     ("exaone", {"num_layers": 0}, "num_hidden_layers is '0'"),
     ("exaone", {"activation_function": "mish"}, "hidden_act is 'mish'"),
     ("exaone4", {"sliding_window_pattern": "LLX"}, "sliding_window_pattern is 'LLX'"),
@@ -339,12 +355,10 @@ def shapes(c: Config, tied: bool) -> Shapes:
             found[f"{name}.bias"] = (hidden,)
 
     norms = {
-        "gemma": ("input_layernorm", "post_attention_layernorm"), "gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS,
-        "cohere": FOUR_NORMS[:1], "cohere2": FOUR_NORMS[:1], "nemotron": FOUR_NORMS[:2], "olmo": (),
-        "olmo3": FOUR_NORMS[1::2], "arcee": FOUR_NORMS[:2], "seed_oss": FOUR_NORMS[:2], "ernie4_5": FOUR_NORMS[:2],
-        "helium": FOUR_NORMS[:2], "exaone": FOUR_NORMS[:2], "exaone4": FOUR_NORMS[1::2], "glm": FOUR_NORMS[:2],
+        "gemma2": FOUR_NORMS, "gemma3_text": FOUR_NORMS, "cohere": FOUR_NORMS[:1], "cohere2": FOUR_NORMS[:1],
+        "olmo": (), "olmo3": FOUR_NORMS[1::2], "exaone4": FOUR_NORMS[1::2],
         "glm4": (*FOUR_NORMS[:2], "post_self_attn_layernorm", "post_mlp_layernorm"),
-    }[family]  # fmt: skip
+    }.get(family, FOUR_NORMS[:2])  # fmt: skip
     bias = c.get("attention_bias", c.get("use_bias", False))
     output_bias = c.get("attention_out_bias", bias and family not in ("glm", "glm4", "helium"))
     for i in range(c["num_hidden_layers"]):
@@ -357,7 +371,10 @@ def shapes(c: Config, tied: bool) -> Shapes:
         linear(f"{layer}.self_attn.o_proj", hidden, queries * size, output_bias)
         if family in ("gemma3_text", "exaone4"):
             found[f"{layer}.self_attn.q_norm.weight"] = found[f"{layer}.self_attn.k_norm.weight"] = (size,)
-        if c.get("use_qk_norm"):
+        if family == "hunyuan_v1_dense":
+            found[f"{layer}.self_attn.query_layernorm.weight"] = (size,)
+            found[f"{layer}.self_attn.key_layernorm.weight"] = (size,)
+        elif c.get("use_qk_norm"):
             found[f"{layer}.self_attn.q_norm.weight"] = (queries, size)
             found[f"{layer}.self_attn.k_norm.weight"] = (keys, size)
         if family == "olmo3":

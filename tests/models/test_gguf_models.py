@@ -62,7 +62,7 @@ def logits(model: Any) -> bytes:
 def test_every_architecture_is_here() -> None:
     names = {"mistral": "llama", **gguf_dense_a.ARCHITECTURES, **gguf_dense_b.ARCHITECTURES}
     dense = {names.get(family, family) for family, _ in VARIANTS.values()}
-    elsewhere = {"deepseek2", "lfm2", "mamba2", "qwen3next"}  # in test_latent and test_gguf_states
+    elsewhere = {"deepseek2", "lfm2", "mamba2", "qwen3next"}  # in test_latent and test_gguf_stateful
     assert dense | set(gguf_moe.ARCHITECTURES.values()) | elsewhere == set(ARCHITECTURES)
 
 

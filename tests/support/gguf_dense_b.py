@@ -10,7 +10,13 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Config = dict[str, Any]
 
-ARCHITECTURES = {"gemma3_text": "gemma3", "cohere": "command-r", "glm": "chatglm", "olmo3": "olmo2"}
+ARCHITECTURES = {
+    "gemma3_text": "gemma3",
+    "cohere": "command-r",
+    "glm": "chatglm",
+    "hunyuan_v1_dense": "hunyuan-dense",
+    "olmo3": "olmo2",
+}
 """Where it is not the ``model_type``."""
 
 PAIRED = ("olmo", "arcee")
@@ -23,6 +29,7 @@ _FOUR_NORMS = {
 NAMES: dict[str, dict[str, str]] = {
     "gemma2": _FOUR_NORMS, "gemma3_text": _FOUR_NORMS, "olmo3": _FOUR_NORMS,
     "exaone4": _FOUR_NORMS, "seed_oss": {"post_attention_layernorm": "post_attention_norm"},
+    "hunyuan_v1_dense": {"self_attn.query_layernorm": "attn_q_norm", "self_attn.key_layernorm": "attn_k_norm"},
     "glm4": {"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"},
 }  # fmt: skip
 """Names of tensors where they are not Llama's."""
@@ -55,6 +62,8 @@ VARIANTS: dict[str, tuple[str, Config]] = {
     "ernie4_5": ("ernie4_5", {}),
     "seed_oss": ("seed_oss", {}),
     "seed_oss, biases": ("seed_oss", {"attention_out_bias": True, "mlp_bias": True, "num_key_value_heads": 1}),
+    "hunyuan-dense": ("hunyuan_v1_dense", {}),
+    "hunyuan-dense, biases, tied": ("hunyuan_v1_dense", {"attention_bias": True, "tie_word_embeddings": True}),
     "exaone": ("exaone", {}),
     "exaone4": ("exaone4", {"sliding_window": None, "layer_types": [_FULL] * 3}),
     "exaone4, windows": ("exaone4", {"sliding_window_pattern": 4, "num_hidden_layers": 5}),
