@@ -142,6 +142,10 @@ cdef extern from "fastattn.h" nogil:
         const fa_view *state
         const fa_view *decay
         const fa_view *beta
+        const int64_t *cu
+        int64_t n_seq
+        const int64_t *from_ "from"
+        const int64_t *to
 
     fa_status fa_linear_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q,
                                             const fa_view *k, const fa_view *v, const fa_linear_attention_params *params,
@@ -231,6 +235,23 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *ranges,
                                  int32_t plain)
 
+    ctypedef struct fa_dry:
+        double multiplier
+        double base
+        int64_t allowed
+        int64_t last
+        const int64_t *heads
+        const int64_t *ends
+        const int64_t *tails
+        int64_t n_heads
+        int64_t n_tails
+
+    ctypedef struct fa_mirostat:
+        int32_t version
+        double target
+        double rate
+        double *most
+
     ctypedef struct fa_draw:
         uint64_t seed
         uint32_t which
@@ -239,9 +260,16 @@ cdef extern from "fastattn.h" nogil:
         int64_t top_k
         double top_p
         double min_p
+        double typical_p
+        double epsilon
+        double eta
+        double xtc_probability
+        double xtc_threshold
+        fa_mirostat mirostat
         double repetition
         double presence
         double frequency
+        fa_dry dry
         const int64_t *tokens
         int64_t n_tokens
         int64_t prompt
@@ -251,8 +279,14 @@ cdef extern from "fastattn.h" nogil:
         const int64_t *banned
         int64_t n_banned
         const uint32_t *allowed
+        const int64_t *decay_ids
+        int64_t n_decay
+        int64_t decay_steps
+        double decay
         int64_t given
         int32_t logprobs
+        int32_t beam
+        float score
 
     int64_t FA_SAMPLE_MOST
 
@@ -361,6 +395,11 @@ cdef extern from "fastattn.h" nogil:
         FA_STEP_DISENTANGLED
         FA_STEP_ROUTE
         FA_STEP_EXPERTS
+        FA_STEP_SHORT_CONV
+        FA_STEP_LINEAR_ATTENTION
+        FA_STEP_SOFTPLUS
+        FA_STEP_SCALE_HEADS
+        FA_STEP_COLUMNS
 
     ctypedef struct fa_step:
         int32_t kind
@@ -389,6 +428,9 @@ cdef extern from "fastattn.h" nogil:
         fa_experts_params experts
         int32_t layer
         int32_t group
+        fa_value decay
+        fa_value beta
+        int32_t state
         int64_t like
 
     ctypedef struct fa_program:
@@ -398,6 +440,7 @@ cdef extern from "fastattn.h" nogil:
         int32_t n_arrays
         int32_t n_layers
         int32_t n_groups
+        int32_t n_states
         int64_t columns[8]
 
     ctypedef struct fa_memory_layer:
@@ -420,6 +463,10 @@ cdef extern from "fastattn.h" nogil:
         int32_t n_groups
         const fa_memory_layer *layers
         const fa_memory_group *groups
+        int32_t n_states
+        const fa_view *states
+        const int64_t *state_from
+        const int64_t *state_to
 
     fa_status fa_program_check(const fa_program *program, int64_t *bad)
     fa_status fa_program_space(const fa_ctx *ctx, const fa_program *program, const fa_batch *batch, size_t *bytes)

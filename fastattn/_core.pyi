@@ -161,6 +161,8 @@ class Blocks:
 class Memory:
     def __new__(cls, arrays: Sequence[tuple[Any, Any, Any, Any]], groups: int) -> Memory: ...
     def place(self, group: int, slots: _I64, page_table: _I64, kv_lengths: _I64, q_offset: _I64) -> None: ...
+    def keep_states(self, tables: Sequence[Any]) -> None: ...
+    def place_states(self, begin: _I64, end: _I64) -> None: ...
 
 class Stop:
     asked: Final[bool]
@@ -174,6 +176,7 @@ class Program:
         arrays: Sequence[tuple[str, str, int, int, int, bool, int, bool]],
         layers: int = 0,
         groups: int = 0,
+        states: int = 0,
     ) -> Program: ...
     def __len__(self) -> int: ...
     def add(
@@ -183,6 +186,8 @@ class Program:
         x: _Place = None,
         y: _Place = None,
         z: _Place = None,
+        decay: _Place = None,
+        beta: _Place = None,
         *,
         index: Sequence[int] = ...,
         packed: PackedLinear | None = None,
@@ -206,6 +211,7 @@ class Program:
         sinks: Any = None,
         layer: int = -1,
         group: int = -1,
+        state: int = -1,
         c2p: Any = None,
         p2c: Any = None,
         span: int = 0,
@@ -321,7 +327,11 @@ def sample(
     prompts: Sequence[int] | None = None,
     banned: Sequence[_I64 | None] | None = None,
     allowed: Sequence[NDArray[np.uint32] | NDArray[np.int32] | None] | None = None,
+    biases: Sequence[tuple[_I64, _F32] | None] | None = None,
+    decays: Sequence[tuple[_I64, float, int] | None] | None = None,
     given: Sequence[int | None] | None = None,
+    surprises: list[float | None] | None = None,
+    scores: Sequence[float | None] | None = None,
     strict: bool = True,
     blocks: Blocks | None = None,
     num_threads: int | None = None,

@@ -9,6 +9,8 @@ STEP_KINDS = {
     "normalize": FA_STEP_NORMALIZE, "copy": FA_STEP_COPY, "clamp": FA_STEP_CLAMP, "join": FA_STEP_JOIN,
     "disentangled": FA_STEP_DISENTANGLED,
     "route": FA_STEP_ROUTE, "experts": FA_STEP_EXPERTS,
+    "short_conv": FA_STEP_SHORT_CONV, "linear_attention": FA_STEP_LINEAR_ATTENTION, "softplus": FA_STEP_SOFTPLUS,
+    "scale_heads": FA_STEP_SCALE_HEADS, "columns": FA_STEP_COLUMNS,
 }
 cdef dict _route_scores = {"softmax": FA_ROUTE_SOFTMAX, "chosen": FA_ROUTE_CHOSEN, "sigmoid": FA_ROUTE_SIGMOID}
 ROW_KINDS = FA_ROW_KINDS
@@ -50,7 +52,7 @@ cdef class Blocks:
 
 
 cdef class Memory:
-    """What sequences keep between the runs of a program: keys and values of each layer, and where a batch's rows go."""
+    """What sequences keep between the runs of a program: keys and values of each layer, states, and where a batch's rows go."""
 
     cdef fa_memory_layer *layers
     cdef fa_memory_group *groups
@@ -58,6 +60,12 @@ cdef class Memory:
     cdef int n_groups
     cdef list held        # of the layers
     cdef list placed      # of the groups: one Views each, replaced by place()
+    cdef fa_view *states
+    cdef int n_states
+    cdef list kept        # of the states
+    cdef Views slots      # replaced by place_states()
+    cdef const int64_t *state_from
+    cdef const int64_t *state_to
 
     def __cinit__(self, arrays, int groups):
         """arrays: of each layer (k, v, k_scale, v_scale); the scales None but for int8."""
@@ -85,6 +93,37 @@ cdef class Memory:
     def __dealloc__(self):
         PyMem_RawFree(self.layers)
         PyMem_RawFree(self.groups)
+        PyMem_RawFree(self.states)
+
+    def keep_states(self, tables):
+        """From now on: of each step with a state, a float32 table (slots, width)."""
+        cdef Views views
+        cdef list kept = []
+        cdef fa_view *found = <fa_view *>PyMem_RawMalloc((len(tables) + 1) * sizeof(fa_view))
+        if found == NULL:
+            raise MemoryError("memory")
+        try:
+            for i, table in enumerate(tables):
+                views = Views.__new__(Views)
+                found[i] = views.add(table, 2, True)[0]
+                kept.append(views)
+        except BaseException:
+            PyMem_RawFree(found)
+            raise
+        PyMem_RawFree(self.states)
+        self.states, self.n_states, self.kept = found, len(tables), kept
+
+    def place_states(self, begin, end):
+        """Of the next runs: int64 (n,) slots that sequences' states are in, -1 for none yet, and that they go to."""
+        cdef Views views = Views.__new__(Views)
+        for name, array in (("begin", begin), ("end", end)):
+            if array.dtype != "int64" or array.ndim != 1 or not array.flags.c_contiguous:
+                raise ValueError(f"{name}: expected contiguous int64 of rank 1")
+        if len(begin) != len(end):
+            raise ValueError(f"end: {len(end)} slots, expected {len(begin)}")
+        self.state_from = <const int64_t *>views.add(begin, 1, False).data
+        self.state_to = <const int64_t *>views.add(end, 1, False).data
+        self.slots = views
 
     def place(self, int group, slots, page_table, kv_lengths, q_offset):
         """Of the next runs: int64 slots (T,), page table (n, pages), and lengths and offsets (n,), contiguous."""
@@ -143,7 +182,7 @@ cdef class Program:
     cdef readonly tuple arrays
     cdef list writable
 
-    def __cinit__(self, columns, arrays, int layers=0, int groups=0):
+    def __cinit__(self, columns, arrays, int layers=0, int groups=0, int states=0):
         """columns: of all tables of each kind of rows.
         arrays: (name, dtype, ndim, kind of rows or -1, more, optional, width, written) of each.
         """
@@ -170,6 +209,7 @@ cdef class Program:
         self.core.n_arrays = len(arrays)
         self.core.n_layers = layers
         self.core.n_groups = groups
+        self.core.n_states = states
 
     def __dealloc__(self):
         PyMem_RawFree(self.core.steps)
@@ -197,11 +237,11 @@ cdef class Program:
             raise ValueError(f"panels: expected contiguous memory at a multiple of {FA_ALIGN} bytes")
         return <const float *>view.data
 
-    def add(self, str kind, out, x=None, y=None, z=None, *, index=(), PackedLinear packed=None, tables=(), weight=None,
-            bias=None, activation=None, pooling=None, int act=0, double eps=0, double scale=0, int64_t heads=1,
-            int64_t kv_heads=0, int64_t head_size=0, int64_t v_head_size=0, double softcap=0, bint causal=False,
-            window=(-1, -1), int64_t chunk=0, alibi=None, sinks=None, int layer=-1, int group=-1, c2p=None, p2c=None, int64_t span=0,
-            int64_t max_distance=0, route=None, experts=None):
+    def add(self, str kind, out, x=None, y=None, z=None, decay=None, beta=None, *, index=(), PackedLinear packed=None,
+            tables=(), weight=None, bias=None, activation=None, pooling=None, int act=0, double eps=0, double scale=0,
+            int64_t heads=1, int64_t kv_heads=0, int64_t head_size=0, int64_t v_head_size=0, double softcap=0, bint causal=False,
+            window=(-1, -1), int64_t chunk=0, alibi=None, sinks=None, int layer=-1, int group=-1, int state=-1, c2p=None,
+            p2c=None, int64_t span=0, int64_t max_distance=0, route=None, experts=None):
         """Writes a step; what it needs depends on its kind."""
         cdef fa_step *grown
         cdef fa_step *step
@@ -213,6 +253,8 @@ cdef class Program:
         value_of(&new.x, x)
         value_of(&new.y, y)
         value_of(&new.z, z)
+        value_of(&new.decay, decay)
+        value_of(&new.beta, beta)
         for i in range(FA_STEP_INDICES):
             new.index[i] = index[i] if i < len(index) else -1
         if len(tables) > FA_STEP_TABLES or len(index) > FA_STEP_INDICES:
@@ -260,6 +302,7 @@ cdef class Program:
             self.add_experts(&new, experts)
         new.layer = layer
         new.group = group
+        new.state = state
         if self.core.n_steps == self.capacity:
             grown = <fa_step *>PyMem_RawRealloc(self.core.steps, (2 * self.capacity + 16) * sizeof(fa_step))
             if grown == NULL:
@@ -348,10 +391,16 @@ cdef class Program:
         if memory is not None:
             if memory.n_layers != self.core.n_layers or memory.n_groups != self.core.n_groups or None in memory.placed:
                 raise ValueError(f"memory: of {memory.n_layers} layers, expected {self.core.n_layers}, with places for all groups")
+            if memory.n_states != self.core.n_states or (memory.n_states and memory.slots is None):
+                raise ValueError(f"memory: of {memory.n_states} states, expected {self.core.n_states}, with slots")
             batch.layers = memory.layers
             batch.groups = memory.groups
             batch.n_layers = memory.n_layers
             batch.n_groups = memory.n_groups
+            batch.states = memory.states
+            batch.n_states = memory.n_states
+            batch.state_from = memory.state_from
+            batch.state_to = memory.state_to
         views = <fa_view *>PyMem_RawMalloc((n + 1) * sizeof(fa_view))
         if views == NULL:
             raise MemoryError("program")

@@ -51,6 +51,7 @@ extern "C" {
 #define FA_KV_CHUNK 960   /* keys that share one running softmax before a merge; a multiple of FA_KEY_BLOCK */
 #define FA_K_CHUNK 384    /* inputs of a linear layer that share one running sum */
 #define FA_MAX_HEAD_DIM 4096
+#define FA_MAX_CONV 64 /* rows that a short convolution reads */
 #define FA_ALIGN 64
 
 typedef enum fa_status {
@@ -189,27 +190,6 @@ fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse
                        const fa_view *q, const fa_view *k, const fa_view *v, const fa_attention_params *params,
                        void *ws, size_t ws_bytes);
 
-/* ---- linear attention ------------------------------------------------------------------------------------------ */
-
-typedef enum fa_recurrence { FA_RULE_LINEAR = 0, FA_RULE_GATED = 1, FA_RULE_DELTA = 2, FA_RULE_GATED_DELTA = 3 } fa_recurrence;
-
-typedef struct fa_linear_attention_params {
-    float scale;
-    int32_t rule;          /* fa_recurrence: bit 0, decay is needed; bit 1, beta is needed; each NULL otherwise */
-    const fa_view *state;  /* (B, Hkv, Dk, Dv) before the first token, NULL: zeros */
-    const fa_view *decay;  /* (B, T, Hkv, Dk) or (B, T, Hkv, 1), logarithms */
-    const fa_view *beta;   /* (1, B, T, Hkv) or (1, B, T, 1) */
-} fa_linear_attention_params;
-
-/* q (B, T, Hq, Dk), k (B, T, Hkv, Dk), v (B, T, Hkv, Dv) -> out (B, T, Hq, Dv), state_out (B, Hkv, Dk, Dv) fp32, which may
- * be params->state itself. q, k, v, out share one of FA_F32, FA_F16, FA_BF16; state, decay, beta may each be any of them.
- * Token by token (kernels/recurrent.h): a stream that is cut anywhere gives the bits of one call. */
-fa_status fa_linear_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q,
-                                        const fa_view *k, const fa_view *v, const fa_linear_attention_params *params,
-                                        size_t *bytes);
-fa_status fa_linear_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *state_out, const fa_view *q, const fa_view *k,
-                              const fa_view *v, const fa_linear_attention_params *params, void *ws, size_t ws_bytes);
-
 /* ---- linear layers --------------------------------------------------------------------------------------------- */
 
 typedef enum fa_activation {
@@ -338,55 +318,7 @@ fa_status fa_top_k(const fa_ctx *ctx, const fa_view *best, const fa_view *index,
  * as below the range. */
 fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_view *ranges, int32_t plain);
 
-/* ---- drawing tokens (ops/sample.c) --------------------------------------------------------------------------------
- *
- * How the token of a row is chosen. To the logits, in this order, each step rounded to fp32 and kept finite:
- *   bias        added
- *   repetition  each id of `tokens` once: negative logits times the penalty, others divided by it
- *   frequency   minus the penalty times how often the id is in the answer, tokens[prompt..]
- *   presence    minus the penalty, once for each id in the answer
- *   banned, allowed   what may not come: -inf
- * A logit of -inf stays that. Then, with temperature 0, the highest one. Else a token has the weight
- * exp2((logit - highest) * (log2(e) / temperature)), and of all
- *   top_k       the first so many in the order of their logits, the highest first and of equals the lower id, stay;
- *   top_p       in that order, the fewest that have this share of the weight that is left, at least one;
- *   min_p       those of at least this weight.
- * Weights then are integers, in units of 2^-42 and to nearest even, so that no sum of them is rounded and none has an
- * order. u = 64 random bits: the token is the first, by id, with which the sum exceeds floor(u * sum of all / 2^64).
- * The bits are words 1 and 0 of Philox4x32-10 with the key `seed` and the counter (which, step, 0, 0), low words first. */
-typedef struct fa_draw {
-    uint64_t seed;
-    uint32_t which, step;
-    double temperature;            /* 0: the highest logit; else above 0, finite */
-    int64_t top_k;                 /* 0: all */
-    double top_p, min_p;           /* in (0, 1], 1: all; in [0, 1], 0: all */
-    double repetition;             /* 2^-126 to FLT_MAX, 1: none */
-    double presence, frequency;    /* within +-FLT_MAX, 0: none */
-    const int64_t *tokens;         /* [n_tokens] prompt and answer, read where there is a penalty; ids beyond the logits count */
-    int64_t n_tokens, prompt;      /* for nothing, negative ones are refused */
-    const int64_t *bias_ids;       /* [n_bias] ascending strictly */
-    const float *bias;             /* [n_bias] finite or -inf */
-    int64_t n_bias;
-    const int64_t *banned;         /* [n_banned] */
-    int64_t n_banned;
-    const uint32_t *allowed;       /* a bit for each id, low bits first, or NULL: all */
-    int64_t given;                 /* >= 0: this is the token, for its log probability; nothing is drawn */
-    int32_t logprobs;              /* how many of the best to tell beside the token's own log probability; -1: not even that */
-} fa_draw;
-
-#define FA_SAMPLE_MOST ((int64_t)1 << 22) /* logits of a row: their weights fit 64 bits */
-
-/* logits (N, V) fp32, V at least 1; draws [N] -> tokens (N,) int64. Of the raw logits, before anything above: logprobs (N,)
- * fp32 of the tokens, NULL if no row asks; top_ids (N, K) int64 and top_logprobs (N, K) fp32, both NULL or K within V: the
- * best of each row, of equals the lower id first. What a row did not ask for gets NaN, -1 and -inf.
- *
- * A row with NaN or +inf gets the token -1, one without any that is allowed -2, and the rest of its outputs what was not
- * asked for gets; the others are done, and the status is that of the first such row, its number in *bad. With
- * FA_ERR_VALUE, when nothing was written, *bad is the row whose draw is wrong. */
-fa_status fa_sample_workspace(const fa_ctx *ctx, const fa_view *logits, const fa_draw *draws, size_t *bytes);
-fa_status fa_sample(const fa_ctx *ctx, const fa_view *tokens, const fa_view *logprobs, const fa_view *top_ids,
-                    const fa_view *top_logprobs, const fa_view *logits, const fa_draw *draws, void *ws, size_t ws_bytes,
-                    int64_t *bad);
+#include "draw.h" /* drawing tokens (ops/sample.c) */
 
 /* ---- storage types, rotary embedding, caches ------------------------------------------------------------------------
  *
@@ -438,6 +370,7 @@ fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_vie
                    const fa_view *lses, void *ws, size_t ws_bytes);
 
 #include "experts.h" /* feed-forward layers of which each row takes a few: fa_route, fa_experts */
+#include "states.h"  /* states in place of keys: fa_linear_attention, fa_short_conv, and what makes their gates */
 
 /* ---- programs (ops/program.c) ------------------------------------------------------------------------------------
  *
@@ -493,7 +426,13 @@ typedef enum fa_step_kind {
     FA_STEP_JOIN = 16,      /* out = `heads` heads of head_size columns of x and v_head_size of y; x and y are as many heads,
                              * or one for all */
     FA_STEP_ROUTE = 17,     /* out = routes of logits x, by `route`, its bias in `bias` */
-    FA_STEP_EXPERTS = 18    /* out = experts of x by the routes y, by `experts`, biases in `bias` (up) and `weight` (down) */
+    FA_STEP_EXPERTS = 18,   /* out = experts of x by the routes y, by `experts`, biases in `bias` (up) and `weight` (down) */
+    FA_STEP_SHORT_CONV = 20,   /* out = act(convolution of x by tables[0] + bias): index[0] ends */
+    FA_STEP_LINEAR_ATTENTION = 21, /* out = linear attention of q = x, k = y, v = z, with `decay` a number for each of `heads` or for
+                                * each of their rows, and `beta`: index[0] ends; `kv_heads` of q and of k */
+    FA_STEP_SOFTPLUS = 22,     /* out = softplus(x + bias) within eps and scale, times weight, with act 1 -exp(weight); out may be x */
+    FA_STEP_SCALE_HEADS = 23,  /* out = x * y of the head; out may be x */
+    FA_STEP_COLUMNS = 24       /* out = x * weight, or x + y * weight; out may be x or y */
 } fa_step_kind;
 
 typedef struct fa_step {
@@ -513,6 +452,8 @@ typedef struct fa_step {
     fa_route_params route;         /* but for bias */
     fa_experts_params experts;     /* but for biases */
     int32_t layer, group;          /* of attention: where batches with memory keep its keys; -1: nowhere */
+    fa_value decay, beta;          /* of linear attention; width 0: a rule without */
+    int32_t state;                 /* of convolutions and linear attention: which of the batch's states */
     int64_t like;                  /* set by fa_program_check: a step that wants as much workspace */
 } fa_step;
 
@@ -522,6 +463,7 @@ typedef struct fa_program {
     const fa_array *arrays;
     int32_t n_arrays;
     int32_t n_layers, n_groups;     /* of memory */
+    int32_t n_states;
     int64_t columns[FA_ROW_KINDS];  /* of all tables of a kind */
 } fa_program;
 
@@ -545,6 +487,10 @@ typedef struct fa_batch {
     int32_t n_layers, n_groups;
     const fa_memory_layer *layers; /* NULL: every sequence is whole within the batch */
     const fa_memory_group *groups;
+    int32_t n_states;
+    const fa_view *states;         /* (slots, width) fp32 of each step with a state; NULL: every sequence is whole */
+    const int64_t *state_from, *state_to; /* [sequences]: the slot a sequence's states are in, -1 where it begins; and go to,
+                                    * each another, which may be where they are. What a stopped run left there is undefined */
 } fa_batch;
 
 /* *bad gets the number of the step that does not fit. */

@@ -54,11 +54,13 @@ class Costs:
     read_bytes: int
     """Of these what every step reads: all but the table of words, of which a token needs one row, and experts."""
     token_flops: int
-    """Of the linear layers that every token goes through."""
+    """Of the linear layers that every token goes through, and of its states."""
     output_flops: int
     """Of those that only a token with logits does."""
     layers: tuple[Layer, ...]
     experts: tuple[Experts, ...] = ()
+    state_bytes: int = 0
+    """What a sequence keeps beside keys and values, of one size however long it is."""
 
     def as_json(self) -> dict[str, Any]:
         """What ``from_json`` takes."""
@@ -80,7 +82,7 @@ class Costs:
         return batch * each
 
     def decode_bytes(self, before: int, steps: int, batch: int, kv_dtype: str) -> int:
-        """Bytes of weights, read once a step for all sequences, and of keys and values, that those steps read.
+        """Bytes of weights, read once a step for all sequences, and of keys, values and states, that those steps read.
 
         Of experts: those that some sequence takes.
         """
@@ -92,7 +94,7 @@ class Costs:
             for layer in self.layers
         )
         taken = sum(one.read_bytes(batch) for one in self.experts)
-        return steps * (self.read_bytes + taken) + batch * keys
+        return steps * (self.read_bytes + taken + batch * self.state_bytes) + batch * keys
 
     def _attention_flops(self, before: int, tokens: int) -> int:
         return sum(
@@ -141,6 +143,9 @@ def costs_of(model: Any) -> Costs:
             inner, hidden = options["inner"], node.out.width
             flops[node.out.rows] += 2 * options["top"] * 3 * inner * hidden
             dtypes[both[0].dtype] += experts[-1].nbytes
+        if node.kind in ("short_conv", "linear_attention"):  # a multiplication and an addition for each, read-outs too
+            width = trace.states[node.options["state"]]
+            flops[node.out.rows] += 2 * (width + node.out.width) if node.kind == "short_conv" else 6 * width
         if node.kind == "attention":
             group = trace.groups[node.options["group"]]
             layers.append(
@@ -148,7 +153,7 @@ def costs_of(model: Any) -> Costs:
             )
     return Costs(
         dtypes.most_common(1)[0][0], sum(kept.values()), sum(read.values()), flops["tokens"], flops["outputs"],
-        tuple(layers), tuple(experts),
+        tuple(layers), tuple(experts), 4 * sum(trace.states),
     )  # fmt: skip
 
 

@@ -34,16 +34,17 @@ class Steps:
             (i, rotary) for i, rotary in enumerate(graph.trace.rotaries) if f"rope{i}.cos" in program.arrays
         ]
 
+        self._made = [(name, make) for name, make in graph.trace.made.items() if name in program.arrays]
+
     def run(
-        self, sequences: Sequence[Held], tokens: Sequence[Integers], wanted: Sequence[bool], *,
-        lengths: Sequence[int] | None = None, every: bool = False, num_threads: int | None = None, deadline: int = 0,
+        self, sequences: Sequence[Held], tokens: Sequence[Integers], wanted: Sequence[int], *,
+        lengths: Sequence[int] | None = None, advance: bool = True, num_threads: int | None = None, deadline: int = 0,
         stopped: Stop | None = None,
     ) -> Floats:  # fmt: skip
-        """The next ``tokens`` of each sequence; logits (n, V) after the last one of those that are ``wanted``.
-
-        With ``every`` they are those after each of their tokens.
+        """The next ``tokens`` of each sequence; logits (n, V) after so many of the last of them as are ``wanted``.
 
         ``lengths``: how long each sequence will become, by which some rotary frequencies go; None for as long as it is.
+        Without ``advance`` the caller says by ``PagedMemory.advance`` how many tokens of each stay, at least one.
 
         Raises
         ------
@@ -57,11 +58,13 @@ class Steps:
         ids = tokens[0] if len(tokens) == 1 else np.concatenate(tokens)
         ends = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts, out=ends[1:])
-        if every:
-            last = np.flatnonzero(np.repeat(np.array(wanted, np.bool_), counts))
-        else:
-            last = np.array([end - 1 for end, want in zip(ends[1:].tolist(), wanted, strict=True) if want], np.int64)
+        last = np.array(
+            [row for end, want in zip(ends[1:].tolist(), wanted, strict=True) for row in range(end - want, end)],
+            np.int64,
+        )
         arrays: dict[str, Any] = {"ids": ids, "positions": positions, "ends": ends, "wanted": last[:, None]}
+        for name, make in self._made:
+            arrays[name] = make(positions, ends)
         for i, rotary in self._rotaries:
             table = rotary.rows(positions, ends, lengths)
             arrays[f"rope{i}.cos"], arrays[f"rope{i}.sin"], arrays[f"rope{i}.rows"] = table
@@ -74,5 +77,6 @@ class Steps:
             stopped=stopped,
         ):  # fmt: skip
             raise DeadlineExceeded("timeout: the call took longer than it was given")
-        self._memory.advance(sequences, counts)
+        if advance:
+            self._memory.advance(sequences, counts)
         return out

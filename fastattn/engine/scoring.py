@@ -11,7 +11,7 @@ import numpy as np
 from .. import _core
 from .decode import Steps
 from .memory import PagedMemory, pages_needed
-from .requests import STEP_ROWS
+from .requests import STEP_LOGITS, STEP_ROWS
 from .sampling import Sampling, check_drawn
 from .stop import check_deadline
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["token_logprobs"]
 
 Integers = np.ndarray[Any, np.dtype[np.int64]]
-
-_LOGITS = 1 << 24  # numbers of logits that are in memory together
 
 
 def token_logprobs(
@@ -35,7 +33,7 @@ def token_logprobs(
     DeadlineExceeded
     """
     trace, threads = model.graph.trace, model.num_threads if num_threads is None else num_threads
-    rows = min(STEP_ROWS, max(_LOGITS // model.vocab_size, 1))
+    rows = min(STEP_ROWS, max(STEP_LOGITS // model.vocab_size, 1))
     longest = max((ids.size for ids in sequences), default=1)
     memory = PagedMemory(trace, [pages_needed(group, longest, rows) for group in trace.groups])
     steps = Steps(model.graph, model.program(["logits"]), model.blocks, memory)
@@ -48,7 +46,7 @@ def token_logprobs(
             piece = ids[start : min(start + rows, ids.size - 1)]
             after = ids[start + 1 : start + 1 + piece.size]
             logits = steps.run(
-                [kept], [piece], [True], lengths=[ids.size], every=True, num_threads=threads, deadline=deadline
+                [kept], [piece], [piece.size], lengths=[ids.size], num_threads=threads, deadline=deadline
             )
             tokens, logprobs, _, _ = _core.sample(
                 logits, [raw] * piece.size, given=after.tolist(), strict=False, blocks=model.blocks, num_threads=threads

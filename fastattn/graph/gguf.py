@@ -32,12 +32,12 @@ class Converted(NamedTuple):
     """Its first row, where several layers lie in one tensor."""
     rows: int | None = None
     """How many rows it has there; None for all."""
-    vector: bool = False
-    """Whether it is the row ``first`` by itself."""
     row: bool = False
     """Whether it is a matrix of one row, of which the file may have a vector."""
     fold: str = ""
     """"rows": it is the rows of one matrix for each head, one behind the other; "columns": their columns."""
+    vector: bool = False
+    """Whether it is the row ``first`` by itself."""
 
 
 class GgufWeights(WeightFile):
@@ -90,12 +90,12 @@ class GgufWeights(WeightFile):
     def _read(self, name: str) -> np.ndarray[Any, Any]:
         where = self._tensors[name]
         rows = self.file[where.name]
-        if where.vector:
-            return np.asarray(rows[where.first])
         if where.row:
             rows = rows.reshape(1, -1)
         if where.fold:
             rows = _folded(rows, where)
+        if where.vector:
+            return np.asarray(rows[where.first])
         if where.rows is not None:
             rows = rows[where.first : where.first + where.rows]
         return _halves(rows, where.heads)
@@ -134,14 +134,14 @@ class GgufWeights(WeightFile):
 
 def _part_of(info: TensorInfo, where: Converted) -> TensorInfo:
     """The tensor of those rows alone. Where there are fewer of them it is told by a shape that does not fit."""
-    if where.vector:
-        there = len(info.shape) == 2 and where.first < info.shape[0]
-        return info._replace(shape=info.shape[1:] if there else (0, *info.shape))
     if where.row and len(info.shape) == 1:
         return info._replace(shape=(1, *info.shape))
     if where.fold and len(info.shape) == 3:
         heads, *one = info.shape
         return info._replace(shape=(heads * one[where.fold == "columns"], one[where.fold == "rows"]))
+    if where.vector:
+        there = len(info.shape) == 2 and where.first < info.shape[0]
+        return info._replace(shape=info.shape[1:] if there else (0, *info.shape))
     if where.rows is None or not info.shape:
         return info
     count = max(min(where.rows, info.shape[0] - where.first), 0)

@@ -15,16 +15,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
+import numpy as np
+
 from .facts import Integers, Tasks
 from .gathers import first_rows, last_rows, neighbour_rows
 from .names import Names
+from .source import Norm
+from .taps import conv_taps
 
 if TYPE_CHECKING:
     from ..weights import PackedLinear
     from .banks import Bank
     from .config import ConfigReader
     from .rotary import Rotary
-    from .source import Floats, Layout, Norm, Source
+    from .source import Floats, Layout, Source
 
 __all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
 
@@ -150,6 +154,8 @@ class Trace:
         self.groups: list[Group] = [] if other is None else list(other.groups)
         self.layers: list[int] = [] if other is None else list(other.layers)
         """The group of each layer that keeps keys."""
+        self.states: list[int] = [] if other is None else list(other.states)
+        """How many numbers each step with a state keeps of a sequence."""
         self.made: dict[str, Callable[[Integers, Integers], Integers]] = {} if other is None else dict(other.made)
         """Arrays that follow from the columns of the tokens and the ends of the sequences."""
         self.chosen: dict[str, Callable[[Integers, Integers], Integers]] = {} if other is None else dict(other.chosen)
@@ -265,6 +271,15 @@ class Graph:
         arrays = [self.array(name, rows=rows) for name in tables]
         return self.record("embed", rows, width, arrays=arrays, tables=tuple(tables.values()))
 
+    def by_position(
+        self, name: str, table: Floats, make: Callable[[Integers, Integers], Integers], rows: str = "tokens"
+    ) -> Value:
+        """A row of ``table`` for each token; ``make`` says which, of the columns of the tokens and the ends of the
+        sequences, as the array ``name``.
+        """
+        self.trace.made[self.array(name, rows=rows)] = make
+        return self.record("embed", rows, table.shape[1], arrays=[name], tables=(table,))
+
     def table(self, role: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
         """The tensor ``role``.weight as it is; ``tied``: full name of a tensor of the same values."""
         return self.source.table(f"{self.name(role)}.weight", shape, tied=tied)
@@ -331,7 +346,12 @@ class Graph:
             "rms_norm", x.rows, x.width, x, residual, weight=weight, eps=eps, heads=groups, reuse=True
         )  # fmt: skip
 
-    def norm_each(self, x: Value, norms: Sequence[Norm], eps: float) -> Value:
+    def unit_rms(self, x: Value, eps: float, groups: int = 1) -> Value:
+        """x / sqrt(mean(x^2) + eps), in each of ``groups`` groups of columns."""
+        ones = np.ones(x.width // groups, np.float32)
+        return self.record("rms_norm", x.rows, x.width, x, None, weight=ones, eps=eps, heads=groups, reuse=True)
+
+    def norm_each(self, x: Value, norms: Sequence[Norm | None], eps: float) -> Value:
         """The layer norm of each of so many groups of columns (heads), which have norms of their own."""
         self._read(x)
         out, size = self._table(x.rows, x.width), x.width // len(norms)
@@ -340,6 +360,11 @@ class Graph:
             inputs, part = (x.columns(i * size, size), None), out.columns(i * size, size)
             self.trace.nodes.append(Node("layer_norm", part, inputs, (), {"weight": weight, "bias": bias, "eps": eps}))
         return out
+
+    def head_norms(self, x: Value, role: str, eps: float, heads: int) -> Value:
+        """The layer norm of each of ``heads`` groups of columns, which have gains of their own: (heads, D)."""
+        gains = self.table(role, (heads, x.width // heads))
+        return self.norm_each(x, [None if gains is None else Norm(gains[i], None) for i in range(heads)], eps)
 
     def split(self, x: Value, *widths: int) -> list[Value]:
         """``x`` cut into columns of these widths, which are all of it."""
@@ -403,6 +428,47 @@ class Graph:
             p2c=panels.get("p2c"),
         )  # fmt: skip
 
+    def short_conv(self, x: Value, role: str, size: int, *, bias: bool = True, activation: str | None = None) -> Value:
+        """activation(sum of the last ``size`` rows of a sequence, each column with weights of its own, + b).
+
+        Rows before the first are zeros; the last ones are kept, as a state.
+        """
+        name = self.name(role)
+        taps = conv_taps(self.source, name, x.width, size, bias=bias)
+        return self.record(
+            "short_conv", x.rows, x.width, x, arrays=(self._ends(),), tables=(taps.get("taps"),),
+            bias=taps.get("bias"), activation=activation, state=self._state((size - 1) * x.width),
+        )  # fmt: skip
+
+    def linear_attention(
+        self, q: Value, k: Value, v: Value, heads: int, *, shared: int | None = None, decay: Value | None = None,
+        beta: Value | None = None, scale: float | None = None,
+    ) -> Value:  # fmt: skip
+        """``linear_attention`` of every sequence, from zeros or the state it has: of the gated rules with a ``decay``,
+        of the delta rules with ``beta``.
+
+        ``heads``: of v, each with a state; ``shared``: of q and k, each for neighbouring ones. Both gates have a
+        column for each head, or the decay one for each row of its state.
+        """
+        shared = heads if shared is None else shared
+        size, v_size = k.width // shared, v.width // heads
+        if (q.width, k.width, v.width) != (shared * size, shared * size, heads * v_size) or heads % shared:
+            raise ValueError(
+                f"linear_attention: q, k, v are {q.width}, {k.width}, {v.width} wide for {shared} and {heads} heads"
+            )
+        return self.record(
+            "linear_attention", q.rows, v.width, q, k, v, decay, beta, arrays=(self._ends(),), heads=heads,
+            kv_heads=shared, head_size=size, v_head_size=v_size, scale=1 / math.sqrt(size) if scale is None else scale,
+            state=self._state(heads * size * v_size),
+        )  # fmt: skip
+
+    def _ends(self) -> str:
+        return self.array("ends", rows="sequences", more=1)
+
+    def _state(self, width: int) -> int:
+        self.trace.states.append(width)
+        return len(self.trace.states) - 1
+
     def join(self, x: Value, y: Value, heads: int, sizes: tuple[int, int]) -> Value:
         """Heads of columns of x and of y side by side, ``sizes`` of each; x or y may be one for all heads."""
         for value, size in zip((x, y), sizes, strict=True):
@@ -435,9 +501,13 @@ class Graph:
         """x + y"""
         return self.record("add", x.rows, x.width, x, y, reuse=True)
 
-    def gated(self, x: Value, gate: Value, activation: str) -> Value:
-        """activation(x) * gate"""
+    def gated(self, x: Value, gate: Value, activation: str | None) -> Value:
+        """activation(x) * gate; None: x * gate"""
         return self.record("gated", x.rows, x.width, x, gate, activation=activation, reuse=True)
+
+    def times(self, x: Value, y: Value) -> Value:
+        """x * y"""
+        return self.record("gated", x.rows, x.width, x, y, reuse=True)
 
     def activate(self, x: Value, activation: str) -> Value:
         """activation(x)"""

@@ -93,7 +93,8 @@ def compile_trace(
         for array in arrays.values()
     ]  # fmt: skip
     program = Program(
-        [places.columns.get(kind, 0) for kind in KINDS], specs, len(trace.layers), len(trace.groups)
+        [places.columns.get(kind, 0) for kind in KINDS], specs, len(trace.layers), len(trace.groups),
+        len(trace.states),
     )  # fmt: skip
 
     def place(value: Value | None) -> tuple[int, int, int, int, int, int] | None:

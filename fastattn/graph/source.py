@@ -145,6 +145,11 @@ class Source(ABC):
     def has(self, name: str) -> bool:
         """Whether a tensor of that full name is stored."""
 
+    @property
+    def converted(self) -> bool:
+        """Whether a converter has put layers in order, and added ones to gains."""
+        return False
+
     def offers(self, name: str) -> bool:
         """Whether that tensor can be had: a packed file knows names of tensors that were left out of it."""
         return self.has(name)
@@ -261,7 +266,6 @@ class _OfFile(Source):
 
     @property
     def converted(self) -> bool:
-        """Whether a converter has put layers in order and added ones to gains."""
         return self.weights.format == "gguf"
 
     def layout_of(self, product: Product) -> Layout | None:

@@ -84,7 +84,17 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         "phi": "resid_pdrop embd_pdrop",
         "starcoder2": "residual_dropout embedding_dropout",
         "gpt2": _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx reorder_and_upcast_attn",
+        "cohere": "pretraining_tp",
+        # the last two tell of the layers once more, which layer_types or sliding_window_pattern say
+        "cohere2": "cache_implementation use_parallel_embedding use_embedding_sharing layer_switch "
+        "order_of_interleaved_layers",
+        # of before transformers 5, which has two caches of this family, and of files that say layer_types beside
+        "gemma2": "cache_implementation",
+        "gemma3_text": "cache_implementation _sliding_window_pattern",
+        # the first says the head once more; the others are of the models with experts and shared keys
+        "hunyuan_v1_dense": "attention_head_dim eod_token_id pretraining_tp im_start_id im_end_id im_newline_id",
         "llama": "pretraining_tp",
+        "seed_oss": "pretraining_tp residual_dropout",
         # of training, and of layers behind the last that guess at further tokens
         **dict.fromkeys(
             ("deepseek_v2", "deepseek_v3"),
@@ -94,6 +104,16 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "smollm3"), "sliding_window"),
         "qwen3_moe": "sliding_window max_window_layers",
         "phi3": "resid_pdrop embd_pdrop original_max_position_embeddings",
+        # of the code that LFM2 was first published with; how weights begin
+        "lfm2": "block_dim block_norm_eps block_use_swiglu block_mlp_init_scale block_out_init_scale "
+        "block_use_xavier_init conv_dim conv_dim_out conv_use_xavier_init num_heads use_pos_enc theta "
+        # read where others do not stand in their place
+        "full_attn_idxs intermediate_size tie_word_embeddings block_multiple_of block_ffn_dim_multiplier",
+        "mamba2": "chunk_size residual_in_fp32 rescale_prenorm_residual time_step_floor time_step_max time_step_min "
+        "time_step_rank intermediate_size",
+        # of layers of experts, where there are none; what counts layers, beside their list
+        "qwen3_next": "moe_intermediate_size num_experts_per_tok decoder_sparse_step mlp_only_layers "
+        "norm_topk_prob shared_expert_intermediate_size full_attention_interval",
         "new": "use_memory_efficient_attention unpad_inputs",
         "nomic_bert": _SUMMARY + "attn_pdrop embd_pdrop resid_pdrop fused_bias_fc fused_dropout_add_ln "
         "pad_vocab_size_multiple use_xentropy dense_seq_output "

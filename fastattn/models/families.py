@@ -12,12 +12,12 @@ from .registry import FAMILIES, family_of
 __all__ = ["Row", "as_markdown", "families"]
 
 _HEADS = {
+    "causal_lm": "causal LM",
     "masked_lm": "masked LM",
     "sequence_classification": "sequence classification",
     "token_classification": "token classification",
     "question_answering": "question answering",
     "next_sentence": "next sentence",
-    "causal_lm": "causal LM",
 }
 
 
@@ -59,7 +59,7 @@ def as_markdown() -> str:
     before = ""
     for row in families():
         heads = ", ".join(row.heads)
-        told = "the same" if heads == before and not row.decoder else heads
+        told = "the same" if heads == before else heads
         before = heads
         lines.append(f"| {row.name} | {_codes(row.model_types)} | {_codes(row.gguf)} | {told} |")
     return "\n".join(lines)

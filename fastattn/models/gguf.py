@@ -13,6 +13,8 @@ from functools import cached_property, partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..graph.config import ConfigReader
 from ..graph.gguf import Converted, GgufWeights
 from ..loaders.errors import WeightFileError
@@ -29,16 +31,33 @@ from .ggufpooling import RANKED, SCORE, pooling_files, rank_labels
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "converted", "open_gguf"]
 
 ARCHITECTURES = {
+    "arcee": "arcee",
     "bloom": "bloom",
+    "chatglm": "glm",
+    "cohere2": "cohere",
+    "command-r": "cohere",
     "deepseek2": "deepseek",
+    "ernie4_5": "llama",
+    "exaone": "exaone",
+    "exaone4": "exaone4",
     "falcon": "falcon",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "glm4": "glm",
     "gpt-oss": "gpt_oss",
     "gpt2": "gpt2",
     "gptneox": "gpt_neox",
     "granite": "granite",
     "granitemoe": "granitemoe",
+    "hunyuan-dense": "hunyuan",
+    "lfm2": "lfm2",
     "llama": "llama",
+    "llama4": "llama4",
+    "mamba2": "mamba2",
     "mpt": "mpt",
+    "nemotron": "nemotron",
+    "olmo": "olmo",
     "olmo2": "olmo2",
     "olmoe": "olmoe",
     "phi2": "phi",
@@ -47,6 +66,8 @@ ARCHITECTURES = {
     "qwen2moe": "qwen_moe",
     "qwen3": "qwen3",
     "qwen3moe": "qwen_moe",
+    "qwen3next": "qwen3_next",
+    "seed_oss": "llama",
     "smollm3": "llama",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
@@ -131,6 +152,13 @@ def open_gguf(file: GgufFile) -> GgufModel:
 def _common(keys: Keys, architecture: Architecture) -> Values:
     """What config.json of most models would say, in the spelling of Llama's."""
     file = keys.file
+    table = file.info("token_embd.weight").shape if "token_embd.weight" in file else ()
+    if len(table) != 2:
+        raise WeightFileError(f"{file.path}: there is no table token_embd.weight of two dimensions")
+    keys.size("vocab_size", table[0])
+    if architecture.common is not None:
+        own: Values = {"vocab_size": table[0], "tie_word_embeddings": "output.weight" not in file}
+        return own | architecture.common(keys) | _tokens(file)
     hidden, heads = keys.size("embedding_length"), keys.size("attention.head_count")
     size = keys.size("attention.key_length", max(hidden // heads, 1))
     if not architecture.uneven and keys.size("attention.value_length", size) != size:
@@ -138,17 +166,13 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
     turned = keys.size("rope.dimension_count", size)
     if turned != size and not architecture.part or turned > size:
         raise keys.error("rope.dimension_count", turned, f"{size}, the size of a head")
-    table = file.info("token_embd.weight").shape if "token_embd.weight" in file else ()
-    if len(table) != 2:
-        raise WeightFileError(f"{file.path}: there is no table token_embd.weight of two dimensions")
-    keys.size("vocab_size", table[0])
     values: Values = {
         "vocab_size": table[0],
         "hidden_size": hidden,
         "intermediate_size": keys.size("feed_forward_length"),
         "num_hidden_layers": keys.size("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": keys.size("attention.head_count_kv", heads),
+        "num_key_value_heads": _kv_heads(keys, heads, architecture),
         "head_dim": size,
         "rms_norm_eps": keys.real(architecture.norms),
         "max_position_embeddings": keys.size("context_length"),
@@ -157,17 +181,25 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
     }
     if architecture.part:
         part = turned / size
+        # int(size * part) is what pages take
         values["partial_rotary_factor"] = part if int(size * part) == turned else math.nextafter(part, 1)
     for key, tensors in architecture.flags.items():
         values[key] = any(f"blk.0.{tensor}" in file for tensor in tensors)
     scaling = _scaling(keys, values["max_position_embeddings"], architecture.uneven)
     if scaling is not None:
         values["rope_scaling"] = scaling
-    for name, key in (("bos_token_id", "bos"), ("eos_token_id", "eos"), ("pad_token_id", "padding")):
-        token = _token(file, key)
-        if token is not None:
-            values[name] = token
-    return values
+    return values | _tokens(file)
+
+
+def _kv_heads(keys: Keys, heads: int, architecture: Architecture) -> int:
+    """Of all layers that have attention: the others have 0 where files are of such a mixture."""
+    value = keys.get("attention.head_count_kv")
+    if architecture.mixed and isinstance(value, np.ndarray) and value.ndim == 1:
+        counts = set(value.tolist()) - {0}
+        if len(counts) > 1 or not all(type(count) is int and count > 0 for count in counts):
+            raise keys.error("attention.head_count_kv", value, "0 and one other number")
+        return next(iter(counts), heads)
+    return keys.size("attention.head_count_kv", heads)
 
 
 def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
@@ -175,7 +207,9 @@ def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
     labels = rank_labels(keys)
     values: Values = {
         "model_type": architecture.model_type,
-        "architectures": [architecture.family + (architecture.top if labels is None else "ForSequenceClassification")],
+        "architectures": [
+            f"{architecture.family}{architecture.top if labels is None else 'ForSequenceClassification'}"
+        ],
     }
     if labels is not None:
         values["id2label"] = {str(i): label for i, label in enumerate(labels)}
@@ -223,7 +257,11 @@ def _scaling(keys: Keys, positions: int, latent: bool) -> Values | None:
         if not latent:
             keys.must("rope.scaling.yarn_log_multiplier", 0.0)
         keys.must("rope.scaling.attn_factor", 1.0)
-        keys.must("rope.scaling.yarn_attn_factor", 1.0)
+        whole = keys.real("rope.scaling.yarn_attn_factor", 1.0)
+        if latent:
+            keys.must("rope.scaling.yarn_attn_factor", 1.0)
+        if whole != 1:  # what the file's config.json had; 1 says nothing
+            scaling["attention_factor"] = whole
         return scaling
     if kind == "longrope" or factor == 1:
         return None
@@ -235,7 +273,7 @@ def _scaling(keys: Keys, positions: int, latent: bool) -> Values | None:
 
 def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict[str, Converted]:
     """Hugging Face names -> tensors; those of the configuration are left out, unknown ones keep their names."""
-    heads = {"attn_q": values["num_attention_heads"], "attn_k": values["num_key_value_heads"]}
+    heads = {"attn_q": values.get("num_attention_heads", 0), "attn_k": values.get("num_key_value_heads", 0)}
     together = {"attn_q": heads["attn_q"], "attn_k": heads["attn_k"], "attn_v": heads["attn_k"]}
     found: dict[str, Converted] = {}
 
@@ -249,9 +287,13 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
             continue
         parts = name.split(".")
         layer = None
-        if parts[0] == "blk" and len(parts) == 4 and parts[1].isascii() and parts[1].isdigit():
+        if parts[0] == "blk" and len(parts) > 2 and parts[1].isascii() and parts[1].isdigit():
             layer, parts = int(parts[1]), parts[2:]
-        role, part = parts[0], ".".join(parts[1:])
+        alone = None if layer is None else architecture.tensors.get(".".join(parts))
+        if alone is not None:
+            put(architecture.names.of(alone, layer), Converted(name))
+            continue
+        role, part = ".".join(parts[:-1]), parts[-1]
         role = architecture.roles.get(role, role)
         if role == "attn_qkv" and layer is not None and not architecture.joined and part in ("weight", "bias"):
             first = 0  # some converters lay the three behind each other
@@ -292,6 +334,10 @@ def _would_be(architecture: Architecture, name: str) -> str:
         return f"output.{part}"
     if layer == SCORE:
         return RANKED
+    alone = {role: tensor for tensor, role in architecture.tensors.items()}
+    for role, number in architecture.names.roles(name):
+        if role in alone:
+            return f"blk.{number}.{alone[role]}"
     own = {role: tensor for tensor, role in architecture.roles.items()}
     roles = architecture.names.roles(layer) or architecture.names.roles(layer.rpartition(".")[0])
     if not roles:
@@ -316,6 +362,13 @@ def converted(architecture: str, name: str, config: ConfigReader) -> Converted:
 
 
 # ---- small files -----------------------------------------------------------------------------------------------------
+
+
+def _tokens(file: GgufFile) -> Values:
+    """Ids of tokens that config.json names."""
+    keys = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    found = {name: _token(file, key) for name, key in keys.items()}
+    return {name: token for name, token in found.items() if token is not None}
 
 
 def _token(file: GgufFile, name: str) -> int | None:

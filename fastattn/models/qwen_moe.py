@@ -29,7 +29,7 @@ from .causal import (
 from .experts import Experts, expert_banks, experts_of_gguf, routed, shared_banks
 from .ggufkeys import BIASES, Architecture, Keys, Values
 
-__all__ = ["FAMILY", "GGUF"]
+__all__ = ["FAMILY", "GGUF", "shared_expert", "sparse_layers"]
 
 
 def build(g: Graph) -> Facts:
@@ -41,7 +41,7 @@ def build(g: Graph) -> Facts:
     shared = c.size("shared_expert_intermediate_size", 5632) if older else 0
     bias = c.flag("qkv_bias", True) if older else c.flag("attention_bias", False)
     windows = _windows_by_turns(c, s) if older else [_window(c)] * s.layers
-    sparse, rotary = _sparse_layers(c, s), rotary_of(c, s)
+    sparse, rotary = sparse_layers(c, s), rotary_of(c, s)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
     x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
@@ -59,7 +59,7 @@ def build(g: Graph) -> Facts:
         routes = routed(layer, y, e, normalize=normalize)
         mixed = layer.experts(y, routes, *expert_banks(layer, e, s.hidden), activation=s.activation)
         if older:
-            mixed = mixed + _shared(layer, y, s, shared)
+            mixed = mixed + shared_expert(layer, y, s, shared)
         x = x + mixed
     x = g.rms_norm(x, "output_norm", s.eps)
     g.hidden_state(x)
@@ -79,14 +79,14 @@ def _attend_normed(g: Graph, x: Value, s: Sizes, rotary: Rotary, window: int | N
     return g.linear(attended, "attn_output", s.hidden, bias=bias)
 
 
-def _shared(g: Graph, x: Value, s: Sizes, inner: int) -> Value:
+def shared_expert(g: Graph, x: Value, s: Sizes, inner: int) -> Value:
     """sigmoid(gate(x)) down(act(gate'(x)) up(x)): one expert of one, and how much of it."""
     gate = g.linear(x, "ffn_gate_inp_shexp", 1, bias=False, dtype="float32")
     banks = shared_banks(g, ("ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"), inner, s.hidden)
     return g.experts(x, g.route(gate, 1, score="sigmoid"), *banks, activation=s.activation)
 
 
-def _sparse_layers(c: ConfigReader, s: Sizes) -> list[bool]:
+def sparse_layers(c: ConfigReader, s: Sizes) -> list[bool]:
     """Which layers have experts: each ``decoder_sparse_step``-th but for those of ``mlp_only_layers``."""
     step, dense = c.size("decoder_sparse_step", 1), c.value("mlp_only_layers")
     if dense is not None and not (isinstance(dense, list) and all(type(i) is int for i in dense)):

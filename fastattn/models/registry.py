@@ -33,16 +33,27 @@ __all__ = ["FAMILIES", "Opened", "build", "build_checkpoint", "examine", "family
 
 FAMILIES = {
     "albert": "albert",
+    "arcee": "arcee",
     "bert": "bert",
     "bloom": "bloom",
     "camembert": "roberta",
     "codegen": "gptj",
+    "cohere": "cohere",
+    "cohere2": "cohere",
     "deberta-v2": "deberta_v2",
     "deepseek_v2": "deepseek",
     "deepseek_v3": "deepseek",
     "distilbert": "distilbert",
     "electra": "electra",
+    "ernie4_5": "llama",
+    "exaone": "exaone",
+    "exaone4": "exaone4",
     "falcon": "falcon",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "glm": "glm",
+    "glm4": "glm",
     "gpt2": "gpt2",
     "gpt_neox": "gpt_neox",
     "gpt_oss": "gpt_oss",
@@ -50,15 +61,23 @@ FAMILIES = {
     "granite": "granite",
     "granitemoe": "granitemoe",
     "gte": "gte",
+    "helium": "llama",
+    "hunyuan_v1_dense": "hunyuan",
+    "lfm2": "lfm2",
     "llama": "llama",
+    "llama4_text": "llama4",
+    "mamba2": "mamba2",
     "mistral": "llama",
     "mixtral": "mixtral",
     "modernbert": "modernbert",
     "mpnet": "mpnet",
     "mpt": "mpt",
+    "nemotron": "nemotron",
     "new": "gte",
     "nomic_bert": "nomic_bert",
+    "olmo": "olmo",
     "olmo2": "olmo2",
+    "olmo3": "olmo2",
     "olmoe": "olmoe",
     "opt": "opt",
     "phi": "phi",
@@ -67,13 +86,22 @@ FAMILIES = {
     "qwen2_moe": "qwen_moe",
     "qwen3": "qwen3",
     "qwen3_moe": "qwen_moe",
+    "qwen3_next": "qwen3_next",
     "roberta": "roberta",
+    "seed_oss": "llama",
     "smollm3": "llama",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
     "xlm-roberta": "roberta",
 }
 """``model_type`` of config.json -> its page, a module here, which is imported when a model of it is loaded."""
+
+_SELECTIVE = (
+    "its states have a decay for every number, which no rule of linear attention has over whole vectors; models of "
+    "Mamba-2 (model_type 'mamba2') can be loaded"
+)
+_REFUSED = {"falcon_mamba": _SELECTIVE, "mamba": _SELECTIVE}
+"""``model_type`` -> why there is no page."""
 
 _DTYPES = ("float32", "bfloat16", "float16", "int8")
 _ACTIVATIONS = ("int16", "int8")
@@ -181,6 +209,10 @@ def open_source(
     if model_type not in FAMILIES:
         if model_type == "model2vec":
             raise ValueError(_static(str(config.path)))
+        if model_type in _REFUSED:
+            raise ValueError(
+                f"{config.path}: model_type is {model_type!r}, which is not supported: {_REFUSED[model_type]}"
+            )
         raise ValueError(
             f"{config.path}: model_type {model_type[:100]!r} is not supported; supported: {', '.join(FAMILIES)}"
         )

@@ -39,15 +39,27 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
+        typical_p: float | None = None,
+        xtc: Mapping[str, float] | Sequence[float] | None = None,
+        dry: Mapping[str, Any] | None = None,
+        mirostat: int | Mapping[str, float] | None = None,
         repetition_penalty: float | None = None,
         presence_penalty: float | None = None,
         frequency_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
         logit_bias: Mapping[int, float] | None = None,
+        bad_words: str | Sequence[str | Sequence[int]] | None = None,
+        allowed_token_ids: Sequence[int] | None = None,
         stop: str | Sequence[str] | None = None,
         stop_token_ids: Sequence[int] | None = None,
         include_stop_str_in_output: bool = False,
         ignore_eos: bool = False,
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        num_beams: int | None = None,
+        length_penalty: float | None = None,
+        early_stopping: bool | Literal["never"] | None = None,
+        draft: Literal["auto", "prompt_lookup"] | int | None = "auto",
         kv_dtype: str | None = None,
         timeout: float | None = None,
         num_threads: int | None = None,
@@ -57,9 +69,11 @@ class TextDecoder(PromptedDecoder, TextEncoder):
 
         None is what generation_config.json of the model says (in GGUF files ``general.sampling.*``), else what
         transformers does: without sampling, the likeliest token, of equally likely ones the lowest id. Tokens are drawn
-        with ``do_sample``, with a temperature above 0, with any of ``top_k``, ``top_p`` and ``min_p``, or where nothing
-        of these is given and the file says so; ``temperature=0`` is greedy. First penalties, then temperature, top_k
-        (50 if nobody says how many), top_p, min_p.
+        with ``do_sample``, with a temperature above 0, with any of ``top_k``, ``top_p``, ``min_p``, ``typical_p``,
+        ``xtc`` and ``mirostat``, or where nothing of these is given and the file says so; ``temperature=0`` is greedy.
+        First biases and penalties, ``dry`` the last of them, then what may not come; then temperature, top_k (50 if
+        nobody says how many), top_p, min_p, typical_p, xtc, each from what the one before it has left; or, in place of
+        all from top_k on, mirostat.
 
         Parameters
         ----------
@@ -70,19 +84,39 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         min_new_tokens
             Tokens before which none may end the text.
         n
-            Answers to each prompt, one behind the other; above 1 tokens have to be drawn.
+            Answers to each prompt, one behind the other; above 1 tokens have to be drawn, or there are so many beams.
         seed
             0 to 2**64 - 1, of the random numbers: Philox4x32-10, counted by answer and token.
         temperature
             What logits are divided by.
         top_k, top_p, min_p
             How many tokens may be drawn; how likely they are together; how likely each is beside the likeliest.
+        typical_p
+            How likely the tokens are together whose surprise is nearest to the mean one.
+        xtc
+            (probability, threshold) or a mapping of these: with this probability, of the tokens at least as likely as
+            the threshold (0.1), the least likely alone may come; above 0.5 nothing is left out.
+        dry
+            A mapping. A token that would make a repetition longer, of ``allowed_length`` (2) tokens or more before it,
+            loses ``multiplier * base ** (length - allowed_length)`` of its logit (base: 1.75). Repetitions are looked
+            for in the last ``penalty_last_n`` (64) tokens, -1 for all, and end at ``sequence_breakers``: strings, ids,
+            or lists of ids; where there is a tokenizer, newline, colon, quotation mark and asterisk, if nobody says.
+        mirostat
+            A version (1 or 2), or a mapping of version, ``tau`` (5.0), the surprise in bits to keep to, and ``eta``
+            (0.1), how fast. Beside it no option may be given whose place it takes; those of the file do not count.
         repetition_penalty
             Divides the logits of tokens in prompt and answer where they are positive, and multiplies others.
         presence_penalty, frequency_penalty
             Taken from the logits of tokens in the answer, once and as often as they are there.
+        no_repeat_ngram_size
+            No so many tokens come twice, in prompt and answer.
         logit_bias
             Token id -> what is added to its logit; -inf for a token that never comes.
+        bad_words
+            Strings and lists of ids that may not come. A string is its tokens, without special ones, as they are with a
+            space before it and without one; other tokens may spell it still.
+        allowed_token_ids
+            Ids that may come, and no others; the text ends by itself only with ends that are among them.
         stop, stop_token_ids
             What ends the text: strings, which may come in pieces of several tokens, and ids.
         include_stop_str_in_output
@@ -91,6 +125,21 @@ class TextDecoder(PromptedDecoder, TextEncoder):
             Whether to go on behind the model's own end.
         logprobs
             How many of the likeliest tokens to tell in the place of each token, with the log-probabilities of all.
+        prompt_logprobs
+            The same for the tokens of the prompt.
+        num_beams
+            Above 1 the likeliest texts are searched with so many at a time, as transformers does; then no token is
+            drawn, whatever the file says. The ``n`` best are the answers, each with its ``score``.
+        length_penalty
+            Of beams: the exponent of the number of tokens by which the log-probabilities of a text are divided.
+        early_stopping
+            Of beams: True to end with the first ``num_beams`` complete texts; False also to end where the best one that
+            goes on is now no better than they are; "never" only where it cannot become so.
+        draft
+            Tokens are guessed from what prompt and text have repeated so far, several at once; where they are right, a
+            step gives several tokens. No result depends on it, only how long it takes. "auto": where the text has
+            lately repeated itself, and only as long as it pays; "prompt_lookup", or the most tokens to guess at a time:
+            wherever the last tokens came before; None: not at all. Beams have no drafts.
         kv_dtype
             How keys and values are kept: "float32" (None), "float16", "bfloat16" or "int8".
         timeout
@@ -109,8 +158,9 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         Raises
         ------
         ValueError
-            An option is out of its range; a prompt has no tokens, or is longer than the context, or leaves no room for
-            ``max_new_tokens``; an id is outside the vocabulary; the model has no language model's head; the file asks
+            An option is out of its range, or excludes another; no token is left that may come; a prompt has no tokens,
+            or is longer than the context, or leaves no room for ``max_new_tokens``; an id is outside the vocabulary;
+            the model has no language model's head; a string needs a tokenizer that is not there; the file asks
             for what is not supported.
         TypeError
             An argument is of another type, or an option is not known.
@@ -126,11 +176,15 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         return generate(self, prompts, {
             "max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "n": n, "seed": seed,
             "do_sample": do_sample, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+            "typical_p": typical_p, "xtc": xtc, "dry": dry, "mirostat": mirostat,
+            "no_repeat_ngram_size": no_repeat_ngram_size, "bad_words": bad_words,
+            "allowed_token_ids": allowed_token_ids,
             "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
             "frequency_penalty": frequency_penalty, "logit_bias": logit_bias, "stop": stop,
             "stop_token_ids": stop_token_ids, "include_stop_str_in_output": include_stop_str_in_output,
-            "ignore_eos": ignore_eos, "logprobs": logprobs, "kv_dtype": kv_dtype, "timeout": timeout,
-            "num_threads": num_threads, **spellings,
+            "ignore_eos": ignore_eos, "logprobs": logprobs, "prompt_logprobs": prompt_logprobs,
+            "num_beams": num_beams, "length_penalty": length_penalty, "early_stopping": early_stopping,
+            "draft": draft, "kv_dtype": kv_dtype, "timeout": timeout, "num_threads": num_threads, **spellings,
         })  # fmt: skip
 
     def stream(self, prompt: str | TokenIds, **options: Any) -> Stream:

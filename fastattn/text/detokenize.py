@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
+from copy import copy, deepcopy
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,6 +55,12 @@ class IncrementalDecoder:
         self._kept: list[int] = []
         """Ids, where there are no stages."""
         self._done = False
+
+    def copy(self) -> IncrementalDecoder:
+        """Another one with what has been pushed so far."""
+        other = copy(self)
+        other._stages, other._kept = deepcopy(self._stages), self._kept.copy()
+        return other
 
     def push(self, number: int) -> str:
         """The text that is certain now that ``number`` is the next token; often "".

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..calllog import begin
+from ..engine.beams import BeamSearch
 from ..engine.inputs import check_range
 from ..engine.requests import Request, Run
 from ..engine.scoring import token_logprobs
 from ..engine.stop import deadline_of
 from .genoptions import SPELLINGS, Options, read_options
-from .watch import Pieces, Watch
+from .watch import Watch
 
 if TYPE_CHECKING:
     from ..calllog import CallLog
@@ -50,15 +51,24 @@ class Generation:
     logprobs: tuple[tuple[int, float, dict[int, float]], ...] | None
     """Of each token (id, log-probability, the likeliest ids and theirs), of the logits as the model gave them."""
     score: float | None
-    """The sum of the tokens' log-probabilities, where ``logprobs`` were asked for."""
+    """The sum of the tokens' log-probabilities, where ``logprobs`` were asked for. Of beams, which it sorts: the sum of
+    what penalties and the like have left of them, divided by the number of tokens to the power of ``length_penalty``;
+    -inf where fewer texts than ``n`` were possible, and this is none."""
     seed: int
     """Of the random numbers."""
     prompt_tokens: int
     """Tokens of the prompt."""
     cached_tokens: int = 0
-    """Of those, how many were not computed."""
+    """Of those, how many were not computed: all but for the first answer to a prompt."""
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """Every option as it was used."""
+    prompt_logprobs: tuple[tuple[int, float, dict[int, float]] | None, ...] | None = None
+    """Of each token of the prompt what ``logprobs`` tells of those behind it; None for the first, which nothing is
+    before. Fewer where the call ended in the middle of the prompt."""
+    alternatives: None = None
+    """Of encoder-decoders."""
+    attention: None = None
+    """Of encoder-decoders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +90,25 @@ class _Answer:
     def __init__(self, request: Request, options: Options, codec: ModelTokenizer | None) -> None:
         self.request, self.options = request, options
         self.stop: str | int | None = None
-        self.watch: Watch | None = None
-        if codec is not None:
-            self.watch = Watch(_pieces(codec, request.prompt), options.stop, options.include_stop)
+        self.seen = 0
+        """Tokens that the text has."""
+        self.watch = None if codec is None else _watch(codec, request.prompt, options)
 
     def grow(self) -> bool:
-        """The request has got a token: whether it completes a stop string."""
-        token, ended = self.request.made[-1], self.request.reason == "stop"
-        if ended and token in self.options.stop_token_ids:
-            self.stop = token
-        if self.watch is None or (ended and not self.options.include_stop):
-            return False
-        if self.watch.push(token):
-            self.stop = self.watch.found
-            return True
+        """The request has got tokens: whether one completes a stop string; those behind it are gone then."""
+        request = self.request
+        for token in request.made[self.seen :]:
+            self.seen += 1
+            ended = request.reason == "stop" and self.seen == len(request.made) and token in request.ends
+            if ended and token in self.options.stop_token_ids:
+                self.stop = token
+            if self.watch is None or (ended and not self.options.include_stop):
+                continue
+            if self.watch.push(token):
+                self.stop = self.watch.found
+                for several in (request.made, request.chosen, request.likely):
+                    del several[self.seen :]
+                return True
         return False
 
     def finish(self) -> None:
@@ -112,9 +127,14 @@ class _Answer:
         if sampling.logprobs is not None:
             logprobs = tuple(zip(request.made, request.chosen, request.likely, strict=True))
             total = fsum(request.chosen)
+        if request.score is not None:
+            total = request.score
+        size = int(request.prompt.size)
+        first = request.first or request
         return Generation(
             text, tuple(request.made), request.reason or "cancelled", self.stop, logprobs, total, sampling.seed,
-            int(request.prompt.size), 0, self.options.settings,
+            size, 0 if request.first is None else size, self.options.settings,
+            None if first.asked is None else (None, *first.told),
         )  # fmt: skip
 
 
@@ -123,18 +143,26 @@ def generate(model: PromptedDecoder, prompts: Any, options: dict[str, Any]) -> l
     deadline, log, num_threads, kv_dtype, read = _begin("generate", model, options)
     codec = _codec(model, read)
     ids = [(name, _tokens(model, prompt, name)) for name, prompt in _several(prompts)]
-    answers = [
-        _Answer(request, read, codec) for name, prompt in ids for request in _requests(model, name, prompt, read)
-    ]
+    searches: list[BeamSearch] = []
+    requests: list[Request] = []
+    for name, prompt in ids:
+        if read.beams.width > 1:
+            searches.append(_search(model, name, prompt, read, codec))
+            requests.append(searches[-1].first)
+        else:
+            requests += _requests(model, name, prompt, read)
     _count(log, ids)
-    run = Run(
-        model, [answer.request for answer in answers], kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline
-    )
+    run = Run(model, requests, kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline, drafts=read.drafts)
+    answers = [_Answer(request, read, codec) for request in requests]
     by_request = {id(answer.request): answer for answer in answers}
     while run.going:
         for request in run.step():
             if by_request[id(request)].grow():
                 run.finish(request, "stop")
+    if searches:
+        answers = [_Answer(request, read, codec) for search in searches for request in search.answers(read.n)]
+        for answer in answers:
+            answer.grow()
     if log is not None:
         log.computed()
     results = []
@@ -157,6 +185,11 @@ class Stream(Iterator[str]):
         deadline, self._log, num_threads, kv_dtype, read = _begin("stream", model, options)
         if read.n != 1:
             raise ValueError(f"n: got {read.n}, expected 1: a stream is one text")
+        if read.beams.width != 1:
+            raise ValueError(
+                f"num_beams: got {read.beams.width}, expected 1: a stream is a text as it comes, and nobody knows "
+                "which of the beams will stay"
+            )
         several = _several(prompt)
         if len(several) != 1:
             raise ValueError(f"prompt: {len(several)} prompts, expected one: a stream is one text")
@@ -167,7 +200,9 @@ class Stream(Iterator[str]):
             raise _no_tokenizer(model, "stream")
         _count(self._log, [("prompt", ids)])
         self._answer = _Answer(request, read, codec)
-        self._run = Run(model, [request], kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline)
+        self._run = Run(
+            model, [request], kv_dtype=kv_dtype, num_threads=num_threads, deadline=deadline, drafts=read.drafts
+        )
         self._parts: list[str] = []
         self._ended = False
         self._lock, self._thread = Lock(), 0
@@ -264,8 +299,9 @@ def _begin(
     if unknown:
         raise TypeError(f"{what}() got an unexpected option {unknown[0]!r}; there are {', '.join(_NAMES)}")
     deadline = deadline_of(options.pop("timeout", None))
+    options.setdefault("draft", "auto")
     num_threads, kv_dtype = options.pop("num_threads", None), options.pop("kv_dtype", None)
-    read = read_options(model.files, model.vocab_size, options)
+    read = read_options(model, options)
     if read.stop and not model.has_tokenizer:
         raise _no_tokenizer(model, "stop")
     return deadline, begin(what), num_threads, "float32" if kv_dtype is None else kv_dtype, read
@@ -273,8 +309,10 @@ def _begin(
 
 _NAMES = (
     "max_new_tokens", "min_new_tokens", "n", "seed", "do_sample", "temperature", "top_k", "top_p", "min_p",
-    "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "stop", "stop_token_ids",
-    "include_stop_str_in_output", "ignore_eos", "logprobs", "kv_dtype", "timeout", "num_threads",
+    "typical_p", "xtc", "mirostat", "dry", "repetition_penalty", "presence_penalty", "frequency_penalty",
+    "no_repeat_ngram_size", "logit_bias", "bad_words", "allowed_token_ids", "stop", "stop_token_ids",
+    "include_stop_str_in_output", "ignore_eos", "logprobs", "prompt_logprobs", "num_beams", "length_penalty",
+    "early_stopping", "draft", "kv_dtype", "timeout", "num_threads",
 )  # fmt: skip
 
 
@@ -286,6 +324,33 @@ def _count(log: CallLog | None, ids: Sequence[Prompt]) -> None:
 
 def _requests(model: PromptedDecoder, name: str, prompt: Integers, options: Options) -> list[Request]:
     """The requests of one prompt, ``n`` of them."""
+    total, ends = _bounds(model, name, prompt, options)
+    first = Request(prompt, total, options.sampling, 0, ends)
+    first.asked = options.prompt_logprobs
+    return [first, *(Request(prompt, total, options.sampling, which, ends, first) for which in range(1, options.n))]
+
+
+def _search(
+    model: PromptedDecoder, name: str, prompt: Integers, options: Options, codec: ModelTokenizer | None
+) -> BeamSearch:
+    """The beams of one prompt; with stop strings each carries its text."""
+    total, ends = _bounds(model, name, prompt, options)
+    watch = _watch(codec, prompt, options) if codec is not None and options.stop else None
+    search = BeamSearch(
+        prompt, total, options.sampling, ends, options.beams, model.vocab_size, None if watch is None else _ends, watch
+    )
+    search.first.asked = options.prompt_logprobs
+    return search
+
+
+def _ends(watch: Watch, token: int) -> tuple[Watch, bool]:
+    """The text with one token more, and whether a stop string is complete."""
+    longer = watch.copy()
+    return longer, longer.push(token)
+
+
+def _bounds(model: PromptedDecoder, name: str, prompt: Integers, options: Options) -> tuple[int, frozenset[int]]:
+    """Tokens there may be with those of a prompt, and those that end a text."""
     new = options.max_new_tokens
     if new is None and options.max_length is not None:
         if options.max_length <= prompt.size:
@@ -295,16 +360,15 @@ def _requests(model: PromptedDecoder, name: str, prompt: Integers, options: Opti
             )
         new = min(options.max_length, model.max_positions) - int(prompt.size)
     total = model.total(int(prompt.size), new, name)
-    ends = options.stop_token_ids if options.ignore_eos else options.stop_token_ids | model.eos_token_ids
-    return [Request(prompt, total, options.sampling, which, ends) for which in range(options.n)]
+    return total, options.stop_token_ids if options.ignore_eos else options.stop_token_ids | model.eos_token_ids
 
 
-def _pieces(tokenizer: ModelTokenizer, prompt: Integers) -> Pieces:
+def _watch(tokenizer: ModelTokenizer, prompt: Integers, options: Options) -> Watch:
     """What makes the text behind a prompt: spaces in front of a token are told by what is before it."""
     pieces = tokenizer.incremental()
     for token in prompt[-_CONTEXT:].tolist():
         pieces.push(token)
-    return pieces
+    return Watch(pieces, options.stop, options.include_stop)
 
 
 def _codec(model: PromptedDecoder, options: Options) -> ModelTokenizer | None:

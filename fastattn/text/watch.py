@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Protocol
 
 __all__ = ["Pieces", "Watch"]
@@ -18,6 +19,10 @@ class Pieces(Protocol):
 
     def finish(self) -> str:
         """What is left when no more tokens come."""
+        ...
+
+    def copy(self) -> Pieces:
+        """Another one with the same tokens."""
         ...
 
 
@@ -41,6 +46,12 @@ class Watch:
         self._open = ""  # what may be the beginning of a stop string
         self.found: str | None = None
         """The string that has ended the text."""
+
+    def copy(self) -> Watch:
+        """Another one with the same text."""
+        other = copy(self)
+        other._pieces, other._parts = self._pieces.copy(), self._parts.copy()
+        return other
 
     def push(self, token: int) -> bool:
         """Another token; whether a stop string is complete."""

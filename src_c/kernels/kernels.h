@@ -20,6 +20,7 @@
 #include "rows.h"
 #include "sample.h"
 #include "similarity.h"
+#include "states.h"
 #include "vmath.h"
 
 struct fa_kernels {
@@ -36,6 +37,7 @@ struct fa_kernels {
     fa_similar_kernels similar;
     fa_block_kernels blocks;
     fa_sample_kernels sample;
+    fa_state_kernels states;
 };
 
 #endif

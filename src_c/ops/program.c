@@ -287,6 +287,11 @@ static const prog_kind kinds[] = {
     [FA_STEP_DISENTANGLED] = {check_disentangled, run_disentangled},
     [FA_STEP_ROUTE] = {fa_step_check_route, fa_step_route},
     [FA_STEP_EXPERTS] = {fa_step_check_experts, fa_step_experts},
+    [FA_STEP_SHORT_CONV] = {prog_check_conv, prog_run_conv},
+    [FA_STEP_LINEAR_ATTENTION] = {prog_check_mixing, prog_run_mixing},
+    [FA_STEP_SOFTPLUS] = {prog_check_gates, prog_run_gates},
+    [FA_STEP_SCALE_HEADS] = {prog_check_gates, prog_run_gates},
+    [FA_STEP_COLUMNS] = {prog_check_gates, prog_run_gates},
 };
 
 #define KINDS ((int32_t)(sizeof kinds / sizeof *kinds))
@@ -301,6 +306,10 @@ static int like_value(const fa_value *a, const fa_value *b) {
 static int wants_as(const fa_step *a, const fa_step *b) {
     if (a->kind != b->kind || !like_value(&a->out, &b->out) || !like_value(&a->x, &b->x)) return 0;
     if (a->kind == FA_STEP_LINEAR) return a->weights->dtype == b->weights->dtype;
+    if (a->kind == FA_STEP_LINEAR_ATTENTION)
+        return like_value(&a->y, &b->y) && like_value(&a->z, &b->z) && like_value(&a->decay, &b->decay) &&
+               like_value(&a->beta, &b->beta) && a->heads == b->heads && a->kv_heads == b->kv_heads &&
+               a->head_size == b->head_size && a->index[0] == b->index[0];
     if (a->kind == FA_STEP_DISENTANGLED)
         return a->heads == b->heads && memcmp(a->index, b->index, sizeof a->index) == 0 &&
                a->disentangled.span == b->disentangled.span && a->disentangled.max_distance == b->disentangled.max_distance &&
@@ -337,7 +346,9 @@ static fa_status check_sizes(const fa_program *program) {
         const int64_t columns = program->columns[kind];
         if (columns < 0 || columns % 16 || columns > MOST_COLUMNS) return FA_ERR_SHAPE;
     }
-    if (program->n_steps < 0 || program->n_arrays < 0 || program->n_layers < 0 || program->n_groups < 0) return FA_ERR_SHAPE;
+    if (program->n_steps < 0 || program->n_arrays < 0 || program->n_layers < 0 || program->n_groups < 0 ||
+        program->n_states < 0)
+        return FA_ERR_SHAPE;
     for (int32_t i = 0; i < program->n_arrays; i++) {
         const fa_array *array = &program->arrays[i];
         if (array->dtype != FA_F32 && array->dtype != FA_I64) return FA_ERR_DTYPE;
@@ -383,6 +394,9 @@ static fa_status check_batch(const fa_program *program, const fa_batch *batch) {
     if (batch->n_arrays != program->n_arrays) return FA_ERR_SHAPE;
     if (batch->layers && (!batch->groups || batch->n_layers != program->n_layers || batch->n_groups != program->n_groups))
         return FA_ERR_SHAPE;
+    if (batch->states && batch->n_states != program->n_states) return FA_ERR_SHAPE;
+    if (program->n_states && !batch->states != !batch->layers) return FA_ERR_VALUE; /* what a sequence keeps, it keeps all */
+    if (batch->states && program->n_states && (!batch->state_from || !batch->state_to)) return FA_ERR_VALUE;
     for (int32_t i = 0; i < program->n_arrays; i++) {
         const fa_status status = check_array(batch, &program->arrays[i], &batch->arrays[i]);
         if (status != FA_OK) return status;

@@ -121,5 +121,12 @@ int fa_step_check_experts(const fa_program *program, const fa_step *step);
 fa_status fa_step_route(const prog_run *run, const fa_step *step, size_t *size);
 fa_status fa_step_experts(const prog_run *run, const fa_step *step, size_t *size);
 int fa_step_like_experts(const fa_step *a, const fa_step *b);
+/* Of program_states.c */
+int prog_check_conv(const fa_program *program, const fa_step *step);
+fa_status prog_run_conv(const prog_run *run, const fa_step *step, size_t *size);
+int prog_check_mixing(const fa_program *program, const fa_step *step);
+fa_status prog_run_mixing(const prog_run *run, const fa_step *step, size_t *size);
+int prog_check_gates(const fa_program *program, const fa_step *step);
+fa_status prog_run_gates(const prog_run *run, const fa_step *step, size_t *size);
 
 #endif

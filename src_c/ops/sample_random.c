@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Random bits: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011). And a logarithm in plain
- * double precision, the same on every machine. */
+/* Random bits: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (2011). And logarithms and powers in
+ * plain double precision, the same on every machine. */
 #include "sample.h"
 
 void fa_philox(uint32_t out[4], const uint32_t counter[4], const uint32_t key[2]) {
@@ -33,4 +33,26 @@ double fa_log(double x) {
     for (int i = 19; i >= 3; i -= 2) p = p * z + 1.0 / i;
     const double high = (double)e * 0x1.62e42fefap-1, low = (double)e * 0x1.cf79abc9e3b3ap-40;
     return high - ((half - (s * (half + 2 * z * p) + low)) - f);
+}
+
+/* x = n ln 2 + r with |r| <= ln(2) / 2: the series up to r^13 / 13! leaves 2^-57. n ln 2 comes in two parts as above. */
+double fa_exp(double x) {
+    if (x > 710) return __builtin_inf();
+    if (!(x > -745)) return 0;
+    const double n = x * 0x1.71547652b82fep+0 + 0x1.8p52 - 0x1.8p52; /* the nearest whole number */
+    const double r = x - n * 0x1.62e42fefap-1 - n * 0x1.cf79abc9e3b3ap-40;
+    double p = 1;
+    for (int i = 13; i >= 1; i--) p = 1 + p * r / i;
+    const int64_t half = (int64_t)n / 2; /* 2^n in two steps: n reaches beyond the exponents of one */
+    const uint64_t bits[2] = {(uint64_t)(half + 1023) << 52, (uint64_t)((int64_t)n - half + 1023) << 52};
+    double scale[2];
+    memcpy(scale, bits, sizeof scale);
+    return p * scale[0] * scale[1];
+}
+
+double fa_power(double x, int64_t n) {
+    double power = 1;
+    for (; n > 0; n /= 2, x *= x)
+        if (n % 2) power *= x;
+    return power;
 }

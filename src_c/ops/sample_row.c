@@ -6,8 +6,6 @@
  * of the logits reach: few blocks hold any of the best k. Without top_k every logit gets a weight; what stays is packed, in
  * ascending order of ids, after each step.
  */
-#include <float.h>
-
 #include "sample.h"
 
 #define FA_LOG2E_DOUBLE 0x1.71547652b82fep+0
@@ -19,10 +17,9 @@ int fa_draw_counts(const fa_draw *draw) {
 }
 
 int fa_draw_changes(const fa_draw *draw) {
-    return draw->given < 0 && (fa_draw_counts(draw) || draw->n_bias > 0 || draw->n_banned > 0 || draw->allowed);
+    return draw->given < 0 && (fa_draw_counts(draw) || fa_dry_window(draw) > 0 || draw->n_bias > 0 || draw->n_banned > 0 ||
+                               draw->allowed || (draw->n_decay > 0 && draw->decay_steps > 0));
 }
-
-static float fa_kept_finite(float x) { return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x; }
 
 /* The count of an id has the ids seen at all in its lowest bit, and above it how often the answer has it. */
 static void fa_penalise(float *x, int64_t n, const fa_draw *draw, uint32_t *counts) {
@@ -51,13 +48,25 @@ static void fa_penalise(float *x, int64_t n, const fa_draw *draw, uint32_t *coun
     }
 }
 
-static void fa_change(float *x, int64_t n, const fa_draw *draw, uint32_t *counts) {
+static void fa_decay(float *x, const fa_draw *draw) {
+    const double power = fa_power(draw->decay, draw->decay_steps) - 1;
+    const float more = (float)(power > FLT_MAX ? FLT_MAX : power);
+    for (int64_t i = 0; i < draw->n_decay; i++) {
+        float *t = &x[draw->decay_ids[i]];
+        if (*t > -__builtin_inff()) *t = fa_kept_finite(*t + fa_kept_finite(__builtin_fabsf(*t) * more));
+    }
+}
+
+static void fa_change(float *x, int64_t n, const fa_draw *draw, const fa_sample_space *space) {
     const float none = -__builtin_inff();
     for (int64_t i = 0; i < draw->n_bias; i++) {
-        float *t = &x[draw->bias_ids[i]];
-        *t = *t == none || draw->bias[i] == none ? none : fa_kept_finite(*t + draw->bias[i]);
+        float *t = &x[draw->bias_ids[i]], bias = draw->bias[i];
+        for (; i + 1 < draw->n_bias && draw->bias_ids[i + 1] == draw->bias_ids[i]; i++)
+            bias = bias == none || draw->bias[i + 1] == none ? none : fa_kept_finite(bias + draw->bias[i + 1]);
+        *t = *t == none || bias == none ? none : fa_kept_finite(*t + bias);
     }
-    if (fa_draw_counts(draw)) fa_penalise(x, n, draw, counts);
+    if (fa_draw_counts(draw)) fa_penalise(x, n, draw, space->counts);
+    if (fa_dry_window(draw) > 0) fa_dry_penalise(x, n, draw, space->counts, space->repeats);
     for (int64_t i = 0; i < draw->n_banned; i++) x[draw->banned[i]] = none;
     if (draw->allowed)
         for (int64_t i = 0; i < n; i += 32) {
@@ -67,6 +76,7 @@ static void fa_change(float *x, int64_t n, const fa_draw *draw, uint32_t *counts
             for (int64_t j = 0; j < m; j++)
                 if (!(word >> j & 1)) x[i + j] = none;
         }
+    if (draw->n_decay > 0 && draw->decay_steps > 0) fa_decay(x, draw);
 }
 
 /* ---- the best ---------------------------------------------------------------------------------------------------- */
@@ -106,22 +116,24 @@ static int64_t fa_pack_cut(int64_t n, fa_cut cut, float *w, const fa_sample_spac
     return kept;
 }
 
-/* Packs, of n ids (NULL: all) with their logits and weights, those of more than `units` and at least `least`. */
-static int64_t fa_pack(const int32_t *ids, const float *x, int64_t n, uint64_t units, double least, const fa_sample_space *space) {
+void fa_left_above(fa_left *left, uint64_t units, double least, const fa_sample_space *space) {
+    const int32_t *ids = left->ids;
+    const float *x = left->x;
     float *w = space->w;
     int64_t kept = 0;
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < left->n; i++) {
         const int in = (fa_units(w[i]) > units) & ((double)w[i] >= least);
         space->ids[kept] = ids ? ids[i] : (int32_t)i;
         space->x[kept] = x[i];
         w[kept] = w[i];
         kept += in;
     }
-    return kept;
+    left->ids = space->ids, left->x = space->x, left->n = kept;
 }
 
-/* Packs the ids of the best k, k < n, and their logits, in ascending order of ids. */
-static void fa_take_best(const float *x, int64_t n, int64_t k, const fa_sample_space *space) {
+void fa_left_best(fa_left *left, int64_t k, const fa_sample_space *space) {
+    const float *x = left->x;
+    const int64_t n = left->n;
     const int64_t maxima = (n + FA_SAMPLE_BLOCK - 1) / FA_SAMPLE_BLOCK * FA_LANES;
     float least = -__builtin_inff();
     if (k <= maxima / 2) /* k maxima reach it, so k logits do */
@@ -141,29 +153,10 @@ static void fa_take_best(const float *x, int64_t n, int64_t k, const fa_sample_s
     }
     const fa_cut cut = fa_sample_cut(space->x, NULL, m, (uint64_t)k, space->x_left, NULL);
     fa_pack_cut(m, cut, NULL, space);
+    left->ids = space->ids, left->x = space->x, left->n = k;
 }
 
 /* ---- drawing ----------------------------------------------------------------------------------------------------- */
-
-static uint64_t fa_sum_units(const float *w, int64_t n) {
-    uint64_t sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += fa_units(w[i]);
-    return sum;
-}
-
-/* The least whole number that is not below share * total, at least 1; share in (0, 1), of which what is below 2^-63 is cut. */
-static uint64_t fa_share(double share, uint64_t total) {
-    const uint64_t part = (uint64_t)(share * 0x1p63);
-    const uint64_t units = (uint64_t)(((unsigned __int128)part * total + (((uint64_t)1 << 63) - 1)) >> 63);
-    return units ? units : 1;
-}
-
-static uint64_t fa_random_bits(const fa_draw *draw) {
-    const uint32_t counter[4] = {draw->which, draw->step, 0, 0}, key[2] = {(uint32_t)draw->seed, (uint32_t)(draw->seed >> 32)};
-    uint32_t words[4];
-    fa_philox(words, counter, key);
-    return (uint64_t)words[1] << 32 | words[0];
-}
 
 /* log2(e) / temperature as a normal float, so that -inf times it is never NaN. */
 static float fa_factor(double temperature) {
@@ -171,35 +164,53 @@ static float fa_factor(double temperature) {
     return c > FLT_MAX ? FLT_MAX : c < FLT_MIN ? FLT_MIN : (float)c;
 }
 
-static int64_t fa_draw_one(const fa_sample_kernels *kernels, const fa_draw *draw, const float *x, int64_t n, float max,
-                           const fa_sample_space *space) {
-    const int32_t *ids = NULL; /* all */
-    float *w = space->w;
-    if (draw->top_k > 0 && draw->top_k < n) {
-        fa_take_best(x, n, draw->top_k, space);
-        ids = space->ids, x = space->x, n = draw->top_k;
-    }
-    kernels->weigh(w, x, n, max, fa_factor(draw->temperature));
-    if (draw->top_p < 1) {
-        const uint64_t total = fa_sum_units(w, n), share = fa_share(draw->top_p, total);
-        /* those of at most this weight have, all together, less than what top_p leaves out */
-        n = fa_pack(ids, x, n, (total - share) / (uint64_t)n, 0, space);
-        const fa_cut cut = fa_sample_cut(space->x, w, n, share, space->x_left, space->w_left);
-        n = fa_pack_cut(n, cut, w, space);
-        ids = space->ids, x = space->x;
-    }
-    if (draw->min_p > 0) {
-        n = fa_pack(ids, x, n, 0, draw->min_p, space);
-        ids = space->ids;
-    }
-    const uint64_t place = (uint64_t)((unsigned __int128)fa_random_bits(draw) * fa_sum_units(w, n) >> 64);
+int64_t fa_left_draw(const fa_left *left, const fa_draw *draw, const fa_sample_space *space) {
+    const float *w = space->w;
+    const uint64_t all = fa_sum_units(w, left->n);
+    const uint64_t place = (uint64_t)((unsigned __int128)fa_random_bits(draw, 0) * all >> 64);
     uint64_t sum = 0;
     int64_t i = 0;
-    for (; i < n - 1; i++) { /* the sum of all is above `place`, so what is left then is the last */
+    for (; i < left->n - 1; i++) { /* the sum of all is above `place`, so what is left then is the last */
         sum += fa_units(w[i]);
         if (sum > place) break;
     }
-    return ids ? ids[i] : i;
+    return i;
+}
+
+static void fa_left_top_p(fa_left *left, double top_p, const fa_sample_space *space) {
+    float *w = space->w;
+    const uint64_t total = fa_sum_units(w, left->n), share = fa_share(top_p, total);
+    /* those of at most this weight have, all together, less than what top_p leaves out */
+    fa_left_above(left, (total - share) / (uint64_t)left->n, 0, space);
+    const fa_cut cut = fa_sample_cut(space->x, w, left->n, share, space->x_left, space->w_left);
+    left->n = fa_pack_cut(left->n, cut, w, space);
+}
+
+static int64_t fa_draw_one(const fa_sample_kernels *kernels, const fa_draw *draw, const float *x, int64_t n, float max,
+                           const fa_sample_space *space) {
+    fa_left left = {NULL, x, n, fa_factor(draw->temperature), max};
+    if (draw->mirostat.version) return fa_mirostat_draw(kernels, draw, left, space);
+    if (draw->top_k > 0 && draw->top_k < n) fa_left_best(&left, draw->top_k, space);
+    kernels->weigh(space->w, left.x, left.n, max, left.c);
+    if (draw->top_p < 1) fa_left_top_p(&left, draw->top_p, space);
+    if (draw->min_p > 0) fa_left_above(&left, 0, draw->min_p, space);
+    if (draw->typical_p < 1) fa_left_typical(&left, draw->typical_p, space);
+    if (draw->epsilon > 0) fa_left_epsilon(&left, draw->epsilon, space);
+    if (draw->eta > 0) fa_left_eta(&left, draw->eta, space);
+    if (draw->xtc_probability > 0) fa_left_xtc(&left, draw, space);
+    const int64_t i = fa_left_draw(&left, draw, space);
+    return left.ids ? left.ids[i] : i;
+}
+
+/* A row's scores as continuations of a beam, and the best of them. */
+static int64_t fa_sample_beam(const fa_sample_kernels *kernels, const fa_draw *draw, const float *logits, int64_t n,
+                              float max, double log_sum, const fa_sample_space *space) {
+    float *x = space->logits;
+    for (int64_t i = 0; i < n; i++) x[i] = (float)(((double)logits[i] - (double)max) - log_sum);
+    if (fa_draw_changes(draw)) fa_change(x, n, draw, space);
+    for (int64_t i = 0; i < n; i++) x[i] += draw->score;
+    kernels->scan(space->best, &max, x, n);
+    return fa_first(x, n, space->best, max);
 }
 
 int64_t fa_sample_row(const fa_sample_kernels *kernels, const fa_draw *draw, const float *logits, int64_t n,
@@ -213,9 +224,10 @@ int64_t fa_sample_row(const fa_sample_kernels *kernels, const fa_draw *draw, con
         *highest = max;
     }
     if (draw->given >= 0) return draw->given;
+    if (draw->beam) return fa_sample_beam(kernels, draw, logits, n, max, *log_sum, space);
     if (fa_draw_changes(draw)) {
         memcpy(space->logits, logits, (size_t)n * sizeof *logits);
-        fa_change(space->logits, n, draw, space->counts);
+        fa_change(space->logits, n, draw, space);
         logits = space->logits;
         kernels->scan(space->best, &max, logits, n);
         if (max == -__builtin_inff()) return -2;

@@ -26,6 +26,7 @@ static int run_all(const options *o) {
     test_linear(o);
     test_linear_int8(o);
     test_linear_attention(o);
+    test_short_conv(o);
     test_convert(o);
     test_blocks(o);
     test_rope(o);
@@ -39,6 +40,7 @@ static int run_all(const options *o) {
     test_experts(o);
     test_program(o);
     test_program_memory(o);
+    test_program_states(o);
     test_program_checks(o);
     test_program_runs(o);
     test_program_experts(o);

@@ -219,7 +219,10 @@ static void refused(void) {
     const int64_t out_shape[4] = {1, 2, 2, 8};
     tensor out = tensor_make("out", FA_F32, 4, out_shape, DENSE, v.side);
     guard_seal(a.state.memory), guard_seal(out.memory);
-    const fa_linear_attention_params good = {0.3f, c.rule, &a.state.view, &a.decay.view, &a.beta.view};
+    const fa_linear_attention_params good = {
+        .scale = 0.3f, .rule = c.rule, .state = &a.state.view, .decay = &a.decay.view, .beta = &a.beta.view,
+    };
+    const int64_t slots[2] = {0, 0};
     char ws[4096];
 #define REFUSED(STATUS, CHANGE) \
     do { \
@@ -246,6 +249,8 @@ static void refused(void) {
     REFUSED(FA_ERR_VALUE, p.decay = NULL);
     REFUSED(FA_ERR_VALUE, p.rule = FA_RULE_GATED);
     REFUSED(FA_ERR_VALUE, p.scale = INFINITY);
+    REFUSED(FA_ERR_VALUE, p.from = slots); /* which packed streams alone have */
+    REFUSED(FA_ERR_VALUE, p.to = slots);
     REFUSED(FA_ERR_WORKSPACE, p.scale = 0);
 #undef REFUSED
     tensor_free(&out);

@@ -22,24 +22,27 @@ static void fill(void) {
 
 typedef struct moe {
     lab l;
-    fa_step *route, *experts, *again;
+    fa_step *route, *experts, *again, *third;
     int out;
 } moe;
 
-/* Twice the same layer, of which the second wants the workspace of the first. */
+/* Three times the same layer, of which the third wants the workspace of the second. */
 static void moe_begin(moe *m, const variant *v, int64_t rows) {
     lab *l = &m->l;
-    lab_begin(l, v, 4);
+    lab_begin(l, v, 5);
     l->batch.rows[TOKENS] = rows;
     m->out = lab_floats(l, "out", TOKENS, H + 3, 9);
     const int in = lab_floats(l, "in", TOKENS, H, IN_SEED), logits = lab_floats(l, "logits", TOKENS, EXPERTS, LOGIT_SEED);
     const fa_value x = lab_column(l, in, 0, H), routes = lab_table(l, TOKENS, 2 * TOP, 0, 2 * TOP), y = lab_table(l, TOKENS, H, 0, H);
+    const fa_value z = lab_table(l, TOKENS, H, 0, H), w = lab_table(l, TOKENS, H, 0, H);
     m->route = lab_step(l, FA_STEP_ROUTE, routes, lab_column(l, logits, 0, EXPERTS));
     m->route->route = (fa_route_params){.top = TOP, .score = FA_ROUTE_SIGMOID, .scale = 1, .groups = 1, .top_groups = 1, .normalize = 1};
     m->route->bias = vector(EXPERTS);
     m->experts = lab_step(l, FA_STEP_EXPERTS, y, x);
-    m->again = lab_step(l, FA_STEP_EXPERTS, lab_column(l, m->out, 2, H), y);
-    for (fa_step *s = m->experts; s <= m->again; s++) {
+    m->again = lab_step(l, FA_STEP_EXPERTS, z, y);
+    m->third = lab_step(l, FA_STEP_EXPERTS, w, z);
+    lab_step(l, FA_STEP_COPY, lab_column(l, m->out, 2, H), w);
+    for (fa_step *s = m->experts; s <= m->third; s++) {
         s->y = routes;
         s->experts = (fa_experts_params){.count = EXPERTS, .inner = INNER, .top = TOP, .act = FA_ACT_SILU, .up = &up, .down = &down};
         s->bias = s->weight = vector(EXPERTS * 32);
@@ -60,7 +63,8 @@ static void by_hand(int64_t rows, float *out) {
     _Alignas(64) static char ws[1 << 20];
     expect_status("route", fa_route(&ctx, &named, &from, &r, ws, sizeof ws), FA_OK);
     expect_status("experts", fa_experts(&ctx, &middle, &in, &named, &p, ws, sizeof ws), FA_OK);
-    expect_status("experts", fa_experts(&ctx, &to, &middle, &named, &p, ws, sizeof ws), FA_OK);
+    expect_status("experts", fa_experts(&ctx, &in, &middle, &named, &p, ws, sizeof ws), FA_OK);
+    expect_status("experts", fa_experts(&ctx, &to, &in, &named, &p, ws, sizeof ws), FA_OK);
     free(x), free(y), free(logits), free(routes);
 }
 
@@ -79,7 +83,8 @@ static void runs(void) {
                 moe m;
                 moe_begin(&m, &v, counts[i]);
                 expect_status("run", lab_run(&m.l, &bad), FA_OK);
-                if (m.again->like != 1) fail("the second layer is like step %lld", (long long)m.again->like);
+                if (m.experts->like != 1 || m.again->like != 2 || m.third->like != 2)
+                    fail("the third layer is like step %lld", (long long)m.third->like);
                 lab_read(&m.l, m.out, 2, H, 9, got);
                 expect_same("out", got, base, count, sizeof *got);
                 lab_end(&m.l);
@@ -124,6 +129,7 @@ static void checks(void) {
     REFUSES(1, m.experts->weight = vector(3));
     REFUSES(1, m.experts->out = m.experts->x);
     REFUSES(2, m.again->out = m.again->x);
+    REFUSES(3, m.third->experts.up = &(const fa_linear_weights){.dtype = FA_BOOL});
 #undef REFUSES
     case_end(HASH_START);
 }

@@ -8,8 +8,10 @@
 #include "../../src_c/ops/sample.h"
 #include "check.h"
 
-#define ROWS 12
-#define KEPT 3 /* of the best */
+#define ROWS 22 /* the last two are of beams */
+#define KEPT 3  /* of the best */
+#define TOLD 40 /* tokens so far */
+#define SCORE -3.25f
 
 /* ---- random bits, logarithm -------------------------------------------------------------------------------------- */
 
@@ -39,12 +41,44 @@ static void test_log(void) {
         double x = (1.0 + (double)(h >> 12) * 0x1p-52) * (double)((uint64_t)1 << h % 40);
         if (i % 4 == 1) x = 1.0 + (double)(h >> 40) * 0x1p-52;
         if (i % 4 == 2) x = nextafter(ldexp(i % 8 == 2 ? 1.4142135623730951 : 1.0, (int)(h % 40) + 1), i % 16 < 8 ? 0 : 1e99);
+        if (i % 8 == 5) x = ldexp(x, -(int)(h >> 20 & 511) - 1); /* below 1 too */
         if (i == 0) x = 1;
         const double got = fa_log(x);
         const long double exact = logl((long double)x);
         if (fabsl(got - exact) > ldexpl(1, ilogb(got == 0 ? 1 : got) - 52)) fail("log %a: %a, exact %La", x, got, exact);
         hash = hash_bytes(hash, &got, sizeof got);
     }
+    case_end(hash);
+}
+
+static void test_exp(void) {
+    if (!case_begin("sample exp")) return;
+    uint64_t hash = HASH_START;
+    for (int64_t i = 0; i < 100000; i++) {
+        const uint64_t h = hash_at(6, (uint64_t)i);
+        double x = ((double)(h >> 11) * 0x1p-53 - 0.5) * (i % 3 == 0 ? 1400 : i % 3 == 1 ? 2 : 60);
+        if (i < 4) x = i == 0 ? 0 : i == 1 ? -0.0 : i == 2 ? 709.7 : -708.3;
+        const double got = fa_exp(x);
+        const long double exact = expl((long double)x);
+        if (x > -708 && x < 709.7 && fabsl(got - exact) > 2 * ldexpl(1, ilogb(got) - 52)) fail("exp %a: %a, exact %La", x, got, exact);
+        if (x < -708 && !(got >= 0 && got < 1e-307)) fail("exp %a: %a", x, got);
+        hash = hash_bytes(hash, &got, sizeof got);
+    }
+    if (fa_exp(1e300) != INFINITY || fa_exp(INFINITY) != INFINITY || fa_exp(-1e300) != 0 || fa_exp(-INFINITY) != 0) fail("exp beyond");
+    case_end(hash);
+}
+
+static void test_power(void) {
+    if (!case_begin("sample power")) return;
+    uint64_t hash = HASH_START;
+    for (int64_t n = 0; n < 300; n++)
+        for (int i = 0; i < 8; i++) {
+            const double x = i < 2 ? i : 0.5 + 0.25 * i + (double)(hash_at(8, (uint64_t)i) >> 40) * 0x1p-40, got = fa_power(x, n);
+            const long double exact = powl((long double)x, (long double)n);
+            if (fabsl(got - exact) > exact * (long double)n * 0x1p-52L) fail("%a to the %d: %a, exact %La", x, (int)n, got, exact);
+            hash = hash_bytes(hash, &got, sizeof got);
+        }
+    if (fa_power(1.5, (int64_t)1 << 62) != INFINITY || fa_power(0.5, (int64_t)1 << 62) != 0 || fa_power(1, INT64_MAX) != 1) fail("power beyond");
     case_end(hash);
 }
 
@@ -103,26 +137,38 @@ static float logit(int64_t n, int64_t row, int64_t i) {
 }
 
 typedef struct history {
-    int64_t *tokens, *bias_ids, *banned;
+    int64_t *tokens, *bias_ids, *banned, *heads, *ends, *tails;
     float *bias;
+    double *most; /* of each row what may surprise; written */
     uint32_t *allowed;
 } history;
 
+/* The tokens so far: of two or three kinds over and over, and what is drawn of many. */
+static int64_t told_token(int64_t n, int64_t i) {
+    return i < 9 ? (int64_t)(hash_at(2, (uint64_t)i) % (uint64_t)(n + 2)) : i % 7 < 5 ? i % 2 : 2 % n;
+}
+
 /* What draws point to, against guard pages. */
 static void make_history(int64_t n, guard_side side, history *h) {
-    h->tokens = guard_alloc(9 * sizeof(int64_t), side, "tokens"), h->bias_ids = guard_alloc(sizeof(int64_t), side, "bias ids");
+    h->tokens = guard_alloc(TOLD * sizeof(int64_t), side, "tokens"), h->bias_ids = guard_alloc(sizeof(int64_t), side, "bias ids");
     h->banned = guard_alloc(sizeof(int64_t), side, "banned"), h->bias = guard_alloc(sizeof(float), side, "bias");
+    h->heads = guard_alloc(3 * sizeof(int64_t), side, "heads"), h->ends = guard_alloc(3 * sizeof(int64_t), side, "ends");
+    h->tails = guard_alloc(2 * sizeof(int64_t), side, "tails"), h->most = guard_alloc(ROWS * sizeof(double), side, "most");
+    /* breakers: 1 behind n; 1 before 2 % n; n + 1 alone */
+    h->heads[0] = 1, h->heads[1] = n, h->heads[2] = n + 1, h->ends[0] = 1, h->ends[1] = h->ends[2] = 2, h->tails[0] = 2 % n, h->tails[1] = 1;
+    for (int row = 0; row < ROWS; row++) h->most[row] = row == 19 ? -3 : 1.5 + 0.25 * row;
     const int64_t words = (n + 31) / 32;
     h->allowed = guard_alloc((size_t)words * sizeof(uint32_t), side, "allowed");
-    for (int64_t i = 0; i < 9; i++) h->tokens[i] = (int64_t)(hash_at(2, (uint64_t)i) % (uint64_t)(n + 2));
+    for (int64_t i = 0; i < TOLD; i++) h->tokens[i] = told_token(n, i);
     h->bias_ids[0] = n / 2, h->bias[0] = 1.5f, h->banned[0] = 0;
     for (int64_t i = 0; i < words; i++) h->allowed[i] = i % 2 ? 0xffffffffu : 0x55555555u;
     guard_seal(h->tokens), guard_seal(h->bias_ids), guard_seal(h->bias), guard_seal(h->banned), guard_seal(h->allowed);
+    guard_seal(h->heads), guard_seal(h->ends), guard_seal(h->tails);
 }
 
 static fa_draw draw_of(int64_t n, int64_t row, const history *h) {
     fa_draw d = {.seed = hash_at(1, (uint64_t)row), .which = (uint32_t)row % 3, .step = (uint32_t)row * 77, .top_p = 1,
-                 .repetition = 1, .given = -1, .logprobs = row % 2 ? -1 : (int32_t)(n < KEPT ? n : KEPT)};
+                 .typical_p = 1, .repetition = 1, .given = -1, .logprobs = row % 2 ? -1 : (int32_t)(n < KEPT ? n : KEPT)};
     if (row % 4) d.temperature = 0.25 * (double)row;
     if (row % 5 == 2) d.top_k = 1 + n / 3;
     if (row == 6 || row == 11) d.top_k = 2;
@@ -130,16 +176,27 @@ static fa_draw draw_of(int64_t n, int64_t row, const history *h) {
     if (row > 8) d.min_p = 0.02;
     if (row == 10) d.given = n - 1;
     d.tokens = h->tokens, d.bias_ids = h->bias_ids, d.bias = h->bias, d.n_bias = row % 6 == 4;
-    if (row % 2) d.n_tokens = 9, d.prompt = 4, d.repetition = 1.2, d.presence = row == 5 ? 0x1p-1074 : 0.5, d.frequency = -0.25;
+    if (row % 2 && row != 19) d.n_tokens = 9, d.prompt = 4, d.repetition = 1.2, d.presence = row == 5 ? 0x1p-1074 : 0.5, d.frequency = -0.25;
     if (row == 8 && n > 1) d.banned = h->banned, d.n_banned = 1;
     if (row == 3 || row == 9) d.allowed = h->allowed;
+    if (row == 12 || row == 13) {
+        d.n_tokens = row == 12 ? TOLD : 9;
+        d.dry = (fa_dry){1.25, row == 12 ? 1.75 : 1e30, row - 11, row == 12 ? 30 : INT64_MAX, h->heads, h->ends, h->tails, 3, 2};
+    }
+    if (row == 13) d.typical_p = 0.6;
+    if (row == 14) d.epsilon = 0.01, d.xtc_probability = 1, d.xtc_threshold = 0.02;
+    if (row == 15) d.eta = 0.05, d.typical_p = 0.99;
+    if (row == 16) d.decay_ids = h->bias_ids, d.n_decay = 1, d.decay = 1.5, d.decay_steps = 3;
+    if (row > 16 && row < 20) d.mirostat = (fa_mirostat){row == 17 ? 1 : 2, 2.5, 0.25, &h->most[row]};
     if (row == 1) d.temperature = 0x1p-1074; /* above 0 also for a caller who flushes denormals */
+    if (row >= 20) d.beam = 1, d.score = SCORE, d.logprobs = (int32_t)(n < KEPT ? n : KEPT);
     return d;
 }
 
 typedef struct result {
     int64_t tokens[ROWS], ids[ROWS * KEPT];
     float logprobs[ROWS], best[ROWS * KEPT];
+    double most[ROWS];
 } result;
 
 static void run(int64_t n, const variant *v, result *got) {
@@ -169,11 +226,13 @@ static void run(int64_t n, const variant *v, result *got) {
     expect_clean("workspace", guard_free(ws));
     memset(got, 0, sizeof *got);
     tensor_gather(&tokens, got->tokens), tensor_gather(&told, got->logprobs), tensor_gather(&ids, got->ids), tensor_gather(&values, got->best);
+    memcpy(got->most, arrays.most, sizeof got->most);
     expect_clean("tokens", tensor_free_output(&tokens)), expect_clean("logprobs", tensor_free_output(&told));
     expect_clean("ids", tensor_free_output(&ids)), expect_clean("best", tensor_free_output(&values));
     expect_clean("logits", tensor_free(&logits)), expect_clean("draws", guard_free(draws));
     expect_clean("history", guard_free(arrays.tokens) + guard_free(arrays.bias_ids) + guard_free(arrays.bias));
-    expect_clean("banned, allowed", guard_free(arrays.banned) + guard_free(arrays.allowed));
+    expect_clean("banned, allowed", guard_free(arrays.banned) + guard_free(arrays.allowed) + guard_free(arrays.most));
+    expect_clean("breakers", guard_free(arrays.heads) + guard_free(arrays.ends) + guard_free(arrays.tails));
 }
 
 /* Log probabilities in long double; what is greedy, given or among the best by hand. */
@@ -189,6 +248,10 @@ static void check_rows(int64_t n, const result *got) {
         if (row == 0 && token != first) fail("row %d: %d is not the highest", (int)row, (int)token);
         if (row == 10 && token != n - 1) fail("row %d: %d was not given", (int)row, (int)token);
         if ((row == 3 || row == 9) && token / 32 % 2 == 0 && token % 2) fail("row %d: %d is not allowed", (int)row, (int)token);
+        if (row == 19 && token != first) fail("row %d: %d surprises more than the highest", (int)row, (int)token);
+        if ((row < 17 || row >= 19) && got->most[row] != (row == 19 ? -3 + 0.25 * 2.5 : 1.5 + 0.25 * (double)row)) fail("row %d: %a", (int)row, got->most[row]);
+        if (row >= 20 && got->ids[row * (n < KEPT ? n : KEPT)] != token) fail("row %d: %d is not the best", (int)row, (int)token);
+        if (row == 21) continue;
         if (row % 2) {
             if (!isnan(got->logprobs[row])) fail("row %d: a log probability nobody asked for", (int)row);
             continue;
@@ -196,6 +259,7 @@ static void check_rows(int64_t n, const result *got) {
         const long double exact = (long double)logit(n, row, token) - logit(n, row, first) - logl(sum);
         if (fabsl(got->logprobs[row] - exact) > 2e-7L + 0x1p-24L * fabsl(exact)) fail("row %d: %a, exact %La", (int)row, (double)got->logprobs[row], exact);
         if (got->ids[row * (n < KEPT ? n : KEPT)] != first) fail("row %d: the best", (int)row);
+        if (row == 12 && got->best[row * (n < KEPT ? n : KEPT)] != got->logprobs[row] + SCORE) fail("row %d: its score", (int)row);
     }
 }
 
@@ -219,11 +283,16 @@ static void run_size(int64_t n) {
 
 /* ---- what is refused --------------------------------------------------------------------------------------------- */
 
+static fa_dry dry_of(double multiplier, double base, int64_t allowed, int64_t last, const int64_t *heads, const int64_t *ends,
+                     const int64_t *tails, int64_t n_heads, int64_t n_tails) {
+    return (fa_dry){multiplier, base, allowed, last, heads, ends, tails, n_heads, n_tails};
+}
+
 static void test_refused(void) {
     if (!case_begin("sample refused")) return;
     enum { N = 40 };
     static float x[3 * N], told[3], best[6], bias[2] = {1, 2};
-    static int64_t tokens[3], ids[6], history[2] = {1, -1}, up[2] = {3, 3}, far[1] = {N};
+    static int64_t tokens[3], ids[6], history[2] = {1, -1}, up[2] = {3, 3}, down[2] = {3, 2}, far[1] = {N};
     static _Alignas(64) char ws[1 << 15];
     const variant v = variant_of(0, 0);
     const fa_ctx ctx = variant_ctx(&v);
@@ -231,7 +300,7 @@ static void test_refused(void) {
     for (int i = 0; i < 3 * N; i++) x[i] = bell(1, (uint64_t)i);
     fa_view logits = {x, {3, N}, {4 * N, 4}, 2, FA_F32}, to = {tokens, {3}, {8}, 1, FA_I64}, p = {told, {3}, {4}, 1, FA_F32};
     fa_view index = {ids, {3, 2}, {16, 8}, 2, FA_I64}, values = {best, {3, 2}, {8, 4}, 2, FA_F32};
-    const fa_draw good = {.temperature = 1, .top_p = 1, .repetition = 1, .given = -1, .logprobs = 2};
+    const fa_draw good = {.temperature = 1, .top_p = 1, .typical_p = 1, .repetition = 1, .given = -1, .logprobs = 2};
     fa_draw draws[3] = {good, good, good};
     size_t need = 0;
     int64_t bad = 9;
@@ -251,10 +320,32 @@ static void test_refused(void) {
     SPOILS(top_p = 0); SPOILS(top_p = 1.5); SPOILS(top_p = NAN); SPOILS(min_p = -0.1); SPOILS(min_p = 1.1); SPOILS(min_p = NAN);
     SPOILS(repetition = 0); SPOILS(repetition = NAN); SPOILS(repetition = 1e39); SPOILS(repetition = 1e-39);
     SPOILS(presence = NAN); SPOILS(presence = 1e39); SPOILS(frequency = -INFINITY); SPOILS(logprobs = -2);
+    SPOILS(typical_p = 0); SPOILS(typical_p = 1.01); SPOILS(typical_p = NAN); SPOILS(epsilon = -1); SPOILS(epsilon = NAN);
+    SPOILS(epsilon = 1.5); SPOILS(eta = 1.5); SPOILS(eta = 0x1p-1073); SPOILS(eta = NAN);
+    SPOILS(xtc_probability = 1.5); SPOILS(xtc_probability = NAN); SPOILS(xtc_threshold = -1); SPOILS(xtc_threshold = NAN);
+#define MIROSTAT(...) SPOILS(mirostat = ((fa_mirostat){__VA_ARGS__}))
+    double most = 3, none = NAN, endless = INFINITY;
+    MIROSTAT(3, 1, 0.5, &most); MIROSTAT(-1, 1, 0.5, &most); MIROSTAT(1, -1, 0.5, &most); MIROSTAT(2, NAN, 0.5, &most);
+    MIROSTAT(2, 65, 0.5, &most); MIROSTAT(2, 1, 1.5, &most); MIROSTAT(2, 1, NAN, &most); MIROSTAT(2, 1, 0.5, NULL);
+    MIROSTAT(2, 1, 0.5, &none); MIROSTAT(1, 1, 0.5, &endless);
+#define NO_BREAKERS NULL, NULL, NULL, 0, 0
+#define DRY(...) SPOILS(dry = dry_of(__VA_ARGS__))
+    static const int64_t heads[2] = {4, 3}, ends[2] = {1, 0}, ahead[1] = {-1}, behind[1] = {2};
+    DRY(-1, 2, 2, 9, NO_BREAKERS); DRY(NAN, 2, 2, 9, NO_BREAKERS); DRY(1e39, 2, 2, 9, NO_BREAKERS); DRY(1, 0.5, 2, 9, NO_BREAKERS); DRY(1, NAN, 2, 9, NO_BREAKERS);
+    DRY(1, 2, -1, 9, NO_BREAKERS); DRY(1, 2, 2, -1, NO_BREAKERS); DRY(1, 2, 2, 9, NULL, ends, NULL, 1, 0); DRY(1, 2, 2, 9, heads, NULL, NULL, 1, 0);
+    DRY(1, 2, 2, 9, heads + 1, ends, NULL, 1, 1); DRY(1, 2, 2, 9, heads, (int64_t[2]){0}, NULL, 2, 0);
+    DRY(1, 2, 2, 9, (int64_t[2]){1, 2}, ends, history, 2, 1); DRY(1, 2, 2, 9, heads, ahead, history, 1, 1);
+    DRY(1, 2, 2, 9, heads, behind, history, 1, 1); DRY(1, 2, 2, 9, heads, ends, history, -1, 1); DRY(1, 2, 2, 9, heads, ends, history, 1, -1);
+    SPOILS(tokens = history; draws[1].n_tokens = 2; draws[1].dry = ((fa_dry){.multiplier = 1, .base = 1, .last = 9}));
+    SPOILS(n_decay = 1); SPOILS(n_decay = -1); SPOILS(decay_steps = -1); SPOILS(decay_ids = far; draws[1].n_decay = 1; draws[1].decay = 1);
+    SPOILS(decay_ids = up; draws[1].n_decay = 2; draws[1].decay = 1); SPOILS(decay_ids = up; draws[1].n_decay = 1; draws[1].decay = NAN);
+    SPOILS(decay_ids = up; draws[1].n_decay = 1; draws[1].decay = 0); SPOILS(decay_ids = up; draws[1].n_decay = 1; draws[1].decay = 1e39);
     SPOILS(given = -2); SPOILS(given = N); SPOILS(n_tokens = 1); SPOILS(n_tokens = -1); SPOILS(prompt = 1); SPOILS(prompt = -1);
+    SPOILS(beam = 1; draws[1].given = 1); SPOILS(beam = 1; draws[1].logprobs = -1); SPOILS(beam = 1; draws[1].score = NAN);
+    SPOILS(beam = 1; draws[1].score = -INFINITY); SPOILS(beam = 1; draws[1].score = INFINITY);
     SPOILS(n_bias = 1); SPOILS(n_bias = -1); SPOILS(n_banned = 1); SPOILS(n_banned = -1);
     SPOILS(tokens = history; draws[1].n_tokens = 2; draws[1].presence = 1); SPOILS(banned = far; draws[1].n_banned = 1);
-    SPOILS(bias_ids = far; draws[1].bias = bias; draws[1].n_bias = 1); SPOILS(bias_ids = up; draws[1].bias = bias; draws[1].n_bias = 2);
+    SPOILS(bias_ids = far; draws[1].bias = bias; draws[1].n_bias = 1); SPOILS(bias_ids = down; draws[1].bias = bias; draws[1].n_bias = 2);
     draws[1].bias_ids = up, draws[1].bias = bias, draws[1].n_bias = 1;
     bias[0] = NAN, GIVES(FA_ERR_VALUE), bias[0] = INFINITY, GIVES(FA_ERR_VALUE), bias[0] = 1, draws[1] = good;
     expect_status("small", CALL(ws, need - 1), FA_ERR_WORKSPACE);
@@ -278,6 +369,9 @@ static void test_refused(void) {
     logits.shape[0] = to.shape[0] = p.shape[0] = index.shape[0] = values.shape[0] = 0;
     GIVES(FA_OK);
     case_end(HASH_START);
+#undef MIROSTAT
+#undef DRY
+#undef NO_BREAKERS
 #undef SPOILS
 #undef GIVES
 #undef CALL
@@ -288,6 +382,8 @@ void test_sample(const options *o) {
     (void)o;
     test_philox();
     test_log();
+    test_exp();
+    test_power();
     test_units();
     test_cut();
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) run_size(sizes[i]);

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Drawing a token in float64 NumPy and Python integers, sorting everything: what fastattn.h says, and no line of C."""
+"""Drawing a token in float64 NumPy and Python integers, sorting everything: what draw.h says, and no line of C."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy_keeping import dry_penalties, kept_by_entropy, mirostat_kept, without_the_best
 
 from fastattn.engine.sampling import Sampling
 
-__all__ = ["chosen", "log_softmax", "philox", "processed", "remaining"]
+__all__ = ["bits_of", "chosen", "log_softmax", "philox", "processed", "remaining"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 _MASK = 0xFFFFFFFF
@@ -28,9 +29,9 @@ def philox(counter: Sequence[int], key: Sequence[int]) -> list[int]:
 
 def processed(
     logits: Any, sampling: Sampling, tokens: Sequence[int] = (), prompt: int = 0, banned: Sequence[int] = (),
-    allowed: Sequence[bool] | None = None,
+    allowed: Sequence[bool] | None = None, decay: tuple[Sequence[int], float, int] | None = None,
 ) -> Array:  # fmt: skip
-    """Logits (V,) after biases, penalties and bans: each step one operation of float32, as is said there."""
+    """Logits (V,) after biases, penalties, bans and decay: each step one operation of float32, as is said there."""
     x = np.array(logits, np.float32)
     repetition, presence, frequency = np.float32(
         [sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty]
@@ -47,9 +48,16 @@ def processed(
             if token in answer:
                 x[token] = _kept_finite(x[token], x[token] - frequency * np.float32(answer.count(token)))
                 x[token] = _kept_finite(x[token], x[token] - presence)
-    x[list(banned)] = -np.inf
-    if allowed is not None:
-        x[~np.array(allowed, bool)[: len(x)]] = -np.inf
+        for token, penalty in {} if sampling.dry is None else dry_penalties(tokens, sampling.dry).items():
+            if token < len(x):
+                x[token] = _kept_finite(x[token], x[token] - penalty)
+        x[list(banned)] = -np.inf
+        if allowed is not None:
+            x[~np.array(allowed, bool)[: len(x)]] = -np.inf
+        for token in () if decay is None else decay[0]:
+            assert decay is not None
+            more = np.float32(min(decay[1] ** decay[2] - 1, float(np.finfo(np.float32).max)))
+            x[token] = _kept_finite(x[token], x[token] + _kept_finite(x[token], np.abs(x[token]) * more))
     return x.astype(np.float64)
 
 
@@ -60,8 +68,14 @@ def _kept_finite(before: Any, after: Any, bias: float = 0.0) -> Any:
     return min(max(after, -limit), limit)
 
 
-def remaining(x: Array, sampling: Sampling) -> tuple[Array, float]:
-    """Probabilities (V,), and how far the nearest decision of top_p or min_p was from the other one, in probability."""
+def bits_of(sampling: Sampling, step: int, which: int, use: int = 0) -> float:
+    """The random number of a token, or that of its XTC (1)."""
+    words = philox([which, step, use, 0], [sampling.seed & _MASK, sampling.seed >> 32])
+    return (words[1] << 32 | words[0]) / 2.0**64
+
+
+def remaining(x: Array, sampling: Sampling, step: int = 0, which: int = 0) -> tuple[Array, float]:
+    """Probabilities (V,), and how far the nearest decision of a step was from the other one, in probability."""
     order = np.lexsort((np.arange(len(x)), -x))
     with np.errstate(over="ignore"):
         p = np.exp((x - x.max()) / sampling.temperature)
@@ -78,17 +92,27 @@ def remaining(x: Array, sampling: Sampling) -> tuple[Array, float]:
         others = p[(p > 0) & (p < p.max())]
         margin = min(margin, float(np.abs(others - edge).min(initial=np.inf)))
         p[p < edge] = 0
-    return p / p.sum(), margin
+    p, other = kept_by_entropy(p / p.sum(), sampling)
+    margin = min(margin, other)
+    if sampling.xtc is not None and bits_of(sampling, step, which, 1) < sampling.xtc[0]:
+        p, other = without_the_best(x, p, sampling.xtc[1])
+        margin = min(margin, other)
+    return p, margin
 
 
-def chosen(x: Array, sampling: Sampling, step: int = 0, which: int = 0) -> tuple[int, set[int]]:
-    """The token, and those it might be as well, being within 1e-5 of it; x is processed."""
+def chosen(
+    x: Array, sampling: Sampling, step: int = 0, which: int = 0, most: float | None = None
+) -> tuple[int, set[int]]:
+    """The token, and those it might be as well, being within 1e-5 of it; x is processed. ``most``: for mirostat."""
     if sampling.greedy:
         token = int(np.flatnonzero(x == x.max())[0])
         return token, {token}
-    p, margin = remaining(x, sampling)
-    words = philox([which, step, 0, 0], [sampling.seed & _MASK, sampling.seed >> 32])
-    u = (words[1] << 32 | words[0]) / 2.0**64
+    if sampling.mirostat is None:
+        p, margin = remaining(x, sampling, step, which)
+    else:
+        assert most is not None
+        p, margin = mirostat_kept(x, sampling.temperature, sampling.mirostat, most)
+    u = bits_of(sampling, step, which)
     edges = np.cumsum(p)
     token = int(np.searchsorted(edges, u, side="right"))
     if margin < 1e-5:

@@ -248,6 +248,18 @@ OPTIONS = st.fixed_dictionaries(
         "repetition_penalty": st.sampled_from([0.3, 1.0, 1.3, 1e30]),
         "presence_penalty": st.floats(-2, 2),
         "frequency_penalty": st.floats(-2, 2),
+        "typical_p": st.floats(1e-6, 1),
+        "epsilon_cutoff": st.floats(1e-6, 0.9),
+        "eta_cutoff": st.floats(1e-6, 0.9),
+        "xtc": st.tuples(st.sampled_from([0.5, 1.0]), st.floats(0, 0.5)),
+        "dry": st.fixed_dictionaries(
+            {"multiplier": st.sampled_from([0.5, 3.0, 1e30]), "allowed_length": st.integers(0, 3)},
+            optional={
+                "base": st.floats(1, 4),
+                "penalty_last_n": st.integers(-1, 9),
+                "sequence_breakers": st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=2), max_size=2),
+            },
+        ),
     },
 )
 
@@ -262,6 +274,8 @@ def test_any_options_on_any_logits(data: Any) -> None:
         logits = logits_of(data.draw(st.integers(0, 99)), size)
     ids = st.integers(0, size - 1)
     options = data.draw(OPTIONS)
+    if "dry" in options and size < 4:
+        options["dry"].pop("sequence_breakers", None)
     options["logit_bias"] = data.draw(st.dictionaries(ids, st.sampled_from([0.5, -3, 1e30, float("-inf")]), max_size=3))
     sampling = sampling_of(vocab_size=size, **options)
     tokens = data.draw(st.lists(st.integers(0, size + 2), max_size=12))
@@ -286,8 +300,12 @@ def test_nearly_every_token_is_the_oracles_own() -> None:
     other = 0
     for seed in range(600):
         logits = logits_of(seed, 500)
-        options = [{}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.02}, {"top_k": 100, "top_p": 0.7, "min_p": 0.01}]
-        sampling = sampling_of(seed=seed, temperature=0.9, **options[seed % 5])
+        options: list[dict[str, Any]] = [
+            {}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.02}, {"top_k": 100, "top_p": 0.7, "min_p": 0.01},
+            {"typical_p": 0.5}, {"epsilon_cutoff": 0.01}, {"eta_cutoff": 0.3}, {"xtc": (0.5, 0.01)},
+            {"top_p": 0.8, "typical_p": 0.9, "epsilon_cutoff": 0.002, "eta_cutoff": 0.01, "xtc": (0.9, 0.05)},
+        ]  # fmt: skip
+        sampling = sampling_of(seed=seed, temperature=0.9, **options[seed % len(options)])
         other += int(draw(logits, sampling)[0]) != chosen(logits.astype(np.float64), sampling)[0]
     assert other <= 2
 
@@ -303,19 +321,24 @@ MANY = [
     sampling_of(temperature=1.2, top_k=3000, top_p=0.5, min_p=0.01, seed=3),
     sampling_of(repetition_penalty=1.2, presence_penalty=0.5, logit_bias={5: 1.0}, logprobs=3),
     sampling_of(temperature=0.9, min_p=0.1, frequency_penalty=0.2, repetition_penalty=1.1, seed=4),
+    sampling_of(temperature=0.9, typical_p=0.6, seed=5),
+    sampling_of(temperature=1.1, top_p=0.9, epsilon_cutoff=1e-3, eta_cutoff=0.02, seed=6, dry={"multiplier": 2.0}),
+    sampling_of(temperature=0.8, xtc=(0.5, 0.05), top_k=20, seed=7, presence_penalty=0.1),
+    sampling_of(temperature=1.0, mirostat={"version": 1, "tau": 3.0}, seed=8),
+    sampling_of(temperature=0.7, mirostat={"version": 2, "tau": 2.0}, seed=9, logprobs=2),
 ]
 
 
 def call_of(rows: Array, order: Any = None) -> Any:
     picked = range(len(rows)) if order is None else order
-    history = [np.random.default_rng(i).integers(0, rows.shape[1], 30) for i in range(len(rows))]
+    history = [np.random.default_rng(i).integers(0, min(rows.shape[1], 1 + i), 30) for i in range(len(rows))]
     allowed = [None if i % 3 else words_of(np.arange(rows.shape[1]) % 5 != i % 5) for i in range(len(rows))]
 
     def call(num_threads: int | None = None, only: Any = picked, blocks: Any = None) -> tuple[Array, ...]:
         tokens, logprobs, ids, values = _core.sample(
             rows[list(only)], [MANY[i % len(MANY)] for i in only], steps=list(only), which=[i % 3 for i in only],
             tokens=[history[i] for i in only], prompts=[i % 30 for i in only], allowed=[allowed[i] for i in only],
-            blocks=blocks, num_threads=num_threads)  # fmt: skip
+            surprises=[3.0 + i / 8 for i in only], blocks=blocks, num_threads=num_threads)  # fmt: skip
         return tokens, logprobs, ids, values
 
     return call
@@ -438,6 +461,23 @@ REFUSED: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
     ("too many steps", ValueError, "steps: 2 for 1 rows", {"steps": [0, 1]}),
     ("a step below 0", ValueError, r"steps\[0\]: -1", {"steps": [-1]}),
     ("a far step", ValueError, r"steps\[0\]: 4294967296", {"steps": [2**32]}),
+    ("too many surprises", ValueError, "surprises: 2 for 1 rows", {"surprises": [None, None]}),
+    ("too many decays", ValueError, "decays: 2 for 1 rows", {"decays": [None, None]}),
+    ("too few biases", ValueError, "biases: 0 for 1 rows", {"biases": []}),
+    ("mirostat of nothing", ValueError, r"surprises\[0\]: None, but mirostat",
+     {"samplings": [sampling_of(temperature=1, mirostat=2)]}),
+    ("mirostat without one", ValueError, r"surprises\[0\]: None, but mirostat",
+     {"samplings": [sampling_of(temperature=1, mirostat=1)], "surprises": [None]}),
+    ("a surprise of NaN", ValueError, r"sampling\[0\]",
+     {"samplings": [sampling_of(temperature=1, mirostat=1)], "surprises": [float("nan")]}),
+    ("a decay below 0", ValueError, r"sampling\[0\]", {"decays": [(np.array([1]), -1.0, 2)]}),
+    ("a decay of a far id", ValueError, r"sampling\[0\]", {"decays": [(np.array([4]), 2.0, 2)]}),
+    ("a decay twice", ValueError, r"sampling\[0\]", {"decays": [(np.array([1, 1]), 2.0, 2)]}),
+    ("biases in no order", ValueError, r"sampling\[0\]", {"biases": [(np.array([2, 1]), np.ones(2, np.float32))]}),
+    ("biases too far", ValueError, "logit_bias: token 4", {"biases": [(np.array([4]), np.ones(1, np.float32))]}),
+    ("biases too few", ValueError, r"logit_bias\[0\]: 2 ids with 1",
+     {"biases": [(np.arange(2), np.ones(1, np.float32))]}),
+    ("a typical_p of 0", ValueError, r"sampling\[0\]", {"samplings": [Sampling(temperature=1, typical_p=0)]}),
     ("a far which", ValueError, r"which\[0\]: 4294967296", {"which": [2**32]}),
     ("given too far", ValueError, r"given\[0\]: 4", {"given": [4]}),
     ("given below", ValueError, r"given\[0\]: -1", {"given": [-1]}),

@@ -12,7 +12,12 @@ from fastattn import _core
 from fastattn.engine.sampling import sampling_of
 
 DRAWS = 4000
-FOUR, FIVE = (0.1, 0.2, 0.3, 0.4), (0.2,) * 5
+FOUR, FALLING, FIVE = (0.1, 0.2, 0.3, 0.4), (0.4, 0.3, 0.2, 0.1), (0.2,) * 5
+
+
+def dry(multiplier: float, allowed_length: int, last_n: int, breakers: Any = ()) -> dict[str, Any]:
+    return {"multiplier": multiplier, "base": 1.1, "allowed_length": allowed_length, "penalty_last_n": last_n,
+            "sequence_breakers": list(breakers)}  # fmt: skip
 
 
 def drawn(logits: Any, tokens: list[int] | None = None, **options: Any) -> np.ndarray[Any, Any]:
@@ -51,6 +56,17 @@ SHARES: list[tuple[tuple[float, ...], dict[str, Any], list[int], tuple[float, ..
     (FIVE, {"presence_penalty": 5.0, "frequency_penalty": 5.0}, [0], (0, 0.25, 0.25, 0.25, 0.25)),
     (FIVE, {"presence_penalty": 5.0, "frequency_penalty": 5.0}, [0, 1, 2], (0, 0, 0, 0.5, 0.5)),
     (FIVE, {"presence_penalty": 5.0, "frequency_penalty": 5.0}, [0, 1, 2, 0, 0], (0, 0, 0, 0.5, 0.5)),
+    (FALLING, {"xtc": (1.0, 0.09)}, [], (0, 0, 0, 1)),
+    (FALLING, {"xtc": (1.0, 0.19)}, [], (0, 0, 0.2 / 0.3, 0.1 / 0.3)),
+    (FALLING, {"xtc": (1.0, 0.29)}, [], (0, 0.3 / 0.6, 0.2 / 0.6, 0.1 / 0.6)),
+    (FALLING, {"xtc": (1.0, 0.39)}, [], FALLING),
+    ((0.97, 0.01, 0.01, 0.01), {"typical_p": 0.5}, [], (1, 0, 0, 0)),
+    ((0.4, 0.2, 0.2, 0.2), {"typical_p": 0.5}, [], (0, 1 / 3, 1 / 3, 1 / 3)),
+    ((0.25,) * 4, {"dry": dry(1.0, 2, 4)}, [0, 1], (0.25,) * 4),
+    ((0.25,) * 4, {"dry": dry(1.0, 2, 5)}, [0, 1, 2, 0, 1], (0.296923, 0.296923, 0.109232, 0.296923)),
+    (FIVE, {"dry": dry(1.0, 2, 6, [3])}, [0, 1, 3, 4, 0, 1], FIVE),
+    (FIVE, {"dry": dry(2.0, 2, 5)}, [0, 1, 2, 0, 1], (0.241818, 0.241818, 0.032727, 0.241818, 0.241818)),
+    (FIVE, {"dry": dry(1.0, 4, 7)}, [0, 1, 2, 3, 4, 0, 1], FIVE),
 ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+import inspect
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastattn import _core
-from fastattn.engine import sampling
+from fastattn.engine import bans, sampling
+from fastattn.engine.bans import bans_of
 from fastattn.engine.sampling import Sampling, draws, sampling_of
 
 INF, NAN = float("inf"), float("nan")
@@ -22,6 +24,7 @@ INF, NAN = float("inf"), float("nan")
 
 def test_examples() -> None:
     assert doctest.testmod(sampling).failed == 0
+    assert doctest.testmod(bans, extraglobs={"np": np}).failed == 0
 
 
 def test_defaults_are_greedy_and_change_nothing() -> None:
@@ -100,8 +103,14 @@ ANYTHING = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
-@given(st.dictionaries(st.sampled_from([field.name for field in dataclasses.fields(Sampling) if field.init]), ANYTHING))
+NAMES = sorted(
+    {*inspect.signature(sampling_of).parameters, *inspect.signature(bans_of).parameters}
+    - {"vocab_size", "ends", "bans"}
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(NAMES), ANYTHING))
 def test_anything_is_an_option_or_a_typed_error(options: dict[str, Any]) -> None:
     try:
         made = sampling_of(vocab_size=8, **options)
@@ -110,8 +119,9 @@ def test_anything_is_an_option_or_a_typed_error(options: dict[str, Any]) -> None
         return
     assert hash(made) == hash(dataclasses.replace(made))
     got = _core.sample(
-        np.arange(8, dtype=np.float32)[None], [made], tokens=[np.array([1, 2, 2])], prompts=[1], strict=False
-    )
+        np.arange(8, dtype=np.float32)[None], [made], tokens=[np.array([1, 2, 2])], prompts=[1], surprises=[3.0],
+        strict=False,
+    )  # fmt: skip
     assert -2 <= got[0][0] < 8 and got[0][0] != -1
 
 
@@ -145,13 +155,19 @@ def test_it_never_changes() -> None:
         ({"top_k": 40, "top_p": 0.9, "min_p": 0.1, "temperature": -0.0}, False),
         ({"do_sample": True, "temperature": 1e-9}, True),
         ({"do_sample": False, "temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0}, False),
+        ({"typical_p": 1.0}, True),
+        ({"xtc": (0.0, 0.1)}, True),
+        ({"mirostat": 0}, True),
+        ({"mirostat": {"tau": 3}, "temperature": 0}, False),
+        ({"do_sample": False, "typical_p": 1, "xtc": (0, 0.1), "mirostat": 0}, False),
     ],
 )
 def test_when_tokens_are_drawn(options: dict[str, Any], expected: bool) -> None:
     assert draws(**options) is expected
 
 
-@pytest.mark.parametrize("option", [{"temperature": 0.5}, {"top_k": 10**400}, {"top_p": 0.9}, {"min_p": 0.1}])
+@pytest.mark.parametrize("option", [{"temperature": 0.5}, {"top_k": 10**400}, {"top_p": 0.9}, {"min_p": 0.1},
+                                    {"typical_p": 0.9}, {"xtc": (0.5, 0.1)}, {"mirostat": 2}])  # fmt: skip
 def test_do_sample_that_says_no_and_options_that_say_yes(option: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"do_sample=False and {next(iter(option))}="):
         draws(do_sample=False, **option)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import later_families, tiny_decoders, tiny_families
+from . import later_families, tiny_decoders, tiny_families, tiny_states
 from .tiny_bert import Array, integers, save_safetensors, uniform
 
 HEADS = {
@@ -32,7 +32,7 @@ class Variant(NamedTuple):
     """A model of one of the makers of small folders, with other sizes."""
 
     case: str
-    """Of ``tiny_families``, ``later_families`` or ``tiny_decoders``."""
+    """Of ``tiny_families``, ``later_families``, ``tiny_decoders`` or ``tiny_states``."""
     changes: dict[str, Any]
     """Of its config.json."""
     heads: tuple[str, ...] = _FEW
@@ -92,6 +92,19 @@ VARIANTS |= {
         "qwen2, layers by name", "qwen3, the last layer slides", "phi3, longrope, long", "smollm3, layers by name",
     )
 }  # fmt: skip
+VARIANTS |= {
+    name.replace(", ", "_").replace(" ", "_"): Variant(
+        name, {} if name.startswith("mamba2") else {"max_position_embeddings": 140}, ("causal_lm",)
+    )
+    for name in (
+        *tiny_states.BASE, "lfm2, a convolution longer than any text", "mamba2, one layer, one group, biases, tied",
+        "qwen3_next, layers by turns, some dense",
+    )
+}  # fmt: skip
+DECODERS: dict[str, Any] = {
+    **dict.fromkeys(tiny_decoders.VARIANTS, tiny_decoders), **dict.fromkeys(tiny_states.VARIANTS, tiny_states),
+}  # fmt: skip
+"""Case -> its maker."""
 MODELS = [(name, head) for name, variant in VARIANTS.items() for head in variant.heads]
 """Every variant under each of its heads."""
 
@@ -99,10 +112,12 @@ MODELS = [(name, head) for name, variant in VARIANTS.items() for head in variant
 def config(name: str, head: str) -> dict[str, Any]:
     """config.json of a variant under a head."""
     variant = VARIANTS[name]
-    if variant.case in tiny_decoders.VARIANTS:
-        family, changes = tiny_decoders.VARIANTS[variant.case]
+    if variant.case in DECODERS:
+        maker = DECODERS[variant.case]
+        family, changes = maker.VARIANTS[variant.case]
         changes = {key: value for key, value in changes.items() if key != "dtype"}
-        return tiny_decoders.config(family, **{**changes, **variant.changes})
+        found: dict[str, Any] = maker.config(family, **{**changes, **variant.changes})
+        return found
     module: Any = tiny_families if variant.case in tiny_families.CASES else later_families
     values: dict[str, Any] = module.config(variant.case, HEADS[head], **variant.changes)
     if values["model_type"] == "nomic_bert" and "hidden_size" in values:
@@ -113,8 +128,9 @@ def config(name: str, head: str) -> dict[str, Any]:
 def tensors(name: str, head: str) -> dict[str, Array]:
     """Tensors of a variant under a head, by the names of transformers' files (or of those published)."""
     variant, c = VARIANTS[name], config(name, head)
-    if variant.case in tiny_decoders.VARIANTS:
-        return tiny_decoders.tensors(c)
+    if variant.case in DECODERS:
+        found: dict[str, Array] = DECODERS[variant.case].tensors(c)
+        return found
     # The makers do not know these heads: they take the place of another one.
     added = head == "next_sentence" or (head == "masked_lm" and c.get("legacy") is False)
     suffix = HEADS["token_classification" if added else head]

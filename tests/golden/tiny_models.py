@@ -2,7 +2,7 @@
 """The small models of all makers by one name, for tests that hold for every family of the registry.
 
 A family has one configuration at least: in ``tiny_families`` or ``later_families`` for an encoder, in
-``tiny_decoders.BASE`` or ``tiny_moe.BASE`` for a decoder. Whatever is put there is in ``CASES``.
+``BASE`` of another maker for a decoder. Whatever is put there is in ``CASES``.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import later_families, tiny_decoders, tiny_families, tiny_latent, tiny_moe
+from . import later_families, tiny_decoders, tiny_families, tiny_latent, tiny_moe, tiny_states
 from .digest_models import HEADS
 from .tiny_bert import Array, save_safetensors, uniform
 
 CASES: dict[str, str] = {
     **{case: values["model_type"] for case, values in {**tiny_families.CASES, **later_families.CASES}.items()},
-    **{family: family for family in (*tiny_decoders.BASE, *tiny_moe.BASE, *tiny_latent.BASE)},
+    **{family: family for family in (*tiny_decoders.BASE, *tiny_moe.BASE, *tiny_latent.BASE, *tiny_states.BASE)},
 }
 """Name of a small model -> its ``model_type``."""
 
-_DECODERS: dict[str, Any] = {family: maker for maker in (tiny_decoders, tiny_moe, tiny_latent) for family in maker.BASE}
+_DECODERS: dict[str, Any] = {
+    family: maker for maker in (tiny_decoders, tiny_moe, tiny_latent, tiny_states) for family in maker.BASE
+}
 """Family -> who makes its small models."""
 
 DECODER_HEADS = ("causal_lm", "sequence_classification", "token_classification")

@@ -38,11 +38,15 @@ BASE: dict[str, dict[str, Any]] = {
                 "intermediate_size": 24, "head_dim": 8, "sliding_window": 4,
                 "attention_bias": True, "swiglu_alpha": 1.702, "swiglu_limit": 0.5,
                 "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0}},
+    "llama4_text": {**_COMMON, "num_experts_per_tok": 1, "num_local_experts": 4, "intermediate_size": 22,
+                    "intermediate_size_mlp": 50, "num_hidden_layers": 4, "head_dim": 8, "attention_bias": False,
+                    "interleave_moe_layer_step": 2, "attention_chunk_size": 6, "use_qk_norm": True, "floor_scale": 4,
+                    "attn_scale": 0.3, "attn_temperature_tuning": True, "router_jitter_noise": 0.0},
 }  # fmt: skip
 """config.json of each family, in the spelling of transformers 4."""
 
 CLASSES = {"mixtral": "Mixtral", "qwen2_moe": "Qwen2Moe", "qwen3_moe": "Qwen3Moe", "olmoe": "Olmoe",
-           "granitemoe": "GraniteMoe", "gpt_oss": "GptOss"}  # fmt: skip
+           "granitemoe": "GraniteMoe", "gpt_oss": "GptOss", "llama4_text": "Llama4"}  # fmt: skip
 
 _FULL, _LOCAL = "full_attention", "sliding_attention"
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "truncate": False}
@@ -82,6 +86,22 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_oss, layers by name, all": ("gpt_oss", {"layer_types": [_FULL, _LOCAL, _LOCAL], "num_experts_per_tok": 4}),
     "gpt_oss, yarn": ("gpt_oss", {"rope_parameters": {**_YARN, "rope_theta": 500.0},
                                   "swiglu_limit": 7.0, "num_key_value_heads": 3, "dtype": "bfloat16"}),
+    "llama4_text": ("llama4_text", {}),
+    "llama4_text, layers by list, two of three": (
+        "llama4_text", {"moe_layers": [0, 3], "num_experts_per_tok": 2, "num_local_experts": 3, "dtype": "bfloat16",
+                        "no_rope_layers": [0, 1, 1, 0], "use_qk_norm": False, "interleave_moe_layer_step": 1,
+                        "attention_chunk_size": 3},
+    ),
+    "llama4_text, no chunks, tied, biases": (
+        "llama4_text", {"attention_chunk_size": None, "tie_word_embeddings": True, "attention_bias": True,
+                        "no_rope_layer_interval": 2, "attn_temperature_tuning": False, "num_key_value_heads": 6,
+                        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+                                         "high_freq_factor": 4.0, "original_max_position_embeddings": 32}},
+    ),
+    "llama4_text, one layer, chunks by name": (
+        "llama4_text", {"num_hidden_layers": 1, "layer_types": ["chunked_attention"], "num_local_experts": 1,
+                        "interleave_moe_layer_step": 1, "attention_chunk_size": 5, "vocab_size": 9},
+    ),
 }  # fmt: skip
 """Name -> (family, what differs from its ``BASE``)."""
 
@@ -95,6 +115,9 @@ def config(family: str, **overrides: Any) -> dict[str, Any]:
 
 def is_sparse(c: dict[str, Any], layer: int) -> bool:
     """Whether a layer has experts."""
+    if c["model_type"] == "llama4_text":
+        named = c.get("moe_layers")
+        return layer in named if named is not None else (layer + 1) % c["interleave_moe_layer_step"] == 0
     return (layer + 1) % c.get("decoder_sparse_step", 1) == 0 and layer not in (c.get("mlp_only_layers") or ())
 
 
@@ -146,7 +169,16 @@ def _feed_forward(
     c: dict[str, Any], i: int, layer: str, found: Shapes, linear: Any, gated: Any, hidden: int, inner: int
 ) -> None:
     family, count = c["model_type"], experts(c)
-    if not is_sparse(c, i):
+    if family == "llama4_text":
+        place = f"{layer}feed_forward"
+        if not is_sparse(c, i):
+            gated(place, c["intermediate_size_mlp"])
+            return
+        found[f"{place}.experts.gate_up_proj"] = (count, hidden, 2 * inner)
+        found[f"{place}.experts.down_proj"] = (count, inner, hidden)
+        linear(f"{place}.router", count, hidden)
+        gated(f"{place}.shared_expert", inner)
+    elif not is_sparse(c, i):
         gated(f"{layer}mlp", inner)
     elif family == "granitemoe":
         found[f"{layer}block_sparse_moe.input_linear.weight"] = (count, 2 * inner, hidden)

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import tiny_decoders
-from support import gguf_models
+from golden import tiny_decoders, tiny_moe
+from support import gguf_models, gguf_moe
 from support.gguf_files import BOOL, F32, F64, I32, STR, U8, U32, U64, Array, gguf_bytes
 
 import fastattn as fa
@@ -28,7 +28,9 @@ import fastattn as fa
 CASES = int(os.environ.get("FASTATTN_FUZZ_CASES", "120"))
 FIRST = int(os.environ.get("FASTATTN_FUZZ_SEED", "0"))
 VOCAB = 101
-FAMILIES = ("llama", "qwen3", "phi3", "granite", "gpt_neox", "stablelm", "falcon")
+FAMILIES = (
+    "llama", "qwen3", "phi3", "granite", "mixtral", "qwen2_moe", "gpt_oss", "gpt_neox", "stablelm", "falcon",
+)  # fmt: skip
 SMALL = {"num_hidden_layers": 1, "vocab_size": VOCAB}
 
 Fields = dict[str, Any]
@@ -76,9 +78,10 @@ TOKENIZERS = (byte_tokenizer, piece_tokenizer, unigram_tokenizer, word_tokenizer
 
 def whole(family: str, tokenizer: Any) -> tuple[Fields, Fields]:
     """Fields and tensors of a file that works."""
-    c = tiny_decoders.config(family, **SMALL)
-    fields = {**gguf_models.fields_of(c), **tokenizer()}
-    return fields, gguf_models.tensors_of(c, tiny_decoders.tensors(c), "float16")
+    made, maker = (gguf_moe, tiny_moe) if family in tiny_moe.BASE else (gguf_models, tiny_decoders)
+    c = maker.config(family, **SMALL)
+    fields = {**made.fields_of(c), **tokenizer()}
+    return fields, made.tensors_of(c, maker.tensors(c), "float16")
 
 
 # ---- what is done to a file ------------------------------------------------------------------------------------------
@@ -150,7 +153,9 @@ def fields_changed(rng: random.Random) -> tuple[bytes, str]:
             new = rng.choice((
                 f"{arch}.rope.scaling.type", f"{arch}.rope.scaling.factor", f"{arch}.attention.key_length",
                 f"{arch}.attention.value_length", f"{arch}.rope.scaling.original_context_length", f"{arch}.logit_scale",
-                f"{arch}.attention.sliding_window", "general.sampling.top_k", "general.sampling.top_p",
+                f"{arch}.attention.sliding_window", f"{arch}.expert_gating_func", f"{arch}.expert_count",
+                f"{arch}.expert_weights_norm", f"{arch}.expert_group_count", "general.sampling.top_k",
+                "general.sampling.top_p",
                 "general.sampling.penalty_repeat", "general.sampling.min_p", "tokenizer.ggml.eot_token_id",
                 "tokenizer.ggml.add_eos_token", "tokenizer.chat_templates", "general.type", "general.alignment",
                 "tokenizer.ggml.precompiled_charsmap", "tokenizer.ggml.mask_token_id", "split.count",

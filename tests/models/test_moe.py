@@ -91,6 +91,24 @@ def test_greedy_tokens(load: Load, folders: Callable[[str], Path], name: str) ->
                 break
 
 
+@pytest.mark.parametrize("family", tiny_moe.BASE)
+def test_prompts_have_the_same_answers_alone_and_together(load: Load, family: str) -> None:
+    model, ids = load(family), tiny_moe.batch(tiny_moe.config(family))[0]
+    prompts = [ids[0, :7].tolist(), ids[1, :3].tolist(), ids[2, :20].tolist(), ids[0, :7].tolist()]
+    answers = [list(answer.token_ids) for answer in model.generate(prompts, max_new_tokens=8, ignore_eos=True)]
+    alone = [list(model.generate([p], max_new_tokens=8, ignore_eos=True)[0].token_ids) for p in prompts]
+    assert answers == alone
+
+
+def test_more_rows_than_are_sorted_together(load: Load) -> None:
+    """Each row of a call has the bits that it has in a call of few."""
+    model = load("qwen3_moe")
+    ids = np.random.default_rng(3).integers(0, 101, (60, 40))
+    together = model(ids).logits
+    for row in (0, 25, 26, 51, 59):
+        assert model(ids[row : row + 1]).logits.tobytes() == together[row : row + 1].tobytes()
+
+
 def test_some_experts_are_taken_by_nobody(folders: Callable[[str], Path]) -> None:
     """As the variant's name says: what the test above stands on."""
     c, weights = numpy_moe.load(folders("mixtral, nobody takes most"))

@@ -32,9 +32,10 @@ NEAR_TIE = 1e-4
 MOST_TIES = 0.005  # of all prompts
 
 COUNTS = {
-    family: "num_local_experts" if family in ("mixtral", "granitemoe", "gpt_oss") else "num_experts"
+    family: "num_local_experts" if family in ("mixtral", "granitemoe", "gpt_oss", "llama4_text") else "num_experts"
     for family in CLASSES
 }
+CONFIGS = {"llama4_text": "Llama4Text"}  # of the language model alone
 SHAPES: dict[str, dict[str, Any]] = {
     "one layer, two experts, tiny vocabulary": {"hidden_size": 6, "num_attention_heads": 1, "num_key_value_heads": 1,
                                                 "intermediate_size": 7, "num_hidden_layers": 1, "vocab_size": 5,
@@ -59,6 +60,8 @@ OWN: dict[str, dict[str, Any]] = {
                    "logits_scaling": 3.0},
     "gpt_oss": {"sliding_window": 7, "rope_parameters": {"rope_type": "yarn", "factor": 4.0, "truncate": False,
                                                          "original_max_position_embeddings": 128, "rope_theta": 500.0}},
+    "llama4_text": {"interleave_moe_layer_step": 2, "intermediate_size_mlp": 40, "attention_chunk_size": 9,
+                    "floor_scale": 7},
 }  # fmt: skip
 
 
@@ -74,7 +77,7 @@ def make(family: str, shape: dict[str, Any]) -> Any:
     if family.startswith("qwen"):
         options |= {"moe_intermediate_size": options["intermediate_size"], "shared_expert_intermediate_size": 11}
     torch.manual_seed(7)
-    config = getattr(transformers, CLASSES[family] + "Config")(**options)
+    config = getattr(transformers, CONFIGS.get(family, CLASSES[family]) + "Config")(**options)
     theirs = getattr(transformers, CLASSES[family] + "ForCausalLM")(config).eval()
     with torch.no_grad():
         for name, weight in theirs.named_parameters():

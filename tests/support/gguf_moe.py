@@ -18,7 +18,7 @@ Array = np.ndarray[Any, Any]
 
 ARCHITECTURES = {
     "mixtral": "llama", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "olmoe": "olmoe", "granitemoe": "granitemoe",
-    "gpt_oss": "gpt-oss",
+    "gpt_oss": "gpt-oss", "llama4_text": "llama4",
 }  # fmt: skip
 """Family -> general.architecture."""
 
@@ -28,6 +28,9 @@ _NAMES = {
     "block_sparse_moe.router.layer": "ffn_gate_inp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
     "mlp.shared_expert.gate_proj": "ffn_gate_shexp", "mlp.shared_expert.up_proj": "ffn_up_shexp",
     "mlp.shared_expert.down_proj": "ffn_down_shexp", "self_attn.sinks": "attn_sinks",
+    "feed_forward.router": "ffn_gate_inp", "feed_forward.shared_expert.gate_proj": "ffn_gate_shexp",
+    "feed_forward.shared_expert.up_proj": "ffn_up_shexp", "feed_forward.shared_expert.down_proj": "ffn_down_shexp",
+    "feed_forward.gate_proj": "ffn_gate", "feed_forward.up_proj": "ffn_up", "feed_forward.down_proj": "ffn_down",
 }  # fmt: skip
 _PARTS = {"gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "down_proj": "down", "w2": "down"}
 
@@ -41,6 +44,10 @@ def fields_of(c: dict[str, Any]) -> dict[str, Any]:
         "general.architecture": arch, f"{arch}.expert_count": tiny_moe.experts(c),
         f"{arch}.expert_used_count": c["num_experts_per_tok"],
     }  # fmt: skip
+    if family == "llama4_text":
+        fields |= {f"{arch}.feed_forward_length": c["intermediate_size_mlp"],
+                   f"{arch}.expert_feed_forward_length": c["intermediate_size"],
+                   f"{arch}.interleave_moe_layer_step": c["interleave_moe_layer_step"]}  # fmt: skip
     if "moe_intermediate_size" in c:
         fields[f"{arch}.expert_feed_forward_length"] = c["moe_intermediate_size"]
     if "shared_expert_intermediate_size" in c:
@@ -72,6 +79,13 @@ def _matrices(c: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Array]:
             )
         elif part == "block_sparse_moe.output_linear":
             found[f"{layer}.ffn_down_exps.weight"] = array
+        elif part.startswith("feed_forward.experts."):  # gates in front of what they gate
+            both = array.swapaxes(1, 2)
+            if part.endswith("down_proj"):
+                found[f"{layer}.ffn_down_exps.weight"] = both
+            else:
+                found[f"{layer}.ffn_gate_exps.weight"] = both[:, :inner]
+                found[f"{layer}.ffn_up_exps.weight"] = both[:, inner:]
         elif part.startswith("mlp.experts.gate_up_proj"):
             kind = "bias" if part.endswith("_bias") else "weight"
             rows = array if kind == "bias" else array.swapaxes(1, 2)
