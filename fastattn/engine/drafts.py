@@ -146,8 +146,9 @@ class Pace:
         rows = 0
         for count, (likely, _) in enumerate(places, 1):
             saved += likely / len(right)
-            if saved - self._costs(len(right), count) > best:
-                best, rows = saved - self._costs(len(right), count), count
+            gain = saved - self._costs(len(right), count)
+            if gain > best:
+                best, rows = gain, count
         chosen = [i for _, i in places[:rows]]
         return [chosen.count(i) for i in range(len(right))]
 

@@ -36,9 +36,7 @@ _WARM_TOKENS = 32  # enough for every thread and for the kernels of many rows
 _TOUCHED = 1 << 22  # numbers of a table that are read between two looks at the clock
 
 # Tensors of numbers that follow from the sizes: old versions of transformers saved them.
-_BUFFER = re.compile(
-    r"(.*\.)?(position_ids|token_type_ids)|.*rotary_emb\..*|(.*\.)?(attn|attention|self_attention)\.(masked_)?bias"
-)
+_BUFFER = re.compile(r"(.*\.)?(position_ids|token_type_ids|(self_)?att(entio)?n\.(masked_)?bias)|.*rotary_emb\..*")
 
 
 class Encoder:

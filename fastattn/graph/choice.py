@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .heads import Dense, HeadSpec, NormStep, ScaleStep
+from .heads import Dense, HeadSpec, NormStep, ScaleStep, SoftcapStep
 from .labels import are_tags
 from .source import Source, listed
 
@@ -213,4 +213,5 @@ def _tell_apart(source: Source, every: Mapping[str, HeadSpec], kinds: Sequence[s
 
 
 def _last(spec: HeadSpec) -> str:
-    return next((step.name for step in reversed(spec.steps) if not isinstance(step, ScaleStep)), "")
+    named = (step.name for step in reversed(spec.steps) if not isinstance(step, (ScaleStep, SoftcapStep)))
+    return next(named, "")

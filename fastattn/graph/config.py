@@ -41,6 +41,19 @@ class _Noted(dict[str, Any]):
         return super().get(key, default)
 
 
+class _Called(_Noted):
+    """The values of another, some of whose keys may have other names."""
+
+    def __init__(self, values: _Noted, names: Mapping[str, str]) -> None:
+        super().__init__({**values, **{key: values[name] for key, name in names.items() if name in values}})
+        self._names = {key: name for key, name in names.items() if name in values}
+        self._noted = values.asked
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self._noted.add(self._names.get(key, key))
+        return super().get(key, default)
+
+
 class ConfigReader:
     """The values of one ``config.json``. Every error is a ``ValueError`` that names the file, the key and the value."""
 
@@ -50,6 +63,17 @@ class ConfigReader:
         self._values = _Noted(values)
         self.parts: dict[str, ConfigReader] = {}
         """The objects that were asked for by ``part``, by their keys."""
+
+    def called(self, names: Mapping[str, str]) -> ConfigReader:
+        """A reader for pages that ask by the keys of ``names``, where a file may have them under its values.
+
+        >>> config = ConfigReader("config.json", {"num_layers": 3})
+        >>> config.called({"num_hidden_layers": "num_layers"}).size("num_hidden_layers"), config.not_asked()
+        (3, [])
+        """
+        other = ConfigReader(self.path, {})
+        other._values = _Called(self._values, names)
+        return other
 
     @classmethod
     def open(cls, path: Path) -> ConfigReader:

@@ -20,6 +20,7 @@ import numpy as np
 from .facts import Integers, Tasks
 from .gathers import first_rows, last_rows, neighbour_rows
 from .names import Names
+from .source import Norm
 from .taps import conv_taps
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .banks import Bank
     from .config import ConfigReader
     from .rotary import Rotary
-    from .source import Floats, Layout, Norm, Source
+    from .source import Floats, Layout, Source
 
 __all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
 
@@ -350,7 +351,7 @@ class Graph:
         ones = np.ones(x.width // groups, np.float32)
         return self.record("rms_norm", x.rows, x.width, x, None, weight=ones, eps=eps, heads=groups, reuse=True)
 
-    def norm_each(self, x: Value, norms: Sequence[Norm], eps: float) -> Value:
+    def norm_each(self, x: Value, norms: Sequence[Norm | None], eps: float) -> Value:
         """The layer norm of each of so many groups of columns (heads), which have norms of their own."""
         self._read(x)
         out, size = self._table(x.rows, x.width), x.width // len(norms)
@@ -359,6 +360,11 @@ class Graph:
             inputs, part = (x.columns(i * size, size), None), out.columns(i * size, size)
             self.trace.nodes.append(Node("layer_norm", part, inputs, (), {"weight": weight, "bias": bias, "eps": eps}))
         return out
+
+    def head_norms(self, x: Value, role: str, eps: float, heads: int) -> Value:
+        """The layer norm of each of ``heads`` groups of columns, which have gains of their own: (heads, D)."""
+        gains = self.table(role, (heads, x.width // heads))
+        return self.norm_each(x, [None if gains is None else Norm(gains[i], None) for i in range(heads)], eps)
 
     def split(self, x: Value, *widths: int) -> list[Value]:
         """``x`` cut into columns of these widths, which are all of it."""

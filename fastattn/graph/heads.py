@@ -14,7 +14,7 @@ from ..weights import PackedLinear
 from .labels import MAX_LABELS, read_labels
 from .source import Norm, Source
 
-__all__ = ["Dense", "Head", "HeadSpec", "NormStep", "ScaleStep", "classifier", "with_labels"]
+__all__ = ["Dense", "Head", "HeadSpec", "NormStep", "ScaleStep", "SoftcapStep", "classifier", "with_labels"]
 
 
 class Dense(NamedTuple):
@@ -49,6 +49,12 @@ class ScaleStep(NamedTuple):
     factor: float
 
 
+class SoftcapStep(NamedTuple):
+    """A step of a head: cap * tanh(x / cap)."""
+
+    cap: float
+
+
 class HeadSpec(NamedTuple):
     """A head as a family describes it."""
 
@@ -56,7 +62,7 @@ class HeadSpec(NamedTuple):
     """"pooler", "sequence_classification", "token_classification", "question_answering", "masked_lm" or "causal_lm"."""
     rows: str
     """What goes in: the "first" or the "last" token of each sequence, the "mean" over its tokens, or "all" tokens."""
-    steps: tuple[Dense | NormStep | ScaleStep, ...]
+    steps: tuple[Dense | NormStep | ScaleStep | SoftcapStep, ...]
     labels: tuple[str, ...] = ()
     """Names of the last step's outputs, where they have names."""
     problem_type: str | None = None
@@ -98,6 +104,7 @@ class Recorder(Protocol):
     def norm(self, x: Any, weight: Any, bias: Any, eps: float, /) -> Any: ...
     def product(self, x: Any, packed: Any, activation: Any, width: int, /) -> Any: ...
     def scale(self, x: Any, factor: float, /) -> Any: ...
+    def softcap(self, x: Any, cap: float, /) -> Any: ...
 
 
 class _DenseStep(NamedTuple):
@@ -124,13 +131,13 @@ class Head:
     outputs: int
     """Numbers for each sequence or token."""
     _rows: str
-    _steps: tuple[_DenseStep | _NormStep | ScaleStep, ...]
+    _steps: tuple[_DenseStep | _NormStep | ScaleStep | SoftcapStep, ...]
     _padding: int | None = None
 
     @classmethod
     def build(cls, spec: HeadSpec, source: Source) -> Head:
         """Ask for the weights of ``spec``."""
-        steps: list[_DenseStep | _NormStep | ScaleStep] = []
+        steps: list[_DenseStep | _NormStep | ScaleStep | SoftcapStep] = []
         outputs = 0
         for step in spec.steps:
             if isinstance(step, Dense):
@@ -138,7 +145,7 @@ class Head:
                 dtype = None if step.large else "float32"
                 layer = source.linear(step.name, step.outputs, step.inputs, bias=step.bias, tied=step.tied, dtype=dtype)
                 steps.append(_DenseStep(layer, step.outputs, step.activation))
-            elif isinstance(step, ScaleStep):
+            elif isinstance(step, (ScaleStep, SoftcapStep)):
                 steps.append(step)
             else:
                 steps.append(_NormStep(source.norm(step.name, step.size, bias=step.bias), step.eps))
@@ -175,6 +182,8 @@ class Head:
                 x = graph.norm(x, weight, bias, step.eps)
             elif isinstance(step, ScaleStep):
                 x = graph.scale(x, step.factor)
+            elif isinstance(step, SoftcapStep):
+                x = graph.softcap(x, step.cap)
             else:
                 x = graph.product(x, step.layer, step.activation, step.outputs)
         return x

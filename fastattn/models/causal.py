@@ -4,25 +4,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from decimal import Context, Decimal
 from typing import NamedTuple
 
 from ..graph.config import ConfigReader
 from ..graph.facts import Facts
 from ..graph.family import Family
 from ..graph.graph import Graph, Value
-from ..graph.heads import Dense, HeadSpec, ScaleStep
+from ..graph.heads import Dense, HeadSpec, ScaleStep, SoftcapStep
 from ..graph.names import Names
-from ..graph.rotary import Rotary, build_rotary, read_scaling
+from ..graph.rotary import Rotary, build_rotary, read_scaling, theta_of
 from ..graph.tasks import add_heads
 from .blocks import ACTIVATIONS, MAX_HEAD_SIZE, MAX_LAYERS
 
 __all__ = [
-    "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds", "mixed",
-    "rotary_of", "sliding_layers", "window_of",
+    "LAYER", "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds",
+    "mixed", "rotaries_of", "rotary_of", "rotary_part_of", "sliding_layers", "window_of", "windows_between",
 ]  # fmt: skip
 
-NAMES = Names("model.", "layers.{i}.", {
+LAYER = {
     "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj", "attn_qkv": "self_attn.qkv_proj", "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "attn_post_norm": "post_attention_layernorm",
@@ -33,7 +34,10 @@ NAMES = Names("model.", "layers.{i}.", {
     "ffn_up_exps": "mlp.experts.up_proj", "ffn_down_exps": "mlp.experts.down_proj",
     "ffn_gate_inp_shexp": "mlp.shared_expert_gate", "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
     "ffn_up_shexp": "mlp.shared_expert.up_proj", "ffn_down_shexp": "mlp.shared_expert.down_proj",
-}, token_embd="embed_tokens", output_norm="norm")  # fmt: skip
+}  # fmt: skip
+"""Roles of a layer, as Llama's kin call them."""
+
+NAMES = Names("model.", "layers.{i}.", LAYER, token_embd="embed_tokens", output_norm="norm")
 """As Llama's kin call their layers; the prefix is that of files with a head."""
 
 PROBES = ("embed_tokens.weight", "norm.weight", "layers.0.input_layernorm.weight")
@@ -60,9 +64,13 @@ class Sizes(NamedTuple):
 
     @classmethod
     def read(
-        cls, c: ConfigReader, *, eps: float = 1e-6, kv_heads: int | None = None, head_size: int | None = None
+        cls, c: ConfigReader, *, eps: float = 1e-6, kv_heads: int | None = None, head_size: int | None = None,
+        activation: str = "silu", activations: Mapping[str, str] = ACTIVATIONS,
     ) -> Sizes:  # fmt: skip
-        """As most files spell them; the arguments are defaults, else as many KV heads as heads, and hidden / heads."""
+        """As most files spell them; the arguments are defaults, else as many KV heads as heads, and hidden / heads.
+
+        ``activations``: those that the family has, by their names in config.json.
+        """
         hidden, heads = c.size("hidden_size"), c.size("num_attention_heads")
         size = c.size("head_dim", head_size or max(hidden // heads, 1))
         if not c.has("head_dim") and head_size is None and hidden % heads:
@@ -73,7 +81,7 @@ class Sizes(NamedTuple):
         sizes = cls(
             vocab=c.size("vocab_size"), hidden=hidden, layers=c.size("num_hidden_layers", maximum=MAX_LAYERS),
             heads=heads, kv_heads=c.size("num_key_value_heads", shared), head_size=size,
-            inner=c.size("intermediate_size"), activation=c.choice("hidden_act", ACTIVATIONS, "silu"),
+            inner=c.size("intermediate_size"), activation=c.choice("hidden_act", activations, activation),
             eps=c.positive("rms_norm_eps", eps), positions=c.size("max_position_embeddings"),
         )  # fmt: skip
         if heads % sizes.kv_heads:
@@ -95,13 +103,63 @@ class Sizes(NamedTuple):
         return Facts(self.vocab, self.hidden, self.layers, self.heads, self.positions)
 
 
-def rotary_of(c: ConfigReader, s: Sizes, *, base: float = 10000.0) -> Rotary:
+def rotary_of(c: ConfigReader, s: Sizes, *, base: float = 10000.0, interleaved: bool = False) -> Rotary:
     """By ``rope_parameters`` or the keys of files before transformers 5."""
     part = c.value("partial_rotary_factor")
     if part not in (None, 1, 1.0):
         raise ValueError(f"{c.path}: partial_rotary_factor is {str(part)[:100]!r}, expected 1")
     theta, scaling = read_scaling(c, base)
-    return build_rotary(c, s.head_size, base=theta, scaling=scaling, positions=s.positions)
+    return build_rotary(
+        c, s.head_size, base=theta, scaling=scaling, positions=s.positions, interleaved=interleaved
+    )  # fmt: skip
+
+
+def rotary_part_of(
+    c: ConfigReader, s: Sizes, part: float, *, base: float = 10000.0, interleaved: bool = False
+) -> Rotary:  # fmt: skip
+    """``rotary_of`` for the first ``partial_rotary_factor`` of each head, ``part`` where the file is silent.
+
+    Where that is an odd number R of dims, one more turns, by the frequencies theta^(-2 i / R): so does transformers.
+    """
+    theta, scaling = read_scaling(c, base)
+    own = dict(scaling or {})
+    beside = c.positive("partial_rotary_factor", part)
+    found = own.pop("partial_rotary_factor", None) or beside
+    if type(found) not in (int, float) or not 0 < found <= 1:
+        raise ValueError(f"{c.path}: partial_rotary_factor is {str(found)[:100]!r}, expected a number up to 1")
+    dims = int(s.head_size * found)
+    if dims % 2 and dims < s.head_size and (own.get("rope_type") or own.get("type")) in (None, "default", "linear"):
+        # in decimal arithmetic, which is the same on every machine
+        exact = Context(prec=40)
+        theta = float(exact.power(Decimal(theta), exact.divide(Decimal(dims + 1), Decimal(dims))))
+        dims += 1
+    return build_rotary(
+        c, dims, base=theta, scaling=own or None, positions=s.positions, interleaved=interleaved
+    )  # fmt: skip
+
+
+def rotaries_of(c: ConfigReader, s: Sizes, *, full: float, sliding: float) -> dict[str, Rotary]:
+    """One for each kind of ``layer_types``; ``full`` and ``sliding`` are the bases where the file is silent.
+
+    By ``rope_parameters`` of each kind, or the keys of files before transformers 5: ``rope_scaling`` is of the layers
+    that see everything, ``rope_local_base_freq`` of the others.
+    """
+    nested = c.mapping("rope_parameters") or {}
+    if nested and not nested.keys() & {"full_attention", "sliding_attention"}:
+        raise ValueError(
+            f"{c.path}: rope_parameters is {str(nested)[:100]!r}, expected parameters of full_attention and of "
+            "sliding_attention"
+        )
+    bases = {"full_attention": full, "sliding_attention": sliding}
+    found = {}
+    for kind, base in bases.items():
+        own = nested.get(kind)
+        if own is not None and not isinstance(own, dict):
+            raise ValueError(f"{c.path}: {kind} of rope_parameters is {str(own)[:100]!r}, expected an object")
+        old = (c.mapping("rope_scaling") or {}) if kind == "full_attention" else {}
+        theta, scaling = theta_of(c, "rope_parameters", {**(own or {}), **old}, base)
+        found[kind] = build_rotary(c, s.head_size, base=theta, scaling=scaling or None, positions=s.positions)
+    return found
 
 
 def window_of(c: ConfigReader, default: int | None = None) -> int | None:
@@ -125,6 +183,16 @@ def sliding_layers(c: ConfigReader, s: Sizes) -> list[int | None]:
     if kinds is None:
         return [size if i >= first else None for i in range(s.layers)]
     return [size if kind == "sliding_attention" else None for kind in kinds]
+
+
+def windows_between(c: ConfigReader, s: Sizes, every: int, size: int) -> list[int | None]:
+    """The window of each layer: by ``layer_types``, else of all but each ``every``-th; ``size``: its default."""
+    kinds = layer_kinds(c, s)
+    slides = [(i + 1) % every != 0 if kinds is None else kinds[i] == "sliding_attention" for i in range(s.layers)]
+    window = window_of(c, size)
+    if window is None and any(slides):
+        raise ValueError(f"{c.path}: sliding_window is null, expected a size: there are layers of sliding_attention")
+    return [window if flag else None for flag in slides]
 
 
 def layer_kinds(c: ConfigReader, s: Sizes) -> tuple[str, ...] | None:
@@ -167,10 +235,12 @@ def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
 
 
 def causal_heads(
-    g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0, name: str = "lm_head", bias: bool = False
+    g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0, factor: float = 1.0, cap: float = 0.0,
+    name: str = "lm_head", bias: bool = False,
 ) -> None:  # fmt: skip
     """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of.
 
+    Logits are divided by ``divisor``, multiplied by ``factor``, and held below ``cap`` by tanh, where that is not 0.
     ``name``: what the file calls the layer.
 
     Other files have a layer ``score``, which labels the last token of a sequence that is no padding or, with a bias,
@@ -179,8 +249,9 @@ def causal_heads(
     g.output("hidden", x)
     words = f"{g.name('token_embd')}.weight"
     layer = Dense(name, s.vocab, x.width, bias=bias, tied=words if tied else None, large=True)
-    steps = (layer,) if divisor == 1 else (layer, ScaleStep(1 / divisor))
-    score, biased = Dense("score", 0, s.hidden, bias=False), g.config.flag("token_classification_bias", True)
+    scaled = () if factor / divisor == 1 else (ScaleStep(factor / divisor),)
+    steps = (layer, *scaled, *((SoftcapStep(cap),) if cap else ()))
+    score, biased = Dense("score", 0, x.width, bias=False), g.config.flag("token_classification_bias", True)
     token = g.config.value("pad_token_id")
     padding = token if type(token) is int else None
     add_heads(

@@ -84,7 +84,17 @@ WITHOUT_EFFECT_IN: Mapping[str, frozenset[str]] = {
         "phi": "resid_pdrop embd_pdrop",
         "starcoder2": "residual_dropout embedding_dropout",
         "gpt2": _SUMMARY + _PDROPS + "summary_proj_to_labels n_ctx reorder_and_upcast_attn",
+        "cohere": "pretraining_tp",
+        # the last two tell of the layers once more, which layer_types or sliding_window_pattern say
+        "cohere2": "cache_implementation use_parallel_embedding use_embedding_sharing layer_switch "
+        "order_of_interleaved_layers",
+        # of before transformers 5, which has two caches of this family, and of files that say layer_types beside
+        "gemma2": "cache_implementation",
+        "gemma3_text": "cache_implementation _sliding_window_pattern",
+        # the first says the head once more; the others are of the models with experts and shared keys
+        "hunyuan_v1_dense": "attention_head_dim eod_token_id pretraining_tp im_start_id im_end_id im_newline_id",
         "llama": "pretraining_tp",
+        "seed_oss": "pretraining_tp residual_dropout",
         # of training, and of layers behind the last that guess at further tokens
         **dict.fromkeys(
             ("deepseek_v2", "deepseek_v3"),

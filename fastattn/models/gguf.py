@@ -31,19 +31,33 @@ from .ggufpooling import RANKED, SCORE, pooling_files, rank_labels
 __all__ = ["ARCHITECTURES", "GgufFiles", "GgufModel", "architecture_of", "converted", "open_gguf"]
 
 ARCHITECTURES = {
+    "arcee": "arcee",
     "bloom": "bloom",
+    "chatglm": "glm",
+    "cohere2": "cohere",
+    "command-r": "cohere",
     "deepseek2": "deepseek",
+    "ernie4_5": "llama",
+    "exaone": "exaone",
+    "exaone4": "exaone4",
     "falcon": "falcon",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "glm4": "glm",
     "gpt-oss": "gpt_oss",
     "gpt2": "gpt2",
     "gptneox": "gpt_neox",
     "granite": "granite",
     "granitemoe": "granitemoe",
+    "hunyuan-dense": "hunyuan",
     "lfm2": "lfm2",
     "llama": "llama",
     "llama4": "llama4",
     "mamba2": "mamba2",
     "mpt": "mpt",
+    "nemotron": "nemotron",
+    "olmo": "olmo",
     "olmo2": "olmo2",
     "olmoe": "olmoe",
     "phi2": "phi",
@@ -53,6 +67,7 @@ ARCHITECTURES = {
     "qwen3": "qwen3",
     "qwen3moe": "qwen_moe",
     "qwen3next": "qwen3_next",
+    "seed_oss": "llama",
     "smollm3": "llama",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
@@ -166,6 +181,7 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
     }
     if architecture.part:
         part = turned / size
+        # int(size * part) is what pages take
         values["partial_rotary_factor"] = part if int(size * part) == turned else math.nextafter(part, 1)
     for key, tensors in architecture.flags.items():
         values[key] = any(f"blk.0.{tensor}" in file for tensor in tensors)
@@ -241,7 +257,11 @@ def _scaling(keys: Keys, positions: int, latent: bool) -> Values | None:
         if not latent:
             keys.must("rope.scaling.yarn_log_multiplier", 0.0)
         keys.must("rope.scaling.attn_factor", 1.0)
-        keys.must("rope.scaling.yarn_attn_factor", 1.0)
+        whole = keys.real("rope.scaling.yarn_attn_factor", 1.0)
+        if latent:
+            keys.must("rope.scaling.yarn_attn_factor", 1.0)
+        if whole != 1:  # what the file's config.json had; 1 says nothing
+            scaling["attention_factor"] = whole
         return scaling
     if kind == "longrope" or factor == 1:
         return None

@@ -19,7 +19,7 @@ from .causal import NAMES
 if TYPE_CHECKING:
     from ..loaders.gguf import GgufFile
 
-__all__ = ["BIASES", "Architecture", "Keys", "Values", "divisors", "shortest"]
+__all__ = ["BIASES", "Architecture", "Keys", "Values", "divisors", "shortest", "sliding_kinds"]
 
 Values = dict[str, Any]
 
@@ -143,6 +143,20 @@ class Keys:
 def shortest(value: float) -> float:
     """Of the numbers that are this float32, the one with the fewest digits, which is what the converter had read."""
     return float(str(np.float32(value))) if abs(value) <= _FLOAT_MAX else value
+
+
+def sliding_kinds(keys: Keys, layers: int, every: int) -> list[str]:
+    """``layer_types`` of config.json, by flags; without them all but each n-th slide, each ``every``-th by default."""
+    key = "attention.sliding_window_pattern"
+    flags = keys.get(key)
+    if isinstance(flags, np.ndarray):
+        if flags.shape != (layers,) or flags.dtype.kind not in "biu":
+            raise keys.error(key, flags, f"{layers} flags")
+        slides = [bool(flag) for flag in flags]
+    else:
+        period = keys.size(key, every, minimum=0)
+        slides = [period == 0 or (i + 1) % period != 0 for i in range(layers)]
+    return ["sliding_attention" if flag else "full_attention" for flag in slides]
 
 
 def divisors(file: GgufFile, name: str) -> list[float] | None:

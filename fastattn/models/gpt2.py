@@ -13,8 +13,8 @@ import math
 
 from ..graph.facts import Facts
 from ..graph.graph import Graph
+from ..graph.layout import Layout
 from ..graph.names import Names
-from ..graph.source import Layout
 from .blocks import ACTIVATIONS
 from .causal import Sizes, causal_heads
 from .ggufkeys import Architecture

@@ -15,9 +15,9 @@ import numpy as np
 from ..graph.config import ConfigReader
 from ..graph.facts import Facts
 from ..graph.graph import Graph, Value
+from ..graph.layout import Layout
 from ..graph.names import Names
 from ..graph.rotary import build_rotary
-from ..graph.source import Layout
 from .blocks import ACTIVATIONS
 from .causal import Sizes, causal_heads, mixed
 from .plain import either, plain_family, plain_feed_forward, sizes_of, width_of

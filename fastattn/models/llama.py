@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Llama, Mistral, Qwen2 and SmolLM3: norms in front of each part, rotary positions, shared keys, gated feed-forward.
+"""Llama, Mistral, Qwen2, SmolLM3, Seed-OSS, ERNIE 4.5 and Helium: norms in front of each part, rotary positions, shared
+keys, gated feed-forward.
 
     y = x + attention(norm(x));  x = y + down(act(gate(n)) up(n)), n = norm(y)
 
@@ -35,7 +36,7 @@ __all__ = ["FAMILY", "GGUF"]
 
 
 class _Variant(NamedTuple):
-    """What tells the four apart."""
+    """What tells them apart."""
 
     sizes: Sizes
     windows: list[int | None]
@@ -46,6 +47,8 @@ class _Variant(NamedTuple):
     output_bias: bool = False
     inner_bias: bool = False
     tied: bool = False
+    neighbours: bool = False
+    """Whether pairs of rotary dims are neighbours."""
 
 
 def _llama(c: ConfigReader) -> _Variant:
@@ -91,15 +94,40 @@ def _smollm3(c: ConfigReader) -> _Variant:
     )  # fmt: skip
 
 
+def _seed_oss(c: ConfigReader) -> _Variant:
+    s = Sizes.read(c, kv_heads=8, head_size=128)
+    return _Variant(
+        s, [None] * s.layers, [True] * s.layers, attention_bias=c.flag("attention_bias", True),
+        output_bias=c.flag("attention_out_bias", False), inner_bias=c.flag("mlp_bias", False),
+    )  # fmt: skip
+
+
+def _ernie4_5(c: ConfigReader) -> _Variant:
+    s, bias = Sizes.read(c, eps=1e-5, kv_heads=2, head_size=128), c.flag("use_bias", False)
+    return _Variant(
+        s, [None] * s.layers, [True] * s.layers, theta=500000.0, attention_bias=bias, output_bias=bias,
+        inner_bias=bias, tied=True, neighbours=True,
+    )  # fmt: skip
+
+
+def _helium(c: ConfigReader) -> _Variant:
+    s = Sizes.read(c, eps=1e-8, kv_heads=20, head_size=128)
+    return _Variant(
+        s, [None] * s.layers, [True] * s.layers, theta=100000.0, attention_bias=c.flag("attention_bias", False),
+        inner_bias=c.flag("mlp_bias", False), neighbours=True,
+    )  # fmt: skip
+
+
 _VARIANTS: dict[str, Callable[[ConfigReader], _Variant]] = {
     "llama": _llama, "mistral": _mistral, "qwen2": _qwen2, "smollm3": _smollm3,
+    "seed_oss": _seed_oss, "ernie4_5": _ernie4_5, "helium": _helium,
 }  # fmt: skip
 
 
 def build(g: Graph) -> Facts:
     v = _VARIANTS[g.config.model_type()](g.config)
     s = v.sizes
-    rotary = rotary_of(g.config, s, base=v.theta)
+    rotary = rotary_of(g.config, s, base=v.theta, interleaved=v.neighbours)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = g.config.flag("tie_word_embeddings", v.tied)
     x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
@@ -116,12 +144,19 @@ def build(g: Graph) -> Facts:
     return s.facts
 
 
-FAMILY = causal_family("LlamaModel", build, "Llama", "Mistral", "Qwen2", "SmolLM3")
+FAMILY = causal_family("LlamaModel", build, "Llama", "Mistral", "Qwen2", "SmolLM3", "SeedOss", "Ernie4_5", "Helium")
 
 _LINEAR = {**BIASES, "mlp_bias": ("ffn_gate.bias",)}
 
 GGUF = {
     "llama": Architecture("llama", "Llama", paired=True, flags=_LINEAR, more=mixtral_of_gguf),
     "qwen2": Architecture("qwen2", "Qwen2", flags={}),
+    "seed_oss": Architecture(
+        "seed_oss",
+        "SeedOss",
+        roles={"post_attention_norm": "ffn_norm"},
+        flags={**_LINEAR, "attention_out_bias": ("attn_output.bias",)},
+    ),
+    "ernie4_5": Architecture("ernie4_5", "Ernie4_5", flags={"use_bias": ("attn_q.bias", "attn_qkv.bias")}),
     "smollm3": Architecture("smollm3", "SmolLM3", paired=True, flags=_LINEAR),
 }

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import numpy as np
@@ -12,27 +11,18 @@ from ..graph.config import ConfigReader, short
 from ..graph.facts import Facts
 from ..graph.family import Family
 from ..graph.graph import Graph, Value
+from ..graph.layout import Layout
 from ..graph.rotary import Rotary, build_rotary, read_scaling
-from ..graph.source import Layout
 from .blocks import MAX_LAYERS, check_head_size
-from .causal import Sizes
+from .causal import Sizes, causal_family
 
 __all__ = [
-    "by_head",
-    "either",
-    "kv_heads_of",
-    "named",
-    "plain_family",
-    "plain_feed_forward",
-    "rotary_of_part",
-    "sizes_of",
-]
+    "by_head", "either", "kv_heads_of", "named", "plain_family", "plain_feed_forward", "rotary_of_part", "sizes_of",
+    "width_of",
+]  # fmt: skip
 
-_TENSORS = (
-    r".*rotary_emb\..*|(.*\.)?(attn|attention|self_attention)\.(masked_)?bias|"
-    r"(lm_head|embed_out|score|classifier|qa_outputs)\..*"
-)
-"""Buffers of old files, and what other classes have on top."""
+_TENSORS = r"(.*\.)?(attn|attention|self_attention)\.(masked_)?bias|embed_out\..*"
+"""Buffers of old files, and logits of GPT-NeoX."""
 
 _MAX_WIDTH = 1 << 20  # far above any model: what is made for each column or head must not take all memory
 
@@ -117,8 +107,9 @@ def plain_feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = True, layou
 def plain_family(
     name: str, build: Callable[[Graph], Facts], *families: str, top: str = "ForCausalLM", **others: str | None
 ) -> Family:
-    """A family of decoders whose classes are called ``families`` + Model or ``top``, or ``others`` -> a head; its files
-    may have the buffers of old versions.
+    """A family of decoders; ``top``: what classes with logits are called, ``others``: further classes -> a head. Its
+    files may have the buffers of old versions.
     """
-    classes = {f"{family}{end}": head for family in families for end, head in (("Model", None), (top, "causal_lm"))}
-    return Family(name, build, classes | others, re.compile(_TENSORS), pooled_output=False, decoder=True)
+    family = causal_family(name, build, *families, ignorable=_TENSORS)
+    named = {f"{prefix}{top}": "causal_lm" for prefix in families}
+    return family._replace(architectures={**family.architectures, **named, **others})

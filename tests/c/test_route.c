@@ -160,9 +160,11 @@ static void odd_numbers(void) {
     const float nan = float_from_bits(CANONICAL_NAN), low = -INFINITY, high = INFINITY;
     const struct {
         float x[4];
-        int32_t score, normalize;
+        int32_t score, normalize; /* 2: with a floor */
         float ids[2], weights[2];
     } odd[] = {
+        {{-200, -200, -200, -200}, FA_ROUTE_SIGMOID, 1, {0, 1}, {nan, nan}}, /* 0 / 0 */
+        {{-200, -200, -200, -200}, FA_ROUTE_SIGMOID, 2, {0, 1}, {0, 0}},
         {{1, nan, 3, nan}, FA_ROUTE_SIGMOID, 0, {1, 3}, {nan, nan}}, {{0, nan, 0, -1}, FA_ROUTE_SIGMOID, 0, {1, 0}, {nan, 0.5f}},
         {{0, nan, 0, -1}, FA_ROUTE_SIGMOID, 1, {1, 0}, {nan, nan}},  {{0, nan, 0, -1}, FA_ROUTE_SOFTMAX, 0, {1, 0}, {nan, nan}},
         {{low, low, low, low}, FA_ROUTE_SOFTMAX, 0, {0, 1}, {0, 0}}, {{low, low, low, low}, FA_ROUTE_SOFTMAX, 1, {0, 1}, {nan, nan}},
@@ -178,7 +180,8 @@ static void odd_numbers(void) {
             const fa_ctx ctx = variant_ctx(&v);
             float out[4];
             const fa_view x = {(void *)(uintptr_t)odd[i].x, {1, 4}, {16, 4}, 2, FA_F32}, routes = {out, {1, 4}, {16, 4}, 2, FA_F32};
-            const fa_route_params p = {.top = 2, .score = odd[i].score, .normalize = odd[i].normalize, PLAIN};
+            fa_route_params p = {.top = 2, .score = odd[i].score, .normalize = odd[i].normalize, PLAIN};
+            p.floor = odd[i].normalize == 2 ? 1e-20f : 0.0f;
             _Alignas(64) char ws[1024];
             expect_status("route", fa_route(&ctx, &routes, &x, &p, ws, sizeof ws), FA_OK);
             expect_same("ids", out, odd[i].ids, 2, sizeof *out);

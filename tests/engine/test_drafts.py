@@ -88,30 +88,30 @@ def same(made: list[Any], expected: list[Any]) -> bool:
 @pytest.mark.parametrize("name", MODELS)
 def test_on_and_off(name: str, options: dict[str, Any], steps: list[tuple[int, int]]) -> None:
     model = model_of(name)
-    wanted = {"max_new_tokens": 110, "ignore_eos": True, **options}
+    wanted = {"max_new_tokens": 60, "ignore_eos": True, **options}
     expected = model.generate(prompts_of(model), draft=None, **wanted)
     plain = sum(count for count, _ in steps)
-    for draft in ("prompt_lookup", "auto", 1, 3, np.int64(64)):
+    for draft in ("prompt_lookup", "auto", np.int64(3)):
         steps.clear()
         assert same(model.generate(prompts_of(model), draft=draft, **wanted), expected)
         if draft == "prompt_lookup" and name == "llama" and len(options) == 1:
             assert sum(count for count, _ in steps) < plain  # there were drafts, and some were right
-    ends = [one.token_ids[40] for one in expected[:2]]
+    ends = [one.token_ids[30] for one in expected[:2]]
     expected = model.generate(prompts_of(model), draft=None, stop_token_ids=ends, **wanted)
     assert same(model.generate(prompts_of(model), draft=8, stop_token_ids=ends, **wanted), expected)
 
 
-@pytest.mark.parametrize("kv_dtype", ["float32", "float16", "bfloat16", "int8"])
-@pytest.mark.parametrize("name", MODELS[:6])
+@pytest.mark.parametrize("kv_dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", MODELS[:5])
 def test_right_and_wrong_drafts(name: str, kv_dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Across pages, and where windows give them back."""
     model = model_of(name)
-    wanted = {"max_new_tokens": 150, "ignore_eos": True, "temperature": 0.9, "n": 2, "logprobs": 1}
+    wanted = {"max_new_tokens": 110, "ignore_eos": True, "temperature": 0.9, "n": 2, "logprobs": 1}
     wanted["kv_dtype"] = kv_dtype
     prompts = prompts_of(model)[:2]
     expected = model.generate(prompts, draft=None, **wanted)
     texts = [[*prompts[i // 2], *one.token_ids] for i, one in enumerate(expected)]
-    for seed, rows in ((1, 512), (2, 5), (3, 12)):
+    for seed, rows in ((1, 512), (2, 5)):
         with monkeypatch.context() as patch:
             patch.setattr(drafts.Drafter, "drafts", Guesses(texts, seed).drafts)
             patch.setattr(requests, "STEP_ROWS", rows)
@@ -210,7 +210,7 @@ def test_guesses_are_what_came_before(prompt: list[int], made: list[int], most: 
         assert lookup.draft(most) == guess and lookup.right == right and len(lookup) == len(tokens)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.sampled_from([0.0, 0.05, 0.3, 1.0]), st.sampled_from([0.0, 0.3, 0.7, 0.95]),
        st.sampled_from([1, 4]))  # fmt: skip
 def test_time_that_drafts_may_cost(seed: int, row: float, luck: float, sequences: int) -> None:
@@ -218,7 +218,7 @@ def test_time_that_drafts_may_cost(seed: int, row: float, luck: float, sequences
     random, pace = np.random.default_rng(seed), Pace()
     spent = plain = 0.0
     right = 0
-    while plain < 3000:
+    while plain < 500:
         rows = sum(pace.lengths([right] + [0] * (sequences - 1), [8] + [0] * (sequences - 1)))
         got = 0
         while got < rows and random.random() < luck:

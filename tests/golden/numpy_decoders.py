@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from . import numpy_dense_a
+from . import numpy_dense_a, numpy_dense_b
 from .tiny_bert import Array
 from .tiny_decoders import TIED, head_name, heads, table_name
 
 Config = dict[str, Any]
 Weights = Mapping[str, Array]
+
+PARTIAL = ("nemotron", "glm", "glm4")
+"""Families of which part of a head may turn; Phi-3, which has more of its own, is not among them."""
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -68,7 +71,9 @@ def rotary(c: Config) -> dict[str, Any]:
     own = {"smollm3": 2000000.0}.get(c["model_type"], 10000.0)
     found.setdefault("rope_theta", c.get("rope_theta", own))
     found.setdefault("partial_rotary_factor", c.get("partial_rotary_factor", 1.0))
-    if c["model_type"] != "phi3":
+    if c["model_type"] in PARTIAL:
+        pass
+    elif c["model_type"] != "phi3":
         found["partial_rotary_factor"] = 1.0
     else:  # the one family that has the original length beside, where it goes first
         found["original_max_position_embeddings"] = c.get("original_max_position_embeddings", 4096)
@@ -153,6 +158,8 @@ def has_positions(c: Config, layer: int) -> bool:
 
 def window(c: Config, layer: int) -> int | None:
     """How many tokens a query of a layer sees at most, itself and those before it; None for all."""
+    if c["model_type"] in numpy_dense_b.LOGITS:
+        return numpy_dense_b.window(c, layer)
     family, size = c["model_type"], c.get("sliding_window")
     if family in ("mistral", "phi3"):
         return size
@@ -247,6 +254,8 @@ def logits(c: Config, w: Weights, ids: Array, mask: Array | None = None) -> Arra
     """(B, S, V): zeros where the mask excludes a token, which nobody sees and which counts as a position still."""
     ids = np.asarray(ids)
     mask = np.ones_like(ids) if mask is None else np.asarray(mask)
+    if c["model_type"] in numpy_dense_b.LOGITS:
+        return numpy_dense_b.logits(c, w, ids, mask)
     tied = c.get("tie_word_embeddings", TIED.get(c["model_type"], False))
     table = w[table_name(c["model_type"]) if tied else head_name(c["model_type"])]
     divisor = c.get("logits_scaling", 1.0) if c["model_type"] == "granite" else 1.0

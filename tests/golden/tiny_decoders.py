@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import tiny_dense_a
+from . import tiny_dense_a, tiny_dense_b
 from .tiny_bert import Array, integers, save_safetensors, uniform
 
 Shapes = dict[str, tuple[int, ...]]
@@ -43,13 +43,14 @@ BASE: dict[str, dict[str, Any]] = {
     "granite": {**_COMMON, **_THETA, "attention_bias": False, "mlp_bias": False, "embedding_multiplier": 3.0,
                 "attention_multiplier": 0.21, "residual_multiplier": 0.75, "logits_scaling": 1.7},
     "olmo2": {**_COMMON, **_THETA, "attention_bias": False},
+    **tiny_dense_b.BASE,
 }  # fmt: skip
 """config.json of each family, in the spelling of transformers 4."""
 
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "phi3": "Phi3",
-           "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2"}  # fmt: skip
+           "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", **tiny_dense_b.CLASSES}  # fmt: skip
 
-TIED = {"smollm3": True}
+TIED = {"smollm3": True, **tiny_dense_b.TIED}
 """tie_word_embeddings where config.json has no such key: false for all but these."""
 
 
@@ -145,6 +146,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
                                     "dtype": "bfloat16"}),
     "granite, linear, wide heads": ("granite", {**_new("linear", factor=3.0), "head_dim": 16,
                                                 "embedding_multiplier": 12, "logits_scaling": 8}),
+    **tiny_dense_b.VARIANTS,
 }  # fmt: skip
 """Name -> (family, what differs from its ``BASE``)."""
 
@@ -188,6 +190,12 @@ def layers(c: dict[str, Any]) -> int:
     return int(c["num_hidden_layers"]) if part is None else part.layers(c)
 
 
+def width(c: dict[str, Any]) -> int:
+    """Columns of the hidden states."""
+    part = _part_of(c["model_type"])
+    return int(c["hidden_size"]) if part is None else part.width(c)
+
+
 def _part_of(family: str) -> Any:
     return next((part for part in _PARTS if family in part.BASE), None)
 
@@ -215,6 +223,8 @@ def shapes(c: dict[str, Any]) -> Shapes:
     if part is not None:
         own: Shapes = part.shapes(c)
         return own
+    if c["model_type"] in tiny_dense_b.BASE:
+        return tiny_dense_b.shapes(c, c.get("tie_word_embeddings", TIED.get(c["model_type"], False)))
     family, hidden, inner = c["model_type"], c["hidden_size"], c["intermediate_size"]
     queries, keys, size = heads(c)
     found: Shapes = {"model.embed_tokens.weight": (c["vocab_size"], hidden)}

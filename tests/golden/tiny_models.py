@@ -8,6 +8,7 @@ A family has one configuration at least: in ``tiny_families`` or ``later_familie
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,9 +73,9 @@ def _labelled(c: dict[str, Any], arrays: dict[str, Array], head: str) -> Tiny:
     """A decoder with a layer of three labels in the place of its language model's head."""
     suffix = "ForSequenceClassification" if head == "sequence_classification" else "ForTokenClassification"
     c = {**c, "id2label": {"0": "a", "1": "b", "2": "c"},
-         "architectures": [name.replace("ForCausalLM", suffix) for name in c["architectures"]]}  # fmt: skip
-    kept = {name: array for name, array in arrays.items() if not name.startswith("lm_head")}
-    kept["score.weight"] = uniform("score", (3, c["hidden_size"])).astype(np.float32)
+         "architectures": [re.sub("ForCausalLM|LMHeadModel", suffix, name) for name in c["architectures"]]}  # fmt: skip
+    kept = {name: array for name, array in arrays.items() if not name.startswith(("lm_head", "embed_out"))}
+    kept["score.weight"] = uniform("score", (3, tiny_decoders.width(c))).astype(np.float32)
     if head == "token_classification":
         kept["score.bias"] = uniform("score.bias", (3,)).astype(np.float32)
     return Tiny(c, kept)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import numpy_decoders, tiny_decoders, tiny_dense_a
+from golden import numpy_decoders, tiny_decoders, tiny_dense_a, tiny_dense_b
 from golden.tiny_bert import save_safetensors
 from golden.tiny_decoders import VARIANTS
 
@@ -244,6 +244,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("granite", {"residual_multiplier": float("nan")}, "residual_multiplier is 'nan'|NaN"),
     ("granite", {"attention_multiplier": float("inf")}, "attention_multiplier is 'inf'|Infinity"),
     ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config"),
+    *tiny_dense_b.REFUSED,
 ]  # fmt: skip
 
 
@@ -277,6 +278,7 @@ DEFAULTS = {
     "granite": ("hidden_act", "attention_bias", "mlp_bias"),
     "olmo2": ("hidden_act", "attention_bias"),
     **tiny_dense_a.DEFAULTS,
+    **tiny_dense_b.DEFAULTS,
 }
 
 

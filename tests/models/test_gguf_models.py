@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import tiny_decoders
-from support import gguf_dense_a, gguf_models, gguf_moe
+from support import gguf_dense_a, gguf_dense_b, gguf_models, gguf_moe
 from support.gguf_files import F32, I32, U32, Tensor, gguf_bytes
 
 import fastattn as fa
@@ -49,6 +49,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mpt, held within bounds": ("mpt", {"n_heads": 6, "attn_config": {"clip_qkv": 1.5}}),
     "gpt2": ("gpt2", {}),
     "gpt2, not tied": ("gpt2", {"tie_word_embeddings": False, "n_inner": 77, "layer_norm_epsilon": 1e-3}),
+    **gguf_dense_b.VARIANTS,
 }  # fmt: skip
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -59,9 +60,10 @@ def logits(model: Any) -> bytes:
 
 
 def test_every_architecture_is_here() -> None:
-    names = {"mistral": "llama", **gguf_dense_a.ARCHITECTURES}
+    names = {"mistral": "llama", **gguf_dense_a.ARCHITECTURES, **gguf_dense_b.ARCHITECTURES}
     dense = {names.get(family, family) for family, _ in VARIANTS.values()}
-    assert dense | set(gguf_moe.ARCHITECTURES.values()) == set(ARCHITECTURES)
+    elsewhere = {"deepseek2", "lfm2", "mamba2", "qwen3next"}  # in test_latent and test_gguf_stateful
+    assert dense | set(gguf_moe.ARCHITECTURES.values()) | elsewhere == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import tiny_decoders, tiny_dense_a
+from golden import tiny_decoders, tiny_dense_a, tiny_dense_b
 from golden.tiny_bert import integers
 from golden.tiny_decoders import CLASSES, VARIANTS
 
@@ -56,6 +56,7 @@ OWN: dict[str, dict[str, Any]] = {
     "granite": {"embedding_multiplier": 6.0, "attention_multiplier": 0.1, "residual_multiplier": 0.4,
                 "logits_scaling": 3.0},
     **tiny_dense_a.RANDOM,
+    **tiny_dense_b.OWN,
 }  # fmt: skip
 PEAKED = ("q_proj.weight", "k_proj.weight")
 
@@ -67,12 +68,14 @@ def make(family: str, sizes: dict[str, Any]) -> Any:
         options = tiny_dense_a.spelled(family, options)
     if family == "qwen3":
         options.setdefault("head_dim", options["hidden_size"] // options["num_attention_heads"] * 2)
+    if family == "helium":  # whose attention is as wide as its hidden states
+        options["head_dim"] = options["hidden_size"] // options["num_attention_heads"]
     if family == "phi3" and options["hidden_size"] // options["num_attention_heads"] % 4:
         options.pop("rope_parameters")
     torch.manual_seed(7)
-    theirs = getattr(transformers, tiny_decoders.class_name(family))(
-        getattr(transformers, CLASSES[family] + "Config")(**options)
-    ).eval()
+    others = exact_torch.OF_OTHERS
+    name = f"{others[family]}ForCausalLM" if family in others else tiny_decoders.class_name(family)
+    theirs = getattr(transformers, name)(transformers.AutoConfig.for_model(family, **options)).eval()
     with torch.no_grad():
         for name, weight in theirs.named_parameters():
             gain = 80 / weight.shape[-1] ** 0.5

@@ -16,9 +16,14 @@ from typing import Any
 
 import pytest
 from golden.tiny_decoders import CLASSES, class_name
+from golden.tiny_dense_b import exaone_name
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+
+OF_OTHERS = {"exaone": "Llama"}
+"""Families whose classes are those of another."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +48,7 @@ class _Double(ModuleType):
 @contextmanager
 def double_throughout(family: str) -> Iterator[None]:
     """Within it the models of ``family``, a model_type, are made and run without any float32."""
-    module = family.removesuffix("_text") if family == "llama4_text" else family
+    module = {"gemma3_text": "gemma3", "llama4_text": "llama4", "exaone": "llama"}.get(family, family)
     names = ("transformers.modeling_rope_utils", f"transformers.models.{module}.modeling_{module}")
     double = _Double("torch")
     with pytest.MonkeyPatch.context() as patch:
@@ -61,8 +66,11 @@ def load_double(folder: Path, family: str, head: str | None = None, **options: A
     """The model in ``folder`` with weights in float64. What else is computed in float32 when it is made is not, within
     ``double_throughout``."""
     config = transformers.AutoConfig.from_pretrained(folder)
-    kind = getattr(transformers, class_name(family) if head is None else CLASSES[family] + head)
-    usual = "sdpa" if kind._supports_sdpa else "eager"
+    if family in OF_OTHERS:
+        kind = getattr(transformers, OF_OTHERS[family] + (head or "ForCausalLM"))
+    else:
+        kind = getattr(transformers, class_name(family) if head is None else CLASSES[family] + head)
+    usual = "sdpa" if kind._supports_sdpa else "eager"  # which alone caps scores
     config._attn_implementation = options.pop("attn_implementation", usual)
     model = kind(config, **options).double().eval()
     from safetensors.torch import load_file
@@ -70,6 +78,11 @@ def load_double(folder: Path, family: str, head: str | None = None, **options: A
     stored = load_file(folder / "model.safetensors")
     # the one name that from_pretrained changes, GPT-NeoX's
     weights = {name.replace("embed_out.", "lm_head."): tensor.double() for name, tensor in stored.items()}
+    if family == "exaone":  # which is saved under the names of its own code
+        weights = {
+            name: weights.get(exaone_name(name), weights.get(name)) for name in model.state_dict()
+            if {name, exaone_name(name)} & weights.keys()
+        }  # fmt: skip
     missing, unexpected = model.load_state_dict(weights, strict=False)
     model.tie_weights()
     assert set(missing) <= {"lm_head.weight"} and not unexpected

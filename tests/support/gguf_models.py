@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from golden import tiny_decoders
 
-from . import gguf_dense_a
+from . import gguf_dense_a, gguf_dense_b
 from .gguf_files import Tensor, gguf_bytes
 
 Array = np.ndarray[Any, Any]
 
-PAIRED = ("llama", "smollm3", "granite")
+PAIRED = ("llama", "smollm3", "granite", *gguf_dense_b.PAIRED)
 """Architectures whose rows of queries and keys are put in another order."""
 
 _NAMES = {
@@ -33,7 +33,7 @@ def gguf_name(name: str, family: str) -> str:
     if family in gguf_dense_a.ARCHITECTURES:
         return gguf_dense_a.gguf_name(name, family)
     layer, _, part = name.rpartition(".")
-    names = _NAMES | _OLMO2 if family == "olmo2" else _NAMES
+    names = _NAMES | (_OLMO2 if family == "olmo2" else gguf_dense_b.NAMES.get(family, {}))
     match = re.fullmatch(r"model\.layers\.(\d+)\.(.*)", layer)
     return f"blk.{match[1]}.{names[match[2]]}.{part}" if match else f"{names[layer]}.{part}"
 
@@ -48,7 +48,7 @@ def fields_of(c: dict[str, Any]) -> dict[str, Any]:
     family = c["model_type"]
     if family in gguf_dense_a.ARCHITECTURES:
         return gguf_dense_a.fields_of(c)
-    arch = "llama" if family == "mistral" else family
+    arch = "llama" if family == "mistral" else gguf_dense_b.ARCHITECTURES.get(family, family)
     heads, kv_heads, size = tiny_decoders.heads(c)
     eps = c.get("rms_norm_eps", 1e-6)
     fields: dict[str, Any] = {
@@ -72,7 +72,7 @@ def fields_of(c: dict[str, Any]) -> dict[str, Any]:
         fields[f"{arch}.rope.dimension_count"] = int(size * c.get("partial_rotary_factor", 1.0))
         fields[f"{arch}.attention.sliding_window"] = c.get("sliding_window") or 0
         fields[f"{arch}.rope.scaling.original_context_length"] = c["original_max_position_embeddings"]
-    return fields
+    return gguf_dense_b.fields_of(c, fields, arch)
 
 
 def tensors_of(c: dict[str, Any], arrays: dict[str, Array], dtype: str) -> dict[str, Any]:
@@ -86,8 +86,8 @@ def tensors_of(c: dict[str, Any], arrays: dict[str, Array], dtype: str) -> dict[
             array = paired(array, turned)
         if family in gguf_dense_a.ARCHITECTURES:
             array = gguf_dense_a.converted(c, name, array)
-        array = np.ascontiguousarray(array)
-        if array.ndim == 1 or name.endswith("_layernorm.weight") or dtype == "float32":
+        array = np.ascontiguousarray(gguf_dense_b.changed(family, name, array))
+        if array.ndim == 1 or name.endswith(("_layernorm.weight", "_norm.weight")) or dtype == "float32":
             found[gguf_name(name, family)] = array
         elif dtype == "bfloat16":
             bits = (array.view(np.uint32) >> 16).astype("<u2")

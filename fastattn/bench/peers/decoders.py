@@ -43,8 +43,9 @@ def _fastattn(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | N
 
         def call(count: int) -> list[list[int]]:
             found = model.generate(
-                ids, max_new_tokens=count, ignore_eos=True, repetition_penalty=1.0, kv_dtype=kv_dtype, **how
-            )
+                ids, max_new_tokens=count, ignore_eos=True, repetition_penalty=1.0, kv_dtype=kv_dtype, num_beams=1,
+                draft=None, **how,
+            )  # fmt: skip
             return [list(one.token_ids) for one in found]
 
         return call
