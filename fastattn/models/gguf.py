@@ -444,13 +444,18 @@ class GgufFiles(ModelFiles):
                     raise WeightFileError(f"{file.path}: {key} is {file.fields.kind(key)}, expected one number")
                 name = key.removeprefix(_SAMPLING)
                 values[_OPTIONS.get(name, name)] = shortest(value) if type(value) is float else value
-        if values.keys() & {"temperature", "top_k", "top_p", "min_p"} and values.get("temperature") != 0:
+        if values.keys() & _DRAWING and values.get("temperature") != 0:
             values["do_sample"] = True
         return values
 
 
 _SAMPLING = "general.sampling."
 _OPTIONS = {"temp": "temperature", "penalty_repeat": "repetition_penalty"}
+_DRAWING = {
+    "temperature", "top_k", "top_p", "min_p", "xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau",
+    "mirostat_eta",
+}  # fmt: skip
+"""What has a meaning only where tokens are drawn: a file that has any of it wants them drawn."""
 
 
 def _json(values: Any) -> bytes:
