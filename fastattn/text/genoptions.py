@@ -65,7 +65,8 @@ _WITHOUT_EFFECT_BY_REASON = {
     "output_logits",
     "how keys are kept, and how transformers computes": "use_cache cache_implementation cache_config "
     "return_legacy_cache low_memory compile_config disable_compile prefill_chunk_size",
-    "what no token depends on, where logits are numbers": "remove_invalid_values renormalize_logits",
+    "what no token depends on, where logits are numbers": "remove_invalid_values",
+    "what only the scores of beams depend on, with which it is refused": "renormalize_logits",
     "drafts, which change no text": "is_assistant num_assistant_tokens num_assistant_tokens_schedule "
     "assistant_confidence_threshold prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit "
     "assistant_lookbehind target_lookbehind",
@@ -114,6 +115,8 @@ def read_options(model: PromptedDecoder, given: Mapping[str, Any]) -> Options:
     how = [given.get(name) for name in _HOW]
     beams = read_beams(stored, where, given, draws(*how))
     if beams.width > 1:
+        if stored.get("renormalize_logits") is True:  # it would change their scores, by which they are sorted
+            raise ValueError(f"{where}: renormalize_logits is true: it is not supported with {beams.width} beams")
         drawn = False
     elif all(value is None for value in how):
         drawn = (

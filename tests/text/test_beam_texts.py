@@ -112,6 +112,23 @@ def test_beams_of_the_file(tmp_path: Path, model: Any) -> None:
         stored.stream("Hello", n=1)
 
 
+def test_scores_that_would_be_normalised_once_more(tmp_path: Path, model: Any) -> None:
+    """As the file says, which is refused by its name; without beams no token depends on it."""
+    stored = make(tmp_path / "m", renormalize_logits=True)
+    for options in ({}, {"num_beams": 1}, {"temperature": 0.7}, {"repetition_penalty": 1.5}):
+        call = {"max_new_tokens": 5, **options}
+        assert stored.generate("Hello", **call) == model.generate("Hello", **call)
+    for options in ({"num_beams": 2}, {"num_beams": 3, "repetition_penalty": 1.5}):
+        with pytest.raises(ValueError, match="generation_config.json: renormalize_logits is true: .*with [23] beams"):
+            stored.generate("Hello", max_new_tokens=5, **options)
+    by_file = make(tmp_path / "beams", renormalize_logits=True, num_beams=4)
+    with pytest.raises(ValueError, match="generation_config.json: renormalize_logits is true: .*with 4 beams"):
+        by_file.generate("Hello", max_new_tokens=5)
+    assert by_file.generate("Hello", max_new_tokens=5, num_beams=1) == model.generate("Hello", max_new_tokens=5)
+    off = make(tmp_path / "off", renormalize_logits=False, num_beams=4)
+    assert off.generate("Hello", max_new_tokens=5) == model.generate("Hello", max_new_tokens=5, num_beams=4)
+
+
 @pytest.mark.parametrize("name", ["num_return_sequences", "n"])
 def test_other_spellings_and_numbers(model: Any, name: str) -> None:
     expected = model.generate("Hello", max_new_tokens=4, num_beams=3, n=2, length_penalty=2.0)
