@@ -147,8 +147,8 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         num_threads
             Threads of this call; None for what ``load`` was given.
         spellings
-            ``max_tokens``, ``min_tokens``, ``repeat_penalty``, ``stop_strings``, ``num_return_sequences`` and
-            ``max_time``: other names of the above.
+            ``max_tokens``, ``min_tokens``, ``repeat_penalty``, ``stop_strings``, ``num_return_sequences``, ``max_time``
+            and, of ``draft``, ``prompt_lookup_num_tokens``: other names of the above.
 
         Returns
         -------

@@ -290,16 +290,20 @@ def _begin(
 ) -> tuple[int, CallLog | None, int | None, str, Options]:
     """(deadline, log, threads, type of keys, the rest) of a call."""
     model.check_logits()
+    options.setdefault("draft", "auto")
     for name in [name for name in options if name in SPELLINGS]:
         value, known = options.pop(name), SPELLINGS[name]
-        if value is not None and options.get(known) is not None:
-            raise ValueError(f"{name}: got {value!r} beside {known}={options[known]!r}, which is the same")
-        options[known] = value if options.get(known) is None else options[known]
+        if value is None:
+            options.setdefault(known, None)
+            continue
+        told = options.get(known)
+        if told is not None if known != "draft" else not (isinstance(told, str) and told == "auto"):  # None: no draft
+            raise ValueError(f"{name}: got {value!r} beside {known}={told!r}, which is the same")
+        options[known] = value
     unknown = [name for name in options if name not in _NAMES]
     if unknown:
         raise TypeError(f"{what}() got an unexpected option {unknown[0]!r}; there are {', '.join(_NAMES)}")
     deadline = deadline_of(options.pop("timeout", None))
-    options.setdefault("draft", "auto")
     num_threads, kv_dtype = options.pop("num_threads", None), options.pop("kv_dtype", None)
     read = read_options(model, options)
     if read.stop and not model.has_tokenizer:

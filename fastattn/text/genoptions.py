@@ -28,7 +28,7 @@ _FILE = "generation_config.json"
 
 SPELLINGS: Mapping[str, str] = {
     "max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens", "repeat_penalty": "repetition_penalty",
-    "stop_strings": "stop", "num_return_sequences": "n", "max_time": "timeout",
+    "stop_strings": "stop", "num_return_sequences": "n", "max_time": "timeout", "prompt_lookup_num_tokens": "draft",
 }  # fmt: skip
 """Names of other libraries -> ours."""
 

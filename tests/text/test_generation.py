@@ -333,6 +333,31 @@ def test_other_spellings(model: Any) -> None:
     assert model.generate("a", max_new_tokens=90, max_time=1e-9)[0].finish_reason == "timeout"
 
 
+def test_drafts_by_their_other_name(model: Any) -> None:
+    """Which has a number; that there are drafts, and none of them, is said by ours alone."""
+
+    def told(**options: Any) -> Any:
+        made = model.generate("a", max_new_tokens=2, **options)[0]
+        assert model.stream("a", max_new_tokens=2, **options).result() == made
+        return made.settings["draft"]
+
+    assert (told(), told(draft=None), told(draft=5)) == ("auto", None, 5)
+    name = "prompt_lookup_num_tokens"
+    assert (told(**{name: 3}), told(**{name: 3, "draft": "auto"})) == (3, 3)
+    assert (told(**{name: None}), told(**{name: None, "draft": None}), told(**{name: None, "draft": 5})) == (
+        "auto",
+        None,
+        5,
+    )
+    for other in (5, None, "prompt_lookup"):
+        for call in (model.generate, model.stream):
+            with pytest.raises(ValueError, match=f"{name}: got 3 beside draft="):
+                call("a", max_new_tokens=2, draft=other, **{name: 3})
+    for wrong, error in ((0, ValueError), (65, ValueError), (2.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="draft: "):
+            model.generate("a", max_new_tokens=2, **{name: wrong})
+
+
 def test_without_a_tokenizer(tmp_path: Path) -> None:
     folder = tiny_decoders.make(tmp_path / "m", "llama")
     model = fa.load(folder)
