@@ -4,17 +4,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
-import re
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
-from .arguments import Formatter, add_threads, language_model_path, path, positive_int, sha256
+from .arguments import Formatter, add_threads, language_model_path, path, sha256
+from .generateoptions import add_options, check, named_by_option, utf8, values
 from .interrupt import OUTPUTS, WRITING
 from .job import load_model
 from .streams import STDIN, escaping, wait
@@ -27,18 +26,24 @@ _EPILOG = """examples:
   fastattn generate --chat "Why is the sky blue?"
   cat prompt.txt | fastattn generate --model model.gguf --temperature 0.8 --top-p 0.95 --seed 7 --stop $'\\n\\n' -
   fastattn generate --model model.fastattn --json --logprobs 3 "Once upon a time"
+  fastattn generate --json --num-beams 4 -n 2 --max-new-tokens 16 "Three colors are"
+  fastattn generate --temperature 1 --min-p 0.05 --xtc 0.5,0.1 --dry 0.8 --dry-breaker $'\\n' "Once upon a time"
+  fastattn generate --mirostat 2,4.5 --no-repeat-ngram-size 3 --bad-words very "The sea was"
   fastattn generate --max-new-tokens 4 -- "-5 + 8 ="
 
 Output: the text behind the prompt, as it comes, and a newline at its end; characters that standard output has no
 encoding for are written as \\uXXXX. With --json one line for each answer, an object with "text", "token_ids",
-"finish_reason", "stop", "prompt_tokens", "logprobs", "score" and "settings". After --timeout what there is is printed,
-and the status is 124.
+"finish_reason", "stop", "prompt_tokens", "logprobs", "prompt_logprobs", "score" and "settings"; numbers that are
+infinite are null. Of beams the text of the best comes when it is complete, and with --json the "score" of each. After
+--timeout what there is is printed, and the status is 124.
 
 Texts of options are taken as they are: a shell writes a newline as $'\\n'. Of standard input one newline at the end is
 not part of the prompt.
 
 Options that are left out are those of the model's generation_config.json (in GGUF files general.sampling.*), else the
-likeliest token is taken. The text depends on model, prompt, options and seed alone: not on threads or the machine.
+likeliest token is taken. With --do-sample, a --temperature above 0, --top-k, --top-p, --min-p, --typical-p, --xtc or
+--mirostat tokens are drawn; none of these is possible with --num-beams above 1. The text depends on model, prompt,
+options and seed alone: not on threads or the machine.
 
 --chat puts the prompt as one turn into the shape that the model's chat template asks for, where that is one of the
 common ones (ChatML, Llama 2 and 3, Mistral, Phi-3, Zephyr, Gemma, Granite, Tulu): templates are recognised, never run.
@@ -59,7 +64,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=Formatter,
     )
     parser.add_argument(
-        "prompt", type=_text, metavar="PROMPT", help="the text to continue; - reads it from standard input"
+        "prompt", type=utf8, metavar="PROMPT", help="the text to continue; - reads it from standard input"
     )
     parser.add_argument(
         "--model", type=path, metavar="PATH",
@@ -72,84 +77,22 @@ def add_parser(commands: Any) -> None:
         help="LoRA to put into the weights, a folder that PEFT wrote or a .gguf file; may come again",
     )  # fmt: skip
     parser.add_argument("--chat", action="store_true", help="the prompt is one turn of a chat")
-    parser.add_argument(
-        "--system", type=_text, metavar="TEXT", help="what the system says before it; with --chat alone"
-    )
-    parser.add_argument("--max-new-tokens", type=positive_int, metavar="N", help="most tokens to generate")
-    parser.add_argument(
-        "--min-new-tokens", type=_natural, metavar="N", help="tokens before the first one that may end it"
-    )
-    parser.add_argument("-n", type=positive_int, metavar="N", help="so many answers; with --json alone")
-    parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the random numbers (default: 0)")
-    for name, what in (
-        ("temperature", "what logits are divided by; 0 takes the likeliest token"),
-        ("top-p", "how likely the tokens that may be drawn are together"),
-        ("min-p", "how likely each of them is beside the likeliest"),
-        ("repetition-penalty", "on tokens in prompt and answer"),
-        ("presence-penalty", "on tokens in the answer"),
-        ("frequency-penalty", "on tokens in the answer, as often as they are there"),
-    ):
-        parser.add_argument(f"--{name}", type=_number, metavar="X", help=what)
-    parser.add_argument("--top-k", type=_natural, metavar="N", help="how many tokens may be drawn; 0 for all")
-    parser.add_argument(
-        "--stop", type=_stop, action="append", metavar="TEXT",
-        help="what ends the text, and is not part of it; may come again",
-    )  # fmt: skip
-    parser.add_argument("--ignore-eos", action="store_true", help="go on behind the model's own end")
-    parser.add_argument(
-        "--logprobs", type=_natural, metavar="K", help="the K likeliest tokens of each place; for --json"
-    )
-    parser.add_argument(
-        "--kv-dtype", choices=("float32", "float16", "bfloat16", "int8"), help="of kept keys and values (float32)"
-    )
+    parser.add_argument("--system", type=utf8, metavar="TEXT", help="what the system says before it; with --chat alone")
+    add_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object for each answer")
     add_threads(parser)
     add_timeout(parser)
     parser.set_defaults(run=_run, parser=parser)
 
 
-def _natural(text: str) -> int:
-    """An integer from 0 in plain digits."""
-    if not text.isascii() or not text.isdigit() or len(text) > 20:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not an integer from 0")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is not a number") from None
-
-
-def _text(text: str) -> str:
-    """A text; what a shell handed over as other bytes than UTF-8 is none."""
-    for at, letter in enumerate(text):
-        if "\ud800" <= letter <= "\udfff":
-            raise argparse.ArgumentTypeError(f"not UTF-8 at character {at}")
-    return text
-
-
-def _stop(text: str) -> str:
-    """A text that may end another."""
-    if not text:
-        raise argparse.ArgumentTypeError("an empty string, which would end every text at once")
-    return _text(text)
-
-
-_SAMPLING = (
-    "seed", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
-    "min_new_tokens", "logprobs",
-)  # fmt: skip
-_OPTIONS = (*_SAMPLING, "max_new_tokens", "stop", "kv_dtype")
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    _check(arguments)
+    if arguments.system is not None and not arguments.chat:
+        arguments.parser.error("argument --system: with --chat alone")
+    check(arguments)
     text = _read_stdin() if arguments.prompt == "-" else arguments.prompt
     if not text:
         raise ValueError("PROMPT: the text is empty")
-    with _named_by_option():
+    with named_by_option():
         model = load_model(arguments, None, language_model_path)
         if not hasattr(model, "generate"):
             raise ValueError(f"--model: {model.path} is no language model: it has no text to continue")
@@ -160,70 +103,32 @@ def _run(arguments: argparse.Namespace) -> int:
                 f"PROMPT: {len(text)} characters, but the context of the model has {model.max_positions} tokens"
             )
         prompt = _turn(model, arguments.system, text) if arguments.chat else text
-        options = {name: getattr(arguments, name) for name in _OPTIONS}
-        options |= {"ignore_eos": arguments.ignore_eos, "timeout": seconds_left(arguments)}
-        if arguments.json:
-            results = model.generate([prompt], n=arguments.n, **options)
+        options = {**values(arguments), "n": arguments.n if arguments.json else 1, "timeout": seconds_left(arguments)}
+        if arguments.json or _has_beams(model, options):
+            results = model.generate([prompt], **options)
+            if arguments.json:
+                for result in results:
+                    print(json.dumps(_object(result), allow_nan=False), flush=True)
+            else:
+                _show([results[0].text], arguments)
         else:
             stream = model.stream(prompt, **options)
-    if arguments.json:
-        for result in results:
-            print(json.dumps(_object(result), allow_nan=False), flush=True)
-    else:
-        results = [_show(stream, arguments)]
+            _show(stream, arguments)
+            results = [stream.result()]
     if any(result.finish_reason == "timeout" for result in results):
         print(f"fastattn: {exceeded(arguments)}", file=sys.stderr)
         return TIMED_OUT
     return 0
 
 
-# ---- arguments -------------------------------------------------------------------------------------------------------
+def _has_beams(model: Any, options: dict[str, Any]) -> bool:
+    """Whether texts are searched, by the options or the model's files: then there is none before the end."""
+    from fastattn.text.genoptions import read_options
+
+    return read_options(model, options).beams.width > 1
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Leaves with a usage error where options are wrong whatever the model is: before it is loaded."""
-    from fastattn.engine.sampling import sampling_of
-
-    parser = arguments.parser
-    for name in ("n", "logprobs"):
-        if getattr(arguments, name) is not None and not arguments.json:
-            parser.error(f"argument {_flag(name)}: with --json alone")
-    if arguments.system is not None and not arguments.chat:
-        parser.error("argument --system: with --chat alone")
-    for name in _SAMPLING:
-        try:
-            sampling_of(**{name: getattr(arguments, name)})
-        except ValueError as error:
-            parser.error(f"argument {_flag(name)}: {str(error).removeprefix(f'{name}: ')}")
-    least, most = arguments.min_new_tokens, arguments.max_new_tokens
-    if least is not None and most is not None and least > most:
-        parser.error(f"argument --min-new-tokens: {least} is more than --max-new-tokens, {most}")
-
-
-def _flag(name: str) -> str:
-    """The option that stands for an argument of ``generate``."""
-    return "-n" if name == "n" else f"--{name.replace('_', '-')}"
-
-
-_ARGUMENT = re.compile(rf"(?<![\w/.-])({'|'.join((*_OPTIONS, 'dtype', 'system', 'ignore_eos', 'n'))})(?![\w/.-])")
-
-
-@contextlib.contextmanager
-def _named_by_option() -> Iterator[None]:
-    """Errors about arguments of ``load`` and ``generate`` name the options instead."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        name, colon, rest = str(error).partition(": ")
-        if re.fullmatch(r"prompts?(\[0\])?", name):
-            name = "PROMPT"
-        elif colon and _ARGUMENT.fullmatch(name):
-            name = _flag(name)
-        else:
-            raise
-        # of words in the rest only those that nobody writes but as the name of an argument
-        rest = _ARGUMENT.sub(lambda found: _flag(found[0]) if "_" in found[0] else found[0], rest)
-        raise type(error)(f"{name}: {rest}") from None
+# ---- prompts ---------------------------------------------------------------------------------------------------------
 
 
 def _read_stdin() -> str:
@@ -279,14 +184,14 @@ class _Line:
             os.write(1, b"\n")
 
 
-def _show(stream: Any, arguments: argparse.Namespace) -> Any:
-    """Prints a text as it comes; the whole result."""
+def _show(pieces: Iterable[str], arguments: argparse.Namespace) -> None:
+    """Prints a text as it comes."""
     line = _Line()
     with escaping():
         if arguments.own_process and sys.stdout.isatty():
             OUTPUTS[line] = None
         try:
-            for piece in stream:
+            for piece in pieces:
                 with WRITING:  # behind the end of the line nothing comes
                     line.open = True
                     print(piece, end="", flush=True)
@@ -295,23 +200,31 @@ def _show(stream: Any, arguments: argparse.Namespace) -> Any:
                 line.open = False
         finally:
             OUTPUTS.pop(line, None)
-    return stream.result()
 
 
 def _object(result: Any) -> dict[str, Any]:
-    logprobs = result.logprobs
-    if logprobs is not None:
-        logprobs = [
-            {"id": token, "logprob": _finite(value), "top": [[one, _finite(told)] for one, told in top.items()]}
-            for token, value, top in logprobs
-        ]
     return {
         "text": result.text, "token_ids": list(result.token_ids), "finish_reason": result.finish_reason,
-        "stop": result.stop, "prompt_tokens": result.prompt_tokens, "logprobs": logprobs,
-        "score": None if result.score is None else _finite(result.score), "settings": dict(result.settings),
+        "stop": result.stop, "prompt_tokens": result.prompt_tokens, "logprobs": _places(result.logprobs),
+        "prompt_logprobs": _places(result.prompt_logprobs), "score": _plain(result.score),
+        "settings": _plain(dict(result.settings)),
     }  # fmt: skip
 
 
-def _finite(value: float) -> float | None:
-    """A number that JSON has: null for what never comes (-inf)."""
-    return value if math.isfinite(value) else None
+def _places(logprobs: Any) -> list[dict[str, Any] | None] | None:
+    """What is told of each token; null in the place of the first, which nothing is before."""
+    if logprobs is None:
+        return None
+    return [
+        None if one is None else {"id": one[0], "logprob": _plain(one[1]), "top": _plain(list(one[2].items()))}
+        for one in logprobs
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: null for a number of what never comes (-inf)."""
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -127,10 +127,16 @@ def test_numbers_that_json_has_not(folder: str, monkeypatch: pytest.MonkeyPatch,
 
     class Result:
         text, token_ids, finish_reason, stop, prompt_tokens = "a", (1,), "length", None, 1
-        logprobs, score, settings = ((1, float("-inf"), {2: -0.5, 1: float("-inf")}),), float("-inf"), {"n": 1}
+        logprobs, score = ((1, float("-inf"), {2: -0.5, 1: float("-inf")}),), float("-inf")
+        prompt_logprobs = (None, (3, -1.5, {3: -1.5}), (4, float("-inf"), {}))
+        settings = {"n": 1, "logit_bias": {5: float("-inf"), 6: 0.5}, "sequence_bias": [[[1, 2], float("-inf")]]}
 
     found = json.loads(json.dumps(command._object(Result()), allow_nan=False))
     assert found["logprobs"] == [{"id": 1, "logprob": None, "top": [[2, -0.5], [1, None]]}] and found["score"] is None
+    assert found["prompt_logprobs"] == [
+        None, {"id": 3, "logprob": -1.5, "top": [[3, -1.5]]}, {"id": 4, "logprob": None, "top": []},
+    ]  # fmt: skip
+    assert found["settings"] == {"n": 1, "logit_bias": {"5": None, "6": 0.5}, "sequence_bias": [[[1, 2], None]]}
 
 
 # ---- standard input --------------------------------------------------------------------------------------------------
