@@ -37,7 +37,7 @@ def add_options(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--new-tokens", type=positive_int, default=32, metavar="N", help="behind the shortest of the prompts (32)"
     )
-    kind.add_argument("--batch", type=_counts, default=[1, 4], metavar="N,N", help="sequences at once (1,4)")
+    kind.add_argument("--batch", type=_counts, default=[1, 4, 32], metavar="N,N", help="sequences at once (1,4,32)")
     kind.add_argument("--compare", type=_writers, default=[], metavar="A,B", help="transformers, llama.cpp")
 
 

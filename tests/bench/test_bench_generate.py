@@ -62,6 +62,16 @@ def test_command_as_json(gguf: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert memory["beyond_kept_bytes"] == memory["load_bytes"] - found["kept_bytes"]
 
 
+def test_cases_by_themselves() -> None:
+    """From one sequence to as many as a batch of a server has."""
+    arguments = cli._parser().parse_args(["bench", "generate"])
+    cases = generation.cases_of(arguments.prompt_tokens, arguments.new_tokens, arguments.batch)
+    assert [case.shape_text for case in cases] == [
+        "B1, 16 tokens", "B1, 128 tokens", "B1, 512 tokens", "B1, 32 behind 16 tokens", "B4, 32 behind 16 tokens",
+        "B32, 32 behind 16 tokens", "B1, 32 behind 16 tokens",
+    ]  # fmt: skip
+
+
 def test_command_as_a_table(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "WRITERS", {**peers.WRITERS, "llama.cpp": ("no_such_module",)})
     options = ["--dtype", "bfloat16", "--kv-dtype", "int8", "--compare", "llama.cpp"]
