@@ -236,15 +236,15 @@ def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
 
 def causal_heads(
     g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0, factor: float = 1.0, cap: float = 0.0,
-    name: str = "lm_head", bias: bool = False,
+    name: str = "lm_head", bias: bool = False, tokens: str = "score",
 ) -> None:  # fmt: skip
     """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of.
 
     Logits are divided by ``divisor``, multiplied by ``factor``, and held below ``cap`` by tanh, where that is not 0.
     ``name``: what the file calls the layer.
 
-    Other files have a layer ``score``, which labels the last token of a sequence that is no padding or, with a bias,
-    each of its tokens.
+    Other files have a layer ``score``, which labels the last token of a sequence that is no padding, or one that is
+    called ``tokens`` and, with a bias, labels each of them.
     """
     g.output("hidden", x)
     words = f"{g.name('token_embd')}.weight"
@@ -260,7 +260,7 @@ def causal_heads(
             "sequence_classification", "last", (score,), labelled=True, padding=padding
         ),
         token_classification=lambda: HeadSpec(
-            "token_classification", "all", (score._replace(bias=biased),), labelled=True
+            "token_classification", "all", (score._replace(name=tokens, bias=biased),), labelled=True
         ),
     )  # fmt: skip
     if g.tasks.head is not None and g.tasks.head.kind == "causal_lm":

@@ -54,7 +54,7 @@ def build(g: Graph) -> Facts:
             x = plain_feed_forward(layer, layer.layer_norm(x, "ffn_norm", s.eps), s) + x
     x = g.layer_norm(x, "output_norm", s.eps)
     g.hidden_state(x)
-    causal_heads(g, x, s, tied=tied, name=head)
+    causal_heads(g, x, s, tied=tied, name=head, tokens="classifier")
     return s.facts
 
 

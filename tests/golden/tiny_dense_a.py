@@ -73,6 +73,9 @@ TIED = dict.fromkeys(("gpt2", "starcoder2", "falcon", "bloom", "mpt", "opt"), Tr
 HEADS = {"gpt_neox": "embed_out"}
 """The layer that makes logits, where not lm_head."""
 
+LABELS = dict.fromkeys(("gpt2", "gpt_neox", "falcon", "bloom", "mpt"), "classifier")
+"""The layer that labels tokens, where not score."""
+
 DEFAULTS = {
     "gptj": ("n_inner", "activation_function", "layer_norm_epsilon", "tie_word_embeddings"),
     "codegen": ("n_inner", "activation_function", "layer_norm_epsilon", "tie_word_embeddings"),
