@@ -15,8 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from weakref import ref
 
-import numpy as np
-
 from .facts import Integers, Tasks
 from .gathers import first_rows, last_rows, neighbour_rows
 from .names import Names
@@ -346,11 +344,6 @@ class Graph:
             "rms_norm", x.rows, x.width, x, residual, weight=weight, eps=eps, heads=groups, reuse=True
         )  # fmt: skip
 
-    def unit_rms(self, x: Value, eps: float, groups: int = 1) -> Value:
-        """x / sqrt(mean(x^2) + eps), in each of ``groups`` groups of columns."""
-        ones = np.ones(x.width // groups, np.float32)
-        return self.record("rms_norm", x.rows, x.width, x, None, weight=ones, eps=eps, heads=groups, reuse=True)
-
     def norm_each(self, x: Value, norms: Sequence[Norm | None], eps: float) -> Value:
         """The layer norm of each of so many groups of columns (heads), which have norms of their own."""
         self._read(x)
@@ -360,11 +353,6 @@ class Graph:
             inputs, part = (x.columns(i * size, size), None), out.columns(i * size, size)
             self.trace.nodes.append(Node("layer_norm", part, inputs, (), {"weight": weight, "bias": bias, "eps": eps}))
         return out
-
-    def head_norms(self, x: Value, role: str, eps: float, heads: int) -> Value:
-        """The layer norm of each of ``heads`` groups of columns, which have gains of their own: (heads, D)."""
-        gains = self.table(role, (heads, x.width // heads))
-        return self.norm_each(x, [None if gains is None else Norm(gains[i], None) for i in range(heads)], eps)
 
     def split(self, x: Value, *widths: int) -> list[Value]:
         """``x`` cut into columns of these widths, which are all of it."""

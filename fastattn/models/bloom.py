@@ -50,7 +50,7 @@ def build(g: Graph) -> Facts:
         x = plain_feed_forward(layer, y, s) + (y if normed else x)
     x = g.layer_norm(x, "output_norm", s.eps)
     g.hidden_state(x)
-    causal_heads(g, x, s, tied=tied)
+    causal_heads(g, x, s, tied=tied, tokens="classifier")
     return s.facts
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
 from typing import NamedTuple
 
-from ..graph.config import ConfigReader
+from ..graph.config import ConfigReader, short
 from ..graph.facts import Facts
 from ..graph.family import Family
 from ..graph.graph import Graph, Value
@@ -20,7 +20,7 @@ from .blocks import ACTIVATIONS, MAX_HEAD_SIZE, MAX_LAYERS
 
 __all__ = [
     "LAYER", "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds",
-    "mixed", "rotaries_of", "rotary_of", "rotary_part_of", "sliding_layers", "window_of", "windows_between",
+    "mixed", "rotaries_of", "rotary_of", "rotary_of_part", "sliding_layers", "window_of", "windows_between",
 ]  # fmt: skip
 
 LAYER = {
@@ -114,21 +114,23 @@ def rotary_of(c: ConfigReader, s: Sizes, *, base: float = 10000.0, interleaved: 
     )  # fmt: skip
 
 
-def rotary_part_of(
-    c: ConfigReader, s: Sizes, part: float, *, base: float = 10000.0, interleaved: bool = False
+def rotary_of_part(
+    c: ConfigReader, s: Sizes, part: float, *, base: float = 10000.0, interleaved: bool = False, odd: bool = False
 ) -> Rotary:  # fmt: skip
-    """``rotary_of`` for the first ``partial_rotary_factor`` of each head, ``part`` where the file is silent.
+    """The first dims of a head turn: ``part`` of them, where rope_parameters says no ``partial_rotary_factor``.
 
-    Where that is an odd number R of dims, one more turns, by the frequencies theta^(-2 i / R): so does transformers.
+    ``odd``: of an odd number R of dims one more turns, by the frequencies theta^(-2 i / R), as transformers does it in
+    some families; in others it cannot run such models, and they are refused here.
     """
     theta, scaling = read_scaling(c, base)
     own = dict(scaling or {})
-    beside = c.positive("partial_rotary_factor", part)
-    found = own.pop("partial_rotary_factor", None) or beside
-    if type(found) not in (int, float) or not 0 < found <= 1:
-        raise ValueError(f"{c.path}: partial_rotary_factor is {str(found)[:100]!r}, expected a number up to 1")
-    dims = int(s.head_size * found)
-    if dims % 2 and dims < s.head_size and (own.get("rope_type") or own.get("type")) in (None, "default", "linear"):
+    inside = own.pop("partial_rotary_factor", None)
+    part = part if inside is None else inside
+    if type(part) not in (int, float) or not 0 < part <= 1:
+        raise ValueError(f"{c.path}: partial_rotary_factor is {short(part)}, expected a number above 0, up to 1")
+    dims = int(s.head_size * part)
+    kind = own.get("rope_type") or own.get("type")
+    if odd and dims % 2 and dims < s.head_size and kind in (None, "default", "linear"):
         # in decimal arithmetic, which is the same on every machine
         exact = Context(prec=40)
         theta = float(exact.power(Decimal(theta), exact.divide(Decimal(dims + 1), Decimal(dims))))
@@ -236,15 +238,15 @@ def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
 
 def causal_heads(
     g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0, factor: float = 1.0, cap: float = 0.0,
-    name: str = "lm_head", bias: bool = False,
+    name: str = "lm_head", bias: bool = False, tokens: str = "score",
 ) -> None:  # fmt: skip
     """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of.
 
     Logits are divided by ``divisor``, multiplied by ``factor``, and held below ``cap`` by tanh, where that is not 0.
     ``name``: what the file calls the layer.
 
-    Other files have a layer ``score``, which labels the last token of a sequence that is no padding or, with a bias,
-    each of its tokens.
+    Other files have a layer ``score``, which labels the last token of a sequence that is no padding, or one that is
+    called ``tokens`` and, with a bias, labels each of them.
     """
     g.output("hidden", x)
     words = f"{g.name('token_embd')}.weight"
@@ -260,7 +262,7 @@ def causal_heads(
             "sequence_classification", "last", (score,), labelled=True, padding=padding
         ),
         token_classification=lambda: HeadSpec(
-            "token_classification", "all", (score._replace(bias=biased),), labelled=True
+            "token_classification", "all", (score._replace(name=tokens, bias=biased),), labelled=True
         ),
     )  # fmt: skip
     if g.tasks.head is not None and g.tasks.head.kind == "causal_lm":

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from ..graph.config import ConfigReader, short
 from ..graph.family import Facts
-from ..graph.graph import Graph
+from ..graph.graph import Graph, Value
+from ..graph.source import Norm
 from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, rotary_of, windows_between
 from .ggufkeys import BIASES, Architecture, Keys, Values, sliding_kinds
 
@@ -50,8 +51,7 @@ def build(g: Graph) -> Facts:
             s.q_width, s.kv_width, s.kv_width,
         )  # fmt: skip
         if normed:
-            q = layer.head_norms(q, "attn_q_norm", s.eps, s.heads)
-            k = layer.head_norms(k, "attn_k_norm", s.eps, s.kv_heads)
+            q, k = _head_norms(layer, q, "attn_q_norm", s, s.heads), _head_norms(layer, k, "attn_k_norm", s, s.kv_heads)
         if turned[i]:
             q, k = layer.rope(q, s.heads, rotary), layer.rope(k, s.kv_heads, rotary)
         attended = layer.attention(
@@ -62,6 +62,12 @@ def build(g: Graph) -> Facts:
     g.hidden_state(x)
     causal_heads(g, x, s, tied=tied, factor=factor)
     return s.facts._replace(max_positions=longest)
+
+
+def _head_norms(g: Graph, x: Value, role: str, s: Sizes, heads: int) -> Value:
+    """The layer norm of each head, whose gains are rows of one tensor."""
+    gains = g.table(role, (heads, s.head_size))
+    return g.norm_each(x, [None if gains is None else Norm(gains[i], None) for i in range(heads)], s.eps)
 
 
 def _check(c: ConfigReader) -> None:

@@ -61,7 +61,7 @@ def build(g: Graph) -> Facts:
             x = x + plain_feed_forward(layer, layer.layer_norm(x, "attn_post_norm", s.eps), s, bias=bias)
     x = g.layer_norm(x, "output_norm", s.eps)
     g.hidden_state(x)
-    causal_heads(g, x, s, tied=tied)
+    causal_heads(g, x, s, tied=tied, tokens="classifier")
     return s.facts
 
 

@@ -20,7 +20,6 @@ __all__ = ["FAMILY", "GGUF"]
 
 def build(g: Graph) -> Facts:
     c = g.config
-    c.refuse("use_bidirectional_attention", "tokens that see what comes later are not supported")
     s = Sizes.read(c, kv_heads=16, head_size=256)._replace(activation=_activation(c))
     rotary, bias = rotary_of(c, s), c.flag("attention_bias", False)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))

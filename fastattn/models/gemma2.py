@@ -28,7 +28,6 @@ NAMES = Names(
 
 def build(g: Graph) -> Facts:
     c = g.config
-    c.refuse("use_bidirectional_attention", "tokens that see what comes later are not supported")
     s = Sizes.read(c, kv_heads=4, head_size=256)
     s = s._replace(activation=c.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"))
     windows, rotary, bias = windows_between(c, s, 2, 4096), rotary_of(c, s), c.flag("attention_bias", False)

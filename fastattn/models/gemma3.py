@@ -21,7 +21,6 @@ __all__ = ["FAMILY", "GGUF"]
 
 def build(g: Graph) -> Facts:
     c = g.config
-    c.refuse("use_bidirectional_attention", "tokens that see what comes later are not supported")
     s = Sizes.read(c, kv_heads=4, head_size=256)
     s = s._replace(activation=c.choice("hidden_activation", ACTIVATIONS, "gelu_pytorch_tanh"))
     windows, bias = windows_between(c, s, c.size("sliding_window_pattern", 6), 4096), c.flag("attention_bias", False)

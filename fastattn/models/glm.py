@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..graph.family import Facts
 from ..graph.graph import Graph, Value
 from ..graph.names import Names
-from .causal import LAYER, NAMES, PROBES, Sizes, attend, causal_family, causal_heads, rotary_part_of
+from .causal import LAYER, NAMES, PROBES, Sizes, attend, causal_family, causal_heads, rotary_of_part
 from .ggufkeys import BIASES, Architecture
 
 __all__ = ["FAMILY", "GGUF"]
@@ -24,7 +24,8 @@ def build(g: Graph) -> Facts:
     c = g.config
     between = c.model_type() == "glm4"
     s = Sizes.read(c, eps=1.5625e-07, kv_heads=2, head_size=128)
-    rotary, bias = rotary_part_of(c, s, 0.5, interleaved=True), c.flag("attention_bias", True)
+    rotary = rotary_of_part(c, s, c.positive("partial_rotary_factor", 0.5), interleaved=True, odd=True)
+    bias = c.flag("attention_bias", True)
     g.names = (_FOUR_NORMS if between else NAMES).replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
     x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)

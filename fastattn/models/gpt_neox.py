@@ -13,9 +13,9 @@ from ..graph.facts import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from .blocks import ACTIVATIONS
-from .causal import causal_heads, mixed
+from .causal import causal_heads, mixed, rotary_of_part
 from .ggufkeys import BIASES, Architecture, Keys, Values
-from .plain import by_head, named, plain_family, plain_feed_forward, rotary_of_part, sizes_of
+from .plain import by_head, named, plain_family, plain_feed_forward, sizes_of
 
 __all__ = ["FAMILY", "GGUF"]
 
@@ -34,7 +34,7 @@ def build(g: Graph) -> Facts:
         eps=c.positive("layer_norm_eps", 1e-5), positions=c.size("max_position_embeddings", 2048),
     )  # fmt: skip
     part = c.positive(named(c, "rotary_pct", "partial_rotary_factor"), 0.25)
-    rotary = rotary_of_part(c, s, part, base=c.positive(named(c, "rotary_emb_base", "rope_theta"), 10000.0))
+    rotary = rotary_of_part(c, s, part, base=c.positive(named(c, "rotary_emb_base", "rope_theta"), 10000.0), odd=True)
     bias, parallel = c.flag("attention_bias", True), c.flag("use_parallel_residual", True)
     layout = by_head(s.heads, s.heads, s.head_size)
     g.names = NAMES.replace(g.source.prefix("gpt_neox.", *_PROBES))
@@ -54,7 +54,7 @@ def build(g: Graph) -> Facts:
             x = plain_feed_forward(layer, layer.layer_norm(x, "ffn_norm", s.eps), s) + x
     x = g.layer_norm(x, "output_norm", s.eps)
     g.hidden_state(x)
-    causal_heads(g, x, s, tied=tied, name=head)
+    causal_heads(g, x, s, tied=tied, name=head, tokens="classifier")
     return s.facts
 
 

@@ -95,7 +95,7 @@ def build(g: Graph) -> Facts:
         if kinds.turned[i]:
             q, k = layer.rope(q, s.heads, rotary), layer.rope(k, s.kv_heads, rotary)
             if norm:
-                q, k = layer.unit_rms(q, s.eps, s.heads), layer.unit_rms(k, s.eps, s.kv_heads)
+                q, k = _unit(layer, q, s, s.heads), _unit(layer, k, s, s.kv_heads)
         elif sharper is not None:
             if factors is None:
                 table, every = sharper
@@ -113,6 +113,12 @@ def build(g: Graph) -> Facts:
     g.hidden_state(x)
     causal_heads(g, x, s, tied=tied)
     return s.facts
+
+
+def _unit(g: Graph, x: Value, s: Sizes, heads: int) -> Value:
+    """x / sqrt(mean(x^2) + eps) of each head."""
+    ones = np.ones(s.head_size, np.float32)
+    return g.record("rms_norm", x.rows, x.width, x, None, weight=ones, eps=s.eps, heads=heads, reuse=True)
 
 
 def _gated(g: Graph, x: Value, s: Sizes, roles: tuple[str, str, str], inner: int) -> Value:

@@ -53,7 +53,7 @@ def build(g: Graph) -> Facts:
         x = plain_feed_forward(layer, layer.layer_norm(x, "ffn_norm", s.eps, bias=False), s, bias=False) + x
     x = g.layer_norm(x, "output_norm", s.eps, bias=False)
     g.hidden_state(x)
-    causal_heads(g, x, s, tied=tied)
+    causal_heads(g, x, s, tied=tied, tokens="classifier")
     return s.facts
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from .blocks import ACTIVATIONS
-from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, rotary_part_of
+from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, rotary_of_part
 from .ggufkeys import BIASES, Architecture
 
 __all__ = ["FAMILY", "GGUF"]
@@ -21,7 +21,7 @@ def build(g: Graph) -> Facts:
     c = g.config
     s = Sizes.read(c, activation="relu2", activations={**ACTIVATIONS, "relu2": "relu2"})
     s = s._replace(eps=c.positive("norm_eps", 1e-5))
-    rotary = rotary_part_of(c, s, 0.5)
+    rotary = rotary_of_part(c, s, c.positive("partial_rotary_factor", 0.5), odd=True)
     bias, inner_bias = c.flag("attention_bias", False), c.flag("mlp_bias", False)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)

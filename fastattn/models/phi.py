@@ -13,9 +13,9 @@ from ..graph.facts import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from .blocks import ACTIVATIONS
-from .causal import causal_heads
+from .causal import causal_heads, rotary_of_part
 from .ggufkeys import Architecture
-from .plain import kv_heads_of, plain_family, plain_feed_forward, rotary_of_part, sizes_of
+from .plain import kv_heads_of, plain_family, plain_feed_forward, sizes_of
 
 __all__ = ["FAMILY", "GGUF"]
 

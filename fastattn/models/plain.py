@@ -12,12 +12,11 @@ from ..graph.facts import Facts
 from ..graph.family import Family
 from ..graph.graph import Graph, Value
 from ..graph.layout import Layout
-from ..graph.rotary import Rotary, build_rotary, read_scaling
 from .blocks import MAX_LAYERS, check_head_size
 from .causal import Sizes, causal_family
 
 __all__ = [
-    "by_head", "either", "kv_heads_of", "named", "plain_family", "plain_feed_forward", "rotary_of_part", "sizes_of",
+    "by_head", "either", "kv_heads_of", "named", "plain_family", "plain_feed_forward", "sizes_of",
     "width_of",
 ]  # fmt: skip
 
@@ -76,17 +75,6 @@ def sizes_of(
         vocab=c.size("vocab_size"), hidden=width, layers=either(c, *layers, maximum=MAX_LAYERS), heads=count,
         kv_heads=shared, head_size=width // count, inner=inner, activation=activation, eps=eps, positions=positions,
     )  # fmt: skip
-
-
-def rotary_of_part(c: ConfigReader, s: Sizes, part: float, *, base: float = 10000.0) -> Rotary:
-    """The first dims of a head turn: ``part`` of them, where rope_parameters says no ``partial_rotary_factor``."""
-    theta, scaling = read_scaling(c, base)
-    own = dict(scaling or {})
-    inside = own.pop("partial_rotary_factor", None)
-    part = part if inside is None else inside
-    if type(part) not in (int, float) or not 0 < part <= 1:
-        raise ValueError(f"{c.path}: partial_rotary_factor is {short(part)}, expected a number above 0, up to 1")
-    return build_rotary(c, int(s.head_size * part), base=theta, scaling=own or None, positions=s.positions)
 
 
 def by_head(heads: int, kv_heads: int, size: int) -> Layout:

@@ -14,9 +14,9 @@ from ..graph.facts import Facts
 from ..graph.graph import Graph, Value
 from ..graph.names import Names
 from .blocks import ACTIVATIONS
-from .causal import PROBES, Sizes, causal_heads, feed_forward
+from .causal import PROBES, Sizes, causal_heads, feed_forward, rotary_of_part
 from .ggufkeys import Architecture, Keys, Values
-from .plain import kv_heads_of, plain_family, rotary_of_part, sizes_of
+from .plain import kv_heads_of, plain_family, sizes_of
 
 __all__ = ["FAMILY", "GGUF"]
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import later_families, tiny_decoders, tiny_families, tiny_states
+from . import later_families, tiny_decoders, tiny_families, tiny_latent, tiny_moe, tiny_states
 from .tiny_bert import Array, integers, save_safetensors, uniform
 
 HEADS = {
@@ -32,7 +32,7 @@ class Variant(NamedTuple):
     """A model of one of the makers of small folders, with other sizes."""
 
     case: str
-    """Of ``tiny_families``, ``later_families``, ``tiny_decoders`` or ``tiny_states``."""
+    """Of ``tiny_families``, ``later_families`` or one of the makers of decoders."""
     changes: dict[str, Any]
     """Of its config.json."""
     heads: tuple[str, ...] = _FEW
@@ -101,9 +101,13 @@ VARIANTS |= {
         "qwen3_next, layers by turns, some dense",
     )
 }  # fmt: skip
+VARIANTS |= {
+    name.replace(", ", "_").replace(" ", "_"): Variant(name, {"max_position_embeddings": 140}, ("causal_lm",))
+    for name in (*tiny_moe.BASE, *tiny_latent.BASE)
+}
 DECODERS: dict[str, Any] = {
-    **dict.fromkeys(tiny_decoders.VARIANTS, tiny_decoders), **dict.fromkeys(tiny_states.VARIANTS, tiny_states),
-}  # fmt: skip
+    case: maker for maker in (tiny_decoders, tiny_states, tiny_moe, tiny_latent) for case in maker.VARIANTS
+}
 """Case -> its maker."""
 MODELS = [(name, head) for name, variant in VARIANTS.items() for head in variant.heads]
 """Every variant under each of its heads."""

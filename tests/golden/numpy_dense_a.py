@@ -89,6 +89,7 @@ def turn(x: Array, positions: Array, c: Config, dims: int, theta: float, paired:
         plain, factor = yarn(r, plain, dims, theta, r.get("original_max_position_embeddings"))
     turns = positions[:, None, None] * plain
     cos, sin = np.cos(turns) * factor, np.sin(turns) * factor
+    dims = 2 * plain.size  # of an odd number one more
     result = x.copy()
     first, second = (slice(0, dims, 2), slice(1, dims, 2)) if paired else (slice(0, dims // 2), slice(dims // 2, dims))
     result[..., first] = x[..., first] * cos - x[..., second] * sin

@@ -73,6 +73,9 @@ TIED = dict.fromkeys(("gpt2", "starcoder2", "falcon", "bloom", "mpt", "opt"), Tr
 HEADS = {"gpt_neox": "embed_out"}
 """The layer that makes logits, where not lm_head."""
 
+LABELS = dict.fromkeys(("gpt2", "gpt_neox", "falcon", "bloom", "mpt"), "classifier")
+"""The layer that labels tokens, where not score."""
+
 DEFAULTS = {
     "gptj": ("n_inner", "activation_function", "layer_norm_epsilon", "tie_word_embeddings"),
     "codegen": ("n_inner", "activation_function", "layer_norm_epsilon", "tie_word_embeddings"),
@@ -154,7 +157,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox, one after the other": ("gpt_neox", {"use_parallel_residual": False, "rotary_pct": 0.75,
                                                    "hidden_act": "gelu_fast", "dtype": "bfloat16"}),
     "gpt_neox, heads of 10, no biases": ("gpt_neox", {
-        "hidden_size": 50, "num_attention_heads": 5, "rotary_pct": 0.4, "attention_bias": False, "num_hidden_layers": 1,
+        "hidden_size": 50, "num_attention_heads": 5, "rotary_pct": 0.5, "attention_bias": False, "num_hidden_layers": 1,
         "intermediate_size": 1, "vocab_size": 7,
     }),
     "gpt_neox, tied, linear": ("gpt_neox", {"tie_word_embeddings": True, "rotary_pct": 1.0,

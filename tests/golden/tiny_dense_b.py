@@ -260,14 +260,14 @@ VARIANTS: dict[str, tuple[str, Config]] = {
 
 REFUSED: list[tuple[str, Config, str]] = [
     ("gemma", {"hidden_activation": "relu"}, "hidden_act and hidden_activation are 'gelu_tanh' and 'relu'"),
-    ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is 'True'"),
+    ("gemma", {"use_bidirectional_attention": True}, "use_bidirectional_attention is true"),
     ("gemma", {"head_dim": ...}, r"has shape \[(96|32), 48\]"),  # whose default is 256
     ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar is '0'"),
     ("gemma2", {"attn_logit_softcapping": -1.0}, "attn_logit_softcapping is '-1.0'"),
     ("gemma2", {"final_logit_softcapping": "30"}, "final_logit_softcapping is '30'"),
     ("gemma2", {"sliding_window": None}, "sliding_window is null"),
     ("gemma2", {"layer_types": [_FULL, _LOCAL]}, "layer_types has 2 entries"),
-    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention is 'True'"),
+    ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention is true"),
     ("gemma3_text", {"sliding_window_pattern": 0}, "sliding_window_pattern is '0'"),
     ("gemma3_text", {"rope_local_base_freq": "10"}, "rope_local_base_freq is '10'"),
     ("gemma3_text", {"rope_parameters": {"rope_type": "default", "rope_theta": 10.0}}, "parameters of full_attention"),
@@ -299,7 +299,7 @@ REFUSED: list[tuple[str, Config, str]] = [
     ("glm", {"model_type": "glm4"}, "missing tensors 'model.layers.0.post_self_attn_layernorm.weight'"),
     ("nemotron", {"hidden_act": "relu3"}, "hidden_act is 'relu3'"),
     ("nemotron", {"norm_eps": 0}, "norm_eps is '0'"),
-    ("nemotron", {"partial_rotary_factor": 2}, "partial_rotary_factor is '2.0', expected a number up to 1"),
+    ("nemotron", {"partial_rotary_factor": 2}, "partial_rotary_factor is '2.0', expected a number above 0, up to 1"),
     ("nemotron", {"partial_rotary_factor": 0.1}, "0 rotary dims"),
     ("nemotron", {"partial_rotary_factor": 0.4, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "3 rotary dims"),
     ("nemotron", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": [1]}}, "partial_rotary_factor"),

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import later_families, tiny_decoders, tiny_families, tiny_latent, tiny_moe, tiny_states
+from . import later_families, tiny_decoders, tiny_dense_a, tiny_families, tiny_latent, tiny_moe, tiny_states
 from .digest_models import HEADS
 from .tiny_bert import Array, save_safetensors, uniform
 
@@ -75,9 +75,11 @@ def _labelled(c: dict[str, Any], arrays: dict[str, Array], head: str) -> Tiny:
     c = {**c, "id2label": {"0": "a", "1": "b", "2": "c"},
          "architectures": [re.sub("ForCausalLM|LMHeadModel", suffix, name) for name in c["architectures"]]}  # fmt: skip
     kept = {name: array for name, array in arrays.items() if not name.startswith(("lm_head", "embed_out"))}
-    kept["score.weight"] = uniform("score", (3, tiny_decoders.width(c))).astype(np.float32)
-    if head == "token_classification":
-        kept["score.bias"] = uniform("score.bias", (3,)).astype(np.float32)
+    tokens = head == "token_classification"
+    layer = tiny_dense_a.LABELS.get(c["model_type"], "score") if tokens else "score"
+    kept[f"{layer}.weight"] = uniform("score", (3, tiny_decoders.width(c))).astype(np.float32)
+    if tokens:
+        kept[f"{layer}.bias"] = uniform("score.bias", (3,)).astype(np.float32)
     return Tiny(c, kept)
 
 

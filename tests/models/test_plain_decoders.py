@@ -162,7 +162,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("gpt_neox", {"rotary_pct": 0.5, "partial_rotary_factor": 0.25}, "partial_rotary_factor is '0.25', but rotary_pct"),
     ("gpt_neox", {"rope_theta": 7}, "rope_theta is '7', but rotary_emb_base"),
     ("gpt_neox", {"rotary_pct": 1.5}, "partial_rotary_factor is '1.5', expected a number above 0, up to 1"),
-    ("gpt_neox", {"rotary_pct": 0.2}, "1 rotary dims"),
+    ("gpt_neox", {"rotary_pct": 0.1}, "0 rotary dims"),
     ("gpt_neox", {"rope_scaling": {"type": "nonsense"}}, "nonsense"),
     ("gpt_neox", {"attention_bias": False}, r"no use for tensors 'gpt_neox\.layers\.0\.attention\.query_key"),
     ("gpt_neox", {"hidden_act": "silu2"}, "hidden_act is 'silu2'"),

@@ -15,6 +15,7 @@ from fastattn._core import Blocks
 from fastattn.attention.disentangled import attend_disentangled
 from fastattn.attention.positions import attend_positions
 from fastattn.attention.relative import bias_by_distance
+from fastattn.graph.banks import span_of
 from fastattn.graph.graph import Node, Value
 from fastattn.graph.program import compile_trace
 from fastattn.graph.rotary import Rotary
@@ -55,7 +56,8 @@ class Drawn:
         self.rotaries: list[tuple[Rotary, int]] = []
         self.embed()
         kinds = [
-            self.embed, self.linear, self.linear, self.layer_norm, self.rms_norm, self.columns_of, self.attention,
+            self.embed, self.linear, self.linear, self.experts, self.layer_norm, self.rms_norm, self.columns_of,
+            self.attention,
             self.attention, self.disentangled, self.rope, self.rope, self.gated, self.add, self.add, self.scale,
             self.activate, self.gather, self.first, self.neighbours, self.pool, self.normalize,
         ]  # fmt: skip
@@ -102,6 +104,37 @@ class Drawn:
         packed = fa.pack_linear(weight, self.floats(outputs) if self.draw.random() < 0.5 else None, dtype)
         act: Any = self.draw.choice(ACTIVATIONS)
         self.keep(self.graph.product(x, packed, act), ops.linear(holds, packed, activation=act))
+
+    def experts(self) -> None:
+        """Routes and experts: each row's by the products of its own experts, one by one."""
+        x, holds = self.pick()
+        count, inner = self.draw.choice((1, 2, 5, 9)), self.draw.choice((1, 7, 16, 40))
+        act: Any = self.draw.choice(ACTIVATIONS)
+        top, quarter = self.draw.randint(1, count), np.float32(0.25)
+        up, down = self.floats(count, 2 * inner, x.width) * quarter, self.floats(count, x.width, inner) * quarter
+        dtype: Any = self.draw.choice(("float32", "float16", "bfloat16", "int8"))
+        packed = []
+        for weights in (up, down):
+            wide = np.zeros((count, span_of(weights.shape[1]), weights.shape[2]), np.float32)
+            wide[:, : weights.shape[1]] = weights
+            packed.append(fa.pack_linear(wide.reshape(-1, weights.shape[2]), dtype=dtype))
+        router = fa.pack_linear(self.floats(count, x.width))
+        routes = self.graph.route(self.graph.product(x, router), top)
+        options = {"up": packed[0], "down": packed[1], "count": count, "inner": inner, "top": top, "activation": act}
+        value = self.graph.record("experts", x.rows, x.width, x, routes, experts=options)
+        logits = ops.linear(holds, router)
+        chances = ops.softmax(logits)
+        found = np.zeros((len(holds), x.width), np.float32)
+        for i, row in enumerate(holds):
+            order = np.lexsort((-logits[i], ~np.isnan(logits[i])))[:top]
+            for rank, e in enumerate(order):
+                layers = [fa.pack_linear(weights[e], dtype=dtype) for weights in (up, down)]
+                both = ops.linear(row[None], layers[0])
+                gated = ops.gated(both[:, :inner].copy(), both[:, inner:].copy(), act)
+                part = ops.linear(gated, layers[1])
+                part = ops.gated(part, np.full_like(part, chances[i, e]))
+                found[i] = part[0] if rank == 0 else ops.add(found[i : i + 1].copy(), part)[0]
+        self.keep(value, found)
 
     def beside(self, x: Value) -> tuple[Value, Floats] | None:
         """Perhaps a value of the same shape."""
