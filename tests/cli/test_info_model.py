@@ -217,7 +217,7 @@ def test_encoders(tmp_path: Path, capsys: Capture, head: str | None, words: str)
 
 
 @pytest.mark.parametrize("config, why", [
-    ({"model_type": "mamba"}, "model_type 'mamba' is not supported"),
+    ({"model_type": "rwkv"}, "model_type 'rwkv' is not supported"),
     ({}, "model_type"),
     ({"model_type": "llama", "hidden_size": "wide"}, "hidden_size is 'wide'"),
     ("{", "config.json"), ("[]", "config.json"), (None, "a model needs its config.json"),

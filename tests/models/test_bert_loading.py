@@ -232,7 +232,7 @@ def test_wrong_values(folder: Path, key: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "t5"}, "model_type 't5' is not supported; supported: albert, bert, "),
+        ({"model_type": "t5"}, "model_type 't5' is not supported; supported: albert, arcee, bert, "),
         ({"model_type": 3}, "model_type is '3', expected a string"),
         ({"model_type": ..., "architectures": ...}, "key 'model_type' is missing"),
         ({"model_type": ..., "architectures": ["GPT2Model"]}, "key 'model_type' is missing"),

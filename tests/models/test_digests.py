@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from golden import digest_models, digests, tiny_decoders, tiny_states
+from golden import digest_models, digests
 
 import fastattn as fa
 from fastattn import _testing
@@ -66,7 +66,7 @@ def test_every_family_and_head_is_there() -> None:
     for name, head in digest_models.MODELS:
         families.setdefault(digest_models.config(name, head)["model_type"], set()).add(head)
     assert families.keys() == FAMILIES.keys()
-    for family in (*tiny_decoders.BASE, *tiny_states.BASE):
+    for family in {family for maker in digest_models.DECODERS.values() for family in maker.BASE}:
         assert families.pop(family) == {"causal_lm"}
     assert families.pop("bert") == {*HEADS} - {"causal_lm"}
     assert all(heads == {*HEADS} - {"next_sentence", "causal_lm"} for heads in families.values())
