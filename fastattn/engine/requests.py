@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -289,10 +289,11 @@ class Run:
     def _draw(self, ready: list[Request], logits: Floats) -> None:
         """The next token of each request, from its row of logits."""
         call = call_of(ready)
-        _force_beams(ready, call, logits.shape[1])
+        forced = call.get("given", [None] * len(ready))
+        scores = [one.score if token is None else None for one, token in zip(ready, forced, strict=True)]
         tokens, logprobs, top_ids, top_logprobs = _core.sample(
-            logits, [one.sampling for one in ready], **call, scores=[one.score for one in ready], strict=False,
-            blocks=self._blocks, num_threads=self._threads,
+            logits, [one.sampling for one in ready], **call, scores=scores, strict=False, blocks=self._blocks,
+            num_threads=self._threads,
         )  # fmt: skip
         for one, surprise in zip(ready, call.get("surprises", ()), strict=False):
             if surprise is not None:
@@ -302,6 +303,8 @@ class Run:
             if one.score is not None:
                 assert top_ids is not None and top_logprobs is not None
                 one.best = list(zip(top_logprobs[i].tolist(), top_ids[i].tolist(), strict=True))
+                if scores[i] is None:  # the token is forced, as if it were certain: it costs nothing
+                    one.best = [(one.score, token)]
                 continue
             one.made.append(token)
             if one.sampling.logprobs is not None:
@@ -309,17 +312,6 @@ class Run:
                 one.chosen.append(float(logprobs[i]))
                 count = one.sampling.logprobs
                 one.likely.append(dict(zip(top_ids[i, :count].tolist(), top_logprobs[i, :count].tolist(), strict=True)))
-
-
-def _force_beams(some: list[Request], call: dict[str, Any], vocab: int) -> None:
-    """A token that has to come is the only one that a beam may go on with: its score counts still."""
-    forced = call.get("given")
-    for i, one in enumerate(some):
-        if forced is None or forced[i] is None or one.score is None:
-            continue
-        allowed = np.zeros(-(-vocab // 32), np.uint32)
-        allowed[forced[i] // 32] = 1 << forced[i] % 32
-        call.setdefault("allowed", [None] * len(some))[i], forced[i] = allowed, None
 
 
 def _cut(running: list[Request], rows: int, told: int) -> tuple[list[Request], list[Integers]]:
