@@ -32,9 +32,14 @@ void fa_left_typical(fa_left *left, double share, const fa_sample_space *space) 
     left->n = kept;
 }
 
-/* Those of at least `units`, and those of the highest weight. */
+/* Those of at least `units`, and those of the highest weight, which typical may have left below that of the highest logit. */
 static void fa_left_from(fa_left *left, uint64_t units, const fa_sample_space *space) {
-    fa_left_above(left, (units < FA_SAMPLE_ONE ? units : FA_SAMPLE_ONE) - 1, 0, space);
+    uint64_t most = 1;
+    for (int64_t i = 0; i < left->n; i++) {
+        const uint64_t here = fa_units(space->w[i]);
+        most = here > most ? here : most;
+    }
+    fa_left_above(left, (units < most ? units : most) - 1, 0, space);
 }
 
 static uint64_t fa_units_of(double probability, uint64_t total) {

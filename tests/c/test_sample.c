@@ -183,7 +183,7 @@ static fa_draw draw_of(int64_t n, int64_t row, const history *h) {
         d.n_tokens = row == 12 ? TOLD : 9;
         d.dry = (fa_dry){1.25, row == 12 ? 1.75 : 1e30, row - 11, row == 12 ? 30 : INT64_MAX, h->heads, h->ends, h->tails, 3, 2};
     }
-    if (row == 13) d.typical_p = 0.6;
+    if (row == 13) d.typical_p = 0.6, d.epsilon = 0.9;
     if (row == 14) d.epsilon = 0.01, d.xtc_probability = 1, d.xtc_threshold = 0.02;
     if (row == 15) d.eta = 0.05, d.typical_p = 0.99;
     if (row == 16) d.decay_ids = h->bias_ids, d.n_decay = 1, d.decay = 1.5, d.decay_steps = 3;

@@ -81,6 +81,7 @@ DRAWN: list[dict[str, Any]] = [
     {"temperature": 1.6, "top_k": 0, "top_p": 0.8, "min_p": 0.02, "num_return_sequences": 2},
     {"temperature": 1.1, "top_k": 0, "typical_p": 0.6, "no_repeat_ngram_size": 3, "min_new_tokens": 4},
     {"temperature": 0.9, "top_k": 0, "min_p": 0.1, "bad_words_ids": [[3], [5, 6], [2, 4, 4]], "epsilon_cutoff": 0.01},
+    {"temperature": 1.5, "top_k": 50, "typical_p": 0.5, "epsilon_cutoff": 0.1, "eta_cutoff": 0.2},
 ]
 
 

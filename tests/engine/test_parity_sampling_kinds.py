@@ -57,6 +57,8 @@ SETS: list[dict[str, Any]] = [
     {"eta_cutoff": 0.6, "temperature": 1.4},
     {"top_k": 60, "top_p": 0.95, "min_p": 0.001, "typical_p": 0.8, "temperature": 1.2},
     {"top_k": 5, "typical_p": 0.5, "epsilon_cutoff": 0.05, "eta_cutoff": 0.1},
+    {"typical_p": 0.3, "epsilon_cutoff": 0.4, "temperature": 1.5},
+    {"typical_p": 0.6, "eta_cutoff": 0.75, "temperature": 1.3},
 ]
 
 

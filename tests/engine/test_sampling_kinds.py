@@ -141,6 +141,26 @@ def test_tokens_of_these_come_as_often_as_they_should(options: dict[str, Any]) -
     assert free and ((counts[p > 0] - expected) ** 2 / expected).sum() < free + 3.1 * (2 * free) ** 0.5 + 4
 
 
+@pytest.mark.parametrize("options", [
+    {"epsilon_cutoff": 0.5}, {"eta_cutoff": 0.9}, {"epsilon_cutoff": 0.3, "eta_cutoff": 0.3}, {"epsilon_cutoff": 0.04},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("typical_p", [0.1, 0.4, 0.8])
+def test_the_likeliest_of_what_typical_has_left_stays(options: dict[str, Any], typical_p: float) -> None:
+    """Also where that is not the likeliest of all, and where all are too unlikely."""
+    without = 0
+    for seed in range(40):
+        size = 2 + 7 * seed
+        logits = logits_of(seed, size, scale=0.4)
+        sampling = sampling_of(temperature=0.9, typical_p=typical_p, **options)
+        p, margin = remaining(logits.astype(np.float64), sampling)
+        if margin < 1e-6:
+            continue
+        without += p[logits.argmax()] == 0
+        found = set(draw(logits, 300, temperature=0.9, typical_p=typical_p, **options).tolist())
+        assert found <= set(np.flatnonzero(p).tolist()) and found >= set(np.flatnonzero(p > 0.04).tolist())
+    assert without > 5 or typical_p == 0.8
+
+
 # ---- XTC -------------------------------------------------------------------------------------------------------------
 
 
