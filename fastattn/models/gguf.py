@@ -167,6 +167,8 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
     size = keys.size("attention.key_length", max(hidden // heads, 1))
     if not architecture.uneven and keys.size("attention.value_length", size) != size:
         raise keys.error("attention.value_length", keys.get("attention.value_length"), f"{size}, the length of keys")
+    for kind in ("layer_norm", "layer_norm_rms"):  # converters write what they find, also that of the other norms
+        keys.get(f"attention.{kind}_epsilon")
     turned = keys.size("rope.dimension_count", size)
     if turned != size and not architecture.part or turned > size:
         raise keys.error("rope.dimension_count", turned, f"{size}, the size of a head")

@@ -105,6 +105,14 @@ def test_windows_that_no_layer_has(tmp_path: Path) -> None:
     assert logits(rewritten(plain, change)) == logits(plain)
 
 
+@pytest.mark.parametrize(("family", "key"), [("nemotron", "layer_norm_rms"), ("exaone", "layer_norm")])
+def test_the_epsilon_of_other_norms_says_nothing(tmp_path: Path, family: str, key: str) -> None:
+    """Converters of both write two."""
+    plain = gguf_models.make(tmp_path / "m.gguf", family)
+    path = gguf_models.make(tmp_path / "n.gguf", family, more={f"{family}.attention.{key}_epsilon": 0.5})
+    assert logits(path) == logits(plain) and fa.load(path).notes == []
+
+
 def test_scores_of_granite_without_a_factor(tmp_path: Path) -> None:
     """1 / sqrt(head size), which is what llama.cpp does; converters write what config.json or its defaults say."""
     more = {"granite.attention.scale": 1 / 8**0.5}
