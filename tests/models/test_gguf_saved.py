@@ -86,6 +86,14 @@ def test_a_saved_key_that_the_architecture_reads_is_no_less_refused(tmp_path: Pa
         fa.load(path)
 
 
+def test_the_slopes_that_bloom_always_has(tmp_path: Path) -> None:
+    plain = gguf_models.make(tmp_path / "m.gguf", "bloom")
+    saved = {slope: {"bloom.attention.max_alibi_bias": slope} for slope in (8.0, 4.0)}
+    assert logits(gguf_models.make(tmp_path / "n.gguf", "bloom", more=saved[8.0])) == logits(plain)
+    with pytest.raises(ValueError, match=r"max_alibi_bias is 4\.0, expected 8\.0"):
+        fa.load(gguf_models.make(tmp_path / "n.gguf", "bloom", more=saved[4.0]))
+
+
 def test_a_cap_is_refused_where_no_other_key_is_saved(tmp_path: Path) -> None:
     path = gguf_models.make(tmp_path / "m.gguf", "qwen2", more={"qwen2.final_logit_softcapping": 30.0})
     with pytest.raises(ValueError, match=r"final_logit_softcapping is 30\.0"):
