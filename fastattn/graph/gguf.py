@@ -35,7 +35,8 @@ class Converted(NamedTuple):
     row: bool = False
     """Whether it is a matrix of one row, of which the file may have a vector."""
     fold: str = ""
-    """"rows": it is the rows of one matrix for each head, one behind the other; "columns": their columns."""
+    """"rows": it is the rows of one matrix for each head, one behind the other; "columns": their columns. Of one head
+    the file has a matrix."""
     vector: bool = False
     """Whether it is the row ``first`` by itself."""
 
@@ -136,8 +137,8 @@ def _part_of(info: TensorInfo, where: Converted) -> TensorInfo:
     """The tensor of those rows alone. Where there are fewer of them it is told by a shape that does not fit."""
     if where.row and len(info.shape) == 1:
         return info._replace(shape=(1, *info.shape))
-    if where.fold and len(info.shape) == 3:
-        heads, *one = info.shape
+    if where.fold and len(info.shape) in (2, 3):
+        heads, *one = (1, *info.shape)[-3:]
         return info._replace(shape=(heads * one[where.fold == "columns"], one[where.fold == "rows"]))
     if where.vector:
         there = len(info.shape) == 2 and where.first < info.shape[0]
@@ -150,6 +151,7 @@ def _part_of(info: TensorInfo, where: Converted) -> TensorInfo:
 
 def _folded(stored: np.ndarray[Any, Any], where: Converted) -> np.ndarray[Any, Any]:
     """The rows, or columns, of the matrices of all heads as rows of one."""
+    stored = stored.reshape((1, *stored.shape)[-3:])
     heads = stored.swapaxes(1, 2) if where.fold == "columns" else stored
     return np.ascontiguousarray(heads).reshape(-1, heads.shape[2])
 

@@ -14,7 +14,7 @@ from ..graph.graph import Graph
 from ..graph.names import Names
 from .alibi import slopes
 from .causal import causal_heads
-from .ggufkeys import Architecture
+from .ggufkeys import Architecture, Keys, Values
 from .plain import by_head, plain_family, plain_feed_forward, sizes_of, width_of
 
 __all__ = ["FAMILY", "GGUF"]
@@ -56,9 +56,16 @@ def build(g: Graph) -> Facts:
 
 FAMILY = plain_family("BloomModel", build, "Bloom")
 
+
+def _of_gguf(keys: Keys, common: Values) -> Values:
+    keys.must("attention.max_alibi_bias", 8.0)  # which llama.cpp saves; converters say nothing
+    return {}
+
+
 GGUF = {
     "bloom": Architecture(
-        "bloom", "Bloom", names=NAMES, joined=True, norms="attention.layer_norm_epsilon", flags={}, spelling={
+        "bloom", "Bloom", names=NAMES, joined=True, norms="attention.layer_norm_epsilon", flags={}, more=_of_gguf,
+        spelling={
             "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "rms_norm_eps": "layer_norm_epsilon",
             "max_position_embeddings": "seq_length", "intermediate_size": None, "num_key_value_heads": None,
             "head_dim": None, "rope_theta": None,

@@ -84,6 +84,8 @@ def _of_gguf(keys: Keys, common: Values) -> Values:
     keys.must("rope.freq_base_swa", common["rope_theta"])
     # the first files of the larger model do not say that it has windows
     window = keys.size("attention.sliding_window", 4096 if layers == _LAYERS_OF_32B else 0, minimum=0)
+    if keys.all_of_them and keys.get("attention.sliding_window_pattern") is None:
+        window = 0  # which is saved with every model that has windows
     kinds = sliding_kinds(keys, layers, 4)
     return {"sliding_window": window or None, "layer_types": kinds if window else ["full_attention"] * layers}
 

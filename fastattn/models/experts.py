@@ -100,7 +100,7 @@ def experts_of_gguf(keys: Keys, count: str, *, normalized: bool | None) -> Value
     for key in ("expert_group_count", "expert_group_used_count"):
         keys.must(key, 0, 1)
     values: Values = {count: keys.size("expert_count"), "num_experts_per_tok": keys.size("expert_used_count")}
-    said = keys.get("expert_weights_norm")
+    said = None if keys.all_of_them else keys.get("expert_weights_norm")
     if said is not None and type(said) is not bool:
         raise keys.error("expert_weights_norm", said, "true or false")
     if normalized is not None:

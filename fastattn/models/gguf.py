@@ -86,6 +86,8 @@ _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "tensor_data_layout": ("Meta AI original pth",),  # says that queries and keys are pairs
 }  # fmt: skip
 """Keys of models that only pages who ask for them know -> values that ask for nothing."""
+_UNSET: Mapping[str, tuple[Any, ...]] = {"attn_logit_softcapping": (50.0,), "final_logit_softcapping": (30.0,)}
+"""What llama.cpp saves under such keys where the model has none."""
 
 
 def architecture_of(name: str) -> Architecture:
@@ -130,10 +132,12 @@ def open_gguf(file: GgufFile) -> GgufModel:
     if architecture.roles_of is not None:
         architecture = architecture._replace(roles=architecture.roles_of(keys))
     common = _common(keys, architecture)
-    tensors = _tensors(file, architecture, common)
+    tensors = _tensors(file, architecture, common, keys.further)
     values = _config(keys, architecture, common)
     notes = []
-    unknown = keys.not_asked()
+    if keys.further:
+        notes.append(f"{file.path}: not used: layers that guess further tokens, the last {keys.further} of them")
+    unknown = [] if keys.all_of_them else keys.not_asked()
     if unknown:
         more = f" and {len(unknown) - 20} more" if len(unknown) > 20 else ""
         notes.append(
@@ -163,6 +167,8 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
     size = keys.size("attention.key_length", max(hidden // heads, 1))
     if not architecture.uneven and keys.size("attention.value_length", size) != size:
         raise keys.error("attention.value_length", keys.get("attention.value_length"), f"{size}, the length of keys")
+    for kind in ("layer_norm", "layer_norm_rms"):  # converters write what they find, also that of the other norms
+        keys.get(f"attention.{kind}_epsilon")
     turned = keys.size("rope.dimension_count", size)
     if turned != size and not architecture.part or turned > size:
         raise keys.error("rope.dimension_count", turned, f"{size}, the size of a head")
@@ -170,7 +176,7 @@ def _common(keys: Keys, architecture: Architecture) -> Values:
         "vocab_size": table[0],
         "hidden_size": hidden,
         "intermediate_size": keys.size("feed_forward_length"),
-        "num_hidden_layers": keys.size("block_count"),
+        "num_hidden_layers": keys.layers(),
         "num_attention_heads": heads,
         "num_key_value_heads": _kv_heads(keys, heads, architecture),
         "head_dim": size,
@@ -221,7 +227,7 @@ def _config(keys: Keys, architecture: Architecture, common: Values) -> Values:
         values |= architecture.more(keys, common)
     for key, harmless in _REFUSED.items():
         if not keys.asked(key):
-            keys.must(key, *harmless)
+            keys.must(key, *harmless, *(_UNSET.get(key, ()) if keys.all_of_them else ()))
     return values
 
 
@@ -238,7 +244,7 @@ def _scaling(keys: Keys, positions: int, latent: bool) -> Values | None:
     keys.get("rope.scaling.finetuned")  # says whether the model was trained with it
     own = divisors(keys.file, "rope_freqs.weight")
     if own is not None:
-        if kind not in (None, "none") or factor != 1:
+        if kind not in (None, "none", "linear") or factor != 1:
             raise keys.error("rope.scaling.type", kind, "none beside the tensor rope_freqs.weight")
         # as longrope, which is the type that names its divisors, with one list for every length
         return {
@@ -253,7 +259,7 @@ def _scaling(keys: Keys, positions: int, latent: bool) -> Values | None:
             value = keys.get(f"rope.scaling.yarn_{name}")
             if value is not None:
                 scaling[name] = keys.real(f"rope.scaling.yarn_{name}")
-        keys.must("rope.scaling.yarn_ext_factor", 1.0)
+        keys.must("rope.scaling.yarn_ext_factor", 1.0, -1.0)  # below 0 nobody has set it
         if not latent:
             keys.must("rope.scaling.yarn_log_multiplier", 0.0)
         keys.must("rope.scaling.attn_factor", 1.0)
@@ -271,8 +277,9 @@ def _scaling(keys: Keys, positions: int, latent: bool) -> Values | None:
 # ---- tensors ---------------------------------------------------------------------------------------------------------
 
 
-def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict[str, Converted]:
-    """Hugging Face names -> tensors; those of the configuration are left out, unknown ones keep their names."""
+def _tensors(file: GgufFile, architecture: Architecture, values: Values, further: int) -> dict[str, Converted]:
+    """Hugging Face names -> tensors; those of the configuration and of the ``further`` layers behind the last one are
+    left out, unknown ones keep their names."""
     heads = {"attn_q": values.get("num_attention_heads", 0), "attn_k": values.get("num_key_value_heads", 0)}
     together = {"attn_q": heads["attn_q"], "attn_k": heads["attn_k"], "attn_v": heads["attn_k"]}
     found: dict[str, Converted] = {}
@@ -282,6 +289,7 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
             raise WeightFileError(f"{file.path}: tensors {found[target].name!r} and {where.name!r} are both {target!r}")
         found[target] = where
 
+    last = values["num_hidden_layers"]
     for name in file:
         if name in _POSITIONS:
             continue
@@ -289,6 +297,8 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
         layer = None
         if parts[0] == "blk" and len(parts) > 2 and parts[1].isascii() and parts[1].isdigit():
             layer, parts = int(parts[1]), parts[2:]
+            if last <= layer < last + further:
+                continue
         alone = None if layer is None else architecture.tensors.get(".".join(parts))
         if alone is not None:
             put(architecture.names.of(alone, layer), Converted(name))
@@ -319,6 +329,8 @@ def _tensors(file: GgufFile, architecture: Architecture, values: Values) -> dict
                 put(f"{architecture.names.of(role, layer)}.{head}.weight", Converted(name, first=head, vector=True))
             continue
         known = architecture.head if role == "output" else architecture.names.get(role, layer)
+        if role == "output" and part == "bias" and not architecture.head_bias:
+            known = None  # of all tensors of a head it is the one that Hugging Face folders may have in vain
         if name == RANKED:
             known, part = SCORE, "weight"
         target = f"{known}.{part}" if known and part in ("weight", "bias") else name

@@ -25,6 +25,10 @@ Values = dict[str, Any]
 
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
+_FURTHER = "nextn_predict_layers"
+_OF_OTHERS = "swin_norm"  # of a tokenizer of sounds
+_UNSPECIFIED = (1 << 32) - 1  # how the pooling type is saved that nobody has set
+
 BIASES = {"attention_bias": ("attn_q.bias", "attn_qkv.bias")}
 """``Architecture.flags`` of pages that ask config.json whether queries, keys and values have biases."""
 
@@ -67,6 +71,8 @@ class Architecture(NamedTuple):
     """Parts of layers that are no weight and no bias in Hugging Face files -> the role whose full name is theirs."""
     head: str = "lm_head"
     """What files call the layer that makes logits."""
+    head_bias: bool = False
+    """Whether that layer has a bias."""
     top: str = "ForCausalLM"
     """What the class with that layer is called behind ``family``."""
     by_head: tuple[str, ...] = ()
@@ -79,6 +85,9 @@ class Keys:
     def __init__(self, file: GgufFile, architecture: str) -> None:
         self.file, self.architecture = file, architecture
         self._asked: set[str] = set()
+        self.all_of_them = f"{architecture}.{_OF_OTHERS}" in file.fields
+        """Whether llama.cpp itself has saved the file, with a value under every key that any model has: those that the
+        architecture does not read say nothing, and 0 is what it has for values that nobody has set."""
 
     def error(self, key: str, value: Any, expected: str) -> WeightFileError:
         """The error for a wrong value."""
@@ -103,7 +112,7 @@ class Keys:
         value = self.get(key)
         if isinstance(value, np.ndarray) and value.size and (value == value.flat[0]).all():
             value = value.flat[0].item()
-        if value is None and default is not None:
+        if default is not None and (value is None or self._unset(value)):
             return default
         if type(value) is not int or not minimum <= value < 1 << 31:
             several = isinstance(value, np.ndarray)
@@ -113,11 +122,33 @@ class Keys:
     def real(self, key: str, default: float | None = None) -> float:
         """A finite number."""
         value = self.get(key)
-        if value is None and default is not None:
+        if default is not None and (value is None or self._unset(value)):
             return default
         if type(value) not in (int, float) or not math.isfinite(value):
             raise self.error(key, value, "a finite number")
         return shortest(float(value))
+
+    def _unset(self, value: Any) -> bool:
+        return self.all_of_them and type(value) in (int, float) and value in (0, _UNSPECIFIED)
+
+    @property
+    def further(self) -> int:
+        """How many of the last layers guess tokens further ahead, which no page runs; lists by layer have them too."""
+        return self.size(_FURTHER, 0, minimum=0)
+
+    def layers(self) -> int:
+        """How many layers there are before those."""
+        count = self.size("block_count")
+        if self.further >= count:
+            raise self.error(_FURTHER, self.further, f"fewer than {count}, block_count")
+        return count - self.further
+
+    def by_layer(self, key: str, value: Any, layers: int) -> list[Any]:
+        """What the array ``value`` of ``key`` says of each layer."""
+        found = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else []
+        if len(found) not in (layers, layers + self.further):
+            raise self.error(key, value, f"one for each of {layers} layers")
+        return found[:layers]
 
     def flag(self, key: str, default: bool) -> bool:
         """true or false."""
@@ -131,7 +162,11 @@ class Keys:
     def must(self, key: str, *harmless: Any) -> None:
         """Refuse a value that asks for what no page does."""
         value = self.get(key)
-        if value is not None and not any(type(value) is type(one) and value == one for one in harmless):
+        if (
+            value is not None
+            and not self._unset(value)
+            and not any(type(value) is type(one) and value == one for one in harmless)
+        ):
             raise self.error(key, value, f"{' or '.join(map(str, harmless))}: other models are not supported")
 
     def not_asked(self) -> list[str]:
@@ -150,9 +185,9 @@ def sliding_kinds(keys: Keys, layers: int, every: int) -> list[str]:
     key = "attention.sliding_window_pattern"
     flags = keys.get(key)
     if isinstance(flags, np.ndarray):
-        if flags.shape != (layers,) or flags.dtype.kind not in "biu":
+        if flags.dtype.kind not in "biu":
             raise keys.error(key, flags, f"{layers} flags")
-        slides = [bool(flag) for flag in flags]
+        slides = [bool(flag) for flag in keys.by_layer(key, flags, layers)]
     else:
         period = keys.size(key, every, minimum=0)
         slides = [period == 0 or (i + 1) % period != 0 for i in range(layers)]

@@ -7,11 +7,13 @@ GLM team, 2024, https://arxiv.org/abs/2406.12793; names of tensors and keys as i
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..graph.family import Facts
 from ..graph.graph import Graph, Value
 from ..graph.names import Names
 from .causal import LAYER, NAMES, PROBES, Sizes, attend, causal_family, causal_heads, rotary_of_part
-from .ggufkeys import BIASES, Architecture
+from .ggufkeys import BIASES, Architecture, Keys, Values
 
 __all__ = ["FAMILY", "GGUF"]
 
@@ -50,10 +52,21 @@ def _feed_forward(g: Graph, x: Value, s: Sizes) -> Value:
 
 FAMILY = causal_family("GlmModel", build, "Glm", "Glm4")
 
+
+def _of_gguf(keys: Keys, common: Values) -> Values:
+    """Files of models that see images have pairs of halves, and say so by the sections of their positions."""
+    sections = keys.get("rope.dimension_sections")
+    if sections is not None and not (isinstance(sections, np.ndarray) and not sections.any()):
+        raise keys.error(
+            "rope.dimension_sections", sections, "zeros: positions in several dimensions are not supported"
+        )
+    return {}
+
+
 GGUF = {
     "chatglm": Architecture("glm", "Glm", part=True, roles={"ffn_up": "ffn_gate_up"}, flags=BIASES),
     "glm4": Architecture(
-        "glm4", "Glm4", part=True, names=_FOUR_NORMS,
+        "glm4", "Glm4", part=True, names=_FOUR_NORMS, more=_of_gguf,
         roles={"ffn_up": "ffn_gate_up", "post_attention_norm": "attn_post_norm", "post_ffw_norm": "ffn_post_norm"},
     ),
 }  # fmt: skip

@@ -6,6 +6,8 @@ IBM, 2024; names of tensors and keys as in transformers' GraniteModel.
 
 from __future__ import annotations
 
+import math
+
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, mixed, rotary_of
@@ -46,7 +48,7 @@ def multipliers_of_gguf(keys: Keys, common: Values) -> Values:
     return {
         "embedding_multiplier": keys.real("embedding_scale", 1.0),
         "residual_multiplier": keys.real("residual_scale", 1.0),
-        "attention_multiplier": keys.real("attention.scale", 1.0),
+        "attention_multiplier": keys.real("attention.scale", 1 / math.sqrt(common["head_dim"])),
         "logits_scaling": keys.real("logit_scale", 1.0),
     }
 

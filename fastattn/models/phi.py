@@ -61,6 +61,6 @@ FAMILY = plain_family("PhiModel", build, "Phi")
 GGUF = {
     "phi2": Architecture(
         "phi", "Phi", names=NAMES, part=True, norms="attention.layer_norm_epsilon",
-        flags={"qk_layernorm": ("attn_q_norm.weight",)}, spelling={"rms_norm_eps": "layer_norm_eps"},
+        flags={"qk_layernorm": ("attn_q_norm.weight",)}, spelling={"rms_norm_eps": "layer_norm_eps"}, head_bias=True,
     ),
 }  # fmt: skip

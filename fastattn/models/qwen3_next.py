@@ -35,10 +35,11 @@ NAMES = Names("model.", "layers.{i}.", {
     "attn_k_norm": "self_attn.k_norm", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj", "ffn_gate_inp": "mlp.gate",
     "ffn_gate_exps": "mlp.experts.gate_proj", "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_gate_up_exps": "mlp.experts.gate_up_proj",
     "ffn_down_exps": "mlp.experts.down_proj", "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
     "ffn_gate_shexp": "mlp.shared_expert.gate_proj", "ffn_up_shexp": "mlp.shared_expert.up_proj",
     "ffn_down_shexp": "mlp.shared_expert.down_proj", "ssm_in": "linear_attn.in_proj_qkvz",
-    # what converters have made of the one above
+    # what converters have made of the one above, but for the first
     "attn_qkv": "linear_attn.in_proj_qkv", "attn_gate": "linear_attn.in_proj_z",
     "ssm_ba": "linear_attn.in_proj_ba", "ssm_conv1d": "linear_attn.conv1d", "ssm_dt": "linear_attn.dt_bias",
     "ssm_a": "linear_attn.A_log", "ssm_norm": "linear_attn.norm", "ssm_out": "linear_attn.out_proj",
@@ -47,6 +48,7 @@ NAMES = Names("model.", "layers.{i}.", {
 PROBES = ("embed_tokens.weight", "norm.weight", "layers.0.input_layernorm.weight")
 
 _KINDS = ("full_attention", "linear_attention")
+_RECURRENT = "attention.recurrent_layers"
 _MOST_TAPS = 64  # of fastattn.h
 _MOST = 4096  # rows and columns of a state, likewise
 
@@ -124,7 +126,7 @@ def _projected(g: Graph, x: Value, d: _Delta) -> tuple[Value, Value]:
     else:
         each = d.heads // d.shared * d.value
         order = _by_part(d.shared, d.key, d.key, each, each)
-        both = g.linear(x, "ssm_in", sum(widths), bias=False, layout=Layout("q, k, v, z", order=order))
+        both = g.linear(x, "ssm_in", sum(widths), bias=False, layout=Layout("q, k, v, z", order=order, everywhere=True))
     mixed, z = g.split(both, *widths)
     return mixed, z
 
@@ -187,14 +189,14 @@ FAMILY = causal_family("Qwen3NextModel", build, "Qwen3Next", ignorable=r"mtp\..*
 
 
 def _of_gguf(keys: Keys, common: Values) -> Values:
-    layers, recurrent = common["num_hidden_layers"], keys.get("attention.recurrent_layers")
+    layers, recurrent = common["num_hidden_layers"], keys.get(_RECURRENT)
     every = keys.size("full_attention_interval", 4)
-    keys.must("nextn_predict_layers", 0)
     flags = [(i + 1) % every != 0 for i in range(layers)]
-    if recurrent is not None:
-        flags = recurrent.tolist() if isinstance(recurrent, np.ndarray) else [recurrent]
-        if len(flags) != layers or any(type(flag) is not bool for flag in flags):
-            raise keys.error("attention.recurrent_layers", recurrent, f"true or false for each of {layers} layers")
+    if recurrent is not None:  # llama.cpp saves one number where all layers have the same
+        same = type(recurrent) in (bool, int)
+        flags = [recurrent] * layers if same else keys.by_layer(_RECURRENT, recurrent, layers)
+        if any(flag not in (False, True) for flag in flags):
+            raise keys.error(_RECURRENT, recurrent, f"true or false for each of {layers} layers")
     values = experts_of_gguf(keys, "num_experts", normalized=True)
     heads, inner = keys.size("ssm.time_step_rank"), keys.size("ssm.inner_size")
     if inner % heads:
@@ -202,7 +204,7 @@ def _of_gguf(keys: Keys, common: Values) -> Values:
     width = keys.size("expert_feed_forward_length")
     return {
         **values, "attention_bias": any(f"blk.{i}.attn_k.bias" in keys.file for i in range(layers)),
-        "layer_types": [_KINDS[flag] for flag in flags], "moe_intermediate_size": width,
+        "layer_types": [_KINDS[bool(flag)] for flag in flags], "moe_intermediate_size": width,
         "shared_expert_intermediate_size": keys.size("expert_shared_feed_forward_length", width),
         "linear_num_value_heads": heads, "linear_num_key_heads": keys.size("ssm.group_count"),
         "linear_key_head_dim": keys.size("ssm.state_size"), "linear_value_head_dim": inner // heads,

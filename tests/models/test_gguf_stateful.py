@@ -100,9 +100,9 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("mamba2", {"mamba2.attention.head_count": 4}, "mamba2.attention.head_count is 4, expected 0"),
     ("mamba2", {"mamba2.ssm.dt_b_c_rms": True}, "mamba2.ssm.dt_b_c_rms is True"),
     ("qwen3_next", {"qwen3next.ssm.inner_size": 50}, "qwen3next.ssm.inner_size is 50, expected a multiple of 4 heads"),
-    ("qwen3_next", {"qwen3next.attention.recurrent_layers": [True]}, "expected true or false for each of 3 layers"),
-    ("qwen3_next", {"qwen3next.attention.recurrent_layers": [1, 0, 1]}, "expected true or false for each of 3"),
-    ("qwen3_next", {"qwen3next.nextn_predict_layers": 1}, "qwen3next.nextn_predict_layers is 1, expected 0"),
+    ("qwen3_next", {"qwen3next.attention.recurrent_layers": [True]}, "expected one for each of 3 layers"),
+    ("qwen3_next", {"qwen3next.attention.recurrent_layers": [1, 0, 2]}, "expected true or false for each of 3"),
+    ("qwen3_next", {"qwen3next.nextn_predict_layers": 3}, "qwen3next.nextn_predict_layers is 3, expected fewer than 3"),
     ("qwen3_next", {"qwen3next.expert_gating_func": 2}, "qwen3next.expert_gating_func is 2"),
 ]  # fmt: skip
 

@@ -56,6 +56,7 @@ def fields_of(c: dict[str, Any]) -> dict[str, Any]:
         fields[f"{arch}.attention.clamp_kqv"] = c["clip_qkv"]
     if family == "gpt_oss":
         fields[f"{arch}.attention.sliding_window"] = c["sliding_window"]
+        fields[f"{arch}.expert_feed_forward_length"] = c["intermediate_size"]
         fields[f"{arch}.rope.freq_base"] = c["rope_parameters"]["rope_theta"]
     return fields
 
