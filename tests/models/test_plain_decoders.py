@@ -259,7 +259,7 @@ WRONG_FIELDS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("mpt", {}, {"mpt.attention.max_alibi_bias": 4.0}, r"max_alibi_bias is 4\.0, expected 8\.0"),
     ("mpt", {}, {"mpt.feed_forward_length": 100}, "feed_forward_length is 100, expected a multiple of 48"),
     ("mpt", {}, {"mpt.attention.clamp_kqv": -2.0}, "clip_qkv is '-2.0'"),
-    ("bloom", {}, {"bloom.attention.max_alibi_bias": 4.0}, r"max_alibi_bias is 4\.0, expected 0\.0"),
+    ("bloom", {}, {"bloom.attention.max_alibi_bias": 4.0}, r"max_alibi_bias is 4\.0, expected 8\.0"),
     ("gpt2", {}, {"gpt2.attention.head_count": 5}, "n_embd 48 is not a multiple of n_head 5"),
     ("gpt2", {}, {"gpt2.context_length": 95}, r"tensor 'position_embd\.weight' has shape \[96, 48\]"),
     ("gpt_neox", {}, {"gptneox.use_parallel_residual": 1}, "use_parallel_residual is 1, expected true or false"),
