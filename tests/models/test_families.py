@@ -36,7 +36,10 @@ Folders = Callable[..., Path]
 
 ONE = list({model_type: case for case, model_type in reversed(CASES.items())}.values())
 """The first small model of each family."""
-UNDER_HEADS = [(case, head) for case in CASES for head in tiny_models.heads(case)]
+LABELLED = ("llama", "gpt2", "opt", "mixtral", "mamba2")
+"""Decoders under heads of labels: all families have them of one place, by the names of several kinds of files."""
+UNDER_HEADS = [(case, head) for case in CASES for head in tiny_models.heads(case)
+               if head == "causal_lm" or case in LABELLED or not family_of(CASES[case]).decoder]  # fmt: skip
 DECODERS = [case for case in CASES if family_of(CASES[case]).decoder]
 DTYPES: tuple[WeightType, ...] = ("float32", "float16", "bfloat16", "int8")
 LARGE = ("masked_lm", "causal_lm")  # the heads that have weights of the model's type
