@@ -11,7 +11,7 @@ from __future__ import annotations
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from .blocks import ACTIVATIONS
-from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, rotary_of
+from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, embedded, rotary_of
 from .ggufkeys import BIASES, Architecture
 
 __all__ = ["FAMILY", "GGUF"]
@@ -24,7 +24,7 @@ def build(g: Graph) -> Facts:
     bias, inner_bias = c.flag("attention_bias", False), c.flag("mlp_bias", False)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.rms_norm(x, "attn_norm", s.eps)

@@ -13,7 +13,7 @@ from ..graph.facts import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from .alibi import slopes
-from .causal import causal_heads
+from .causal import causal_heads, embedded
 from .ggufkeys import Architecture, Keys, Values
 from .plain import by_head, plain_family, plain_feed_forward, sizes_of, width_of
 
@@ -38,7 +38,7 @@ def build(g: Graph) -> Facts:
     normed, tied = c.flag("apply_residual_connection_post_layernorm", False), c.flag("tie_word_embeddings", True)
     layout, falling = by_head(s.heads, s.heads, s.head_size), slopes(s.heads)
     g.names = NAMES.replace(g.source.prefix("transformer.", *_PROBES))
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     x = g.layer_norm(x, "token_embd_norm", s.eps)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)

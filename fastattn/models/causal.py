@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..graph.config import ConfigReader, short
 from ..graph.facts import Facts
@@ -19,8 +19,9 @@ from ..graph.tasks import add_heads
 from .blocks import ACTIVATIONS, MAX_HEAD_SIZE, MAX_LAYERS
 
 __all__ = [
-    "LAYER", "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "feed_forward", "layer_kinds",
-    "mixed", "rotaries_of", "rotary_of", "rotary_of_part", "sliding_layers", "window_of", "windows_between",
+    "LAYER", "NAMES", "PROBES", "Sizes", "attend", "causal_family", "causal_heads", "embedded", "feed_forward",
+    "layer_kinds", "look_back", "mixed", "rotaries_of", "rotary_of", "rotary_of_part", "sliding_layers", "window_of",
+    "windows_between",
 ]  # fmt: skip
 
 LAYER = {
@@ -205,6 +206,21 @@ def layer_kinds(c: ConfigReader, s: Sizes) -> tuple[str, ...] | None:
     return kinds
 
 
+def embedded(g: Graph, s: Sizes, tied: bool) -> Value:
+    """The row of each token in the table of words; ``tied``: the head's are the same, and may be what is stored."""
+    words = g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)
+    return g.embed({"ids": words}, s.hidden)
+
+
+def look_back(g: Graph, q: Value, k: Value, v: Value, s: Sizes, window: int | None, **more: Any) -> Value:
+    """Attention in which each row sees itself and what came before; ``window``: how many, itself included.
+
+    ``more``: see ``Graph.attention``.
+    """
+    seen = None if window is None else (window - 1, 0)
+    return g.attention(q, k, v, s.heads, s.kv_heads, causal=True, cached=True, window=seen, **more)
+
+
 def mixed(
     g: Graph, qkv: Value, s: Sizes, rotary: Rotary | None, window: int | None, scale: float | None = None
 ) -> Value:
@@ -216,10 +232,7 @@ def mixed(
     if rotary is not None:
         qk = g.rope(qk, s.heads + s.kv_heads, rotary)
     q, k = g.split(qk, s.q_width, s.kv_width)
-    return g.attention(
-        q, k, v, s.heads, s.kv_heads, causal=True, cached=True, scale=scale,
-        window=None if window is None else (window - 1, 0),
-    )  # fmt: skip
+    return look_back(g, q, k, v, s, window, scale=scale)
 
 
 def attend(
@@ -237,12 +250,12 @@ def feed_forward(g: Graph, x: Value, s: Sizes, *, bias: bool = False) -> Value:
 
 
 def causal_heads(
-    g: Graph, x: Value, s: Sizes, *, tied: bool, divisor: float = 1.0, factor: float = 1.0, cap: float = 0.0,
+    g: Graph, x: Value, s: Sizes, *, tied: bool, factor: float = 1.0, cap: float = 0.0,
     name: str = "lm_head", bias: bool = False, tokens: str = "score",
 ) -> None:  # fmt: skip
     """Hidden states and, where the file has such a head, logits: of all rows, or of those a batch wants to know of.
 
-    Logits are divided by ``divisor``, multiplied by ``factor``, and held below ``cap`` by tanh, where that is not 0.
+    Logits are multiplied by ``factor``, and held below ``cap`` by tanh, where that is not 0.
     ``name``: what the file calls the layer.
 
     Other files have a layer ``score``, which labels the last token of a sequence that is no padding, or one that is
@@ -251,7 +264,7 @@ def causal_heads(
     g.output("hidden", x)
     words = f"{g.name('token_embd')}.weight"
     layer = Dense(name, s.vocab, x.width, bias=bias, tied=words if tied else None, large=True)
-    scaled = () if factor / divisor == 1 else (ScaleStep(factor / divisor),)
+    scaled = () if factor == 1 else (ScaleStep(factor),)
     steps = (layer, *scaled, *((SoftcapStep(cap),) if cap else ()))
     score, biased = Dense("score", 0, x.width, bias=False), g.config.flag("token_classification_bias", True)
     token = g.config.value("pad_token_id")

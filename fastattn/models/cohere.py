@@ -15,7 +15,18 @@ from ..graph.config import ConfigReader, short
 from ..graph.family import Facts
 from ..graph.graph import Graph, Value
 from ..graph.source import Norm
-from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, rotary_of, windows_between
+from .causal import (
+    NAMES,
+    PROBES,
+    Sizes,
+    causal_family,
+    causal_heads,
+    embedded,
+    feed_forward,
+    look_back,
+    rotary_of,
+    windows_between,
+)
 from .ggufkeys import BIASES, Architecture, Keys, Values, sliding_kinds
 
 __all__ = ["FAMILY", "GGUF"]
@@ -41,7 +52,7 @@ def build(g: Graph) -> Facts:
     factor = c.positive("logit_scale", 0.0625)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", True)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         window = windows[i]
@@ -54,9 +65,7 @@ def build(g: Graph) -> Facts:
             q, k = _head_norms(layer, q, "attn_q_norm", s, s.heads), _head_norms(layer, k, "attn_k_norm", s, s.kv_heads)
         if turned[i]:
             q, k = layer.rope(q, s.heads, rotary), layer.rope(k, s.kv_heads, rotary)
-        attended = layer.attention(
-            q, k, v, s.heads, s.kv_heads, causal=True, cached=True, window=None if window is None else (window - 1, 0)
-        )
+        attended = look_back(layer, q, k, v, s, window)
         x = x + layer.linear(attended, "attn_output", s.hidden, bias=bias) + feed_forward(layer, y, s)
     x = g.layer_norm(x, "output_norm", s.eps, bias=False)
     g.hidden_state(x)

@@ -21,7 +21,7 @@ from ..graph.graph import Graph, Value
 from ..graph.rotary import Rotary, build_rotary, read_scaling
 from ..graph.source import Floats, Layout
 from .blocks import MAX_HEAD_SIZE
-from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, embedded, feed_forward
 from .experts import Experts, expert_banks
 from .ggufkeys import Architecture, Keys, Values
 
@@ -82,7 +82,7 @@ def build(g: Graph) -> Facts:
     options = _choice(c, e.number if e else 1, older)
     g.names = _NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         x = x + _attend(layer, layer.rms_norm(x, "attn_norm", s.eps), s, h, rotary, scale, bias=bias)

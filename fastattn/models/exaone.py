@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
-from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, feed_forward, rotary_of
+from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, embedded, feed_forward, rotary_of
 from .ggufkeys import Architecture
 
 __all__ = ["FAMILY", "GGUF"]
@@ -31,7 +31,7 @@ def build(g: Graph) -> Facts:
     bias, inner_bias = c.flag("attention_bias", False), c.flag("mlp_bias", False)
     g.names = _names(g)
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         x = x + attend(

@@ -19,12 +19,14 @@ from .causal import (
     Sizes,
     causal_family,
     causal_heads,
+    embedded,
     feed_forward,
     layer_kinds,
+    look_back,
     rotary_of,
     window_of,
     windows_between,
-)
+)  # fmt: skip
 from .ggufkeys import Architecture, Keys, Values, sliding_kinds
 
 __all__ = ["FAMILY", "GGUF"]
@@ -37,7 +39,7 @@ def build(g: Graph) -> Facts:
     turned = [c.null("sliding_window") or window is not None for window in windows]
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES[:2]))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         window = windows[i]
@@ -49,9 +51,7 @@ def build(g: Graph) -> Facts:
         k = layer.rms_norm(k, "attn_k_norm", s.eps, groups=s.kv_heads)
         if turned[i]:
             q, k = layer.rope(q, s.heads, rotary), layer.rope(k, s.kv_heads, rotary)
-        attended = layer.attention(
-            q, k, v, s.heads, s.kv_heads, causal=True, cached=True, window=None if window is None else (window - 1, 0)
-        )
+        attended = look_back(layer, q, k, v, s, window)
         x = x + layer.rms_norm(layer.linear(attended, "attn_output", s.hidden, bias=False), "attn_post_norm", s.eps)
         x = x + layer.rms_norm(feed_forward(layer, x, s), "ffn_post_norm", s.eps)
     x = g.rms_norm(x, "output_norm", s.eps)

@@ -16,7 +16,7 @@ from ..graph.facts import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from .blocks import ACTIVATIONS
-from .causal import Sizes, causal_heads, mixed, rotary_of
+from .causal import Sizes, causal_heads, embedded, mixed, rotary_of
 from .ggufkeys import Architecture, Keys, Values
 from .plain import by_head, either, plain_family, plain_feed_forward, sizes_of, width_of
 
@@ -47,7 +47,7 @@ def build(g: Graph) -> Facts:
     rotary, bias, tied = rotary_of(c, s), c.flag("bias", False), c.flag("tie_word_embeddings", True)
     layout, width = by_head(s.heads, s.kv_heads, s.head_size), s.q_width + 2 * s.kv_width
     g.names = NAMES.replace(g.source.prefix("transformer.", *_PROBES))
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.layer_norm(x, "attn_norm_2" if norms == 2 else "attn_norm", s.eps)

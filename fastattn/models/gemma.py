@@ -12,7 +12,7 @@ from ..graph.config import ConfigReader
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from .blocks import ACTIVATIONS
-from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, feed_forward, rotary_of
+from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, embedded, feed_forward, rotary_of
 from .ggufkeys import Architecture
 
 __all__ = ["FAMILY", "GGUF"]
@@ -24,7 +24,7 @@ def build(g: Graph) -> Facts:
     rotary, bias = rotary_of(c, s), c.flag("attention_bias", False)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", True)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     x = g.scale(x, math.sqrt(s.hidden))
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)

@@ -15,7 +15,18 @@ from ..graph.family import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from .blocks import ACTIVATIONS
-from .causal import LAYER, PROBES, Sizes, causal_family, causal_heads, feed_forward, rotary_of, windows_between
+from .causal import (
+    LAYER,
+    PROBES,
+    Sizes,
+    causal_family,
+    causal_heads,
+    embedded,
+    feed_forward,
+    look_back,
+    rotary_of,
+    windows_between,
+)
 from .ggufkeys import Architecture, Keys, Values, sliding_kinds
 
 __all__ = ["FAMILY", "GGUF", "NAMES"]
@@ -35,7 +46,7 @@ def build(g: Graph) -> Facts:
     cap = _cap(c, "attn_logit_softcapping", 50.0)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", True)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     x = g.scale(x, math.sqrt(s.hidden))
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
@@ -44,10 +55,7 @@ def build(g: Graph) -> Facts:
         qk, v = layer.split(qkv, s.q_width + s.kv_width, s.kv_width)
         q, k = layer.split(layer.rope(qk, s.heads + s.kv_heads, rotary), s.q_width, s.kv_width)
         window = windows[i]
-        attended = layer.attention(
-            q, k, v, s.heads, s.kv_heads, causal=True, cached=True, scale=scale, softcap=cap,
-            window=None if window is None else (window - 1, 0),
-        )  # fmt: skip
+        attended = look_back(layer, q, k, v, s, window, scale=scale, softcap=cap)
         y = layer.linear(attended, "attn_output", s.hidden, bias=bias)
         x = x + layer.rms_norm(y, "attn_post_norm", s.eps, plus_one=True)
         y = feed_forward(layer, layer.rms_norm(x, "ffn_norm", s.eps, plus_one=True), s)

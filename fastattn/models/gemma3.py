@@ -12,7 +12,17 @@ import math
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from .blocks import ACTIVATIONS
-from .causal import PROBES, Sizes, causal_family, causal_heads, feed_forward, rotaries_of, windows_between
+from .causal import (
+    PROBES,
+    Sizes,
+    causal_family,
+    causal_heads,
+    embedded,
+    feed_forward,
+    look_back,
+    rotaries_of,
+    windows_between,
+)
 from .gemma2 import NAMES
 from .ggufkeys import Architecture, Keys, Values, sliding_kinds
 
@@ -30,7 +40,7 @@ def build(g: Graph) -> Facts:
     cap = c.positive("final_logit_softcapping") if c.has("final_logit_softcapping") else 0.0
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", True)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     x = g.scale(x, math.sqrt(s.hidden))
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
@@ -43,10 +53,7 @@ def build(g: Graph) -> Facts:
         )  # fmt: skip
         q = layer.rope(layer.rms_norm(q, "attn_q_norm", s.eps, groups=s.heads, plus_one=True), s.heads, rotary)
         k = layer.rope(layer.rms_norm(k, "attn_k_norm", s.eps, groups=s.kv_heads, plus_one=True), s.kv_heads, rotary)
-        attended = layer.attention(
-            q, k, v, s.heads, s.kv_heads, causal=True, cached=True, scale=scale,
-            window=None if window is None else (window - 1, 0),
-        )  # fmt: skip
+        attended = look_back(layer, q, k, v, s, window, scale=scale)
         y = layer.linear(attended, "attn_output", s.hidden, bias=bias)
         x = x + layer.rms_norm(y, "attn_post_norm", s.eps, plus_one=True)
         y = feed_forward(layer, layer.rms_norm(x, "ffn_norm", s.eps, plus_one=True), s)

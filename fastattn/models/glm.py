@@ -12,7 +12,7 @@ import numpy as np
 from ..graph.family import Facts
 from ..graph.graph import Graph, Value
 from ..graph.names import Names
-from .causal import LAYER, NAMES, PROBES, Sizes, attend, causal_family, causal_heads, rotary_of_part
+from .causal import LAYER, NAMES, PROBES, Sizes, attend, causal_family, causal_heads, embedded, rotary_of_part
 from .ggufkeys import BIASES, Architecture, Keys, Values
 
 __all__ = ["FAMILY", "GGUF"]
@@ -30,7 +30,7 @@ def build(g: Graph) -> Facts:
     bias = c.flag("attention_bias", True)
     g.names = (_FOUR_NORMS if between else NAMES).replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.rms_norm(x, "attn_norm", s.eps)

@@ -16,7 +16,7 @@ from ..graph.family import Facts
 from ..graph.graph import Graph, Value
 from ..graph.rotary import Rotary, build_rotary, read_scaling
 from ..graph.source import Layout
-from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, layer_kinds, window_of
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, embedded, layer_kinds, look_back, window_of
 from .experts import Experts, expert_banks, experts_of_gguf, routed
 from .ggufkeys import BIASES, Architecture, Keys, Values
 
@@ -39,7 +39,7 @@ def build(g: Graph) -> Facts:
     rotary, windows, bias = _rotary(c, s), _windows(c, s), c.flag("attention_bias", True)
     g.names = _NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = _attend(layer, layer.rms_norm(x, "attn_norm", s.eps), s, rotary, windows[i])
@@ -67,10 +67,7 @@ def _attend(g: Graph, x: Value, s: Sizes, rotary: Rotary, window: int | None) ->
     q, k = g.split(g.rope(qk, s.heads + s.kv_heads, rotary), s.q_width, s.kv_width)
     name = g.name("attn_sinks")  # GGUF files have it as a layer's weight
     asked = g.table if g.source.has(f"{name}.weight") else g.tensor
-    return g.attention(
-        q, k, v, s.heads, s.kv_heads, causal=True, cached=True, sinks=asked("attn_sinks", (s.heads,)),
-        window=None if window is None else (window - 1, 0),
-    )  # fmt: skip
+    return look_back(g, q, k, v, s, window, sinks=asked("attn_sinks", (s.heads,)))
 
 
 def _by_turns(inner: int) -> Layout:

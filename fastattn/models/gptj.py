@@ -19,7 +19,7 @@ from ..graph.layout import Layout
 from ..graph.names import Names
 from ..graph.rotary import build_rotary
 from .blocks import ACTIVATIONS
-from .causal import Sizes, causal_heads, mixed
+from .causal import Sizes, causal_heads, embedded, mixed
 from .plain import either, plain_family, plain_feed_forward, sizes_of, width_of
 
 __all__ = ["FAMILY"]
@@ -40,7 +40,7 @@ def build(g: Graph) -> Facts:
     parts = _in_parts(c, s) if c.model_type() == "codegen" else None
     g.names = NAMES.replace(g.source.prefix("transformer.", "wte.weight", "ln_f.weight", "h.0.ln_1.weight"))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.layer_norm(x, "attn_norm", s.eps)

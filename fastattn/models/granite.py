@@ -10,7 +10,7 @@ import math
 
 from ..graph.family import Facts
 from ..graph.graph import Graph
-from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, mixed, rotary_of
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, embedded, feed_forward, mixed, rotary_of
 from .ggufkeys import BIASES, Architecture, Keys, Values
 
 __all__ = ["FAMILY", "GGUF", "multipliers_of_gguf"]
@@ -24,7 +24,7 @@ def build(g: Graph) -> Facts:
     scale, divisor = c.positive("attention_multiplier", 1.0), c.positive("logits_scaling", 1.0)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     x = g.scale(x, embedding)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
@@ -36,7 +36,7 @@ def build(g: Graph) -> Facts:
         x = x + layer.scale(feed_forward(layer, y, s, bias=inner_bias), residual)
     x = g.rms_norm(x, "output_norm", s.eps)
     g.hidden_state(x)
-    causal_heads(g, x, s, tied=tied, divisor=divisor)
+    causal_heads(g, x, s, tied=tied, factor=1 / divisor)
     return s.facts
 
 

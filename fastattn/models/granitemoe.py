@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..graph.banks import Form
 from ..graph.family import Facts
 from ..graph.graph import Graph
-from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, mixed, rotary_of
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, embedded, mixed, rotary_of
 from .experts import Experts, expert_banks, experts_of_gguf, routed
 from .ggufkeys import Architecture, Keys, Values
 from .granite import multipliers_of_gguf
@@ -34,7 +34,7 @@ def build(g: Graph) -> Facts:
     own = names.in_layers(ffn_gate_inp="block_sparse_moe.router")
     g.names = own if g.source.has(f"{own.of('ffn_gate_inp', 0)}.weight") else names
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     x = g.scale(x, embedding)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
@@ -52,7 +52,7 @@ def build(g: Graph) -> Facts:
         x = x + layer.scale(layer.experts(y, routes, *banks, activation=s.activation), residual)
     x = g.rms_norm(x, "output_norm", s.eps)
     g.hidden_state(x)
-    causal_heads(g, x, s, tied=tied, divisor=divisor)
+    causal_heads(g, x, s, tied=tied, factor=1 / divisor)
     return s.facts
 
 

@@ -13,7 +13,7 @@ from ..graph.family import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from ..graph.rotary import Rotary, build_rotary, read_scaling
-from .causal import LAYER, PROBES, Sizes, causal_family, causal_heads, feed_forward
+from .causal import LAYER, PROBES, Sizes, causal_family, causal_heads, embedded, feed_forward
 from .ggufkeys import Architecture
 
 __all__ = ["FAMILY", "GGUF"]
@@ -31,7 +31,7 @@ def build(g: Graph) -> Facts:
         raise ValueError(f"{c.path}: use_qk_norm is 'False', expected True: all models have these norms")
     g.names = _NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.rms_norm(x, "attn_norm", s.eps)

@@ -19,7 +19,7 @@ from ..graph.graph import Graph, Value
 from ..graph.names import Names
 from ..graph.rotary import Rotary
 from .blocks import MAX_HEAD_SIZE, MAX_LAYERS
-from .causal import Sizes, causal_family, causal_heads, feed_forward, rotary_of
+from .causal import Sizes, causal_family, causal_heads, embedded, feed_forward, rotary_of
 from .ggufkeys import Architecture, Keys, Values
 
 __all__ = ["FAMILY", "GGUF"]
@@ -117,7 +117,7 @@ def build(g: Graph) -> Facts:
     rotary = rotary_of(c, s, base=1000000.0)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_embedding", True) if c.has("tie_embedding") else c.flag("tie_word_embeddings", True)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.rms_norm(x, "attn_norm", s.eps)

@@ -23,6 +23,7 @@ from .causal import (
     attend,
     causal_family,
     causal_heads,
+    embedded,
     feed_forward,
     layer_kinds,
     rotary_of,
@@ -130,7 +131,7 @@ def build(g: Graph) -> Facts:
     rotary = rotary_of(g.config, s, base=v.theta, interleaved=v.neighbours)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = g.config.flag("tie_word_embeddings", v.tied)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         x = x + attend(

@@ -23,7 +23,7 @@ from ..graph.family import Facts
 from ..graph.graph import Graph, Value
 from ..graph.rotary import Rotary, build_rotary, read_scaling
 from ..graph.source import Floats, Layout
-from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, embedded
 from .experts import Experts, expert_banks
 from .ggufkeys import BIASES, Architecture, Keys, Values
 
@@ -85,7 +85,7 @@ def build(g: Graph) -> Facts:
     rotary, norm, sharper = _rotary(c, s), c.flag("use_qk_norm", True), _sharper(c, s)
     g.names = _NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     factors: Value | None = None
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..graph.family import Facts
 from ..graph.graph import Graph
-from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, rotary_of, window_of
+from .causal import NAMES, PROBES, Sizes, attend, causal_family, causal_heads, embedded, rotary_of, window_of
 from .experts import Experts, expert_banks, experts_of_gguf, routed
 from .ggufkeys import Keys, Values
 
@@ -30,7 +30,7 @@ def build(g: Graph) -> Facts:
     own = NAMES.replace(prefix)
     g.names = own if g.source.has(f"{own.of('ffn_gate_inp', 0)}.weight") else _PUBLISHED.replace(prefix)
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         x = x + attend(

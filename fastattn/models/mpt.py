@@ -13,7 +13,7 @@ from ..graph.facts import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from .alibi import slopes_by_column
-from .causal import Sizes, causal_heads
+from .causal import Sizes, causal_heads, embedded
 from .ggufkeys import Architecture, Keys, Values
 from .plain import plain_family, plain_feed_forward, sizes_of, width_of
 
@@ -43,7 +43,7 @@ def build(g: Graph) -> Facts:
     bias = slopes_by_column(s.heads, _columns(c, s))
     tied = c.flag("tie_word_embeddings", True)
     g.names = NAMES.replace(g.source.prefix("transformer.", "wte.weight", "norm_f.weight", "blocks.0.norm_1.weight"))
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         qkv = layer.linear(layer.layer_norm(x, "attn_norm", s.eps, bias=False), "attn_qkv", 3 * s.hidden, bias=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..graph.family import Facts
 from ..graph.graph import Graph
-from .causal import NAMES, Sizes, causal_family, causal_heads, feed_forward, mixed, rotary_of
+from .causal import NAMES, Sizes, causal_family, causal_heads, embedded, feed_forward, mixed, rotary_of
 from .ggufkeys import Architecture, Keys, Values
 
 __all__ = ["FAMILY", "GGUF"]
@@ -27,7 +27,7 @@ def build(g: Graph) -> Facts:
     ones = np.ones(s.hidden, np.float32)
     g.names = NAMES.replace(g.source.prefix("model.", *_PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.norm(x, ones, None, _EPS)

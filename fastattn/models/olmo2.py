@@ -21,7 +21,9 @@ from .causal import (
     Sizes,
     causal_family,
     causal_heads,
+    embedded,
     feed_forward,
+    look_back,
     rotaries_of,
     rotary_of,
     windows_between,
@@ -37,7 +39,7 @@ def build(g: Graph) -> Facts:
     (windows, rotaries), bias = _positions(c, s), c.flag("attention_bias", False)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES[:2]))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         window = windows[i]
@@ -47,9 +49,7 @@ def build(g: Graph) -> Facts:
         )  # fmt: skip
         q = layer.rope(layer.rms_norm(q, "attn_q_norm", s.eps), s.heads, rotaries[i])
         k = layer.rope(layer.rms_norm(k, "attn_k_norm", s.eps), s.kv_heads, rotaries[i])
-        attended = layer.attention(
-            q, k, v, s.heads, s.kv_heads, causal=True, cached=True, window=None if window is None else (window - 1, 0)
-        )
+        attended = look_back(layer, q, k, v, s, window)
         x = x + layer.rms_norm(layer.linear(attended, "attn_output", s.hidden, bias=bias), "attn_post_norm", s.eps)
         x = x + layer.rms_norm(feed_forward(layer, x, s), "ffn_post_norm", s.eps)
     x = g.rms_norm(x, "output_norm", s.eps)

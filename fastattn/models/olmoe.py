@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ..graph.family import Facts
 from ..graph.graph import Graph
-from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, rotary_of
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, embedded, rotary_of
 from .experts import Experts, expert_banks, experts_of_gguf, routed
 from .ggufkeys import Architecture, Keys, Values
 
@@ -25,7 +25,7 @@ def build(g: Graph) -> Facts:
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
     widths = (s.q_width, s.kv_width, s.kv_width)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.rms_norm(x, "attn_norm", s.eps)

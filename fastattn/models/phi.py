@@ -13,7 +13,7 @@ from ..graph.facts import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from .blocks import ACTIVATIONS
-from .causal import causal_heads, rotary_of_part
+from .causal import causal_heads, embedded, rotary_of_part
 from .ggufkeys import Architecture
 from .plain import kv_heads_of, plain_family, plain_feed_forward, sizes_of
 
@@ -38,7 +38,7 @@ def build(g: Graph) -> Facts:
     rotary = rotary_of_part(c, s, c.positive("partial_rotary_factor", 0.5))
     normed, tied = c.flag("qk_layernorm", False), c.flag("tie_word_embeddings", False)
     g.names = NAMES.replace(g.source.prefix("model.", *_PROBES))
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.layer_norm(x, "attn_norm", s.eps)

@@ -10,7 +10,7 @@ from ..graph.config import ConfigReader
 from ..graph.family import Facts
 from ..graph.graph import Graph
 from ..graph.rotary import Rotary, build_rotary, read_scaling
-from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, mixed, window_of
+from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, embedded, mixed, window_of
 from .ggufkeys import Architecture, Keys, Values, divisors
 
 __all__ = ["FAMILY", "GGUF"]
@@ -25,7 +25,7 @@ def build(g: Graph) -> Facts:
     rotary, window = _rotary(c, s), window_of(c)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.rms_norm(x, "attn_norm", s.eps)

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from ..graph.family import Facts
 from ..graph.graph import Graph
-from .causal import NAMES, PROBES, Sizes, causal_family, causal_heads, feed_forward, rotary_of, sliding_layers
+from .causal import (
+    NAMES,
+    PROBES,
+    Sizes,
+    causal_family,
+    causal_heads,
+    embedded,
+    feed_forward,
+    look_back,
+    rotary_of,
+    sliding_layers,
+)
 from .ggufkeys import Architecture
 
 __all__ = ["FAMILY", "GGUF"]
@@ -21,7 +32,7 @@ def build(g: Graph) -> Facts:
     rotary, bias = rotary_of(c, s), c.flag("attention_bias", False)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.rms_norm(x, "attn_norm", s.eps)
@@ -32,9 +43,7 @@ def build(g: Graph) -> Facts:
         q = layer.rope(layer.rms_norm(q, "attn_q_norm", s.eps, groups=s.heads), s.heads, rotary)
         k = layer.rope(layer.rms_norm(k, "attn_k_norm", s.eps, groups=s.kv_heads), s.kv_heads, rotary)
         window = windows[i]
-        attended = layer.attention(
-            q, k, v, s.heads, s.kv_heads, causal=True, cached=True, window=None if window is None else (window - 1, 0)
-        )
+        attended = look_back(layer, q, k, v, s, window)
         x = x + layer.linear(attended, "attn_output", s.hidden, bias=bias)
         x = x + feed_forward(layer, layer.rms_norm(x, "ffn_norm", s.eps), s)
     x = g.rms_norm(x, "output_norm", s.eps)

@@ -22,7 +22,7 @@ from ..graph.graph import Graph, Value
 from ..graph.layout import Layout
 from ..graph.names import Names
 from ..graph.rotary import Rotary, build_rotary, read_scaling
-from .causal import Sizes, causal_family, causal_heads, feed_forward
+from .causal import Sizes, causal_family, causal_heads, embedded, feed_forward
 from .experts import Experts, expert_banks, experts_of_gguf, routed
 from .ggufkeys import Architecture, Keys, Values
 from .qwen_moe import shared_expert, sparse_layers
@@ -164,7 +164,7 @@ def build(g: Graph) -> Facts:
     normalize, inner = c.flag("norm_topk_prob", True), c.size("shared_expert_intermediate_size", 512)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.rms_norm(x, "attn_norm", s.eps, plus_one=True)

@@ -21,8 +21,10 @@ from .causal import (
     attend,
     causal_family,
     causal_heads,
+    embedded,
     feed_forward,
     layer_kinds,
+    look_back,
     rotary_of,
     window_of,
 )  # fmt: skip
@@ -44,7 +46,7 @@ def build(g: Graph) -> Facts:
     sparse, rotary = sparse_layers(c, s), rotary_of(c, s)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.rms_norm(x, "attn_norm", s.eps)
@@ -73,9 +75,7 @@ def _attend_normed(g: Graph, x: Value, s: Sizes, rotary: Rotary, window: int | N
     q, k, v = g.split(g.linear(x, ("attn_q", "attn_k", "attn_v"), widths, bias=bias), *widths)
     q = g.rope(g.rms_norm(q, "attn_q_norm", s.eps, groups=s.heads), s.heads, rotary)
     k = g.rope(g.rms_norm(k, "attn_k_norm", s.eps, groups=s.kv_heads), s.kv_heads, rotary)
-    attended = g.attention(
-        q, k, v, s.heads, s.kv_heads, causal=True, cached=True, window=None if window is None else (window - 1, 0)
-    )
+    attended = look_back(g, q, k, v, s, window)
     return g.linear(attended, "attn_output", s.hidden, bias=bias)
 
 

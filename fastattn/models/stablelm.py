@@ -14,7 +14,7 @@ from ..graph.facts import Facts
 from ..graph.graph import Graph, Value
 from ..graph.names import Names
 from .blocks import ACTIVATIONS
-from .causal import PROBES, Sizes, causal_heads, feed_forward, rotary_of_part
+from .causal import PROBES, Sizes, causal_heads, embedded, feed_forward, rotary_of_part
 from .ggufkeys import Architecture, Keys, Values
 from .plain import kv_heads_of, plain_family, sizes_of
 
@@ -44,7 +44,7 @@ def build(g: Graph) -> Facts:
         raise ValueError(f"{c.path}: {s.heads} heads with norms of their own, expected at most {_MAX_HEADS}")
     parallel, tied = c.flag("use_parallel_residual", False), c.flag("tie_word_embeddings", False)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.layer_norm(x, "attn_norm", s.eps)

@@ -10,7 +10,7 @@ from ..graph.facts import Facts
 from ..graph.graph import Graph
 from ..graph.names import Names
 from .blocks import ACTIVATIONS
-from .causal import PROBES, attend, causal_heads, rotary_of, window_of
+from .causal import PROBES, attend, causal_heads, embedded, rotary_of, window_of
 from .ggufkeys import Architecture, Keys, Values
 from .plain import kv_heads_of, plain_family, plain_feed_forward, sizes_of
 
@@ -35,7 +35,7 @@ def build(g: Graph) -> Facts:
     rotary, window, bias = rotary_of(c, s), window_of(c), c.flag("use_bias", True)
     g.names = NAMES.replace(g.source.prefix("model.", *PROBES))
     tied = c.flag("tie_word_embeddings", True)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = embedded(g, s, tied)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         y = layer.layer_norm(x, "attn_norm", s.eps)
