@@ -19,7 +19,7 @@ def number(name: str, value: Any, default: float, least: float, most: float, exp
     """``value`` as a float within the range, ``default`` for None."""
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     try:
         found = float(value)
@@ -34,9 +34,12 @@ def whole(name: str, value: Any, default: int, least: int, most: int | None, exp
     """``value`` as an int within the range, ``default`` for None."""
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    try:
+        found = index(value)
+    except TypeError:
+        found = None
+    if found is None or isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    found = index(value)
     if found < least or (most is not None and found > most):
         if expected is None:
             expected = f"{least} or more" if most is None else f"{least} to {most}"

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 
 from ..engine.beams import BeamRules
+from ..engine.optionvalues import number, whole
 
 __all__ = ["BEAM_KEYS", "check_answers", "read_beams"]
 
@@ -18,6 +17,7 @@ BEAM_KEYS = ("num_beams", "length_penalty", "early_stopping")
 """Keys of generation_config.json, and options, that are read here."""
 
 _MOST_BEAMS = 1 << 10
+_LARGEST = float(np.finfo(np.float64).max)
 _DRAWING = ("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "xtc", "mirostat")
 
 
@@ -65,25 +65,11 @@ def check_answers(n: int, name: str, beams: BeamRules, drawn: bool) -> None:
 
 
 def _width(value: Any, name: str) -> int:
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an int or None, got {type(value).__name__}")
-    number = value.__index__()
-    if not 1 <= number <= _MOST_BEAMS:
-        shown = number if abs(number) < 10**24 else "an integer of many digits"
-        raise ValueError(f"{name}: got {shown}, expected 1 (no beams) to {_MOST_BEAMS}")
-    return int(number)
+    return whole(name, value, 1, 1, _MOST_BEAMS, f"1 (no beams) to {_MOST_BEAMS}")
 
 
 def _penalty(value: Any, name: str) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        number = float("inf")
-    if not isfinite(number):
-        raise ValueError(f"{name}: got {number:g}, expected a finite number")
-    return number
+    return number(name, value, 1.0, -_LARGEST, _LARGEST, "a finite number")
 
 
 def _early(value: Any, name: str) -> bool | Literal["never"]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..engine.bans import Bans
+from ..engine.optionvalues import token_ids, whole
 from ..engine.sampling import Sampling, draws, sampling_of
 from .beamoptions import BEAM_KEYS, check_answers, read_beams
 from .runoptions import read_draft, read_prompt_logprobs
@@ -162,7 +163,8 @@ def read_options(model: PromptedDecoder, given: Mapping[str, Any]) -> Options:
     stops = _strings(given.get("stop"), "stop")
     if given.get("stop") is None:
         stops = _of_file(_strings, stored.get("stop_strings"), f"{where}: stop_strings")
-    ids = _ids(given.get("stop_token_ids"), vocab_size)
+    ends = given.get("stop_token_ids")
+    ids = frozenset(() if ends is None else token_ids("stop_token_ids", ends, vocab_size))
     include = _flag(given.get("include_stop_str_in_output"), "include_stop_str_in_output", False)
     ignore = _flag(given.get("ignore_eos"), "ignore_eos", False)
     told = read_prompt_logprobs(given.get("prompt_logprobs"), vocab_size)
@@ -272,18 +274,7 @@ def _flag(value: Any, name: str, default: bool) -> bool:
 
 def _count(value: Any, name: str, most: int) -> int | None:
     """An integer from 1, or None."""
-    if value is None:
-        return None
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected an int or None, got {type(value).__name__}")
-    if not 1 <= int(value) <= most:
-        raise ValueError(f"{name}: got {_shown(value)}, expected 1 to {most}")
-    return int(value)
-
-
-def _shown(value: Any) -> str:
-    """An integer, if it has not hundreds of digits."""
-    return str(int(value)) if abs(int(value)) < 10**24 else "an integer of many digits"
+    return None if value is None else whole(name, value, 1, 1, most)
 
 
 def _strings(value: Any, name: str) -> tuple[str, ...]:
@@ -299,17 +290,3 @@ def _strings(value: Any, name: str) -> tuple[str, ...]:
         if not one:
             raise ValueError(f"{name}: an empty string, which would end every text at once")
     return tuple(several)
-
-
-def _ids(value: Any, vocab_size: int) -> frozenset[int]:
-    several = () if value is None else value
-    if isinstance(several, np.ndarray):
-        several = several.tolist()
-    if isinstance(several, (str, bytes)) or not isinstance(several, (list, tuple, set, frozenset, range)):
-        raise TypeError(f"stop_token_ids: expected a list of int, got {type(value).__name__}")
-    for one in several:
-        if isinstance(one, (bool, np.bool_)) or not hasattr(one, "__index__"):
-            raise TypeError(f"stop_token_ids: expected int, got {type(one).__name__}")
-        if not 0 <= int(one) < vocab_size:
-            raise ValueError(f"stop_token_ids: got {_shown(one)}, expected 0 to {vocab_size - 1}")
-    return frozenset(int(one) for one in several)

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-from operator import index
 from typing import Any
 
-import numpy as np
-
 from ..engine.drafts import DraftRules
+from ..engine.optionvalues import whole
 
 __all__ = ["read_draft", "read_prompt_logprobs"]
 
@@ -26,10 +24,7 @@ def read_prompt_logprobs(value: Any, vocab_size: int) -> int | None:
     """
     if value is None:
         return None
-    number = _whole(value, "prompt_logprobs", "an integer")
-    if not 0 <= number <= vocab_size:
-        raise ValueError(f"prompt_logprobs: got {_shown(number)}, expected 0 to {vocab_size}")
-    return number
+    return whole("prompt_logprobs", value, 0, 0, vocab_size)
 
 
 def read_draft(value: Any) -> DraftRules:
@@ -48,18 +43,4 @@ def read_draft(value: Any) -> DraftRules:
                 f'draft: got {value[:100]!r}, expected "auto", "prompt_lookup", a number of tokens or None'
             )
         return DraftRules(_TOGETHER, value == "auto")
-    number = _whole(value, "draft", '"auto", "prompt_lookup", a number of tokens or None')
-    if not 1 <= number <= _MOST:
-        raise ValueError(f"draft: got {_shown(number)}, expected 1 to {_MOST} tokens")
-    return DraftRules(number, False)
-
-
-def _whole(value: Any, name: str, expected: str) -> int:
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
-    return index(value)
-
-
-def _shown(number: int) -> str:
-    """An integer, if it has not hundreds of digits."""
-    return str(number) if abs(number) < 10**24 else "an integer of many digits"
+    return DraftRules(whole("draft", value, 0, 1, _MOST, f"1 to {_MOST} tokens"), False)
