@@ -14,56 +14,15 @@ import pytest
 from golden import numpy_decoders, tiny_decoders, tiny_dense_a, tiny_dense_b
 from golden.tiny_bert import save_safetensors
 from golden.tiny_decoders import VARIANTS
+from support.decoder_checks import Load, assert_greedy, assert_near, variant_fixtures
 
 import fastattn as fa
 
 Array = np.ndarray[Any, Any]
-Load = Callable[[str], Any]
 
-NEAR_TIE = 1e-4  # of the largest logit: the two likeliest tokens may change places below it
 PLAIN = tuple(tiny_decoders.BASE)
 
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a variant, written once."""
-    written: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in written:
-            written[name] = tiny_decoders.variant(tmp_path_factory.mktemp("decoder"), name)
-        return written[name]
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def load(folders: Callable[[str], Path]) -> Load:
-    """The model of a variant in float32, built once."""
-    models: dict[str, Any] = {}
-
-    def model(name: str) -> Any:
-        if name not in models:
-            models[name] = fa.load(folders(name), dtype="float32")
-        return models[name]
-
-    return model
-
-
-def assert_near(got: Array, exact: Array, bound: float = 1e-5) -> None:
-    """Every error at most ``bound`` of the largest number."""
-    assert got.shape == exact.shape
-    assert np.abs(got - exact).max(initial=0) <= bound * np.abs(exact).max(initial=0)
-
-
-def assert_greedy(got: list[int], expected: list[int], logits: Array) -> None:
-    """The same tokens, up to a step whose two likeliest are nearly tied."""
-    for step, (mine, other) in enumerate(zip(got, expected, strict=True)):
-        if mine != other:
-            gap = logits[step, other] - logits[step, mine]
-            print(f"step {step}: {mine} for {other}, which is {gap:.2e} likelier")
-            assert 0 <= gap <= NEAR_TIE * np.abs(logits[step]).max()
-            return
+folders, load = variant_fixtures(tiny_decoders)
 
 
 # ---- values ---------------------------------------------------------------------------------------------------------

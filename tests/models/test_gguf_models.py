@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from golden import tiny_decoders
 from support import gguf_dense_a, gguf_dense_b, gguf_models, gguf_moe
+from support.decoder_checks import assert_one_model, logits_of
 from support.gguf_files import F32, I32, U32, Tensor, gguf_bytes
 
 import fastattn as fa
@@ -54,11 +55,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 DTYPES = ("float16", "bfloat16", "float32")
 
 
-def logits(model: Any) -> bytes:
-    ids, mask = tiny_decoders.batch({"vocab_size": 101})
-    return bytes(model(ids, mask).logits.tobytes())
-
-
 def test_every_architecture_is_here() -> None:
     names = {"mistral": "llama", **gguf_dense_a.ARCHITECTURES, **gguf_dense_b.ARCHITECTURES}
     dense = {names.get(family, family) for family, _ in VARIANTS.values()}
@@ -73,17 +69,7 @@ def test_the_bits_of_the_folder(tmp_path: Path, name: str, dtype: str) -> None:
     family, overrides = VARIANTS[name]
     folder = tiny_decoders.make(tmp_path / "folder", family, dtype=dtype, **overrides)
     file = gguf_models.make(tmp_path / "m.gguf", family, dtype=dtype, **overrides)
-    model = fa.load(file)
-    expected = logits(fa.load(folder))
-    assert logits(model) == expected
-    packed = fa.load(fa.pack(file, tmp_path / "m.fastattn"))
-    assert logits(packed) == expected
-    assert model.notes == packed.notes == []
-    prompt = [3, 5, 8]
-    answers = [one.generate(prompt, max_new_tokens=8)[0].token_ids for one in (model, packed, fa.load(folder))]
-    assert answers[0] == answers[1] == answers[2]
-    for other in ("float32", "int8"):
-        assert logits(fa.load(file, other)) == logits(fa.load(folder, other))
+    assert_one_model(file, folder, tmp_path / "m.fastattn")
 
 
 def test_layers_of_several_types(tmp_path: Path) -> None:
@@ -98,7 +84,7 @@ def test_layers_of_several_types(tmp_path: Path) -> None:
     path.write_bytes(gguf_bytes(gguf_models.fields_of(c), tensors))
     model = fa.load(path)
     packed = fa.pack(path, tmp_path / "m.fastattn")
-    assert logits(fa.load(packed)) == logits(model)
+    assert logits_of(fa.load(packed)) == logits_of(model)
     metadata = fa.open_weights(packed).metadata
     assert metadata["dtype"] == "stored"
     assert '"model.layers.0.mlp.down_proj":"bfloat16"' in metadata["dtypes"]
@@ -125,9 +111,9 @@ def test_blocks_become_float32(tmp_path: Path) -> None:
     plain = tmp_path / "plain.gguf"
     values = fa.open_weights(path)
     plain.write_bytes(gguf_bytes(gguf_models.fields_of(c), {name: values.as_float32(name) for name in values}))
-    assert logits(fa.load(path)) == logits(fa.load(plain)) == logits(fa.load(path, "float32"))
+    assert logits_of(fa.load(path)) == logits_of(fa.load(plain)) == logits_of(fa.load(path, "float32"))
     packed = fa.pack(path, tmp_path / "m.fastattn")
-    assert logits(fa.load(packed)) == logits(fa.load(path))
+    assert logits_of(fa.load(packed)) == logits_of(fa.load(path))
     metadata = fa.open_weights(packed).metadata
     assert (metadata["dtype"], metadata["gguf_types"], metadata["dequantized"]) == ("float32", "F32 Q4_0", "Q4_0")
 
@@ -147,9 +133,9 @@ def test_queries_keys_and_values_in_one_tensor(tmp_path: Path, family: str) -> N
                 del joined[part]
     path = tmp_path / "m.gguf"
     path.write_bytes(gguf_bytes(gguf_models.fields_of(c), joined))
-    expected = logits(fa.load(gguf_models.make(tmp_path / "s.gguf", family, **overrides)))
-    assert logits(fa.load(path)) == expected
-    assert logits(fa.load(fa.pack(path, tmp_path / "m.fastattn"))) == expected
+    expected = logits_of(fa.load(gguf_models.make(tmp_path / "s.gguf", family, **overrides)))
+    assert logits_of(fa.load(path)) == expected
+    assert logits_of(fa.load(fa.pack(path, tmp_path / "m.fastattn"))) == expected
     joined["blk.1.attn_qkv.weight"] = joined["blk.1.attn_qkv.weight"][:-1]
     path.write_bytes(gguf_bytes(gguf_models.fields_of(c), joined))
     with pytest.raises(
@@ -190,7 +176,7 @@ def test_scaling_by_keys(tmp_path: Path, kind: str, keys: dict[str, Any], scalin
     more = {"qwen2.rope.scaling.type": kind, **{f"qwen2.rope.scaling.{key}": value for key, value in keys.items()}}
     file = gguf_models.make(tmp_path / "m.gguf", "qwen2", dtype="float32", more=more)
     folder = tiny_decoders.make(tmp_path / "f", "qwen2", rope_scaling=scaling)
-    assert logits(fa.load(file)) == logits(fa.load(folder))
+    assert logits_of(fa.load(file)) == logits_of(fa.load(folder))
 
 
 def test_two_lists_of_factors(tmp_path: Path) -> None:
@@ -206,7 +192,7 @@ def test_two_lists_of_factors(tmp_path: Path) -> None:
             tmp_path / str(trained), "phi3", original_max_position_embeddings=trained,
             rope_scaling={"type": "longrope", "short_factor": short, "long_factor": long, "attention_factor": 1.25},
         )  # fmt: skip
-        assert logits(fa.load(path)) == logits(fa.load(folder))
+        assert logits_of(fa.load(path)) == logits_of(fa.load(folder))
 
 
 WRONG_FIELDS: dict[str, tuple[dict[str, Any], str]] = {
@@ -293,7 +279,7 @@ def test_a_model_travels(tmp_path: Path) -> None:
 
     model = fa.load(gguf_models.make(tmp_path / "m.gguf", "qwen3"))
     again = pickle.loads(pickle.dumps(model))
-    assert logits(again) == logits(model)
+    assert logits_of(again) == logits_of(model)
     gguf_models.make(tmp_path / "m.gguf", "qwen3", rms_norm_eps=1e-4)
     with pytest.raises(ValueError, match="not the weights"):
         pickle.loads(pickle.dumps(model))

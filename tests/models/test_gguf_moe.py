@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from golden import tiny_moe
 from support import gguf_moe
+from support.decoder_checks import assert_one_model, logits_of
 from support.gguf_files import gguf_bytes
 
 import fastattn as fa
@@ -30,11 +31,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def logits(model: Any) -> bytes:
-    ids, mask = tiny_moe.batch({"vocab_size": 101})
-    return bytes(model(ids, mask).logits.tobytes())
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_bits_of_the_folder(tmp_path: Path, name: str, dtype: str) -> None:
@@ -44,26 +40,18 @@ def test_the_bits_of_the_folder(tmp_path: Path, name: str, dtype: str) -> None:
         overrides = {**overrides, "swiglu_limit": 7.0}
     folder = tiny_moe.make(tmp_path / "folder", family, dtype=dtype, **overrides)
     file = gguf_moe.make(tmp_path / "m.gguf", family, dtype=dtype, **overrides)
-    model = fa.load(file)
-    expected = logits(fa.load(folder))
-    assert logits(model) == expected and model.notes == []
-    packed = fa.load(fa.pack(file, tmp_path / "m.fastattn"))
-    assert logits(packed) == expected and packed.notes == []
-    prompt = [3, 5, 8]
-    answers = [one.generate(prompt, max_new_tokens=6)[0].token_ids for one in (model, packed, fa.load(folder))]
-    assert answers[0] == answers[1] == answers[2]
-    assert logits(fa.load(file, "int8")) == logits(fa.load(folder, "int8"))
+    assert_one_model(file, folder, tmp_path / "m.fastattn")
 
 
 @pytest.mark.parametrize("family", tiny_moe.BASE)
 def test_other_shapes_of_files(tmp_path: Path, family: str) -> None:
     """Gates and what they gate in one tensor; the gate of the shared expert as a vector."""
     overrides = {"mlp_only_layers": []} if family == "qwen2_moe" else {}
-    expected = logits(fa.load(gguf_moe.make(tmp_path / "a.gguf", family, **overrides)))
+    expected = logits_of(fa.load(gguf_moe.make(tmp_path / "a.gguf", family, **overrides)))
     whole = family != "llama4_text"  # whose tensors of both no converter writes
     joined = gguf_moe.make(tmp_path / "b.gguf", family, joined=whole, flat=True, **overrides)
-    assert logits(fa.load(joined)) == expected
-    assert logits(fa.load(fa.pack(joined, tmp_path / "b.fastattn"))) == expected
+    assert logits_of(fa.load(joined)) == expected
+    assert logits_of(fa.load(fa.pack(joined, tmp_path / "b.fastattn"))) == expected
 
 
 def test_weights_divided_by_their_sum(tmp_path: Path) -> None:
@@ -74,16 +62,16 @@ def test_weights_divided_by_their_sum(tmp_path: Path) -> None:
             more = {} if said is None else {f"{gguf_moe.ARCHITECTURES[family]}.expert_weights_norm": said}
             file = gguf_moe.make(tmp_path / "m.gguf", family, more=more, **overrides)
             folder = tiny_moe.make(tmp_path / "f", family, norm_topk_prob=own if said is None else said, **overrides)
-            assert logits(fa.load(file, "float32")) == logits(fa.load(folder, "float32"))
+            assert logits_of(fa.load(file, "float32")) == logits_of(fa.load(folder, "float32"))
 
 
 def test_widths_that_are_not_said(tmp_path: Path) -> None:
     """Of an expert: the layer's by the number of those that a token takes; of the shared one, all of it."""
     sizes = {"intermediate_size": 60, "moe_intermediate_size": 20, "shared_expert_intermediate_size": 60}
     left = {f"qwen2moe.expert_{name}feed_forward_length": ... for name in ("", "shared_")}
-    expected = logits(fa.load(gguf_moe.make(tmp_path / "a.gguf", "qwen2_moe", mlp_only_layers=[], **sizes)))
+    expected = logits_of(fa.load(gguf_moe.make(tmp_path / "a.gguf", "qwen2_moe", mlp_only_layers=[], **sizes)))
     file = gguf_moe.make(tmp_path / "b.gguf", "qwen2_moe", more=left, mlp_only_layers=[], **sizes)
-    assert logits(fa.load(file)) == expected
+    assert logits_of(fa.load(file)) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from golden import tiny_states
 from support import gguf_states
+from support.decoder_checks import assert_one_model
 
 import fastattn as fa
 from fastattn.graph.gates import negative_exp
@@ -33,11 +34,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def logits(model: Any) -> bytes:
-    ids, mask = tiny_states.batch({"vocab_size": 101})
-    return bytes(model(ids, mask).logits.tobytes())
-
-
 def test_every_architecture_with_states_is_here() -> None:
     assert {gguf_states.ARCHITECTURES[family] for family, _ in VARIANTS.values()} <= set(ARCHITECTURES)
     assert {family for family, _ in VARIANTS.values()} == set(tiny_states.BASE)
@@ -50,17 +46,7 @@ def test_the_bits_of_the_folder(tmp_path: Path, name: str, dtype: str) -> None:
     family, overrides = VARIANTS[name]
     folder = tiny_states.make(tmp_path / "folder", family, dtype=dtype, **overrides)
     file = gguf_states.make(tmp_path / "m.gguf", family, dtype=dtype, **overrides)
-    model = fa.load(file)
-    expected = logits(fa.load(folder))
-    assert logits(model) == expected
-    packed = fa.load(fa.pack(file, tmp_path / "m.fastattn"))
-    assert logits(packed) == expected
-    assert model.notes == packed.notes == []
-    prompt = [3, 5, 8]
-    answers = [one.generate(prompt, max_new_tokens=8)[0].token_ids for one in (model, packed, fa.load(folder))]
-    assert answers[0] == answers[1] == answers[2]
-    for other in ("float32", "int8"):
-        assert logits(fa.load(file, other)) == logits(fa.load(folder, other))
+    assert_one_model(file, folder, tmp_path / "m.fastattn")
 
 
 @pytest.mark.parametrize("family", ["mamba2", "qwen3_next"])

@@ -14,6 +14,7 @@ import pytest
 from golden import numpy_moe, tiny_moe
 from golden.tiny_bert import save_safetensors
 from golden.tiny_moe import VARIANTS
+from support.decoder_checks import Load, assert_greedy, variant_fixtures
 
 import fastattn as fa
 from fastattn.graph.build import trace_page
@@ -24,35 +25,9 @@ from fastattn.loaders.packed import PackedFile
 from fastattn.models.registry import build_checkpoint, family_of, open_source
 
 Array = np.ndarray[Any, Any]
-Load = Callable[[str], Any]
-
-NEAR_TIE = 1e-4  # of the largest logit: the two likeliest tokens may change places below it
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a variant, written once."""
-    written: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in written:
-            written[name] = tiny_moe.variant(tmp_path_factory.mktemp("moe"), name)
-        return written[name]
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def load(folders: Callable[[str], Path]) -> Load:
-    """The model of a variant in float32, built once."""
-    models: dict[str, Any] = {}
-
-    def model(name: str) -> Any:
-        if name not in models:
-            models[name] = fa.load(folders(name), dtype="float32")
-        return models[name]
-
-    return model
+folders, load = variant_fixtures(tiny_moe)
 
 
 def save(folder: Path, c: dict[str, Any], tensors: dict[str, Array]) -> Path:
@@ -83,12 +58,7 @@ def test_greedy_tokens(load: Load, folders: Callable[[str], Path], name: str) ->
     prompts = [tiny_moe.batch(c)[0][row, :length].tolist() for row, length in ((0, 9), (1, 1))]
     answers = load(name).generate(prompts, max_new_tokens=8, ignore_eos=True)
     for prompt, answer in zip(prompts, answers, strict=True):
-        expected, logits = numpy_moe.greedy(c, weights, prompt, 8)
-        for step, (mine, other) in enumerate(zip(answer.token_ids, expected, strict=True)):
-            if mine != other:
-                gap = logits[step, other] - logits[step, mine]
-                assert 0 <= gap <= NEAR_TIE * np.abs(logits[step]).max()
-                break
+        assert_greedy(answer.token_ids, *numpy_moe.greedy(c, weights, prompt, 8))
 
 
 @pytest.mark.parametrize("family", tiny_moe.BASE)

@@ -12,45 +12,14 @@ import numpy as np
 import pytest
 from golden import numpy_states, tiny_states
 from golden.tiny_states import VARIANTS
+from support.decoder_checks import Load, assert_greedy, assert_near, variant_fixtures
 
 import fastattn as fa
 
 Array = np.ndarray[Any, Any]
-Load = Callable[[str], Any]
-
-NEAR_TIE = 1e-4  # of the largest logit: the two likeliest tokens may change places below it
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a variant, written once."""
-    written: dict[str, Path] = {}
-
-    def folder(name: str) -> Path:
-        if name not in written:
-            written[name] = tiny_states.variant(tmp_path_factory.mktemp("stateful"), name)
-        return written[name]
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def load(folders: Callable[[str], Path]) -> Load:
-    """The model of a variant in float32, built once."""
-    models: dict[str, Any] = {}
-
-    def model(name: str) -> Any:
-        if name not in models:
-            models[name] = fa.load(folders(name), dtype="float32")
-        return models[name]
-
-    return model
-
-
-def assert_near(got: Array, exact: Array, bound: float = 1e-5) -> None:
-    """Every error at most ``bound`` of the largest number."""
-    assert got.shape == exact.shape
-    assert np.abs(got - exact).max(initial=0) <= bound * np.abs(exact).max(initial=0)
+folders, load = variant_fixtures(tiny_states)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -75,13 +44,7 @@ def test_greedy_tokens(load: Load, folders: Callable[[str], Path], name: str) ->
     prompts = [tiny_states.batch(c)[0][row, :length].tolist() for row, length in ((0, 9), (1, 1), (2, 17))]
     got = load(name).generate(prompts, max_new_tokens=8, ignore_eos=True)
     for prompt, answer in zip(prompts, got, strict=True):
-        tokens, logits = numpy_states.greedy(c, weights, prompt, 8)
-        for step, (mine, other) in enumerate(zip(answer.token_ids, tokens, strict=True)):
-            if mine != other:
-                gap = logits[step, other] - logits[step, mine]
-                print(f"step {step}: {mine} for {other}, which is {gap:.2e} likelier")
-                assert 0 <= gap <= NEAR_TIE * np.abs(logits[step]).max()
-                break
+        assert_greedy(answer.token_ids, *numpy_states.greedy(c, weights, prompt, 8))
 
 
 @pytest.mark.parametrize("family", tiny_states.BASE)
