@@ -58,6 +58,7 @@ def add_parser(commands: Any) -> None:
     """Adds the command to the parser's sub-commands."""
     parser = commands.add_parser(
         "generate",
+        usage="fastattn generate [options] PROMPT",  # of thirty options each error would list all
         help="a prompt, continued by a language model",
         description="Continue a prompt with a language model.",
         epilog=_EPILOG,
