@@ -46,32 +46,36 @@ class Asked(NamedTuple):
     others: Mapping[str, Sequence[str]]
     """Full name -> tensors whose values it takes where it is not stored itself."""
     layouts: Mapping[str, Layout]
-    """Full names of weights and biases that files of Hugging Face have in another order."""
+    """Full names of weights and biases that files of Hugging Face have in another order, and GGUF files perhaps too."""
     raised: Collection[str]
     """Full names of gains that are one more than what files of Hugging Face have."""
-    converted: bool
-    """Whether ``weights`` has them as the page wants them."""
+    unordered: Collection[str]
+    """Those of ``layouts`` that ``weights`` has in the other order."""
+    lowered: bool
+    """Whether ``weights`` has the gains without that one."""
 
-    def in_order(self, name: str, stored: Floats) -> Floats:
-        """What the page wants, of the whole tensor ``name`` as files of Hugging Face have it."""
-        layout = self.layouts.get(name)
-        if layout is not None and stored.ndim == 2:
-            return layout.rows(stored)
-        if layout is not None and layout.order is not None:
-            return stored[layout.order]
-        return stored + np.float32(1) if name in self.raised else stored
+    def changed(self, name: str, change: Change, *, converted: bool) -> Change:
+        """As the page wants it: ``change``, which is as files of Hugging Face have it, or GGUF files (``converted``).
 
-    def whole_in_order(self, name: str, change: Whole) -> Whole:
-        """``change``, which is as files of Hugging Face have it, as the page wants it. Errors: ``check_change``."""
+        Errors: ``check_change``.
+        """
         shape, layout = self.tensors[name][1], self.layouts.get(name)
-        check_change(change, layout.shape(*shape) if layout is not None and len(shape) == 2 else shape)
-        return change._replace(array=self.in_order(name, change.array))
-
-    def low_in_order(self, name: str, change: LowRank) -> LowRank:
-        """The same for halves, whose outputs are the rows of the second one. Errors: ``check_change``."""
-        check_change(change, self.tensors[name][1])
-        layout = self.layouts.get(name)
+        if layout is not None and converted and not layout.everywhere:
+            layout = None
+        turned = layout is not None and isinstance(change, Whole) and len(shape) == 2
+        check_change(change, layout.shape(*shape) if turned and layout is not None else shape)
+        if isinstance(change, Whole):
+            return change._replace(array=_in_order(change.array, layout, name in self.raised and not converted))
         return change if layout is None or layout.order is None else change._replace(b=change.b[layout.order])
+
+
+def _in_order(stored: Floats, layout: Layout | None, lowered: bool) -> Floats:
+    """What a page wants, of a whole tensor of that layout; ``lowered``: a gain without one."""
+    if layout is not None and stored.ndim == 2:
+        return layout.rows(stored)
+    if layout is not None and layout.order is not None:
+        return stored[layout.order]
+    return stored + np.float32(1) if lowered else stored
 
 
 def asked_of_checkpoint(
@@ -85,7 +89,7 @@ def asked_of_checkpoint(
         stored = next(s for s in (stored_name(weights, name) for name in candidates) if s is not None)
         tensors[candidates[0]] = stored, plan.wanted.get(candidates[0], shape)
     others = _others(plan, plan.requests)
-    return Asked(plan, weights, tensors, others, plan.layouts, plan.raised, plan.converted)
+    return Asked(plan, weights, tensors, others, plan.layouts, plan.raised, plan.unordered, plan.adds_ones)
 
 
 def asked_of_packed(config: ConfigReader, packed: PackedFile, trace: Callable[[Source], Any]) -> Asked:
@@ -94,7 +98,8 @@ def asked_of_packed(config: ConfigReader, packed: PackedFile, trace: Callable[[S
     trace(source)
     tensors = {candidates[0]: (candidates[0], shape) for candidates, shape in source.requests.items()}
     others = _others(source, source.requests)
-    return Asked(source, Unpacked(packed, source.places), tensors, others, source.layouts, source.raised, True)
+    weights = Unpacked(packed, source.places)
+    return Asked(source, weights, tensors, others, source.layouts, source.raised, (), False)
 
 
 class _Planned(Plan):
@@ -104,10 +109,13 @@ class _Planned(Plan):
         super().__init__(config, weights, head)
         self.layouts: dict[str, Layout] = {}
         self.raised: set[str] = set()
+        self.unordered: set[str] = set()
         self.wanted: dict[str, tuple[int, ...]] = {}
 
     def _linear(self, product: Product) -> PackedLinear:
         self.layouts |= _layouts(product)
+        if self.layout_of(product) is not None:
+            self.unordered |= _layouts(product).keys()
         if product.layout is not None:
             self.wanted[f"{product.parts[0][0]}.weight"] = (product.outputs, product.inputs)
         return super()._linear(product)
@@ -283,9 +291,12 @@ class Merged(WeightFile):
 
     def _unchanged(self, name: str) -> _Read:
         asked, stored = self._asked, self._asked.tensors[name][0]
-        if asked.converted or not (name in asked.layouts or name in asked.raised):
+        layout, lowered = asked.layouts.get(name), asked.lowered and name in asked.raised
+        if name not in asked.unordered:
+            layout = None
+        if layout is None and not lowered:
             return asked.weights.row_reader(stored)
-        return partial(_rows_of, asked.in_order(name, asked.weights.as_float32(stored)))
+        return partial(_rows_of, _in_order(asked.weights.as_float32(stored), layout, lowered))
 
     def forget(self, name: str) -> None:
         self._asked.weights.forget(self._asked.tensors[name][0])
@@ -339,7 +350,14 @@ class Adapted(Checkpoint):
 
     @property
     def converted(self) -> bool:
-        return True  # by ``Merged``
+        return self._base.converted
+
+    @property
+    def adds_ones(self) -> bool:
+        return False  # ``Merged`` has done it
+
+    def layout_of(self, product: Product) -> Layout | None:
+        return None  # likewise
 
     def has(self, name: str) -> bool:
         return self._base.has(name)

@@ -268,6 +268,11 @@ class _OfFile(Source):
     def converted(self) -> bool:
         return self.weights.format == "gguf"
 
+    @property
+    def adds_ones(self) -> bool:
+        """Whether gains that are one more than what files of Hugging Face have get it here."""
+        return not self.converted
+
     def layout_of(self, product: Product) -> Layout | None:
         """How the file has a product, where not in order."""
         layout = product.layout
@@ -399,7 +404,7 @@ class Checkpoint(_OfFile):
 
     def _norm(self, name: str, size: int, bias: bool, plus_one: bool) -> Norm:
         gain = self._read(f"{name}.weight")
-        if plus_one and not self.converted:
+        if plus_one and self.adds_ones:
             gain = gain + np.float32(1)
         return Norm(gain, self._read(f"{name}.bias") if bias else None)
 

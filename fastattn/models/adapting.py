@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..graph.adapted import Adapted, Asked, Change, asked_of_checkpoint, asked_of_packed, check_change
+from ..graph.adapted import Adapted, Asked, Change, asked_of_checkpoint, asked_of_packed
 from ..graph.build import Built, trace_page
 from ..graph.gguf import Converted, GgufWeights
 from ..loaders.errors import WeightFileError
@@ -77,10 +77,10 @@ def _changes(adapter: Adapter | GgufAdapter, asked: Asked, opened: Opened) -> di
         find = _finder(asked, opened)
         for name, whole in adapter.whole.items():
             target = find(name, whole.where)
-            _put(changes, target, asked.whole_in_order(target, whole))
+            _put(changes, target, asked.changed(target, whole, converted=False))
         for name, low in adapter.low.items():  # behind a tensor that takes the whole place
             target = find(name, low.where)
-            _put(changes, target, asked.low_in_order(target, low))
+            _put(changes, target, asked.changed(target, low, converted=False))
         if adapter.tied:
             for name, others in asked.others.items():
                 twin = next((other for other in others if other in changes), None)
@@ -90,10 +90,6 @@ def _changes(adapter: Adapter | GgufAdapter, asked: Asked, opened: Opened) -> di
                     for other in others:
                         if other in asked.tensors:
                             changes.setdefault(other, changes[name])
-    for name, several in changes.items():
-        _, shape = asked.tensors[name]
-        for change in several:
-            check_change(change, shape)
     return changes
 
 
@@ -159,7 +155,7 @@ def _gguf_changes(adapter: GgufAdapter, asked: Asked, opened: Opened) -> dict[st
             )
         for name, where in places[stem]:
             one = _whole(file, stem, where) if stem in adapter.whole else _pair(adapter, stem, where)
-            _put(changes, name, one)
+            _put(changes, name, asked.changed(name, one, converted=True))
     return changes
 
 

@@ -80,25 +80,25 @@ def test_changes_of_files_of_hugging_face(kind: str, name: str) -> None:
     one = np.ones((1, 1), np.float32)
     low, bias_low = LowRank("low", a, b, 0.5), LowRank("bias", one, shift, 0.5)
     asked = asked_of(kind, layout, tensors)
-    cases: list[tuple[dict[str, list[Any]], dict[str, Any]]] = [
-        ({"l.weight": [asked.low_in_order("l.weight", low)]}, {"l.weight": tensors["l.weight"] + turned}),
-        ({"l.weight": [asked.whole_in_order("l.weight", Whole("w", whole))]}, {"l.weight": whole}),
-        ({"l.weight": [asked.whole_in_order("l.weight", Whole("w", whole)), asked.low_in_order("l.weight", low)]},
-         {"l.weight": whole + turned}),
-        ({"l.bias": [asked.low_in_order("l.bias", bias_low)]}, {"l.bias": tensors["l.bias"] + shift[:, 0] / 2}),
-        ({"l.bias": [asked.whole_in_order("l.bias", Whole("b", bias))]}, {"l.bias": bias}),
-        ({"n.weight": [asked.whole_in_order("n.weight", Whole("n", gain))]}, {"n.weight": gain}),
+    cases: list[tuple[str, list[Any], Any]] = [
+        ("l.weight", [low], tensors["l.weight"] + turned),
+        ("l.weight", [Whole("w", whole)], whole),
+        ("l.weight", [Whole("w", whole), low], whole + turned),
+        ("l.bias", [bias_low], tensors["l.bias"] + shift[:, 0] / 2),
+        ("l.bias", [Whole("b", bias)], bias),
+        ("n.weight", [Whole("n", gain)], gain),
     ]  # fmt: skip
     base = Checkpoint(CONFIG, asked.weights, "float32", 1)
     page(base, layout)
-    for changes, by_hand in cases:
-        adapted = Adapted(asked, changes, base.made, "float32", 1)
+    for stored, read, by_hand in cases:
+        changes = [asked.changed(stored, change, converted=False) for change in read]
+        adapted = Adapted(asked, {stored: changes}, base.made, "float32", 1)
         page(adapted, layout)
-        expected = Checkpoint(CONFIG, asked_of(kind, layout, tensors | by_hand).weights, "float32", 1)
+        expected = Checkpoint(CONFIG, asked_of(kind, layout, {**tensors, stored: by_hand}).weights, "float32", 1)
         page(expected, layout)
         assert objects(adapted) == objects(expected) != objects(base)
         kept = [key for key in ("l", "n") if adapted.made[key] is base.made[key]]
-        assert kept == (["l"] if "n.weight" in changes else ["n"])
+        assert kept == (["l"] if stored == "n.weight" else ["n"])
 
 
 @pytest.mark.parametrize("kind", ["folder", "gguf"])
@@ -111,7 +111,8 @@ def test_changes_of_converted_files(kind: str, name: str) -> None:
     }  # fmt: skip
     a, b, gain = numbers("A", R, IN), numbers("B", OUT, R), numbers("N", OUT)
     asked = asked_of(kind, layout, tensors)
-    changes = {"l.weight": [LowRank("low", a, b, 2.0)], "n.weight": [Whole("n", gain)]}
+    read = {"l.weight": LowRank("low", a, b, 2.0), "n.weight": Whole("n", gain)}
+    changes = {key: [asked.changed(key, change, converted=True)] for key, change in read.items()}
     adapted = Adapted(asked, changes, {}, "float32", 1)
     page(adapted, layout)
     wanted = as_wanted(layout, tensors)
@@ -130,11 +131,11 @@ def test_what_does_not_fit(name: str) -> None:
     asked = asked_of("folder", layout, tensors)
     for wrong in (shape[::-1], (OUT, IN + 1), (OUT,), (OUT, IN, 1)):
         with pytest.raises(WeightFileError, match="w has shape"):
-            asked.whole_in_order("l.weight", Whole("w", np.ones(wrong, np.float32)))
+            asked.changed("l.weight", Whole("w", np.ones(wrong, np.float32)), converted=False)
     for rows, columns in ((IN, OUT), (OUT + 1, IN), (OUT, IN - 1), (OUT, 1)):
         low = LowRank("low", np.ones((R, columns), np.float32), np.ones((rows, R), np.float32), 1.0)
         with pytest.raises(WeightFileError, match=rf"low make a change of \[{rows}, {columns}\]"):
-            asked.low_in_order("l.weight", low)
+            asked.changed("l.weight", low, converted=False)
 
 
 def test_rows_out_of_panels(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import tiny_bert, tiny_decoders, tiny_families, tiny_moe
-from support import gguf_models
+from golden import tiny_bert, tiny_decoders, tiny_families, tiny_latent, tiny_models, tiny_moe
+from support import gguf_latent, gguf_models
+from support.gguf_files import gguf_bytes
 from support.lora_files import ALPHA, Array, R, gguf_adapter, merged, pair, pairs, peft_tensors, save_model, save_peft
 
 import fastattn as fa
@@ -140,6 +141,47 @@ def test_experts(tmp_path: Path, family: str) -> None:
     packed = fa.load(fa.pack(base, tmp_path / "m.fastattn", "float32"))
     with pytest.raises(ValueError, match="the model has no tensor"):
         packed.load_adapter(adapter)
+
+
+@pytest.mark.parametrize("case", ["deepseek_v3", "qwen3_next", "mamba2", "lfm2"])
+def test_layers_that_pages_have_in_another_order(tmp_path: Path, case: str) -> None:
+    """All of two layers' matrices, and whole tensors of convolutions."""
+    tiny = tiny_models.make(case, "causal_lm")
+    base = tiny.save(tmp_path / "base")
+    shapes = {name: array.shape for name, array in tiny.tensors.items() if "layers.2" not in name}
+    found = {module: pair for module, pair in pairs(shapes, ("",)).items() if "embed" not in module}
+    derived = [name for name in tiny.tensors if name.endswith((".conv.weight", ".conv1d.weight"))]
+    whole = {name: tiny.tensors[name] / np.float32(2) for name in derived}
+    assert len(found) >= 5 and bool(whole) == (case in ("qwen3_next", "mamba2", "lfm2"))
+    tensors = peft_tensors(found) | {f"base_model.model.{name}": array for name, array in whole.items()}
+    adapter = save_peft(tmp_path / "peft", tensors)
+    by_hand = save_model(tmp_path / "by-hand", tiny.config, merged({**tiny.tensors, **whole}, found))
+    ids, mask = tiny_models.batch(case)[:2]
+    expected = fa.load(by_hand, "float32")(ids, mask).logits.tobytes()
+    model = fa.load(base, "float32")
+    assert model.load_adapter(adapter)(ids, mask).logits.tobytes() == expected != model(ids, mask).logits.tobytes()
+
+
+def test_layers_that_gguf_files_have_in_another_order_too(tmp_path: Path) -> None:
+    """DeepSeek's keys and values of all heads, which pages have apart."""
+    c = tiny_latent.config("deepseek_v2")
+    arrays = tiny_latent.tensors(c)
+    found = pairs({name: array.shape for name, array in arrays.items()}, ("layers.0.self_attn.kv_b_proj",))
+    adapter = save_peft(tmp_path / "peft", peft_tensors(found))
+    expected = fa.load(save_model(tmp_path / "by-hand", c, merged(arrays, found)), "float32")
+    folder = save_model(tmp_path / "base", c, arrays)
+    gguf = gguf_latent.make(tmp_path / "m.gguf", "deepseek_v2", dtype="float32", latents=False)
+    a, b = found["model.layers.0.self_attn.kv_b_proj"]
+    other = {"general.architecture": "deepseek2", "general.type": "adapter", "adapter.type": "lora",
+             "adapter.lora.alpha": float(ALPHA)}  # fmt: skip
+    halves = {"blk.0.attn_kv_b.weight.lora_a": a, "blk.0.attn_kv_b.weight.lora_b": b}
+    (tmp_path / "a.gguf").write_bytes(gguf_bytes(other, halves))
+    ids = [list(range(2, 42))]
+    for base in (folder, gguf, fa.pack(folder, tmp_path / "m.fastattn", "float32")):
+        model = fa.load(base, "float32")
+        for one in (adapter, tmp_path / "a.gguf"):
+            got = model.load_adapter(one)(ids).logits.tobytes()
+            assert got == expected(ids).logits.tobytes() != model(ids).logits.tobytes()
 
 
 def test_adapters_one_behind_the_other(tmp_path: Path) -> None:
@@ -325,7 +367,7 @@ def test_rows_do_not_depend_on_pieces_or_threads(tmp_path: Path) -> None:
     weight, a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((700, 333), (17, 333), (700, 17)))
     tiny_bert.save_safetensors(tmp_path / "w.safetensors", {"w": weight})
     file = fa.open_weights(tmp_path / "w.safetensors")
-    asked = Asked(None, file, {"w": ("w", (700, 333))}, {}, {}, (), True)  # type: ignore[arg-type]
+    asked = Asked(None, file, {"w": ("w", (700, 333))}, {}, {}, (), (), False)  # type: ignore[arg-type]
     change = LowRank("x", a, b, 0.37)
     whole = Merged(asked, {"w": [change, change]}, 1).as_float32("w")
     exact = weight + 2 * np.float64(np.float32(0.37)) * (b.astype(np.float64) @ a)
