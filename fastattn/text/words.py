@@ -18,6 +18,7 @@ BREAKERS = ("\n", ":", '"', "*")
 """Of llama.cpp, where nobody says what breaks repetitions."""
 _MOST_BYTES = 40  # of a breaker
 _MOST_TAIL = 20  # tokens behind its first one that are looked at
+_MOST_KNOWN = 64  # breakers that are remembered: services may take them from whoever asks
 
 _tables: WeakKeyDictionary[ModelTokenizer, list[bytes]] = WeakKeyDictionary()
 _found: WeakKeyDictionary[ModelTokenizer, dict[str, list[list[int]]]] = WeakKeyDictionary()
@@ -80,7 +81,8 @@ def breaker_ids(text: str, tokenizer: ModelTokenizer) -> list[list[int]]:
     begins, with the tokens of the rest behind it.
     """
     known = _found.setdefault(tokenizer, {})
-    if text not in known:
+    sequences = known.get(text)
+    if sequences is None:
         wanted = text.encode()
         heads = {wanted[:size] for size in range(1, len(wanted))}
         rests: dict[int, list[int] | None] = {}
@@ -97,8 +99,11 @@ def breaker_ids(text: str, tokenizer: ModelTokenizer) -> list[list[int]]:
                     rest = rests[size]
                     if rest is not None:
                         found[(token, *rest)] = None
-        known[text] = [list(ids) for ids in found]
-    return known[text]
+        sequences = [list(ids) for ids in found]
+        while len(known) >= _MOST_KNOWN:
+            known.pop(next(iter(known)), None)
+        known[text] = sequences
+    return sequences
 
 
 def _tail(rest: bytes, tokenizer: ModelTokenizer) -> list[int] | None:

@@ -14,6 +14,7 @@ from golden import tiny_decoders
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 import fastattn as fa
+from fastattn.text import words
 from fastattn.text.words import bad_word_ids, breaker_ids
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -136,6 +137,14 @@ def test_breakers_are_every_token_that_holds_them_or_begins_them(model: Any) -> 
         (TOKEN["b"], TOKEN[":Ċ"]), (TOKEN["ab"], TOKEN[":Ċ"]), (TOKEN["Ġab"], TOKEN[":Ċ"]), (TOKEN["b:"], TOKEN["Ċ"]),
     }  # fmt: skip
     assert breaker_ids("é", model.tokenizer) == [[TOKEN["Ã"], TOKEN["©"]]]  # its bytes, of which none is a character
+
+
+def test_few_breakers_are_remembered(model: Any) -> None:
+    """However many a service is asked for; those of before are found once."""
+    texts = [f"{i:03}" for i in range(200)]
+    found = [breaker_ids(text, model.tokenizer) for text in texts]
+    assert breaker_ids(texts[-1], model.tokenizer) is found[-1]
+    assert breaker_ids(texts[0], model.tokenizer) == found[0] and len(words._found[model.tokenizer]) == 64
 
 
 def test_a_breaker_ends_what_repeats(model: Any) -> None:
