@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -21,7 +21,8 @@ class Writer(Process):
     """A process that has loaded the language model of ``path`` with the library ``name``; ends with the ``with`` block.
 
     ``dtype`` is the type of the weights, None for as they are stored; ``kv_dtype`` that of keys and values, None for
-    what the library takes; with ``cpu_time`` the CPU time of the process is counted.
+    what the library takes; with ``cpu_time`` the CPU time of the process is counted; ``options`` are further ones of
+    the library's loader, see peers.decoders; ``environment`` is laid over that of this process.
 
     Raises:
         ChildError: it could not, in what the library says.
@@ -35,21 +36,28 @@ class Writer(Process):
         dtype: str | None = None,
         kv_dtype: str | None = None,
         cpu_time: bool = False,
+        options: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         clock = "cpu" if cpu_time else "wall"
-        arguments = [name, str(path), str(num_threads), dtype or "", kv_dtype or "", clock]
-        super().__init__(name, __name__, "serve", arguments)
+        arguments = [name, str(path), str(num_threads), dtype or "", kv_dtype or "", clock, json.dumps(options or {})]
+        super().__init__(name, __name__, "serve", arguments, environment)
+        self.first_call_seconds = 0.0
+        """What the call took that prepare() makes, prompts included."""
 
     def clear(self) -> None:
         """Forgets what was prepared."""
         self._ask({"clear": True})
 
     def prepare(
-        self, prompts: Sequence[Sequence[int]], new: int, drawn: bool = False
+        self, prompts: Sequence[Sequence[int]], new: int, drawn: bool = False, **how: Any
     ) -> tuple[list[list[int]], Callable[[int], float], Callable[[int], float]]:
         """What comes of ``prompts`` of the same length: the first 1 + ``new`` tokens behind each, and what runs that
-        again and returns the seconds of so many calls, (the first token of each, the ``new`` ones behind it)."""
-        answer = self._ask({"prepare": [list(map(int, prompt)) for prompt in prompts], "new": new, "drawn": drawn})
+        again and returns the seconds of so many calls, (the first token of each, the ``new`` ones behind it).
+        ``how``: what else the library lets one choose."""
+        ids = [list(map(int, prompt)) for prompt in prompts]
+        answer = self._ask({"prepare": ids, "new": new, "drawn": drawn, "how": how})
+        self.first_call_seconds = float(answer["seconds"])
         number = answer["number"]
         return answer["tokens"], partial(self._time, number, 0), partial(self._time, number, new)
 
@@ -59,14 +67,14 @@ class Writer(Process):
 
 def serve() -> None:
     """The child's side: arguments are the library, the model's path, threads, the dtypes of weights and of keys, empty
-    for None, and the clock, "wall" or "cpu". Ends when stdin does."""
+    for None, the clock, "wall" or "cpu", and an object of options. Ends when stdin does."""
     from .peers import one_line
     from .peers.decoders import LOADERS
 
     answer = answering()
-    name, path, threads, dtype, kv_dtype, clock = sys.argv[1:]
+    name, path, threads, dtype, kv_dtype, clock, options = sys.argv[1:]
     try:
-        loaded = LOADERS[name](Path(path), int(threads), dtype or None, kv_dtype or None)
+        loaded = LOADERS[name](Path(path), int(threads), dtype or None, kv_dtype or None, **json.loads(options))
         answer(version=loaded.version, **loaded.facts)
         _serve(loaded, sys.stdin.buffer, answer, time.process_time if clock == "cpu" else time.perf_counter)
     except Exception as error:  # whatever a library raises: it is for the table
@@ -79,8 +87,10 @@ def _serve(loaded: Any, questions: IO[bytes], answer: Callable[..., None], clock
         question = json.loads(line)
         if "prepare" in question:
             new = question["new"]
-            calls.append(loaded.prepare(question["prepare"], 1 + new, question["drawn"]))
-            answer(number=len(calls) - 1, tokens=calls[-1](1 + new))
+            calls.append(loaded.prepare(question["prepare"], 1 + new, question["drawn"], **question["how"]))
+            start = clock()
+            tokens = calls[-1](1 + new)
+            answer(number=len(calls) - 1, tokens=tokens, seconds=clock() - start)
         elif "run" in question:
             count, new, call = question["run"], question["new"], calls[question["number"]]
             seconds = timed(partial(call, 1 + new), clock)(count)

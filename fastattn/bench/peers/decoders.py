@@ -18,16 +18,18 @@ __all__ = ["LOADERS", "Loader"]
 class Loader(Protocol):
     """Loads the model of a file or folder."""
 
-    def __call__(self, path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None) -> Loaded:
-        """``dtype`` of the weights, None for as they are stored; ``kv_dtype`` of keys, None for the library's."""
+    def __call__(self, path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None, **options: Any) -> Loaded:
+        """``dtype`` of the weights, None for as they are stored; ``kv_dtype`` of keys, None for the library's;
+        ``options``: what else the library lets one choose."""
         ...
 
 
-def _fastattn(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None) -> Loaded:
+def _fastattn(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None, **options: Any) -> Loaded:
+    """``options``: further arguments of load()."""
     from fastattn import __version__, load
     from fastattn.bench.costs import costs_of
 
-    model: Any = load(path, cast(WeightType, dtype), num_threads)
+    model: Any = load(path, cast(WeightType, dtype), num_threads, **options)
     if not hasattr(model, "generate"):
         raise NotOffered(f"{path} is no language model")
     facts = {
@@ -37,9 +39,9 @@ def _fastattn(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | N
         "max_positions": model.max_positions,
     }
 
-    def prepare(prompts: Sequence[Sequence[int]], most: int, drawn: bool) -> Call:
+    def prepare(prompts: Sequence[Sequence[int]], most: int, drawn: bool, **how: Any) -> Call:
         ids = [list(prompt) for prompt in prompts]
-        how = {**DRAWN, "seed": SEED} if drawn else {"temperature": 0.0}
+        how |= {**DRAWN, "seed": SEED} if drawn else {"temperature": 0.0}
 
         def call(count: int) -> list[list[int]]:
             found = model.generate(
@@ -53,19 +55,19 @@ def _fastattn(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | N
     return Loaded(__version__, prepare, facts)
 
 
-def _transformers(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None) -> Loaded:
+def _transformers(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None, **options: Any) -> Loaded:
     """int8: weights per output, activations per tensor, quantised on the way. Keys are of the arithmetic's type."""
     import torch  # type: ignore[import-not-found,unused-ignore]
     import transformers  # type: ignore[import-not-found,unused-ignore]
 
     if kv_dtype not in (None, dtype):
         raise NotOffered(f"transformers keeps keys as {dtype}, not as {kv_dtype}")
-    folder, options = _transformers_source(path)
+    folder, source = _transformers_source(path)
     torch.set_num_threads(num_threads)
     transformers.logging.set_verbosity_error()
     kind = "float32" if dtype in (None, "int8") else dtype
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, str(kind)), attn_implementation="sdpa", local_files_only=True, **options
+        folder, dtype=getattr(torch, str(kind)), attn_implementation="sdpa", local_files_only=True, **source, **options
     )
     model = model.eval().requires_grad_(False)
     if dtype == "int8":
@@ -76,10 +78,10 @@ def _transformers(path: Path, num_threads: int, dtype: str | None, kv_dtype: str
     # what the files say of sampling and of the end would be mixed into every call
     model.generation_config = transformers.GenerationConfig(pad_token_id=0, eos_token_id=None)
 
-    def prepare(prompts: Sequence[Sequence[int]], most: int, drawn: bool) -> Call:
+    def prepare(prompts: Sequence[Sequence[int]], most: int, drawn: bool, **how: Any) -> Call:
         ids = torch.tensor(prompts)
         mask = torch.ones_like(ids)
-        how: dict[str, Any] = {"do_sample": True, **DRAWN} if drawn else {"do_sample": False}
+        how |= {"do_sample": True, **DRAWN} if drawn else {"do_sample": False}
 
         def call(count: int) -> list[list[int]]:
             if drawn:
@@ -102,10 +104,10 @@ def _transformers_source(path: Path) -> tuple[Path, dict[str, Any]]:
     raise NotOffered("transformers reads folders and .gguf files")
 
 
-def _llama_cpp(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None) -> Loaded:
+def _llama_cpp(path: Path, num_threads: int, dtype: str | None, kv_dtype: str | None, **options: Any) -> Loaded:
     from .with_llama_cpp import load
 
-    return load(path, num_threads, kv_dtype)
+    return load(path, num_threads, kv_dtype, **options)
 
 
 LOADERS: dict[str, Loader] = {"fastattn": _fastattn, "transformers": _transformers, "llama.cpp": _llama_cpp}
