@@ -17,7 +17,7 @@ from typing import Any
 from .child import ChildError, child_environment
 from .smaps import Memory, read_memory
 
-__all__ = ["cold_start", "process_times", "worker_memory"]
+__all__ = ["Waiting", "cold_start", "process_times", "worker_memory"]
 
 _TEXT = "A sentence of some words, as a service gets it."
 _LOAD = "import sys, fastattn; model = fastattn.load(sys.argv[1], num_threads=1); model.embed([sys.argv[2]])"
@@ -113,7 +113,7 @@ def _last_line(output: bytes, status: int) -> str:
     return lines[-1][:160] if lines else f"its process ended with status {status}"
 
 
-class _Waiting:
+class Waiting:
     """A process that has done what its code says and then waits, alive for whoever looks at its memory."""
 
     def __init__(self, name: str, code: str, arguments: Sequence[str]) -> None:
@@ -136,7 +136,7 @@ class _Waiting:
         self.process.communicate()
         self._errors.close()
 
-    def __enter__(self) -> _Waiting:
+    def __enter__(self) -> Waiting:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -170,12 +170,12 @@ def worker_memory(model: Path, workers: int = 4) -> dict[str, Any]:
     given = [str(model), _TEXT]
     with ExitStack() as stack:
         tokenizer = _tokenizer_file(model, stack)
-        with _Waiting("tokenizer", _TOKENIZER, [str(tokenizer), *given[1:]]) as waiting:
+        with Waiting("tokenizer", _TOKENIZER, [str(tokenizer), *given[1:]]) as waiting:
             base = read_memory(waiting.process.pid, model)
-        processes = [stack.enter_context(_Waiting("fastattn", _LOAD + _WAIT, given))]
+        processes = [stack.enter_context(Waiting("fastattn", _LOAD + _WAIT, given))]
         one = read_memory(processes[0].process.pid, model)
         while len(processes) < workers:
-            processes.append(stack.enter_context(_Waiting("fastattn", _LOAD + _WAIT, given)))
+            processes.append(stack.enter_context(Waiting("fastattn", _LOAD + _WAIT, given)))
         many = [read_memory(waiting.process.pid, model) for waiting in processes]
     total = sum(memory.mapping_pss for memory in many)
     private = [memory.private for memory in many]

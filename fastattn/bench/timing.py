@@ -40,6 +40,8 @@ class Plan:
     clock: Clock = time.perf_counter
     """What samples are read from. ``time.process_time`` does not count the time another process has the CPU: for one
     thread, on a machine that is busy."""
+    warm: float = math.inf
+    """Calls of so many seconds warm up by themselves: none that is not counted comes before them."""
 
     def goes_on(self, done: int, elapsed: float) -> bool:
         """Whether another round follows after ``done`` rounds."""
@@ -56,6 +58,8 @@ class Contestant:
     run: Callable[[int], float]
     calls: int = 0
     """Calls of a sample; 0 lets the warm-up find them."""
+    seconds: float = 0.0
+    """Of a call, about, where the warm-up has found it."""
     samples: list[float] = field(default_factory=list)
     """Seconds of one call, one sample per round."""
 
@@ -113,7 +117,7 @@ def run_rounds(contestants: Sequence[Contestant], plan: Plan, settle: Callable[[
                 before = time.perf_counter()
                 cold = settle()
                 waited += time.perf_counter() - before
-            if contestant.calls > 1 or cold:
+            if contestant.calls > 1 or (cold and contestant.seconds < plan.warm):
                 contestant.run(1)
             contestant.samples.append(contestant.run(contestant.calls) / contestant.calls)
         done += 1
@@ -123,6 +127,7 @@ def _find_calls(contestant: Contestant, sample: float) -> None:
     seconds = contestant.run(1)
     if seconds < 1.0:  # not the first call, which may set things up
         seconds = contestant.run(1)
+    contestant.seconds = seconds
     contestant.calls = max(1, min(_MOST_CALLS, round(sample / max(seconds, 1e-7))))
 
 
