@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import bench_generate, bench_model, bench_modes
+from . import bench_generate, bench_gguf, bench_model, bench_modes
 from .arguments import add_threads, path, positive_float, positive_int
 from .bench_output import clock, header, print_determinism, print_grid, print_list, threads
 
@@ -41,6 +41,7 @@ _EXAMPLES = {
   fastattn bench similarity --shapes cosine --json""",
     "model": bench_model.EXAMPLES,
     "generate": bench_generate.EXAMPLES,
+    "gguf": bench_gguf.EXAMPLES,
     "threads": "  fastattn bench threads --seconds 4\n  fastattn bench threads --model path/to/folder --json",
     "steps": "  fastattn bench steps --threads 1\n  fastattn bench steps --model path/to/folder --dtype int8 --json",
 }
@@ -52,6 +53,7 @@ _HELP = {
     "similarity": "the best of 100000 vectors for some queries",
     "model": "a sentence encoder, token ids in, hidden states out",
     "generate": "a language model: prompts, new tokens, the way to the first one, memory",
+    "gguf": "quantised language models beside llama.cpp: speed, exactness, loading",
     "threads": "what a team of threads costs, alone and beside busy processes",
     "steps": "a decoder's steps: prompts, tokens, and the part of a token that is bookkeeping",
 }
@@ -67,6 +69,9 @@ _FLOPS = {
     " it reads, or the\nother one where that takes longer. A call is a prompt to its first token, or all the new ones"
     " behind it.\nTransformers gets weights of the type ours are kept in, llama.cpp has those of the file and computes"
     " on\ntheir blocks. Drawn tokens: temperature 0.8, top_k 40, top_p 0.95.",
+    "gguf": "\n\nllama.cpp runs with flash attention or without, weights repacked or as stored, K types in tiles or"
+    " not, and as\nmany threads or fewer: whatever is fastest for a case. New tokens read what the file stores of the"
+    " weights, and\nkeys and values.",
     "threads": "\n\nTeams are those of FASTATTN_THREADS, each in processes of its own, which take turns.",
     "steps": "\n\nBookkeeping is what a step costs beside the program in C.",
 }
@@ -94,8 +99,8 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=lambda arguments: parser.error(f"expected one of {', '.join(_EXAMPLES)}"))
     kinds = parser.add_subparsers(metavar="WHAT", title="what is measured")
     runs = (
-        _peak, _attention, _linear, _linear_attention, _similarity, _model, bench_generate.run, bench_modes.team,
-        bench_modes.steps,
+        _peak, _attention, _linear, _linear_attention, _similarity, _model, bench_generate.run, bench_gguf.run,
+        bench_modes.team, bench_modes.steps,
     )  # fmt: skip
     for name, run in zip(_EXAMPLES, runs, strict=True):
         kind = kinds.add_parser(
@@ -112,7 +117,7 @@ def add_parser(commands: Any) -> None:
         kind.add_argument(
             "--cpu-time", action="store_true", help="count CPU time (one thread, on a machine that is busy)"
         )
-        if name not in ("peak", "generate", "threads", "steps"):
+        if name not in ("peak", "generate", "gguf", "threads", "steps"):
             _add_grid_options(kind)
         if name == "linear":
             kind.add_argument(
@@ -127,6 +132,8 @@ def add_parser(commands: Any) -> None:
             bench_model.add_options(kind)
         if name == "generate":
             bench_generate.add_options(kind)
+        if name == "gguf":
+            bench_gguf.add_options(kind)
         if name == "threads":
             kind.add_argument("--model", type=path, metavar="PATH", help="model folder (default: random, as MiniLM's)")
         if name == "steps":

@@ -27,7 +27,7 @@ COMMANDS = [
     ("bench",),
     ("generate",),
     ("pack",),
-    *(("bench", what) for what in ("peak", "attention", "linear", "model")),
+    *(("bench", what) for what in ("peak", "attention", "linear", "model", "gguf")),
 ]
 
 

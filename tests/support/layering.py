@@ -92,6 +92,7 @@ MAY_USE: dict[str, set[str]] = {
         "threadpoolctl",
         "tokenizers",
         "llama_cpp",
+        "gguf",
     },
 }
 # No NumPy computing on floating point here: it follows the CPU and the build, and would reach the output.
