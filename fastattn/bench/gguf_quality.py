@@ -61,7 +61,8 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
 class Logits(Process):
     """A process that has loaded ``path`` with the library ``name`` and gives logits; ends with the ``with`` block.
 
-    ``options``: further ones of loading, ours alone.
+    ``options``: kv_dtype, of keys and values (each library's way without a memory, or its default), and further ones of
+    loading, ours alone.
 
     Raises:
         ChildError: it could not, in what the library says.
@@ -118,6 +119,7 @@ def _serve(tokens: _Tokens, logits: _Call, questions: IO[bytes], answer: Callabl
 def _ours(path: Path, num_threads: int, options: dict[str, Any]) -> tuple[str, _Tokens, _Call]:
     from fastattn import __version__, load
 
+    kv_dtype = options.pop("kv_dtype", None)
     model: Any = load(path, num_threads=num_threads, **options)
     model.check_logits()
 
@@ -131,7 +133,24 @@ def _ours(path: Path, num_threads: int, options: dict[str, Any]) -> tuple[str, _
             raise ValueError(f"tokens: got {count}, expected at most {len(found)}, which the text has")
         return found[:count]
 
-    return __version__, tokens, lambda ids: np.asarray(model([list(ids)]).logits[0])
+    def logits(ids: Sequence[int]) -> np.ndarray:
+        if kv_dtype is None:
+            return np.asarray(model([list(ids)]).logits[0])
+        return _from_memory(model, ids, kv_dtype)
+
+    return __version__, tokens, logits
+
+
+def _from_memory(model: Any, ids: Sequence[int], kv_dtype: str) -> np.ndarray:
+    """Logits where keys and values are kept and read as generate() does."""
+    from fastattn._core import Blocks
+    from fastattn.engine.decode import Steps
+    from fastattn.engine.memory import PAGE, PagedMemory
+
+    trace = model.graph.trace
+    memory = PagedMemory(trace, [len(ids) // PAGE + 2] * len(trace.groups), kv_dtype)
+    steps = Steps(model.graph, model.program(["logits"]), Blocks(), memory)
+    return steps.run([memory.add()], [np.array(ids, np.int64)], [len(ids)])
 
 
 def _llama_cpp(path: Path, num_threads: int, options: dict[str, Any]) -> tuple[str, _Tokens, _Call]:
@@ -144,11 +163,16 @@ def _llama_cpp(path: Path, num_threads: int, options: dict[str, Any]) -> tuple[s
     def tokens(count: int) -> list[int]:
         raise ValueError("tokens come from ours")
 
-    return llama_cpp.__version__, tokens, lambda ids: all_logits(model, ids, num_threads)
+    return llama_cpp.__version__, tokens, lambda ids: all_logits(model, ids, num_threads, options.get("kv_dtype"))
 
 
 def measure_quality(
-    paths: Sequence[Path], num_threads: int, count: int, activations: Sequence[str], why: str | None = None
+    paths: Sequence[Path],
+    num_threads: int,
+    count: int,
+    activations: Sequence[str],
+    why: str | None = None,
+    kv_dtype: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each file: name, path, tokens (how many), libraries: by name what distance() gives, or error.
 
@@ -161,6 +185,7 @@ def measure_quality(
         count: tokens of real English text, in one sequence; fewer where the context is shorter
         activations: those of fastattn.load
         why: llama.cpp is left out, None where it is not
+        kv_dtype: how both keep keys and values; None for ours as they are, and llama.cpp's default
 
     Raises:
         ChildError: ours fails.
@@ -170,16 +195,19 @@ def measure_quality(
             tokens = exact.tokens(count)
             expected = exact.of(tokens)
         found: dict[str, Any] = {}
+        keys = {} if kv_dtype is None else {"kv_dtype": kv_dtype}
         for name in activations or [""]:
-            with Logits("fastattn", path, num_threads, {"activations": name} if name else {}) as ours:
+            with Logits("fastattn", path, num_threads, {**keys, **({"activations": name} if name else {})}) as ours:
                 found[f"fastattn {name}".strip()] = distance(ours.of(tokens), expected)
-        found["llama.cpp"] = {"error": why} if why else _theirs(path, num_threads, tokens, expected)
+        found["llama.cpp"] = {"error": why} if why else _theirs(path, num_threads, keys, tokens, expected)
         yield {"name": path.stem, "path": str(path), "tokens": len(tokens), "libraries": found}
 
 
-def _theirs(path: Path, num_threads: int, tokens: Sequence[int], expected: np.ndarray) -> dict[str, Any]:
+def _theirs(
+    path: Path, num_threads: int, keys: dict[str, Any], tokens: Sequence[int], expected: np.ndarray
+) -> dict[str, Any]:
     try:
-        with Logits("llama.cpp", path, num_threads) as theirs:
+        with Logits("llama.cpp", path, num_threads, keys) as theirs:
             return distance(theirs.of(tokens), expected)
     except ChildError as error:
         return {"error": str(error)}

@@ -138,8 +138,10 @@ class Race:
         activations: str | None = None,
         cpu_time: bool = False,
         why: str | None = None,
+        kv_dtype: str | None = None,
     ) -> None:
         self.path, self.why = path, why
+        self._kv_dtype = kv_dtype
         self._cpu_time = cpu_time
         file = GgufFile(path)
         self.read_bytes, self.type = read_bytes(file), main_type(file)
@@ -147,7 +149,7 @@ class Race:
         self._theirs: dict[tuple[bool, bool], Writer] = {}
         with ExitStack() as stack:
             options = {} if activations is None else {"activations": activations}
-            ours = Writer("fastattn", path, num_threads, cpu_time=cpu_time, options=options)
+            ours = Writer("fastattn", path, num_threads, None, kv_dtype, cpu_time, options)
             self._ours = stack.enter_context(ours)
             self.costs = replace(Costs.from_json(ours.ready["costs"]), read_bytes=self.read_bytes)
             self.vocab_size, self._positions = int(ours.ready["vocab_size"]), int(ours.ready["max_positions"])
@@ -162,7 +164,9 @@ class Race:
     def _their(self, repack: bool, tiled: bool) -> Writer:
         if (repack, tiled) not in self._theirs:
             environment = {"GGML_CPU_TILED_MM": str(int(tiled))}
-            child = Writer("llama.cpp", self.path, 1, None, None, self._cpu_time, {"repack": repack}, environment)
+            child = Writer(
+                "llama.cpp", self.path, 1, None, self._kv_dtype, self._cpu_time, {"repack": repack}, environment
+            )
             self._theirs[repack, tiled] = self._stack.enter_context(child)
         return self._theirs[repack, tiled]
 
@@ -227,7 +231,7 @@ class Race:
         cached = self.read_bytes <= cpu_info()["caches"].get("l3", 32 << 20)
         if not case.new:
             return self.costs.prompt_flops(case.prompt), 0.0 if cached else self.read_bytes
-        cold = self.costs.decode_bytes(case.prompt, case.new, case.batch, "float32")
+        cold = self.costs.decode_bytes(case.prompt, case.new, case.batch, self._kv_dtype or "float32")
         return self.costs.decode_flops(case.prompt, case.new, case.batch), 0.0 if cached else cold
 
     def _note(self, error: ChildError) -> None:
@@ -246,6 +250,7 @@ def race(
     activations: str | None = None,
     cpu_time: bool = False,
     why: str | None = None,
+    kv_dtype: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """A row for each file and number of threads: name, path, type, num_threads, read_bytes, figures by case, and error:
     why llama.cpp took no part, None where it did.
@@ -254,7 +259,7 @@ def race(
         ChildError: ours fails. ValueError: a context has no room; a file is damaged.
     """
     for path in paths:
-        with Race(path, max(counts), activations, cpu_time, why) as contest:
+        with Race(path, max(counts), activations, cpu_time, why, kv_dtype) as contest:
             for count in counts:
                 figures = {name: contest.run(case, count, plan) for name, case in cases.items()}
                 yield {

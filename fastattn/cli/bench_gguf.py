@@ -19,6 +19,7 @@ EXAMPLES = """  fastattn bench gguf --files folder
   fastattn bench gguf --files folder --types Q4_0,Q8_0 --random-types none --activations int8
   fastattn bench gguf --files folder --make
   fastattn bench gguf --files folder --quality --activations int16,int8
+  fastattn bench gguf --files folder --types F16 --random-types none --quality --kv-dtype int8
   fastattn bench gguf --files folder --load --json"""
 
 _MODES = {
@@ -26,6 +27,7 @@ _MODES = {
     "quality": "logits beside those of the same weights in float32: KL, changes of the likeliest token",
     "load": "the time that loading takes, from the file and from a packed one, and memory",
 }
+_KV_DTYPES = ("float32", "bfloat16", "float16", "int8")
 _ACTIVATIONS = ("int16", "int8")
 _CASES = ("prefill", "decode", "batch")
 _TYPES = ["Q4_1", "Q4_0", "Q8_0", "Q4_K_M", "Q5_K_M", "Q6_K", "F16"]
@@ -55,6 +57,9 @@ def add_options(kind: argparse.ArgumentParser) -> None:
         "--activations", type=_activations, default=[], metavar="A",
         help="int16 or int8, what inputs of products are rounded to (load's default); --quality takes several",
     )  # fmt: skip
+    kind.add_argument(
+        "--kv-dtype", choices=_KV_DTYPES, help="of keys and values, ours and llama.cpp's (each one's default)"
+    )
     kind.add_argument(
         "--cases", type=_cases, default=list(_CASES), metavar="A,B", help=f"what to measure ({','.join(_CASES)})"
     )
@@ -129,6 +134,8 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("source", "types", "random_types", "make"):
         if getattr(arguments, name) not in (None, False) and not arguments.files:
             arguments.parser.error(f"argument --{name.replace('_', '-')}: only with --files")
+    if arguments.load and arguments.kv_dtype:
+        arguments.parser.error("argument --kv-dtype: not with --load")
     if len(arguments.activations) > 1 and not arguments.quality:
         arguments.parser.error("argument --activations: several only with --quality")
 
@@ -168,7 +175,14 @@ def _speed(arguments: argparse.Namespace, paths: Sequence[Path], why: str | None
     rows: list[dict[str, Any]] = []
     activations = next(iter(arguments.activations), None)
     for row in gguf_speed.race(
-        paths, counts, cases, plan, activations=activations, cpu_time=arguments.cpu_time, why=why
+        paths,
+        counts,
+        cases,
+        plan,
+        activations=activations,
+        cpu_time=arguments.cpu_time,
+        why=why,
+        kv_dtype=arguments.kv_dtype,
     ):
         rows.append(row)
         say(_line(row, list(cases)))
@@ -219,7 +233,9 @@ def _quality(arguments: argparse.Namespace, paths: Sequence[Path], why: str | No
     from fastattn.bench.gguf_quality import measure_quality
 
     rows: list[dict[str, Any]] = []
-    for row in measure_quality(paths, threads(arguments), arguments.tokens, arguments.activations, why):
+    for row in measure_quality(
+        paths, threads(arguments), arguments.tokens, arguments.activations, why, arguments.kv_dtype
+    ):
         if not rows:
             say(
                 "", f"{'file':<18} {'library':<16} {'KL, mean':>9} {'most':>9} {'rms':>8} {'other likeliest token':>22}"

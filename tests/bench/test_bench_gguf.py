@@ -95,6 +95,15 @@ def test_quality(gguf: Path, alone: None, capsys: pytest.CaptureFixture[str]) ->
     }
 
 
+def test_quality_of_keys_and_values(gguf: Path) -> None:
+    found = [
+        next(gguf_quality.measure_quality([gguf], 1, 40, [], "no", kv_dtype))["libraries"]["fastattn"]
+        for kv_dtype in ("float32", "int8")
+    ]
+    assert found[0] == {"kl": 0.0, "kl_most": 0.0, "changes": 0, "rms": 0.0}
+    assert 0 < found[1]["kl"] < 0.02 and found[1]["rms"] > 0
+
+
 def test_quality_and_load_as_tables(
     gguf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +155,7 @@ WRONG = {
     "a rounding": (["--model", "m", "--activations", "int4"], 2, "'int4' is unknown, expected some of int16,int8"),
     "two roundings": (["--model", "m", "--activations", "int8,int16"], 2, "several only with --quality"),
     "a case": (["--model", "m", "--cases", "prefil"], 2, "'prefil' is unknown, expected some of prefill,decode,batch"),
+    "keys of what keeps none": (["--model", "m", "--load", "--kv-dtype", "int8"], 2, "--kv-dtype: not with --load"),
     "two modes": (["--model", "m", "--load", "--quality"], 2, "not allowed with"),
     "CPU time of several": (["--model", "m", "--cpu-time", "--threads", "2"], 2, "CPU time of several threads"),
 }
@@ -282,9 +292,9 @@ class _Theirs(Writer):
 
     def __init__(
         self, name: str, path: Path, threads: int, dtype: Any = None, kv: Any = None, cpu: bool = False,
-        options: Any = None, environment: Any = None, cpu_time: bool = False,
+        options: Any = None, environment: Any = None,
     ) -> None:  # fmt: skip
-        super().__init__("fastattn", path, threads, dtype, kv, cpu or cpu_time)
+        super().__init__("fastattn", path, threads, dtype, kv, cpu)
         self.name, self.asked = name, (options, environment)
 
     def prepare(self, prompts: Any, new: int, drawn: bool = False, **how: Any) -> Any:

@@ -56,13 +56,13 @@ def load_model(path: Path, repack: bool = True, vocab_only: bool = False) -> Any
     return model
 
 
-def all_logits(model: Any, tokens: Sequence[int], num_threads: int) -> np.ndarray:
+def all_logits(model: Any, tokens: Sequence[int], num_threads: int, kv_dtype: str | None = None) -> np.ndarray:
     """Logits (t, V) float32 of ``tokens``, in passes of 512, its default.
 
     Raises:
         ValueError: the library does not say why.
     """
-    sequence = _Sequences(model, [tokens], 1, False, num_threads, None)
+    sequence = _Sequences(model, [tokens], 1, False, num_threads, kv_dtype)
     sequence.decode([tokens], 0, every=True)
     return sequence.logits(range(len(tokens)))
 
