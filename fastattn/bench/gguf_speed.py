@@ -125,7 +125,8 @@ def main_type(file: GgufFile) -> str:
 class Race:
     """A file, loaded by ours and by llama.cpp in processes of their own. Ends with the ``with`` block.
 
-    ``why`` says why llama.cpp takes no part, None where it does.
+    ``why`` says why llama.cpp takes no part, None where it does. ``chosen``: its settings by case and threads; those
+    that are missing are looked for.
 
     Raises:
         ChildError: ours fails. WeightFileError: the file is damaged.
@@ -139,8 +140,10 @@ class Race:
         cpu_time: bool = False,
         why: str | None = None,
         kv_dtype: str | None = None,
+        chosen: dict[tuple[str, int], list[Settings]] | None = None,
     ) -> None:
         self.path, self.why = path, why
+        self._chosen = {} if chosen is None else chosen
         self._kv_dtype = kv_dtype
         self._cpu_time = cpu_time
         file = GgufFile(path)
@@ -221,10 +224,14 @@ class Race:
             ready[one] = prepared(one, min(case.new, _TRY))
             return self._their(one.repack, one.tiled).first_call_seconds
 
-        chosen = tune(first, lambda one: ready[one](1), num_threads, self._tiles)
         for child in self._theirs.values():
             child.clear()
-        return {one.name: prepared(one, case.new) for one in chosen}
+        key = case.name, num_threads
+        if key not in self._chosen:
+            self._chosen[key] = tune(first, lambda one: ready[one](1), num_threads, self._tiles)
+            for child in self._theirs.values():
+                child.clear()
+        return {one.name: prepared(one, case.new) for one in self._chosen[key]}
 
     def _floor(self, case: WriterCase) -> tuple[float, float]:
         """Operations of a call, and bytes that come from memory; weights that a cache can hold do not."""
@@ -247,37 +254,39 @@ def race(
     cases: dict[str, WriterCase],
     plan: Plan,
     *,
-    activations: str | None = None,
+    activations: Sequence[str] = (),
     cpu_time: bool = False,
     why: str | None = None,
     kv_dtype: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """A row for each file and number of threads: name, path, type, num_threads, read_bytes, figures by case, and error:
-    why llama.cpp took no part, None where it did.
+    """A row for each file, each of ``activations`` (none: load's default) and number of threads: name, path, type,
+    activations, num_threads, read_bytes, figures by case, and error: why llama.cpp took no part, None where it did.
 
     Raises:
         ChildError: ours fails. ValueError: a context has no room; a file is damaged.
     """
+    names: list[str | None] = list(activations) or [None]
     for path in paths:
-        with Race(path, max(counts), activations, cpu_time, why, kv_dtype) as contest:
-            for count in counts:
-                figures = {name: contest.run(case, count, plan) for name, case in cases.items()}
-                yield {
-                    "name": path.stem, "path": str(path), "type": contest.type, "num_threads": count,
-                    "read_bytes": contest.read_bytes, "error": contest.why, **figures,
-                }  # fmt: skip
+        chosen: dict[tuple[str, int], list[Settings]] = {}
+        for name in names:
+            with Race(path, max(counts), name, cpu_time, why, kv_dtype, chosen) as contest:
+                for count in counts:
+                    figures = {key: contest.run(case, count, plan) for key, case in cases.items()}
+                    yield {
+                        "name": path.stem, "path": str(path), "type": contest.type, "activations": name,
+                        "num_threads": count, "read_bytes": contest.read_bytes, "error": contest.why, **figures,
+                    }  # fmt: skip
 
 
-def means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """By number of threads and case the geometric mean of the ratios to llama.cpp's best, over files of quantised
-    types; over all where there are no such.
+def means(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """For each of the activations and numbers of threads the geometric means of the ratios to llama.cpp's best, by
+    case, over files of quantised types; over all where there are no such. And files, how many they are.
     """
-    found: dict[str, Any] = {}
-    for count in dict.fromkeys(row["num_threads"] for row in rows):
-        some = [row for row in rows if row["num_threads"] == count]
+    found = []
+    for name, count in dict.fromkeys((row["activations"], row["num_threads"]) for row in rows):
+        some = [row for row in rows if (row["activations"], row["num_threads"]) == (name, count)]
         some = [row for row in some if row["type"] not in _PLAIN] or some
-        each = {name: [row[name]["best"]["ratio"] for row in some if row[name]["best"]] for name in names}
-        found[str(count)] = {
-            "files": len(some), **{name: geometric_mean(ratios) for name, ratios in each.items() if ratios}
-        }  # fmt: skip
+        each = {key: [row[key]["best"]["ratio"] for row in some if row[key]["best"]] for key in names}
+        ratios = {key: geometric_mean(values) for key, values in each.items() if values}
+        found.append({"activations": name, "num_threads": count, "files": len(some), **ratios})
     return found

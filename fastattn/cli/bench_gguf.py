@@ -16,7 +16,7 @@ __all__ = ["EXAMPLES", "add_options", "run"]
 
 EXAMPLES = """  fastattn bench gguf --files folder
   fastattn bench gguf --model a-Q4_K_M.gguf --model a-Q8_0.gguf --threads 1 --cpu-time
-  fastattn bench gguf --files folder --types Q4_0,Q8_0 --random-types none --activations int8
+  fastattn bench gguf --files folder --types Q4_0,Q8_0 --random-types none --activations int16,int8 --cases prefill
   fastattn bench gguf --files folder --make
   fastattn bench gguf --files folder --quality --activations int16,int8
   fastattn bench gguf --files folder --types F16 --random-types none --quality --kv-dtype int8
@@ -54,8 +54,8 @@ def add_options(kind: argparse.ArgumentParser) -> None:
         help=f"of a model of 0.95 B random weights ({','.join(_RANDOM_TYPES)}), or none",
     )  # fmt: skip
     kind.add_argument(
-        "--activations", type=_activations, default=[], metavar="A",
-        help="int16 or int8, what inputs of products are rounded to (load's default); --quality takes several",
+        "--activations", type=_activations, default=[], metavar="A,B",
+        help="int16 or int8, what inputs of products are rounded to, or both one after the other (load's default)",
     )  # fmt: skip
     kind.add_argument(
         "--kv-dtype", choices=_KV_DTYPES, help="of keys and values, ours and llama.cpp's (each one's default)"
@@ -136,8 +136,8 @@ def _check(arguments: argparse.Namespace) -> None:
             arguments.parser.error(f"argument --{name.replace('_', '-')}: only with --files")
     if arguments.load and arguments.kv_dtype:
         arguments.parser.error("argument --kv-dtype: not with --load")
-    if len(arguments.activations) > 1 and not arguments.quality:
-        arguments.parser.error("argument --activations: several only with --quality")
+    if len(arguments.activations) > 1 and arguments.load:
+        arguments.parser.error("argument --activations: one alone with --load")
 
 
 def _paths(arguments: argparse.Namespace, say: Callable[..., None]) -> list[Path]:
@@ -173,13 +173,12 @@ def _speed(arguments: argparse.Namespace, paths: Sequence[Path], why: str | None
         "tokens/s (how many times those of llama.cpp's fastest settings), share of the limit", "", _heading(list(cases))
     )
     rows: list[dict[str, Any]] = []
-    activations = next(iter(arguments.activations), None)
     for row in gguf_speed.race(
         paths,
         counts,
         cases,
         plan,
-        activations=activations,
+        activations=arguments.activations,
         cpu_time=arguments.cpu_time,
         why=why,
         kv_dtype=arguments.kv_dtype,
@@ -192,7 +191,7 @@ def _speed(arguments: argparse.Namespace, paths: Sequence[Path], why: str | None
 
 
 def _heading(cases: Sequence[str]) -> str:
-    return f"{'file':<18} {'threads':>7}" + "".join(f"  {name:>27}" for name in cases) + "  llama.cpp"
+    return f"{'file':<22} {'threads':>7}" + "".join(f"  {name:>27}" for name in cases) + "  llama.cpp"
 
 
 def _line(row: dict[str, Any], cases: Sequence[str]) -> str:
@@ -207,18 +206,21 @@ def _line(row: dict[str, Any], cases: Sequence[str]) -> str:
         cells.append(f"  {figures['tokens_per_second']:>8.1f} {ratio:>7} {share:>10}")
         if best:
             settings.append(f"{name} {figures['peers'][best['name']]['tokens_per_second']:.1f}, {best['name']}")
-    return f"{row['name']:<18} {row['num_threads']:>7}{''.join(cells)}  {'; '.join(settings)}".rstrip()
+    name = f"{row['name']} {row['activations'] or ''}"
+    return f"{name:<22} {row['num_threads']:>7}{''.join(cells)}  {'; '.join(settings)}".rstrip()
 
 
-def _summary(rows: Sequence[dict[str, Any]], means: dict[str, Any], cases: Sequence[str]) -> list[str]:
+def _summary(rows: Sequence[dict[str, Any]], means: Sequence[dict[str, Any]], cases: Sequence[str]) -> list[str]:
     from fastattn.bench.report import share_errors
 
     lines = []
-    for count, found in means.items():
+    for found in means:
         each = ", ".join(f"{name} {found[name]:.2f}" for name in cases if name in found)
         if each:
-            title = f"{count} thread{'' if count == '1' else 's'}"
-            lines.append(f"llama.cpp / ours, {title}, geometric mean of {found['files']} quantised files: {each}")
+            count = found["num_threads"]
+            words = ["" if found["activations"] is None else f" {found['activations']}", "" if count == 1 else "s"]
+            title = f"llama.cpp / ours{words[0]}, {count} thread{words[1]}"
+            lines.append(f"{title}, geometric mean of {found['files']} quantised files: {each}")
     for row in rows:
         if row["error"] not in (None, "not installed"):
             lines.append(f"{row['name']}: llama.cpp: left out: {row['error']}")

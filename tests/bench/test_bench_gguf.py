@@ -72,7 +72,8 @@ def test_speed_as_json(gguf: Path, alone: None, capsys: pytest.CaptureFixture[st
         assert figures["tokens_per_second"] == tokens / figures["median_s"] and figures["rounds"] == 2
         assert can_be(figures) and figures["limit"] == limit  # a cache holds them
         assert figures["peers"] == {} and figures["best"] is None
-    assert found["geometric_mean"] == {"1": {"files": 1}} and found["activations"] == []
+    assert found["geometric_mean"] == [{"activations": None, "num_threads": 1, "files": 1}]
+    assert found["activations"] == []
 
 
 def test_speed_as_a_table(gguf: Path, alone: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,7 +154,7 @@ WRONG = {
     "a type": (["--files", "d", "--types", "Q4_0,Q9"], 2, "'Q9' is unknown, expected some of Q4_0,"),
     "a random type": (["--files", "d", "--random-types", ""], 2, "'' is unknown"),
     "a rounding": (["--model", "m", "--activations", "int4"], 2, "'int4' is unknown, expected some of int16,int8"),
-    "two roundings": (["--model", "m", "--activations", "int8,int16"], 2, "several only with --quality"),
+    "two roundings": (["--model", "m", "--load", "--activations", "int8,int16"], 2, "one alone with --load"),
     "a case": (["--model", "m", "--cases", "prefil"], 2, "'prefil' is unknown, expected some of prefill,decode,batch"),
     "keys of what keeps none": (["--model", "m", "--load", "--kv-dtype", "int8"], 2, "--kv-dtype: not with --load"),
     "two modes": (["--model", "m", "--load", "--quality"], 2, "not allowed with"),
@@ -254,16 +255,20 @@ def test_bytes_that_a_step_reads(tmp_path: Path) -> None:
 
 
 def test_means_are_those_of_quantised_files() -> None:
-    def row(kind: str, threads: int, *ratios: float | None) -> dict[str, Any]:
+    def row(kind: str, threads: int, *ratios: float | None, name: str | None = None) -> dict[str, Any]:
         each = [None if ratio is None else {"name": "x", "ratio": ratio} for ratio in ratios]
-        return {"type": kind, "num_threads": threads, "prefill": {"best": each[0]}, "decode": {"best": each[1]}}
+        both = {"type": kind, "num_threads": threads, "activations": name}
+        return {**both, "prefill": {"best": each[0]}, "decode": {"best": each[1]}}
 
     rows = [row("Q4_0", 1, 2.0, None), row("F16", 1, 100.0, 100.0), row("Q6_K", 1, 8.0, 3.0), row("F16", 2, 1.5, None)]
+    rows.append(row("Q4_0", 1, 5.0, 1.0, name="int8"))
     found = gguf_speed.means(rows, ["prefill", "decode"])
-    assert found == {
-        "1": {"files": 2, "prefill": pytest.approx(4.0), "decode": pytest.approx(3.0)},
-        "2": {"files": 1, "prefill": pytest.approx(1.5)},
-    }
+    assert [(one.pop("activations"), one.pop("num_threads")) for one in found] == [(None, 1), (None, 2), ("int8", 1)]
+    assert found == [
+        {"files": 2, "prefill": pytest.approx(4.0), "decode": pytest.approx(3.0)},
+        {"files": 1, "prefill": pytest.approx(1.5)},
+        {"files": 1, "prefill": pytest.approx(5.0), "decode": pytest.approx(1.0)},
+    ]
 
 
 def test_distances() -> None:
