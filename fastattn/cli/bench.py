@@ -69,9 +69,9 @@ _FLOPS = {
     " it reads, or the\nother one where that takes longer. A call is a prompt to its first token, or all the new ones"
     " behind it.\nTransformers gets weights of the type ours are kept in, llama.cpp has those of the file and computes"
     " on\ntheir blocks. Drawn tokens: temperature 0.8, top_k 40, top_p 0.95.",
-    "gguf": "\n\nllama.cpp runs with flash attention or without, weights repacked or as stored, K types in tiles or"
-    " not, and as\nmany threads or fewer: whatever is fastest for a case. New tokens read what the file stores of the"
-    " weights, and\nkeys and values.",
+    "gguf": "\n\nWithout --threads: one, and all. llama.cpp runs with flash attention or without, weights repacked or"
+    " as stored,\nK types in tiles or not, and as many threads or fewer: whatever is fastest for a case. New tokens"
+    " read what\nthe file stores of the weights, and keys and values.",
     "threads": "\n\nTeams are those of FASTATTN_THREADS, each in processes of its own, which take turns.",
     "steps": "\n\nBookkeeping is what a step costs beside the program in C.",
 }

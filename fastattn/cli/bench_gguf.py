@@ -27,6 +27,10 @@ _MODES = {
     "quality": "logits beside those of the same weights in float32: KL, changes of the likeliest token",
     "load": "the time that loading takes, from the file and from a packed one, and memory",
 }
+_NOT_WITH = {
+    "cases": _MODES, "prompt_tokens": _MODES, "new_tokens": _MODES, "batch": _MODES, "kv_dtype": ("make", "load"),
+}  # fmt: skip
+"""Options, and the modes that do not know them."""
 _KV_DTYPES = ("float32", "bfloat16", "float16", "int8")
 _ACTIVATIONS = ("int16", "int8")
 _CASES = ("prefill", "decode", "batch")
@@ -60,16 +64,14 @@ def add_options(kind: argparse.ArgumentParser) -> None:
     kind.add_argument(
         "--kv-dtype", choices=_KV_DTYPES, help="of keys and values, ours and llama.cpp's (each one's default)"
     )
-    kind.add_argument(
-        "--cases", type=_cases, default=list(_CASES), metavar="A,B", help=f"what to measure ({','.join(_CASES)})"
-    )
-    kind.add_argument("--prompt-tokens", type=positive_int, default=512, metavar="N", help="of a prompt (512)")
-    kind.add_argument("--new-tokens", type=positive_int, default=32, metavar="N", help="of each sequence (32)")
-    kind.add_argument("--batch", type=positive_int, default=8, metavar="N", help="sequences at once (8)")
+    kind.add_argument("--cases", type=_cases, metavar="A,B", help=f"what to measure ({','.join(_CASES)})")
+    kind.add_argument("--prompt-tokens", type=positive_int, metavar="N", help="of a prompt (512)")
+    kind.add_argument("--new-tokens", type=positive_int, metavar="N", help="of each sequence (32)")
+    kind.add_argument("--batch", type=positive_int, metavar="N", help="sequences at once (8)")
     only = kind.add_mutually_exclusive_group()
     for mode, text in _MODES.items():
         only.add_argument(f"--{mode}", action="store_true", help=text)
-    kind.add_argument("--tokens", type=positive_int, default=512, metavar="N", help="with --quality: of the text (512)")
+    kind.add_argument("--tokens", type=positive_int, metavar="N", help="with --quality: of the text (512)")
 
 
 def _types(text: str) -> list[str]:
@@ -134,9 +136,13 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("source", "types", "random_types", "make"):
         if getattr(arguments, name) not in (None, False) and not arguments.files:
             arguments.parser.error(f"argument --{name.replace('_', '-')}: only with --files")
-    if arguments.load and arguments.kv_dtype:
-        arguments.parser.error("argument --kv-dtype: not with --load")
-    if len(arguments.activations) > 1 and arguments.load:
+    mode = next((name for name in _MODES if getattr(arguments, name)), None)
+    for name, modes in _NOT_WITH.items():
+        if getattr(arguments, name) is not None and mode in modes:
+            arguments.parser.error(f"argument --{name.replace('_', '-')}: not with --{mode}")
+    if arguments.tokens is not None and mode != "quality":
+        arguments.parser.error("argument --tokens: only with --quality")
+    if len(arguments.activations) > 1 and mode == "load":
         arguments.parser.error("argument --activations: one alone with --load")
 
 
@@ -165,8 +171,8 @@ def _speed(arguments: argparse.Namespace, paths: Sequence[Path], why: str | None
 
     count = threads(arguments)
     counts = [count] if arguments.threads is not None or count == 1 else [1, count]
-    cases = gguf_speed.cases_of(arguments.prompt_tokens, arguments.new_tokens, arguments.batch)
-    cases = {name: case for name, case in cases.items() if name in arguments.cases}
+    cases = gguf_speed.cases_of(arguments.prompt_tokens or 512, arguments.new_tokens or 32, arguments.batch or 8)
+    cases = {name: case for name, case in cases.items() if name in (arguments.cases or _CASES)}
     plan = Plan(arguments.rounds, arguments.seconds, least=_LEAST, most=_MOST, warm=_LONG)
     say("", *(f"{name}: {case.shape_text}" for name, case in cases.items()))
     say(
@@ -236,7 +242,7 @@ def _quality(arguments: argparse.Namespace, paths: Sequence[Path], why: str | No
 
     rows: list[dict[str, Any]] = []
     for row in measure_quality(
-        paths, threads(arguments), arguments.tokens, arguments.activations, why, arguments.kv_dtype
+        paths, threads(arguments), arguments.tokens or 512, arguments.activations, why, arguments.kv_dtype
     ):
         if not rows:
             say(

@@ -157,6 +157,9 @@ WRONG = {
     "two roundings": (["--model", "m", "--load", "--activations", "int8,int16"], 2, "one alone with --load"),
     "a case": (["--model", "m", "--cases", "prefil"], 2, "'prefil' is unknown, expected some of prefill,decode,batch"),
     "keys of what keeps none": (["--model", "m", "--load", "--kv-dtype", "int8"], 2, "--kv-dtype: not with --load"),
+    "prompts of what has none": (["--model", "m", "--quality", "--batch", "2"], 2, "--batch: not with --quality"),
+    "cases of what has none": (["--files", "d", "--make", "--cases", "decode"], 2, "--cases: not with --make"),
+    "a text of what has none": (["--model", "m", "--load", "--tokens", "2"], 2, "--tokens: only with --quality"),
     "two modes": (["--model", "m", "--load", "--quality"], 2, "not allowed with"),
     "CPU time of several": (["--model", "m", "--cpu-time", "--threads", "2"], 2, "CPU time of several threads"),
 }
