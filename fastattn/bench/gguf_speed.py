@@ -171,6 +171,8 @@ class Race:
                 "llama.cpp", self.path, 1, None, self._kv_dtype, self._cpu_time, {"repack": repack}, environment
             )
             self._theirs[repack, tiled] = self._stack.enter_context(child)
+            child.prepare([[0]], 0)  # the first touch of mapped weights is nothing of the first settings' time
+            child.clear()
         return self._theirs[repack, tiled]
 
     def run(self, case: WriterCase, num_threads: int, plan: Plan) -> dict[str, Any]:
