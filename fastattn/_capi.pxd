@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 # Mirror of src_c/fastattn.h, line for line; then what the extensions need of cpu.h.
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stddef cimport size_t
 
 
@@ -36,6 +36,7 @@ cdef extern from "fastattn.h" nogil:
         FA_BOOL
         FA_I32
         FA_I64
+        FA_QUANT
 
     ctypedef struct fa_view:
         void *data
@@ -162,14 +163,28 @@ cdef extern from "fastattn.h" nogil:
         FA_ACT_TANH
         FA_ACT_SIGMOID
 
+    ctypedef struct fa_quant_part:
+        int32_t type
+        int64_t outputs
+        uint8_t *codes
+        uint8_t *scales
+
+    int FA_QUANT_PARTS
+
     ctypedef struct fa_linear_weights:
         int32_t dtype
         void *panels
         float *scale
         int32_t *sums
+        int32_t planes
+        int32_t n_parts
+        fa_quant_part parts[4]
 
     fa_status fa_linear_packed_bytes(int32_t dtype, int64_t n, int64_t k, size_t *bytes)
     fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, const fa_view *weight)
+    fa_status fa_quant_panel_bytes(int32_t type, int64_t k, int64_t *codes, int64_t *scales)
+    fa_status fa_quant_pack(const fa_ctx *ctx, const fa_quant_part *part, const fa_view *blocks, int64_t k, int64_t *row)
+    fa_status fa_quant_unpack(const fa_ctx *ctx, const fa_view *out, const fa_quant_part *part, int64_t first)
     fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int32_t dtype, size_t *bytes)
     fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_linear_weights *packed, const fa_view *bias,
                         fa_activation act, void *ws, size_t ws_bytes)

@@ -16,7 +16,7 @@ cdef dict _weight_dtypes = {"float32": FA_F32, "bfloat16": FA_BF16, "float16": F
 
 
 cdef enum:
-    MOST_PARTS = 6  # arrays of one PackedLinear
+    MOST_PARTS = 9  # arrays of one PackedLinear: two for each of four parts, and a bias
 
 
 cdef struct Packed:
@@ -44,10 +44,12 @@ cdef class PackedLinear:
     Attributes:
         in_features, out_features: K and N
         nbytes: memory of all arrays
-        dtype: of the stored weights, "float32", "bfloat16", "float16" or "int8"
+        dtype: of the stored weights, "float32", "bfloat16", "float16" or "int8"; or types of blocks, as in "Q4_K" or,
+            of outputs that have several, "Q4_K+Q6_K"
         panels: read-only, zero beyond N and K: (ceil(N / 16), K, 16) of float32, float16 or, for bfloat16, uint16; or
-            int8 (ceil(N / 16), ceil(K / 4), 16, 4)
+            int8 (ceil(N / 16), ceil(K / 4), 16, 4); or, of blocks, the first ones' uint8 (panels, K / 32, bytes)
         bias: read-only float32 (N,), or None
+        activations: how inputs of blocks are rounded, "int16" or "int8"; None with other weights
     """
 
     cdef readonly Py_ssize_t in_features
@@ -76,6 +78,10 @@ cdef class PackedLinear:
         return self.parts.get("bias")
 
     @property
+    def activations(self):
+        return None if self.core.weights.dtype != FA_QUANT else "int16" if self.core.weights.planes == 2 else "int8"
+
+    @property
     def nbytes(self):
         return sum(part.nbytes for part in self.parts.values())
 
@@ -83,7 +89,8 @@ cdef class PackedLinear:
         """The arrays this object consists of, by name, read-only and without a copy: what from_arrays takes.
 
         They are "panels" and, where there is one, "bias"; with dtype "int8" also "scale", float32, and "column_sums",
-        int32, both (16 * ceil(N / 16),).
+        int32, both (16 * ceil(N / 16),). Of blocks they are "panels" and "scales", then "panels1" and "scales1" of
+        outputs of another type, and so on: uint8 (panels, K / 32, bytes of 32 inputs) and (panels, bytes).
 
         >>> import numpy as np, fastattn as fa
         >>> layer = fa.pack_linear(np.ones((20, 3), np.float32))
@@ -93,7 +100,7 @@ cdef class PackedLinear:
         return dict(self.parts)
 
     @staticmethod
-    def from_arrays(arrays, in_features, out_features, dtype="float32"):
+    def from_arrays(arrays, in_features, out_features, dtype="float32", activations=None):
         """The object whose arrays() these are, over their very memory: mapped read-only files are welcome.
 
         Args:
@@ -101,6 +108,7 @@ cdef class PackedLinear:
                 the object lives
             in_features, out_features: K and N
             dtype: of the stored weights
+            activations: of blocks, "int16" (None) or "int8"
 
         Raises:
             TypeError: something that is no array, another dtype, sizes that are no integers
@@ -112,14 +120,14 @@ cdef class PackedLinear:
         >>> fa.linear(np.ones(3, np.float32), same)
         array([3., 3.], dtype=float32)
         """
-        return _from_arrays(arrays, in_features, out_features, dtype)
+        return _from_arrays(arrays, in_features, out_features, dtype, activations)
 
     def __repr__(self):
         return (f"PackedLinear(in_features={self.in_features}, out_features={self.out_features}, "
                 f"bias={'bias' in self.parts}, dtype={self.dtype!r})")
 
     def __reduce__(self):
-        return _unpickle_packed, (self.parts, self.in_features, self.out_features, self.dtype)
+        return _unpickle_packed, (self.parts, self.in_features, self.out_features, self.dtype, self.activations)
 
 
 cdef enum:
@@ -168,40 +176,110 @@ def panel_bytes(str dtype, Py_ssize_t n, Py_ssize_t k):
     return size
 
 
-def _unpickle_packed(parts, in_features, out_features, dtype):
+def _unpickle_packed(parts, in_features, out_features, dtype, activations=None):
     arrays = {}
     for name, part in parts.items():
         arrays[name] = aligned_array(part.shape, part.dtype)
         arrays[name][...] = part
-    return PackedLinear.from_arrays(arrays, in_features, out_features, dtype)
+    return PackedLinear.from_arrays(arrays, in_features, out_features, dtype, activations)
 
 
-def packed_linear(dict arrays, Py_ssize_t k, Py_ssize_t n, str dtype):
-    """A PackedLinear over these arrays, whose dtypes, shapes and alignment weights.py has checked; they become read-only."""
+def packed_linear(dict arrays, Py_ssize_t k, Py_ssize_t n, str dtype, tuple types=(), int planes=0):
+    """A PackedLinear over these arrays, whose dtypes, shapes and alignment have been checked; they become read-only.
+
+    `types`: of blocks, the number that GGUF has for those of each part; `planes` 2 or 1 of their inputs.
+    """
     cdef PackedLinear packed = PackedLinear.__new__(PackedLinear)
-    if len(arrays) > MOST_PARTS:
-        raise ValueError(f"arrays: {len(arrays)}, expected at most {MOST_PARTS}")
+    cdef fa_linear_weights *weights = &packed.core.weights
+    cdef Py_ssize_t left = n
+    cdef int i
+    if len(arrays) > MOST_PARTS or len(types) > FA_QUANT_PARTS:
+        raise ValueError(f"arrays: {len(arrays)} of {len(types)} types, expected at most {MOST_PARTS} of {FA_QUANT_PARTS}")
     packed.parts = {}
+    places = {}
     for name, part in arrays.items():
         part = part.view(_ndarray)
         part.flags.writeable = False
         packed.parts[name] = part
         PyObject_GetBuffer(part, &packed.buffers[packed.count], PyBUF_STRIDES | PyBUF_FORMAT)
+        places[name] = packed.count
         packed.count += 1
-        if name == "panels":
-            packed.core.weights.panels = packed.buffers[packed.count - 1].buf
-        elif name == "scale":
-            packed.core.weights.scale = <float *>packed.buffers[packed.count - 1].buf
-        elif name == "column_sums":
-            packed.core.weights.sums = <int32_t *>packed.buffers[packed.count - 1].buf
-        elif name == "bias":
-            vector_view(&packed.bias_view, &packed.buffers[packed.count - 1])
-            packed.core.bias = &packed.bias_view
+    if "bias" in places:
+        vector_view(&packed.bias_view, &packed.buffers[places["bias"]])
+        packed.core.bias = &packed.bias_view
+    if types:
+        weights.dtype = FA_QUANT
+        weights.planes = planes
+        weights.n_parts = len(types)
+        for i in range(weights.n_parts):
+            more = "" if i == 0 else str(i)
+            weights.parts[i].type = types[i]
+            weights.parts[i].codes = <uint8_t *>packed.buffers[places["panels" + more]].buf
+            weights.parts[i].scales = <uint8_t *>packed.buffers[places["scales" + more]].buf
+            weights.parts[i].outputs = min(16 * packed.buffers[places["panels" + more]].shape[0], left)
+            left -= weights.parts[i].outputs
+    else:
+        weights.dtype = _weight_dtypes[dtype]
+        weights.panels = packed.buffers[places["panels"]].buf
+        if "scale" in places:
+            weights.scale = <float *>packed.buffers[places["scale"]].buf
+            weights.sums = <int32_t *>packed.buffers[places["column_sums"]].buf
     packed.in_features = k
     packed.out_features = n
     packed.dtype = dtype
-    packed.core.weights.dtype = _weight_dtypes[dtype]
     return packed
+
+
+def quant_panel_bytes(int32_t type, int64_t k):
+    """Bytes of the codes and of the scales of a panel of 16 outputs; ValueError where there are no such panels."""
+    cdef int64_t codes = 0, scales = 0
+    check(fa_quant_panel_bytes(type, k, &codes, &scales), "blocks")
+    return codes, scales
+
+
+cdef int quant_part(Views views, panels, scales, int32_t type, int64_t outputs, bint writable, fa_quant_part *part) except -1:
+    cdef fa_view *codes = views.add(panels, 3, writable)
+    cdef fa_view *beside = views.add(scales, 2, writable)
+    if outputs > 16 * codes.shape[0] or codes.shape[0] != beside.shape[0]:
+        raise ValueError("panels: not those of so many outputs")
+    part.type = type
+    part.outputs = outputs
+    part.codes = <uint8_t *>codes.data
+    part.scales = <uint8_t *>beside.data
+    return 0
+
+
+def fill_quants(panels, scales, int32_t type, blocks, int64_t k, num_threads):
+    """Panels of the rows of blocks (N, bytes of K); the first row that has a scale that is no number, else -1."""
+    cdef fa_ctx ctx
+    cdef Views views = Views.__new__(Views)
+    cdef fa_quant_part part
+    cdef fa_view *rows = views.add(blocks, 2, False)
+    cdef fa_status status
+    cdef int64_t bad = -1
+    rows.dtype = FA_BOOL  # bytes
+    quant_part(views, panels, scales, type, rows.shape[0], True, &part)
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_quant_pack(&ctx, &part, rows, k, &bad)
+    if status != FA_ERR_NAN:
+        check(status, "blocks")
+    return bad
+
+
+def unpack_quants(out, panels, scales, int32_t type, int64_t first, num_threads=None):
+    """out (rows, K) float32 = weights of outputs first, first + 1, ... of panels."""
+    cdef fa_ctx ctx
+    cdef Views views = Views.__new__(Views)
+    cdef fa_quant_part part
+    cdef fa_view *to = take(views, out, "out", 2, 2, 1u << FA_F32, True, True)
+    cdef fa_status status
+    quant_part(views, panels, scales, type, 0, False, &part)
+    part.outputs = 16 * views.views[1].shape[0]
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_quant_unpack(&ctx, to, &part, first)
+    check(status, "blocks")
 
 
 def fill_panels(PackedLinear packed, weight, num_threads):

@@ -11,6 +11,7 @@ import numpy as np
 from fastattn import _core
 from fastattn._core import PackedLinear
 from fastattn.arrays import as_array, as_float32, describe
+from fastattn.quants import is_quants, quant_arrays, quant_types
 
 if TYPE_CHECKING:
     from fastattn.typing import Array, WeightType
@@ -148,22 +149,35 @@ def _layout(dtype: str, n: int, k: int) -> tuple[dict[str, _Part], dict[str, _Pa
     return {"panels": (_PANELS[dtype], (blocks, k, 16))}, may
 
 
-def packed_from_arrays(arrays: Mapping[str, Any], in_features: int, out_features: int, dtype: str) -> PackedLinear:
+def packed_from_arrays(
+    arrays: Mapping[str, Any], in_features: int, out_features: int, dtype: str, activations: str | None = None
+) -> PackedLinear:
     """What ``PackedLinear.from_arrays`` promises."""
-    _check_dtype(dtype)
+    if not is_quants(dtype):
+        _check_dtype(dtype)
+        if activations is not None:
+            raise ValueError(f"activations: {activations!r}, expected None with dtype {dtype!r}")
     k, n = _size(in_features, "in_features"), _size(out_features, "out_features")
     if not isinstance(arrays, Mapping):
         raise TypeError(f"arrays: {describe(arrays)}, expected a mapping of names to arrays")
     if dtype == "int8" and k > _MOST_INT8_INPUTS:
         raise ValueError(f"in_features: {k}, expected at most {_MOST_INT8_INPUTS} with dtype 'int8'")
-    needed, optional = _layout(dtype, n, k)
+    types: tuple[tuple[int, ...], int] = ((), 0)
+    if is_quants(dtype):
+        types = quant_types(dtype, activations)
+        shapes = quant_arrays(dtype, {name: as_array(part, name) for name, part in arrays.items()}, n, k)
+        needed = {name: (np.dtype(np.uint8), shape) for name, shape in shapes.items()}
+        optional: dict[str, _Part] = {"bias": (_FLOAT32, (n,))}
+    else:
+        needed, optional = _layout(dtype, n, k)
     names = set(arrays)
     if not set(needed) <= names <= {*needed, *optional}:
         also = f", and perhaps {', '.join(map(repr, optional))}" if optional else ""
         came, expected = ", ".join(map(repr, arrays)) or "none", ", ".join(map(repr, needed))
         raise ValueError(f"arrays: {came}, expected {expected}{also} for dtype {dtype!r}")
     parts = {name: part for name, part in {**needed, **optional}.items() if name in names}
-    return _core.packed_linear({name: _part(arrays[name], name, *part) for name, part in parts.items()}, k, n, dtype)
+    checked = {name: _part(arrays[name], name, *part) for name, part in parts.items()}
+    return _core.packed_linear(checked, k, n, dtype, *types)
 
 
 def _size(value: Any, name: str) -> int:
@@ -182,7 +196,7 @@ def _part(value: Any, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -
         raise TypeError(f"arrays[{name!r}]: {describe(array)}, expected {dtype}")
     if array.shape != shape:
         raise ValueError(f"arrays[{name!r}]: shape {array.shape}, expected {shape}")
-    align = _ALIGN if name == "panels" else array.itemsize
+    align = _ALIGN if name.startswith("panels") else 2 if name.startswith("scales") else array.itemsize
     if array.size and (not array.flags.c_contiguous or array.ctypes.data % align):
         raise ValueError(f"arrays[{name!r}]: expected contiguous memory at a multiple of {align} bytes")
     return array

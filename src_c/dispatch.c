@@ -11,7 +11,8 @@ static fa_kernels vnni; /* avx512's table with the integer products of its own, 
 
 static void make_vnni(void) {
     vnni = fa_kernels_avx512;
-    vnni.int8 = fa_kernels_avx512_vnni;
+    vnni.int8 = fa_kernels_avx512_vnni.int8;
+    vnni.quant = fa_kernels_avx512_vnni.quant;
 }
 #endif
 

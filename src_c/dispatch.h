@@ -13,7 +13,7 @@ extern const fa_kernels fa_kernels_avx2;
 extern const fa_kernels fa_kernels_avx512;
 #endif
 #ifdef FA_WITH_AVX512_VNNI
-extern const fa_int8_kernels fa_kernels_avx512_vnni;
+extern const fa_integer_kernels fa_kernels_avx512_vnni;
 #endif
 #ifdef FA_WITH_NEON
 extern const fa_kernels fa_kernels_neon;

@@ -69,7 +69,8 @@ typedef enum fa_status {
 
 const char *fa_status_text(fa_status status);
 
-typedef enum fa_dtype { FA_NONE = 0, FA_F32 = 1, FA_F16 = 2, FA_BF16 = 3, FA_I8 = 4, FA_BOOL = 5, FA_I32 = 6, FA_I64 = 7 } fa_dtype;
+typedef enum fa_dtype { FA_NONE = 0, FA_F32 = 1, FA_F16 = 2, FA_BF16 = 3, FA_I8 = 4, FA_BOOL = 5, FA_I32 = 6, FA_I64 = 7,
+               FA_QUANT = 8 /* weights of linear layers alone: blocks of small integers */ } fa_dtype;
 
 /* A borrowed array. Strides are in bytes and may be zero (broadcast) or negative, but for the last one. */
 typedef struct fa_view {
@@ -196,21 +197,48 @@ typedef enum fa_activation {
     FA_ACT_NONE = 0, FA_ACT_RELU = 1, FA_ACT_GELU = 2, FA_ACT_GELU_TANH = 3, FA_ACT_SILU = 4, FA_ACT_TANH = 5, FA_ACT_SIGMOID = 6
 } fa_activation;
 
+/* How files of llama.cpp (GGUF) keep rows of weights: blocks of 32 or 256 elements, under the numbers they have there. */
+typedef enum fa_block_type {
+    FA_Q4_0 = 2, FA_Q4_1 = 3, FA_Q5_0 = 6, FA_Q5_1 = 7, FA_Q8_0 = 8, FA_Q2_K = 10, FA_Q3_K = 11, FA_Q4_K = 12, FA_Q5_K = 13,
+    FA_Q6_K = 14, FA_IQ4_NL = 20, FA_IQ4_XS = 23, FA_MXFP4 = 39
+} fa_block_type;
+
+/* Outputs of a layer whose weights are blocks of one type, all but FA_Q2_K and FA_Q3_K, in panels of 16 outputs
+ * (kernels/linear_quant.h): codes 64-byte aligned, scales at even addresses. */
+typedef struct fa_quant_part {
+    int32_t type;    /* fa_block_type */
+    int64_t outputs; /* a multiple of 16 in all parts but the last one */
+    uint8_t *codes, *scales; /* written by fa_quant_pack alone */
+} fa_quant_part;
+
+#define FA_QUANT_PARTS 4
+
 /* Packed weights, the same bytes on every ISA, 64-byte aligned, zero beyond N:
  *   FA_F32, FA_F16, FA_BF16   panels [ceil(N/16)][K][16]; scale and sums NULL
  *   FA_I8                     panels [ceil(N/16)][ceil(K/4)][16][4]; scale and sums [16 * ceil(N/16)], one for each output
  *                             (kernels/linear_int8.h)
+ *   FA_QUANT                  parts, one behind the other; all else NULL. Inputs are rounded to `planes` planes of int8
  * K is at most 2^17 with FA_I8. An output whose weights hold NaN or infinity has a scale of NaN, and is NaN. */
 typedef struct fa_linear_weights {
     int32_t dtype;
     void *panels; /* written by fa_linear_pack alone */
     float *scale;
     int32_t *sums;
+    int32_t planes, n_parts; /* 2 or 1; 1 to FA_QUANT_PARTS */
+    fa_quant_part parts[FA_QUANT_PARTS];
 } fa_linear_weights;
 
-/* Bytes of the panels. */
+/* Bytes of the panels; not with FA_QUANT. */
 fa_status fa_linear_packed_bytes(int32_t dtype, int64_t n, int64_t k, size_t *bytes);
 fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, const fa_view *weight /* (N, K) fp32 */);
+/* Of one panel of a part: of its codes and of its scales. FA_ERR_VALUE: a type that no panels are made of; FA_ERR_SHAPE: K is no
+ * multiple of the elements of a block of 256. Of those of 32 the last one may hold less: its other elements are multiplied by 0. */
+fa_status fa_quant_panel_bytes(int32_t type, int64_t k, int64_t *codes, int64_t *scales);
+/* blocks (part->outputs, bytes of a row of K) FA_BOOL, any row stride -> the part. FA_ERR_NAN: the scale of a block is NaN or
+ * infinite, *row says in which row first; nothing is promised then. */
+fa_status fa_quant_pack(const fa_ctx *ctx, const fa_quant_part *part, const fa_view *blocks, int64_t k, int64_t *row);
+/* out (rows, K) fp32 = weights of outputs first, first + 1, ... of a part, what fa_dequantize made of the blocks. */
+fa_status fa_quant_unpack(const fa_ctx *ctx, const fa_view *out, const fa_quant_part *part, int64_t first);
 fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int32_t dtype, size_t *bytes);
 /* x (M, K), out (M, N), bias (N,) or NULL. */
 fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_linear_weights *packed, const fa_view *bias,
@@ -327,12 +355,6 @@ fa_status fa_quantize_ranges(const fa_ctx *ctx, const fa_view *out, const fa_vie
 
 /* out = x in out's dtype. They may be the same array of one dtype. */
 fa_status fa_convert(const fa_ctx *ctx, const fa_view *out, const fa_view *x);
-
-/* How files of llama.cpp (GGUF) keep rows of weights: blocks of 32 or 256 elements, under the numbers they have there. */
-typedef enum fa_block_type {
-    FA_Q4_0 = 2, FA_Q4_1 = 3, FA_Q5_0 = 6, FA_Q5_1 = 7, FA_Q8_0 = 8, FA_Q2_K = 10, FA_Q3_K = 11, FA_Q4_K = 12, FA_Q5_K = 13,
-    FA_Q6_K = 14, FA_IQ4_NL = 20, FA_IQ4_XS = 23, FA_MXFP4 = 39
-} fa_block_type;
 
 /* Elements and bytes of one block; FA_ERR_VALUE for a number that is none of them. */
 fa_status fa_block_size(int32_t type, int64_t *elements, int64_t *bytes);

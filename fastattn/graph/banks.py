@@ -17,7 +17,7 @@ from .layout import Layout
 if TYPE_CHECKING:
     from ..loaders.weightfile import WeightFile
 
-__all__ = ["Bank", "Form", "bank_bias", "bank_rows", "check_count", "form_of", "span_of"]
+__all__ = ["Bank", "Form", "bank_bias", "bank_blocks", "bank_rows", "check_count", "form_of", "span_of"]
 
 _Floats = np.ndarray[Any, np.dtype[np.float32]]
 _Read = Callable[[int, int], _Floats]
@@ -110,7 +110,32 @@ def check_count(bank: Bank, form: Form, weights: WeightFile) -> None:
 
 def bank_rows(weights: WeightFile, bank: Bank, form: Form) -> _Read:
     """A reader of the product's weights (bank.width, bank.inputs): zeros behind each expert's own outputs."""
-    expert = _expert_rows(weights, bank, form)
+    return _bank_rows(weights.row_reader, bank, form, np.zeros(bank.inputs, np.float32))
+
+
+def bank_blocks(weights: WeightFile, bank: Bank, form: Form) -> tuple[str, _Read] | None:
+    """The same of bytes of blocks, of the one type that all tensors have; None where they have not."""
+    names = [name.format(e=e) for e in range(bank.number if form.apart else 1) for name in form.names]
+    types = {weights.dtype(name) for name in names}
+    if form.layout is not None or len(types) != 1 or any(weights.block_reader(name) is None for name in names):
+        return None
+    row = next(iter(_reader_of(weights, names[0])(0, 1)))
+
+    def reader(name: str) -> _Read:
+        return _reader_of(weights, name)
+
+    return types.pop(), _bank_rows(reader, bank, form, np.zeros_like(row))
+
+
+def _reader_of(weights: WeightFile, name: str) -> Callable[[int, int], Any]:
+    read = weights.block_reader(name)
+    assert read is not None
+    return read
+
+
+def _bank_rows(reader: Callable[[str], _Read], bank: Bank, form: Form, zero: np.ndarray[Any, Any]) -> _Read:
+    """A reader of the product's rows, by what gives the reader of a tensor; ``zero``: a row of zeros."""
+    expert = _expert_rows(reader, bank, form)
     span = span_of(bank.outputs)
 
     def read(start: int, stop: int) -> _Floats:
@@ -122,23 +147,23 @@ def bank_rows(weights: WeightFile, bank: Bank, form: Form) -> _Read:
             if first < own:
                 parts.append(expert(number, first, own))
             if own < last:
-                parts.append(np.zeros((last - max(own, first), bank.inputs), np.float32))
+                parts.append(np.zeros((last - max(own, first), *zero.shape), zero.dtype))
             start += last - first
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     return read
 
 
-def _expert_rows(weights: WeightFile, bank: Bank, form: Form) -> Callable[[int, int, int], _Floats]:
+def _expert_rows(reader_of: Callable[[str], _Read], bank: Bank, form: Form) -> Callable[[int, int, int], _Floats]:
     """What gives outputs ``first`` to ``last`` of an expert."""
     size, layout = bank.outputs // len(form.names), form.layout
     if form.apart:
 
         def reader(name: str, number: int) -> _Read:
-            return weights.row_reader(name.format(e=number))
+            return reader_of(name.format(e=number))
 
     else:
-        readers = {name: weights.row_reader(name) for name in form.names}
+        readers = {name: reader_of(name) for name in form.names}
         each = bank.inputs if layout is not None and layout.transposed else size
 
         def reader(name: str, number: int) -> _Read:

@@ -107,6 +107,14 @@ class GgufWeights(WeightFile):
             return self.file.row_reader(where.name)(where.first, where.first + 1)[0]
         return self.row_reader(name)(0, info.shape[0])
 
+    def block_reader(self, name: str) -> Callable[[int, int], np.ndarray[Any, np.dtype[np.uint8]]] | None:
+        self.info(name)
+        where = self._tensors[name]
+        read = self.file.block_reader(where.name)
+        if read is None or where.row or where.fold or where.vector:
+            return None
+        return self._turned(name, lambda start, stop: read(where.first + start, where.first + stop))
+
     def row_reader(self, name: str) -> Callable[[int, int], Floats]:
         self.info(name)
         where = self._tensors[name]
@@ -118,14 +126,16 @@ class GgufWeights(WeightFile):
             folded = _folded(self.file.as_float32(where.name), where)
             return lambda start, stop: folded[start:stop]
 
-        def read(start: int, stop: int) -> Floats:
-            return read_all(origin + start, origin + stop)
+        return self._turned(name, lambda start, stop: read_all(origin + start, origin + stop))
 
+    def _turned(self, name: str, read: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
+        """What gives the rows of ``read`` in their order."""
+        where = self._tensors[name]
         if not where.heads:
             return read
         size = self._infos[name].shape[0] // where.heads
 
-        def turned(start: int, stop: int) -> Floats:
+        def turned(start: int, stop: int) -> Any:
             first, last = start // size, -(-stop // size)
             rows = _halves(read(first * size, last * size), last - first)
             return rows[start - first * size : stop - first * size]

@@ -15,13 +15,14 @@ import numpy as np
 from ..loaders.errors import WeightFileError
 from ..loaders.jsonfile import parse_json, parse_json_object
 from ..loaders.packed import PackedFile
+from ..quants import is_quants
 from ..weights import PackedLinear
 from .banks import Bank
 from .choice import HEADS
 from .config import ConfigReader
 from .source import AS_STORED, Derivation, Floats, Norm, Product, Source, TensorReport, stored_name
 
-__all__ = ["Packed", "packed_head"]
+__all__ = ["Packed", "packed_head", "packed_types"]
 
 _Array = np.ndarray[Any, Any]
 
@@ -29,8 +30,11 @@ _Array = np.ndarray[Any, Any]
 class Packed(Source):
     """Serves the objects of a packed file by their keys."""
 
-    def __init__(self, config: ConfigReader, packed: PackedFile, num_threads: int | None) -> None:
+    def __init__(
+        self, config: ConfigReader, packed: PackedFile, num_threads: int | None, activations: str | None = None
+    ) -> None:
         super().__init__(config, packed.metadata["dtype"], num_threads, packed_head(packed))
+        self._activations = activations
         self._packed = packed
         self._types = _types(packed)
         self._served: set[str] = set()
@@ -83,7 +87,8 @@ class Packed(Source):
             raise self._wrong(key, "has no bias" if biased else "has a bias that this architecture has no use for")
         kind: Any = dtype or self._types.get(key) or self.dtype  # which from_arrays checks
         try:
-            return PackedLinear.from_arrays(parts, inputs, outputs, kind)
+            activations = self._activations if is_quants(kind) else None
+            return PackedLinear.from_arrays(parts, inputs, outputs, kind, activations)
         except (ValueError, TypeError) as error:
             raise self._wrong(key, f"does not fit config.json: {error}") from None
 
@@ -128,6 +133,11 @@ def _types(packed: PackedFile) -> Mapping[str, Any]:
         return {}
     where = f"{packed.path}: __metadata__: dtypes"
     return parse_json_object(packed.metadata.get("dtypes", "").encode("utf-8", "replace"), where)
+
+
+def packed_types(packed: PackedFile) -> set[Any]:
+    """How layers are stored."""
+    return set(_types(packed).values()) or {packed.metadata["dtype"]}
 
 
 def packed_head(packed: PackedFile) -> str | None:

@@ -16,8 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ..loaders import WeightFile
+from ..loaders.errors import WeightFileError
+from ..loaders.weightfile import BLOCK_DTYPES
+from ..quants import QUANT_TYPES, BlockRows, can_be_joined, pack_blocks
 from ..weights import PackedLinear, pack_rows
-from .banks import Bank, bank_bias, bank_rows, check_count, form_of
+from .banks import Bank, bank_bias, bank_blocks, bank_rows, check_count, form_of
 from .config import ConfigReader
 from .layout import Layout
 
@@ -45,7 +48,8 @@ _PAGE = 4096
 _KEPT = {"BF16": "bfloat16", "F16": "float16"}
 
 AS_STORED = "stored"
-"""The storage type of models whose layers keep, each for itself, the halves that the file has: of all else float32."""
+"""The storage type of models whose layers keep, each for itself, the halves and the blocks that the file has: of all
+else float32."""
 
 # How the norms of checkpoints converted from the first TensorFlow release are named.
 _OLD_NAMES = (("LayerNorm.weight", "LayerNorm.gamma"), ("LayerNorm.bias", "LayerNorm.beta"))
@@ -353,7 +357,27 @@ class _Nothing(dict[str, Any]):
 
 
 class Checkpoint(_OfFile):
-    """Reads tensors and packs layers."""
+    """Reads tensors and packs layers.
+
+    Parameters
+    ----------
+    activations
+        How inputs of layers of blocks are rounded: one of ``quants.ACTIVATIONS``.
+    """
+
+    def __init__(
+        self,
+        config: ConfigReader,
+        weights: WeightFile,
+        dtype: str,
+        num_threads: int | None,
+        head: str | None = None,
+        activations: str = "int16",
+    ) -> None:
+        super().__init__(config, weights, dtype, num_threads, head)
+        self.activations = activations
+        self.dequantized: dict[str, list[str]] = {}
+        """Types of blocks -> tensors whose layers became float32, since there are no panels of them."""
 
     def _stored(self, *candidates: str | None) -> str:
         """The name under which one of these full names is stored."""
@@ -374,9 +398,12 @@ class Checkpoint(_OfFile):
         biases = [self._read(*candidates) for _, _, candidates in product.parts if candidates]
         bias = None if not biases else biases[0] if len(biases) == 1 else np.concatenate(biases)
         kind = product.dtype or self.dtype
-        if kind == AS_STORED:
-            kind = _kept_type(self.weights, names)
         layout = self.layout_of(product)
+        if kind == AS_STORED:
+            blocks = self._blocks(names, [size for _, size, _ in product.parts]) if layout is None else None
+            if blocks is not None:
+                return self._pack_blocks(blocks, product.inputs, bias, names)
+            kind = self._kept_type(names)
         if layout is None:
             read = _rows_of([self.weights.row_reader(name) for name in names], [size for _, size, _ in product.parts])
         else:
@@ -389,13 +416,49 @@ class Checkpoint(_OfFile):
             self.weights.forget(name)
         return packed
 
+    def _kept_type(self, names: Sequence[str]) -> str:
+        """How the layers of these tensors are stored ``AS_STORED``: as they are where all are halves of one kind."""
+        stored = [self.weights.dtype(name) for name in names]
+        for name, kind in zip(names, stored, strict=True):
+            if kind in BLOCK_DTYPES:
+                self.dequantized.setdefault(kind, []).append(self.weights.shown(name))
+        return _KEPT.get(stored[0], "float32") if len(set(stored)) == 1 else "float32"
+
+    def _blocks(self, names: Sequence[str], sizes: Sequence[int]) -> list[BlockRows] | None:
+        """The rows of these tensors as they are; None where not all of them are blocks that panels are made of."""
+        kinds = [self.weights.dtype(name) for name in names]
+        if any(kind not in QUANT_TYPES for kind in kinds) or not can_be_joined(list(zip(kinds, sizes, strict=True))):
+            return None
+        parts = []
+        for name, size, kind in zip(names, sizes, kinds, strict=True):
+            read = self.weights.block_reader(name)
+            if read is None:
+                return None
+            parts.append(BlockRows(kind, size, read, self.weights.shown(name)))
+        return parts
+
+    def _pack_blocks(
+        self, parts: Sequence[BlockRows], inputs: int, bias: Floats | None, names: Sequence[str]
+    ) -> PackedLinear:
+        try:
+            packed = pack_blocks(parts, inputs, bias, self.activations, self.num_threads)
+        except ValueError as error:
+            raise WeightFileError(f"{self.weights.path}: tensor {error}") from None
+        for name in names:
+            self.weights.forget(name)
+        return packed
+
     def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
         form = form_of(bank, self.weights)
         names = [name.format(e=e) for e in range(bank.number if form.apart else 1) for name in form.names]
         bias = bank_bias([self._read(name) for name in form.biases], bank, form) if form.biases else None
         kind = dtype or self.dtype
         if kind == AS_STORED:
-            kind = _kept_type(self.weights, names)
+            blocks = bank_blocks(self.weights, bank, form)
+            if blocks is not None and blocks[0] in QUANT_TYPES:
+                shown = self.weights.shown(names[0])
+                return self._pack_blocks([BlockRows(blocks[0], bank.width, blocks[1], shown)], bank.inputs, bias, names)
+            kind = self._kept_type(names)
         read = bank_rows(self.weights, bank, form)
         packed = pack_rows(bank.width, bank.inputs, read, bias, kind, num_threads=self.num_threads)
         for name in names:
@@ -413,12 +476,6 @@ class Checkpoint(_OfFile):
 
     def _derive(self, wanted: Derivation) -> Mapping[str, Floats]:
         return wanted.make(*map(self._read, wanted.tensors))
-
-
-def _kept_type(weights: WeightFile, names: Sequence[str]) -> str:
-    """How the layers of these tensors are stored ``AS_STORED``: as they are where all are halves of one kind."""
-    stored = {weights.dtype(name) for name in names}
-    return _KEPT.get(stored.pop(), "float32") if len(stored) == 1 else "float32"
 
 
 def _rows_of(readers: Sequence[Callable[[int, int], Floats]], sizes: Sequence[int]) -> Callable[[int, int], Floats]:

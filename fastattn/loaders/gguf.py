@@ -220,6 +220,17 @@ class GgufFile(WeightFile):
             return lambda start, stop: whole[start:stop]
         return partial(self._rows_once, name)
 
+    def block_reader(self, name: str) -> Callable[[int, int], np.ndarray[Any, np.dtype[np.uint8]]] | None:
+        info = self.info(name)
+        if info.dtype not in BLOCK_DTYPES or len(info.shape) < 2:
+            return None
+        rows = self._read(name).reshape(math.prod(info.shape[:-1]), -1)
+
+        def read(start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+            return rows[start:stop]
+
+        return read
+
     def _rows_once(self, name: str, start: int, stop: int) -> _Float32:
         """Rows that are not read again: what was widened is given back with each piece, or a table would be in memory
         twice."""

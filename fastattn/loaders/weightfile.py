@@ -237,6 +237,13 @@ class WeightFile(Mapping[str, np.ndarray[Any, Any]], ABC):
             stored = stored.reshape(math.prod(stored.shape[:-1]), stored.shape[-1])
         return lambda start, stop: _widened(stored[start:stop], dtype)
 
+    def block_reader(self, name: str) -> Callable[[int, int], np.ndarray[Any, np.dtype[np.uint8]]] | None:
+        """What reads rows ``start`` to ``stop`` of a tensor of one of the ``BLOCK_DTYPES`` as the bytes of its blocks.
+
+        uint8 (stop - start, bytes of a row). None for any other tensor, and where rows are not blocks of their own.
+        """
+        return None
+
     def forget(self, name: str) -> None:
         """The tensor ``name`` has been read for good: memory that can be had again from the file may go."""
 

@@ -20,6 +20,7 @@ from ..loaders.jsonfile import MAX_JSON_BYTES, parse_json
 from ..loaders.packed import FILE_IN_FOLDER, PackedFile
 from ..loaders.packwriter import check_target, write_packed
 from ..loaders.weightfile import WeightFile
+from ..quants import is_quants
 from ..weights import PackedLinear
 from .registry import build, build_checkpoint, open_source
 
@@ -154,13 +155,15 @@ def _types(source: Checkpoint) -> dict[str, str]:
     said = {"dtype": source.dtype}
     if source.dtype == AS_STORED:
         several = set(types.values())
-        said["dtype"] = AS_STORED if len(several) > 1 else several.pop() if several else "float32"
+        one = several.pop() if len(several) == 1 else "" if several else "float32"
+        said["dtype"] = one if one and not is_quants(one) else AS_STORED
     if said["dtype"] == AS_STORED:
         said["dtypes"] = json.dumps(types, separators=(",", ":"))
     if source.weights.format == "gguf":
         kinds = {source.weights.dtype(name) for name in source.weights}
         said["gguf_types"] = " ".join(sorted(kinds))
-        said["dequantized"] = " ".join(sorted(kinds - set(WeightFile.floats)))
+        kept = {kind for dtype in types.values() if is_quants(dtype) for kind in dtype.split("+")}
+        said["dequantized"] = " ".join(sorted(kinds - set(WeightFile.floats) - kept))
     return said
 
 

@@ -14,14 +14,15 @@ from ..graph.build import Built, trace_page
 from ..graph.choice import head_name
 from ..graph.config import ConfigReader
 from ..graph.family import Family
-from ..graph.packed import Packed, packed_head
-from ..graph.source import AS_STORED, Checkpoint, Plan, check_tensors
+from ..graph.packed import Packed, packed_head, packed_types
+from ..graph.source import AS_STORED, Checkpoint, Plan, check_tensors, listed
 from ..loaders import WeightFile, open_weights
 from ..loaders.adapters import refuse_adapters
 from ..loaders.errors import WeightFileError
 from ..loaders.files import FolderFiles, ModelFiles
 from ..loaders.hubcache import download_command, find_model, snapshot_name
 from ..loaders.packed import PackedFile
+from ..quants import QUANT_TYPES, is_quants
 from .configkeys import note_keys, refuse_keys
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def build(opened: Opened, *, verify: bool = False) -> Built:
         return build_checkpoint(opened)[0]
     if verify:
         opened.weights.verify()
-    source = Packed(opened.config, opened.weights, None)
+    source = Packed(opened.config, opened.weights, None, opened.activations)
     graph, facts = trace_page(opened.family, source)
     source.check_all_served()
     refuse_keys(opened.config)
@@ -148,6 +149,8 @@ class Opened(NamedTuple):
     num_threads: int | None
     head: str | None
     strict: bool
+    activations: str | None
+    """How inputs of layers of blocks are rounded, as it was asked for."""
     notes: tuple[str, ...] = ()
     """What was found in the files and is not obeyed."""
 
@@ -218,13 +221,22 @@ def open_source(
         )
     if isinstance(weights, PackedFile) and wanted is not None:
         _check_packed_head(weights, wanted)
-    if activations is not None:
-        what = "keeps no block-quantised weights" if weights.format else "has no block-quantised weights"
-        raise ValueError(f"activations: got {activations!r}, but {weights.path} {what}, to which alone it applies")
     family = family_of(model_type)
     if name is None:
         name = AS_STORED if family.decoder else "float32"
-    return Opened(target, weights, files, folder, config, family, name, threads, wanted, strict, notes)
+    if activations is not None and not _has_blocks(weights, name):
+        raise ValueError(
+            f"activations: got {activations!r}, but {weights.path} has no block-quantised weights (dtype {name!r}), to "
+            "which alone it applies"
+        )
+    return Opened(target, weights, files, folder, config, family, name, threads, wanted, strict, activations, notes)
+
+
+def _has_blocks(weights: WeightFile, dtype: str) -> bool:
+    """Whether layers of a model that is loaded so are blocks."""
+    if isinstance(weights, PackedFile):
+        return any(is_quants(kind) for kind in packed_types(weights))
+    return dtype == AS_STORED and any(weights.dtype(name) in QUANT_TYPES for name in weights)
 
 
 def _open(target: Path) -> WeightFile:
@@ -333,13 +345,23 @@ def examine(opened: Opened) -> tuple[Graph, tuple[str, ...]]:
     return _planned(opened)[0], (*note_keys(opened.config), *opened.notes)
 
 
+def _note_blocks(source: Checkpoint) -> list[str]:
+    """A sentence for each type of blocks that became float32."""
+    return [
+        f"{source.weights.path}: {listed(names)} of type {kind} became float32"
+        for kind, names in source.dequantized.items()
+    ]
+
+
 def build_checkpoint(opened: Opened) -> tuple[Built, Checkpoint]:
     """The model of a checkpoint, and the source that kept what it was made of."""
     _, report, unknown = _planned(opened)
-    source = Checkpoint(opened.config, opened.weights, opened.dtype, opened.num_threads, opened.head)
+    source = Checkpoint(
+        opened.config, opened.weights, opened.dtype, opened.num_threads, opened.head, opened.activations or "int16"
+    )
     graph, facts = trace_page(opened.family, source)
     graph.seal()
-    notes = (*note_keys(opened.config), *opened.notes)
+    notes = (*note_keys(opened.config), *opened.notes, *_note_blocks(source))
     where = opened.path if opened.weights.format else opened.folder
     return Built(
         opened.family, graph, facts, where, opened.files, report, notes, tuple(unknown), opened.num_threads

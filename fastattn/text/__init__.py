@@ -134,7 +134,7 @@ def load(
         raise
     # Loaded again in a process that may have another working directory.
     stored = None if opened.dtype == AS_STORED else opened.dtype
-    options = {"dtype": stored, "head": opened.head, "strict": opened.strict}
+    options = {"dtype": stored, "head": opened.head, "strict": opened.strict, "activations": opened.activations}
     origin = Origin(load, os.path.abspath(opened.path), options, opened.fingerprint())
     built = build(opened, verify=verify)._replace(origin=origin)
     face = TextEncoder

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * struct fa_kernels: what one ISA provides. Each isa/<name>.c exports exactly one symbol, const fa_kernels
- * fa_kernels_<name>, filled from the same sources (avx512_vnni: only what differs from avx512, const fa_int8_kernels
+ * fa_kernels_<name>, filled from the same sources (avx512_vnni: only what differs from avx512, const fa_integer_kernels
  * fa_kernels_avx512_vnni); drivers in ops/ reach kernels through the table in fa_ctx alone.
  * Kernels cannot fail, allocate, print or start threads.
  */
@@ -13,6 +13,7 @@
 #include "convert.h"
 #include "linear.h"
 #include "linear_int8.h"
+#include "linear_quant.h"
 #include "recurrent.h"
 #include "merge.h"
 #include "relative.h"
@@ -38,6 +39,13 @@ struct fa_kernels {
     fa_block_kernels blocks;
     fa_sample_kernels sample;
     fa_state_kernels states;
+    fa_quant_kernels quant;
 };
+
+/* The families that multiply integers, which an instruction set of its own may have better. */
+typedef struct fa_integer_kernels {
+    fa_int8_kernels int8;
+    fa_quant_kernels quant;
+} fa_integer_kernels;
 
 #endif

@@ -12,6 +12,7 @@
 #include "../arena.h"
 #include "../kernels/kernels.h"
 #include "../view.h"
+#include "linear_quant.h"
 #include "parallel.h"
 
 #define BLOCK_ROWS 1024    /* rows that are sorted together: each block reads the experts' weights again */
@@ -120,26 +121,33 @@ static void sort(const experts_job *job) {
     first[0] = 0;
 }
 
-static fa_linear_weights weights_of(const fa_linear_weights *all, int64_t expert, int64_t outputs, size_t bytes) {
-    const int64_t at = expert * fa_expert_span(outputs);
-    fa_linear_weights one = *all;
-    one.panels = (char *)all->panels + (size_t)expert * bytes;
-    if (all->scale) one.scale = all->scale + at;
-    if (all->sums) one.sums = all->sums + at;
-    return one;
+static fa_status weights_of(const fa_linear_weights *all, int64_t expert, int64_t outputs, int64_t inputs, fa_linear_weights *one) {
+    const int64_t span = fa_expert_span(outputs), at = expert * span;
+    size_t bytes;
+    if (all->dtype == FA_QUANT) {
+        if (all->n_parts != 1) return FA_ERR_VALUE;
+        *one = fa_quant_slice(all, inputs, at, outputs);
+        return FA_OK;
+    }
+    const fa_status status = fa_linear_packed_bytes(all->dtype, span, inputs, &bytes);
+    if (status != FA_OK) return status;
+    *one = *all;
+    one->panels = (char *)all->panels + (size_t)expert * bytes;
+    if (all->scale) one->scale = all->scale + at;
+    if (all->sums) one->sums = all->sums + at;
+    return FA_OK;
 }
 
 static fa_status product(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_linear_weights *all, const fa_view *bias,
                          int64_t expert, void *ws, size_t ws_bytes) {
-    const int64_t outputs = out->shape[1], span = fa_expert_span(outputs);
-    size_t bytes;
-    const fa_status status = fa_linear_packed_bytes(all->dtype, span, x->shape[1], &bytes);
+    const int64_t outputs = out->shape[1];
+    fa_linear_weights one;
+    const fa_status status = weights_of(all, expert, outputs, x->shape[1], &one);
     if (status != FA_OK) return status;
-    const fa_linear_weights one = weights_of(all, expert, outputs, bytes);
     fa_view own;
     if (bias) {
         own = *bias;
-        own.data = (float *)bias->data + expert * span;
+        own.data = (float *)bias->data + expert * fa_expert_span(outputs);
         own.shape[0] = outputs;
     }
     return fa_linear(ctx, out, x, &one, bias ? &own : NULL, FA_ACT_NONE, ws, ws_bytes);

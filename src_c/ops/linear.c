@@ -4,6 +4,7 @@
 #include "../kernels/kernels.h"
 #include "../view.h"
 #include "linear_int8.h"
+#include "linear_quant.h"
 #include "parallel.h"
 
 #define FA_LINEAR_PANELS 16      /* most panels of a task: 393 KB of weights stay in L2 for one chunk of inputs */
@@ -145,6 +146,7 @@ static fa_status fa_linear_prepare(const fa_ctx *ctx, const fa_view *out, const 
     plan->k = x->shape[1];
     plan->n = out->shape[1];
     plan->dtype = dtype;
+    if (dtype == FA_QUANT) return FA_OK;
     size_t bytes;
     status = fa_linear_packed_bytes(dtype, plan->n, plan->k, &bytes);
     if (status == FA_OK && dtype != FA_I8) fa_linear_cut(ctx, plan);
@@ -156,6 +158,7 @@ fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_vi
     fa_status status = fa_linear_prepare(ctx, out, x, dtype, &plan);
     if (status != FA_OK) return status;
     if (dtype == FA_I8) return fa_int8_workspace(ctx, plan.m, plan.n, plan.k, bytes);
+    if (dtype == FA_QUANT) return fa_quant_workspace(ctx, plan.m, plan.n, plan.k, bytes);
     fa_arena arena = {NULL, 0, 0};
     fa_linear_carve(&arena, ctx, &plan);
     if (arena.overflow) return FA_ERR_MEMORY;
@@ -203,6 +206,10 @@ fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, con
     if (bias && bias->shape[0] != job.plan.n) return FA_ERR_SHAPE;
     if (act < FA_ACT_NONE || act > FA_ACT_SIGMOID) return FA_ERR_VALUE;
     if (job.plan.m == 0 || job.plan.n == 0) return FA_OK;
+    if (packed->dtype == FA_QUANT) {
+        if (!fa_quant_is_whole(packed, job.plan.n, job.plan.k)) return FA_ERR_WORKSPACE;
+        return fa_quant_linear(ctx, out, x, packed, bias, act, ws, ws_bytes);
+    }
     if (!fa_linear_is_whole(packed, (size_t)job.plan.k)) return FA_ERR_WORKSPACE;
     if (packed->dtype == FA_I8) return fa_int8_linear(ctx, out, x, packed, bias, act, ws, ws_bytes);
     fa_arena arena = {ws, 0, 0};

@@ -21,6 +21,13 @@ static fa_experts_params experts_of(const fa_step *step) {
     return params;
 }
 
+static int can_be(const fa_linear_weights *weights, int64_t outputs, int64_t inputs) {
+    size_t bytes;
+    int64_t codes, scales;
+    if (weights->dtype != FA_QUANT) return fa_linear_packed_bytes(weights->dtype, outputs, inputs, &bytes) == FA_OK;
+    return weights->n_parts == 1 && fa_quant_panel_bytes(weights->parts[0].type, inputs, &codes, &scales) == FA_OK;
+}
+
 int fa_step_check_route(const fa_program *p, const fa_step *s) {
     const fa_ctx ctx = {.num_threads = 1};
     const fa_view out = no_rows(s->out.width), x = no_rows(s->x.width);
@@ -34,13 +41,12 @@ int fa_step_check_experts(const fa_program *p, const fa_step *s) {
     const fa_ctx ctx = {.num_threads = 1};
     const fa_view out = no_rows(s->out.width), x = no_rows(s->x.width), routes = no_rows(s->y.width);
     const fa_experts_params params = experts_of(s);
-    size_t size, packed;
+    size_t size;
     (void)p;
     if (s->x.rows != s->out.rows || !is_there(&s->y) || s->y.rows != s->out.rows) return 0;
     if (!apart(&s->out, &s->x, 0) || !apart(&s->out, &s->y, 0)) return 0;
     if (fa_experts_workspace(&ctx, &out, &x, &routes, &params, &size) != FA_OK) return 0;
-    return fa_linear_packed_bytes(params.up->dtype, 2 * params.inner, s->x.width, &packed) == FA_OK &&
-           fa_linear_packed_bytes(params.down->dtype, s->x.width, params.inner, &packed) == FA_OK;
+    return can_be(params.up, 2 * params.inner, s->x.width) && can_be(params.down, s->x.width, params.inner);
 }
 
 fa_status fa_step_route(const prog_run *run, const fa_step *step, size_t *size) {

@@ -74,6 +74,7 @@ void test_attention_random(const options *o);
 void test_attention_positions(const options *o);
 void test_linear(const options *o);
 void test_linear_int8(const options *o);
+void test_linear_quant(const options *o);
 void test_linear_attention(const options *o);
 void test_short_conv(const options *o);
 void test_convert(const options *o);

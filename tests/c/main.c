@@ -25,6 +25,7 @@ static int run_all(const options *o) {
     test_attention_positions(o);
     test_linear(o);
     test_linear_int8(o);
+    test_linear_quant(o);
     test_linear_attention(o);
     test_short_conv(o);
     test_convert(o);

@@ -136,8 +136,9 @@ static void run(const int8_case *c, const variant *v, uint64_t seed, fa_activati
     tensor out = tensor_make("out", FA_F32, 2, out_shape, v->layout, v->side);
     size_t packed_bytes = 0, ws_bytes = 0;
     expect_status("packed bytes", fa_linear_packed_bytes(FA_I8, c->n, c->k, &packed_bytes), FA_OK);
-    const fa_linear_weights weights = {FA_I8, guard_alloc(packed_bytes, v->side, "panels"),
-                                       guard_alloc(outputs * 4, v->side, "scale"), guard_alloc(outputs * 4, v->side, "sums")};
+    const fa_linear_weights weights = {.dtype = FA_I8, .panels = guard_alloc(packed_bytes, v->side, "panels"),
+                                       .scale = guard_alloc(outputs * 4, v->side, "scale"),
+                                       .sums = guard_alloc(outputs * 4, v->side, "sums")};
     hostile_enter(v);
     fa_status status = fa_linear_pack(&ctx, &weights, &a.w.view);
     hostile_leave(v);

@@ -249,7 +249,7 @@ static void linear_statuses(void) {
     static _Alignas(64) int8_t panels[2 * 2 * 64];
     static float scale[32];
     static int32_t sums[32];
-    weights = (fa_linear_weights){FA_I8, panels, scale, sums};
+    weights = (fa_linear_weights){.dtype = FA_I8, .panels = panels, .scale = scale, .sums = sums};
     expect_status("int8 sizes", fa_linear_packed_bytes(FA_I8, 20, 7, &bytes), FA_OK);
     if (bytes != sizeof panels) fail("packed bytes %zu", bytes);
     expect_status("int8 inputs", fa_linear_packed_bytes(FA_I8, 20, ((int64_t)1 << 17) + 1, &bytes), FA_ERR_SHAPE);

@@ -317,14 +317,14 @@ def test_pack_says_what_became_of_the_types(tmp_path: Path, capsys: Capture) -> 
     assert cli.main(["pack", str(source), str(target), "--verify"]) == 0
     out, err = capsys.readouterr()
     assert err == "" and out.startswith(f"{target}: llama, ") and out.endswith(", checksums good\n")
-    assert ": llama, float16 in 12 layers, float32 in 1 layer (of F16 F32 Q8_0, Q8_0 dequantised), " in out
+    assert ": llama, Q8_0 in 1 layer, float16 in 12 layers (of F16 F32 Q8_0), " in out
     assert cli.main(["pack", "--verify", str(target), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["dtype"], found["gguf_types"], found["dequantized"]) == ("stored", ["F16", "F32", "Q8_0"], ["Q8_0"])
-    assert found["dtypes"] == {"float16": 12, "float32": 1}
+    assert (found["dtype"], found["gguf_types"], found["dequantized"]) == ("stored", ["F16", "F32", "Q8_0"], [])
+    assert found["dtypes"] == {"Q8_0": 1, "float16": 12}
     told, lines = info(capsys, target)
-    assert (told["packed"]["gguf_types"], told["packed"]["dequantized"]) == (["F16", "F32", "Q8_0"], ["Q8_0"])
-    assert "from GGUF of F16 F32 Q8_0, dequantised Q8_0" in lines["packed"]
+    assert (told["packed"]["gguf_types"], told["packed"]["dequantized"]) == (["F16", "F32", "Q8_0"], [])
+    assert "from GGUF of F16 F32 Q8_0" in lines["packed"]
     assert told["parameters"] == info(capsys, source)[0]["parameters"]
     ids = np.arange(9)[None]
     expected = fa.load(source)(ids).logits

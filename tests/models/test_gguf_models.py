@@ -94,8 +94,8 @@ def test_layers_of_several_types(tmp_path: Path) -> None:
         fa.load(packed, "float16")
 
 
-def test_blocks_become_float32(tmp_path: Path) -> None:
-    """As the file's own values, and the packed file says so."""
+def test_blocks_as_float32(tmp_path: Path) -> None:
+    """Asked for, they are the file's own values, and the packed file says what it is of; else they stay blocks."""
     rng = np.random.default_rng(3)
     c = tiny_decoders.config(
         "llama", hidden_size=64, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96
@@ -111,9 +111,9 @@ def test_blocks_become_float32(tmp_path: Path) -> None:
     plain = tmp_path / "plain.gguf"
     values = fa.open_weights(path)
     plain.write_bytes(gguf_bytes(gguf_models.fields_of(c), {name: values.as_float32(name) for name in values}))
-    assert logits_of(fa.load(path)) == logits_of(fa.load(plain)) == logits_of(fa.load(path, "float32"))
-    packed = fa.pack(path, tmp_path / "m.fastattn")
-    assert logits_of(fa.load(packed)) == logits_of(fa.load(path))
+    assert logits_of(fa.load(path)) != logits_of(fa.load(plain)) == logits_of(fa.load(path, "float32"))
+    packed = fa.pack(path, tmp_path / "m.fastattn", "float32")
+    assert logits_of(fa.load(packed)) == logits_of(fa.load(plain))
     metadata = fa.open_weights(packed).metadata
     assert (metadata["dtype"], metadata["gguf_types"], metadata["dequantized"]) == ("float32", "F32 Q4_0", "Q4_0")
 

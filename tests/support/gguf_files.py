@@ -170,3 +170,25 @@ def random_blocks(type_name: str, shape: tuple[int, ...], rng: np.random.Generat
     _, elements, size = TENSOR_TYPES[type_name]
     assert shape[-1] % elements == 0
     return rng.bytes(int(np.prod(shape[:-1], dtype=np.int64)) * shape[-1] // elements * size)
+
+
+def finite_blocks(type_name: str, shape: tuple[int, ...], rng: np.random.Generator, size: float = 0.02) -> np.ndarray:
+    """Random blocks of a tensor of ``shape``, uint8 (..., bytes of a row), whose weights are about ``size`` at most."""
+    _, elements, nbytes = TENSOR_TYPES[type_name]
+    count = int(np.prod(shape, dtype=np.int64)) // elements
+    blocks = rng.integers(0, 256, (count, nbytes)).astype(np.uint8)
+    largest = {"Q4_0": 8, "Q4_1": 15, "Q5_0": 16, "Q5_1": 31, "Q8_0": 128, "Q2_K": 45, "Q3_K": 128, "Q4_K": 945,
+               "Q5_K": 1953, "Q6_K": 4096, "IQ4_NL": 127, "IQ4_XS": 4064}  # fmt: skip
+    if type_name == "MXFP4":
+        blocks[:, 0] = rng.integers(116, 121, count)
+    else:
+        scale = (size / largest[type_name] * rng.uniform(0.5, 1, count)).astype(np.float16)
+        at = {"Q6_K": 208, "Q2_K": 80, "Q3_K": 108}.get(type_name, 0)
+        blocks[:, at : at + 2] = scale.view(np.uint8).reshape(-1, 2)
+    if type_name in ("Q4_1", "Q5_1"):
+        blocks[:, 2:4] = rng.uniform(-size, 0, count).astype(np.float16).view(np.uint8).reshape(-1, 2)
+    if type_name in ("Q2_K", "Q4_K", "Q5_K"):
+        at = 82 if type_name == "Q2_K" else 2
+        least = rng.uniform(0, size / (15 if type_name == "Q2_K" else 63), count).astype(np.float16)
+        blocks[:, at : at + 2] = least.view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(*shape[:-1], -1)

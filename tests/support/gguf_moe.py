@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from golden import tiny_decoders, tiny_moe
 
-from .gguf_files import Tensor, gguf_bytes
+from .gguf_files import Tensor, finite_blocks, gguf_bytes
 from .gguf_models import fields_of as plain_fields
 from .gguf_models import gguf_name, paired
+from .inputs import generator
 
 Array = np.ndarray[Any, Any]
 
@@ -129,10 +130,18 @@ def tensors_of(
 
 def make(
     path: Path, family: str, *, dtype: str = "float16", more: dict[str, Any] | None = None, joined: bool = False,
-    flat: bool = False, **overrides: Any,
+    flat: bool = False, blocks: str = "", **overrides: Any,
 ) -> Path:  # fmt: skip
-    """Write the GGUF file of a model of ``tiny_moe``; ``more``: further fields, ``...`` for those to leave out."""
+    """Write the GGUF file of a model of ``tiny_moe``; ``more``: further fields, ``...`` for those to leave out.
+
+    ``blocks``: a type that matrices whose rows are whole blocks get random ones of.
+    """
     c = tiny_moe.config(family, **overrides)
     fields = {key: value for key, value in {**fields_of(c), **(more or {})}.items() if value is not ...}
-    path.write_bytes(gguf_bytes(fields, tensors_of(c, tiny_moe.tensors(c), dtype, joined=joined, flat=flat)))
+    tensors = tensors_of(c, tiny_moe.tensors(c), dtype, joined=joined, flat=flat)
+    for name, array in tensors.items() if blocks else ():
+        if name.endswith("weight") and len(array.shape) > 1 and array.shape[-1] % 32 == 0:
+            rows = finite_blocks(blocks, array.shape, generator("experts", name), 0.1)
+            tensors[name] = Tensor(blocks, array.shape, rows.tobytes())
+    path.write_bytes(gguf_bytes(fields, tensors))
     return path

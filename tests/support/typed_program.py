@@ -7,6 +7,7 @@ Lines with "# refused" are those that a type checker has to complain about; they
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_type
 
@@ -74,8 +75,11 @@ def operators() -> None:
     assert_type(layer.arrays(), dict[str, NDArray[Any]])
     sizes = layer.in_features, layer.out_features, layer.nbytes
     assert_type(sizes, tuple[int, int, int])
-    kind: types.WeightType = layer.dtype
-    assert_type(fa.PackedLinear.from_arrays(layer.arrays(), 8, 8, kind), fa.PackedLinear)
+    kind: types.WeightType = "float32"
+    assert_type(layer.dtype, str)
+    assert_type(layer.activations, str | None)
+    assert_type(fa.PackedLinear.from_arrays(layer.arrays(), 8, 8, layer.dtype), fa.PackedLinear)
+    assert_type(fa.pack_linear(x, dtype=kind), fa.PackedLinear)
 
     table = fa.rope_table([[0, 1, 2, 3]], 8, base=1e4, scaling={"rope_type": "linear", "factor": 2.0})
     assert_type(table, RopeTable)
@@ -199,6 +203,7 @@ def weights(folder: Path) -> None:
     assert_type(file[name], np.ndarray[Any, Any])
     assert_type(file.as_float32(name), Floats)
     assert_type(file.row_reader(name)(0, 1), Floats)
+    assert_type(file.block_reader(name), Callable[[int, int], np.ndarray[Any, np.dtype[np.uint8]]] | None)
     assert_type(file.shown(name), str)
     file.forget(name)
     assert_type(file.info(name), TensorInfo)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""Models of GGUF files whose layers are blocks: kept, near the dequantised model, the same bits everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from golden import tiny_decoders
+from support import gguf_models, gguf_moe
+from support.gguf_files import Tensor, finite_blocks, gguf_bytes
+from support.inputs import generator
+
+import fastattn as fa
+from fastattn import _testing
+from fastattn.loaders.errors import WeightFileError
+from fastattn.models.registry import build_checkpoint, open_source
+from fastattn.quants import QUANT_TYPES
+from fastattn.weights import PackedLinear
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 512,
+}
+Kind = Callable[[str], str]
+
+
+def write(path: Path, kind: str | Kind, family: str = "llama", **overrides: Any) -> Path:
+    """A GGUF file whose matrices are random blocks: of one type, or of what ``kind`` says of a tensor's name."""
+    c = tiny_decoders.config(family, **{**SIZES, **overrides})
+    tensors = gguf_models.tensors_of(c, tiny_decoders.tensors(c), "float16")
+    for name, array in tensors.items():
+        if name.endswith("weight") and array.ndim == 2:
+            own = kind if isinstance(kind, str) else kind(name)
+            blocks = finite_blocks(own, array.shape, generator("model", name, own), 0.1)
+            tensors[name] = Tensor(own, array.shape, blocks.tobytes())
+    path.write_bytes(gguf_bytes(gguf_models.fields_of(c), tensors))
+    return path
+
+
+def dtypes(path: Path) -> set[str]:
+    """Of its layers."""
+    made = build_checkpoint(open_source(path, None, None))[1].made
+    return {layer.dtype for layer in made.values() if isinstance(layer, PackedLinear)}
+
+
+def logits(model: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(model([list(range(3, 40))]).logits)
+
+
+@pytest.mark.parametrize("kind", QUANT_TYPES)
+def test_every_type(tmp_path: Path, kind: str) -> None:
+    """Logits are the dequantised model's but for the rounding of inputs; packed, threads, ISAs, one plane."""
+    path = write(tmp_path / "m.gguf", kind)
+    model, exact = fa.load(path), logits(fa.load(path, "float32"))
+    found = logits(model)
+    assert dtypes(path) == {kind}
+    assert np.abs(found - exact).max() < 3e-3 * np.abs(exact).max()
+    assert found.tobytes() != exact.tobytes()
+    coarse = fa.load(path, activations="int8")
+    assert 0 < np.abs(logits(coarse) - exact).max() < 0.3 * np.abs(exact).max()
+    assert logits(fa.load(path, activations="int16")).tobytes() == found.tobytes()
+    packed = fa.pack(path, tmp_path / "m.fastattn")
+    assert logits(fa.load(packed)).tobytes() == found.tobytes()
+    assert logits(fa.load(packed, activations="int8")).tobytes() == logits(coarse).tobytes()
+    for isa in _testing.isas():
+        with _testing.use_isa(isa):
+            assert logits(fa.load(path, num_threads=2)).tobytes() == found.tobytes(), isa
+
+
+def test_types_of_one_product(tmp_path: Path) -> None:
+    """Queries, keys and values of several types are one product, whose rows are those of the file in their order."""
+    kinds = {"attn_q": "Q4_K", "attn_k": "Q5_0", "attn_v": "Q6_K", "ffn_gate": "Q4_0", "ffn_up": "Q8_0"}
+    path = write(tmp_path / "m.gguf", lambda name: kinds.get(name.split(".")[-2], "Q4_1"))
+    model = fa.load(path)
+    assert {"Q4_K+Q5_0+Q6_K", "Q4_0+Q8_0", "Q4_1"} == dtypes(path)
+    exact = logits(fa.load(path, "float32"))
+    assert np.abs(logits(model) - exact).max() < 3e-3 * np.abs(exact).max()
+    metadata = fa.open_weights(fa.pack(path, tmp_path / "m.fastattn")).metadata
+    assert (metadata["dtype"], metadata["dequantized"]) == ("stored", "")
+    assert metadata["gguf_types"] == "F32 Q4_0 Q4_1 Q4_K Q5_0 Q6_K Q8_0"
+
+
+def test_types_that_cannot_be_one_product(tmp_path: Path) -> None:
+    """A panel of 16 outputs has one type: else the product becomes float32, and the model says so."""
+    kinds = {"attn_q": "Q8_0", "attn_k": "Q4_0", "attn_v": "Q8_0"}
+    path = write(
+        tmp_path / "m.gguf", lambda name: kinds.get(name.split(".")[-2], "Q8_0"), num_attention_heads=8,
+        num_key_value_heads=1, head_dim=4,
+    )  # fmt: skip
+    model = fa.load(path)
+    assert sorted(dtypes(path)) == ["Q8_0", "float32"]
+    notes = [note for note in model.notes if "became float32" in note]
+    assert len(notes) == 2 and "tensors 'blk.0.attn_q.weight', 'blk.0.attn_v.weight'" in notes[0]
+    assert "of type Q4_0" in notes[1]
+    exact = logits(fa.load(path, "float32"))
+    assert np.abs(logits(model) - exact).max() < 3e-3 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K"])
+def test_types_without_panels(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path / "m.gguf", lambda name: kind if "ffn_down" in name else "Q4_K")
+    model = fa.load(path)
+    assert sorted(dtypes(path)) == ["Q4_K", "float32"]
+    assert any(f"of type {kind} became float32" in note for note in model.notes)
+    packed = fa.pack(path, tmp_path / "m.fastattn")
+    assert fa.open_weights(packed).metadata["dequantized"] == kind
+    assert logits(fa.load(packed)).tobytes() == logits(model).tobytes()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "phi3", "olmo2"])
+def test_a_text_cut_anywhere(tmp_path: Path, family: str) -> None:
+    """One token after the other, in pieces, in batches: the bits of the whole."""
+    model = fa.load(write(tmp_path / "m.gguf", "Q4_K", family, **({"head_dim": 64} if family == "qwen3" else {})))
+    texts = [list(range(3, 3 + n)) for n in (1, 5, 20, 33)]
+    scores = [model.score([text]) for text in texts]
+    assert [model.score(texts)[i] for i in range(4)] == [one[0] for one in scores]
+    whole = model.generate(texts, max_new_tokens=6, temperature=0, ignore_eos=True)
+    for text, together in zip(texts, whole, strict=True):
+        alone = model.generate([text], max_new_tokens=6, temperature=0, ignore_eos=True)[0]
+        assert (alone.token_ids, alone.logprobs) == (together.token_ids, together.logprobs)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss"])
+@pytest.mark.parametrize("kind", ["Q8_0", "MXFP4"])
+def test_experts(tmp_path: Path, family: str, kind: str) -> None:
+    """Blocks of experts too; each is as near its dequantised one."""
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    inner = "moe_intermediate_size" if family == "qwen3_moe" else "intermediate_size"
+    more = {"swiglu_limit": 7.0} if family == "gpt_oss" else {}
+    path = gguf_moe.make(tmp_path / "m.gguf", family, blocks=kind, **sizes, **{inner: 64}, **more)
+    model = fa.load(path)
+    assert kind in dtypes(path)
+    exact = logits_of_model(fa.load(path, "float32"))
+    found = logits_of_model(model)
+    assert np.abs(found - exact).max() < 3e-3 * np.abs(exact).max()
+    packed = fa.load(fa.pack(path, tmp_path / "m.fastattn"))
+    assert logits_of_model(packed).tobytes() == found.tobytes()
+    for isa in _testing.isas():
+        with _testing.use_isa(isa):
+            assert logits_of_model(fa.load(path)).tobytes() == found.tobytes(), isa
+
+
+def logits_of_model(model: Any) -> np.ndarray[Any, Any]:
+    return np.asarray(model([[5, 9, 17, 3, 40, 77, 8, 2]]).logits)
+
+
+def test_a_scale_that_is_no_number(tmp_path: Path) -> None:
+    """The file, the tensor and its row are named."""
+    c = tiny_decoders.config("llama", **SIZES)
+    tensors = gguf_models.tensors_of(c, tiny_decoders.tensors(c), "float16")
+    for part in ("ffn_gate", "ffn_up"):
+        shape = tensors[f"blk.1.{part}.weight"].shape
+        blocks = finite_blocks("Q8_0", shape, generator(part))
+        if part == "ffn_up":
+            blocks[77, 34:36] = (0, 0x7C)
+        tensors[f"blk.1.{part}.weight"] = Tensor("Q8_0", shape, blocks.tobytes())
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(gguf_models.fields_of(c), tensors))
+    with pytest.raises(WeightFileError, match="m.gguf: tensor blk.1.ffn_up.weight: a block of row 77 has a scale that"):
+        fa.load(path)
+
+
+def test_activations_of_models_without_blocks(tmp_path: Path) -> None:
+    path = gguf_models.make(tmp_path / "m.gguf", "llama")
+    blocks = write(tmp_path / "b.gguf", "Q8_0")
+    for where, options in ((path, {}), (blocks, {"dtype": "float32"}), (fa.pack(path, tmp_path / "m.fastattn"), {})):
+        with pytest.raises(ValueError, match=r"activations: got 'int8', but .* has no block-quantised weights"):
+            fa.load(where, activations="int8", **options)
+    with pytest.raises(ValueError, match="activations: got 'int4', expected one of int16, int8"):
+        fa.load(blocks, activations="int4")
+
+
+def test_the_text_of_a_model_of_blocks_is_one_of_its_copies(tmp_path: Path) -> None:
+    import pickle
+
+    model = fa.load(write(tmp_path / "m.gguf", "Q4_0"), activations="int8")
+    assert logits(pickle.loads(pickle.dumps(model))).tobytes() == logits(model).tobytes()
