@@ -54,7 +54,7 @@ STUBS = {
         "avx512_vnni": ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mmovbe", "-mavx512f", "-mavx512bw",
                         "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mprefer-vector-width=512"],
     },
-    "aarch64": {"scalar": ["-O2"], "neon": []},
+    "aarch64": {"scalar": ["-O2"], "neon": [], "neon_dot": ["-march=armv8.2-a+dotprod"]},
 }  # fmt: skip
 
 VARIABLES = ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED")

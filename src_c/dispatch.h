@@ -18,5 +18,8 @@ extern const fa_integer_kernels fa_kernels_avx512_vnni;
 #ifdef FA_WITH_NEON
 extern const fa_kernels fa_kernels_neon;
 #endif
+#ifdef FA_WITH_NEON_DOT
+extern const fa_integer_kernels fa_kernels_neon_dot;
+#endif
 
 #endif

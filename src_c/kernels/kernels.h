@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * struct fa_kernels: what one ISA provides. Each isa/<name>.c exports exactly one symbol, const fa_kernels
- * fa_kernels_<name>, filled from the same sources (avx512_vnni: only what differs from avx512, const fa_integer_kernels
- * fa_kernels_avx512_vnni); drivers in ops/ reach kernels through the table in fa_ctx alone.
+ * fa_kernels_<name>, filled from the same sources (avx512_vnni and neon_dot: only what differs from avx512 and neon, const
+ * fa_integer_kernels fa_kernels_<name>); drivers in ops/ reach kernels through the table in fa_ctx alone.
  * Kernels cannot fail, allocate, print or start threads.
  */
 #ifndef FA_KERNELS_H

@@ -3,7 +3,7 @@
  * Products of small integers, exact: sums of 16 outputs over groups of 4 inputs, weights s8 in [-127, 127] as they lie in
  * a panel, [16][4], inputs q in [-127, 127] in the form this instruction set multiplies best:
  *
- *     scalar, neon    s8
+ *     scalar, neon    s8; neon_dot too
  *     avx2, avx512    s16, each group as k0 k2 k1 k3: two products of one word pair make a lane's sum
  *     avx512_vnni     u8, q + 128: what is too much is 128 times the sum of the weights
  *
@@ -122,10 +122,41 @@ FA_INLINE v16f d_total(d_sums a, const int32_t *sums) {
 #elif defined(FA_VEC_NEON)
 
 #define FA_DOT_BYTES 1
-typedef struct { int32x4_t q[8]; } d_sums; /* two lanes for each output: of inputs 0 and 1, and of 2 and 3 */
-typedef int8x8_t d_group;                  /* twice the same */
 typedef struct { int8x16_t q[4]; } d_panel;
 #define FA_EACH _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++)
+FA_INLINE void d_put(void *row, int64_t i, v16f t) {
+    const uint32x4_t bias = vreinterpretq_u32_f32(vdupq_n_f32(FA_DOT_BIAS));
+    int16x4_t w[4];
+    FA_EACH w[i] = vreinterpret_s16_u16(vmovn_u32(vsubq_u32(vreinterpretq_u32_f32(t.q[i]), bias)));
+    const int8x8_t lo = vmovn_s16(vcombine_s16(w[0], w[1])), hi = vmovn_s16(vcombine_s16(w[2], w[3]));
+    vst1q_s8((int8_t *)row + i, vcombine_s8(lo, hi));
+}
+FA_INLINE int32_t fa_dot_four(const void *row, int64_t g) {
+    int32_t four;
+    memcpy(&four, (const int8_t *)row + 4 * g, 4);
+    return four;
+}
+FA_INLINE d_panel d_weights(const int8_t *panel) { d_panel w; FA_EACH w.q[i] = vld1q_s8(panel + 16 * i); return w; }
+
+#if defined(FA_VEC_DOT)
+
+typedef struct { int32x4_t q[4]; } d_sums;
+typedef int8x16_t d_group; /* four times the same */
+FA_INLINE d_sums d_zero(void) { d_sums a; FA_EACH a.q[i] = vdupq_n_s32(0); return a; }
+FA_INLINE d_sums d_add(d_sums a, d_sums b) { FA_EACH a.q[i] = vaddq_s32(a.q[i], b.q[i]); return a; }
+FA_INLINE d_group d_inputs(const void *row, int64_t g) { return vreinterpretq_s8_s32(vdupq_n_s32(fa_dot_four(row, g))); }
+FA_INLINE d_sums d_step(d_sums a, d_group x, d_panel w) { FA_EACH a.q[i] = vdotq_s32(a.q[i], w.q[i], x); return a; }
+FA_INLINE v16f d_total(d_sums a, const int32_t *sums) {
+    v16f r;
+    (void)sums;
+    FA_EACH r.q[i] = vcvtq_f32_s32(a.q[i]);
+    return r;
+}
+
+#else
+
+typedef struct { int32x4_t q[8]; } d_sums; /* two lanes for each output: of inputs 0 and 1, and of 2 and 3 */
+typedef int8x8_t d_group;                  /* twice the same */
 FA_INLINE d_sums d_zero(void) {
     d_sums a;
     for (int i = 0; i < 8; i++) a.q[i] = vdupq_n_s32(0);
@@ -135,19 +166,7 @@ FA_INLINE d_sums d_add(d_sums a, d_sums b) {
     for (int i = 0; i < 8; i++) a.q[i] = vaddq_s32(a.q[i], b.q[i]);
     return a;
 }
-FA_INLINE void d_put(void *row, int64_t i, v16f t) {
-    const uint32x4_t bias = vreinterpretq_u32_f32(vdupq_n_f32(FA_DOT_BIAS));
-    int16x4_t w[4];
-    FA_EACH w[i] = vreinterpret_s16_u16(vmovn_u32(vsubq_u32(vreinterpretq_u32_f32(t.q[i]), bias)));
-    const int8x8_t lo = vmovn_s16(vcombine_s16(w[0], w[1])), hi = vmovn_s16(vcombine_s16(w[2], w[3]));
-    vst1q_s8((int8_t *)row + i, vcombine_s8(lo, hi));
-}
-FA_INLINE d_group d_inputs(const void *row, int64_t g) {
-    int32_t four;
-    memcpy(&four, (const int8_t *)row + 4 * g, 4);
-    return vreinterpret_s8_s32(vdup_n_s32(four));
-}
-FA_INLINE d_panel d_weights(const int8_t *panel) { d_panel w; FA_EACH w.q[i] = vld1q_s8(panel + 16 * i); return w; }
+FA_INLINE d_group d_inputs(const void *row, int64_t g) { return vreinterpret_s8_s32(vdup_n_s32(fa_dot_four(row, g))); }
 FA_INLINE d_sums d_step(d_sums a, d_group x, d_panel w) {
     FA_EACH {
         a.q[2 * i] = vpadalq_s16(a.q[2 * i], vmull_s8(vget_low_s8(w.q[i]), x));
@@ -161,6 +180,8 @@ FA_INLINE v16f d_total(d_sums a, const int32_t *sums) {
     FA_EACH r.q[i] = vcvtq_f32_s32(vpaddq_s32(a.q[2 * i], a.q[2 * i + 1]));
     return r;
 }
+
+#endif
 #undef FA_EACH
 
 #elif defined(FA_VEC_SCALAR)

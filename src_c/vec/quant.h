@@ -238,7 +238,7 @@ FA_INLINE q_ints q_add(q_ints a, q_ints b) { FA_EACH a.q[i] = vaddq_s32(a.q[i], 
 FA_INLINE q_ints q_times128(q_ints a) { FA_EACH a.q[i] = vshlq_n_s32(a.q[i], 7); return a; }
 FA_INLINE v16f q_float(q_ints a) { v16f r; FA_EACH r.q[i] = vcvtq_f32_s32(a.q[i]); return r; }
 
-#if defined(__ARM_FEATURE_DOTPROD)
+#if defined(FA_VEC_DOT)
 typedef q_ints q_sums;
 typedef int8x16_t q_group;
 FA_INLINE q_sums q_begin(q_ints start) { return start; }

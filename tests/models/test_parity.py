@@ -125,7 +125,7 @@ def test_minilm_bits(minilm: TextEncoder, vectors: Array, texts: list[str]) -> N
     assert minilm.embed(texts[::-1])[::-1].tobytes() == expected
 
 
-ISAS = [("avx2", 1), ("avx512", 1), ("avx512_vnni", 10), ("neon", 1), ("scalar", 20)]
+ISAS = [("avx2", 1), ("avx512", 1), ("avx512_vnni", 10), ("neon", 1), ("neon_dot", 10), ("scalar", 20)]
 
 
 @pytest.mark.parametrize(("isa", "step"), ISAS)
