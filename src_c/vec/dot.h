@@ -18,6 +18,7 @@
 #ifndef FA_VEC_DOT_H
 #define FA_VEC_DOT_H
 
+#include "madd.h"
 #include "vec.h"
 
 #define FA_DOT_BIAS 0x1.8001p23f /* 1.5 * 2^23 + 128: a float of this size has its integral part in its low byte */
@@ -67,11 +68,12 @@ FA_INLINE d_group d_inputs(const void *row, int64_t g) {
     return (d_group){_mm512_set1_epi32(two[0]), _mm512_set1_epi32(two[1])};
 }
 FA_INLINE d_panel d_weights(const int8_t *panel) {
-    __m512i w = _mm512_loadu_si512(panel);
-    return (d_panel){_mm512_srai_epi16(_mm512_slli_epi16(w, 8), 8), _mm512_srai_epi16(w, 8)};
+    const __m512i w = _mm512_loadu_si512(panel);
+    return (d_panel){d_even_words(w), d_odd_words(w)};
 }
+/* Not d_madd_two: there are registers for the order GCC 12 likes, which is faster (184 to 139 GOP/s on Zen 4). */
 FA_INLINE d_sums d_step(d_sums a, d_group x, d_panel w) {
-    __m512i both = _mm512_add_epi32(_mm512_madd_epi16(x.even, w.even), _mm512_madd_epi16(x.odd, w.odd));
+    const __m512i both = _mm512_add_epi32(_mm512_madd_epi16(x.even, w.even), _mm512_madd_epi16(x.odd, w.odd));
     return _mm512_add_epi32(a, both);
 }
 FA_INLINE v16f d_total(d_sums a, const int32_t *sums) {
@@ -86,7 +88,7 @@ FA_INLINE v16f d_total(d_sums a, const int32_t *sums) {
 #define FA_DOT_BYTES 2
 typedef struct { __m256i lo, hi; } d_sums;
 typedef struct { __m256i even, odd; } d_group;
-typedef struct { __m256i lo, hi; } d_panel; /* taken apart where it is used: four registers would not stay */
+typedef const int8_t *d_panel; /* loaded and taken apart where it is used: four registers would not stay */
 FA_INLINE d_sums d_zero(void) { return (d_sums){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 FA_INLINE d_sums d_add(d_sums a, d_sums b) { return (d_sums){_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 FA_INLINE __m128i fa_dot_words(__m256 t) {
@@ -99,20 +101,22 @@ FA_INLINE void d_put(void *row, int64_t i, v16f t) {
     _mm_storeu_si128((__m128i *)((int16_t *)row + i), fa_dot_words(t.lo));
     _mm_storeu_si128((__m128i *)((int16_t *)row + i + 8), fa_dot_words(t.hi));
 }
+FA_INLINE __m256i fa_dot_pair(const void *row, int64_t p) {
+    int32_t two;
+    memcpy(&two, (const int16_t *)row + 2 * p, 4);
+    return _mm256_set1_epi32(two);
+}
+/* One by one: both together GCC 12 loads as one integer and takes that apart. */
 FA_INLINE d_group d_inputs(const void *row, int64_t g) {
-    int32_t two[2];
-    memcpy(two, (const int16_t *)row + 4 * g, 8);
-    return (d_group){_mm256_set1_epi32(two[0]), _mm256_set1_epi32(two[1])};
+    return (d_group){fa_dot_pair(row, 2 * g), fa_dot_pair(row, 2 * g + 1)};
 }
-FA_INLINE d_panel d_weights(const int8_t *panel) {
-    return (d_panel){_mm256_loadu_si256((const __m256i *)panel), _mm256_loadu_si256((const __m256i *)(panel + 32))};
-}
-FA_INLINE __m256i fa_dot_half(__m256i a, d_group x, __m256i w) {
-    const __m256i even = _mm256_madd_epi16(x.even, _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8));
-    return _mm256_add_epi32(a, _mm256_add_epi32(even, _mm256_madd_epi16(x.odd, _mm256_srai_epi16(w, 8))));
+FA_INLINE d_panel d_weights(const int8_t *panel) { return panel; }
+FA_INLINE __m256i fa_dot_half(__m256i a, d_group x, const int8_t *half) {
+    const __m256i w = _mm256_loadu_si256((const __m256i *)half);
+    return d_madd_two(a, x.even, d_even_words(w), x.odd, d_odd_words(w));
 }
 FA_INLINE d_sums d_step(d_sums a, d_group x, d_panel w) {
-    return (d_sums){fa_dot_half(a.lo, x, w.lo), fa_dot_half(a.hi, x, w.hi)};
+    return (d_sums){fa_dot_half(a.lo, x, w), fa_dot_half(a.hi, x, w + 32)};
 }
 FA_INLINE v16f d_total(d_sums a, const int32_t *sums) {
     (void)sums;
