@@ -55,7 +55,7 @@ def test_bits_of_the_oracle(isa: str, n: int, k: int, bias: bool) -> None:
     x = normal(generator("x", n, k), 14, k)
     expected = reference.linear_int8(x, w, b)
     with _testing.use_isa(isa):
-        for m in (1, 2, 3, 5, 8, 9, 12, 14):
+        for m in (1, 2, 3, 5, 7, 8, 9, 12, 13, 14):
             assert_same_bits(fa.linear(x[:m], packed, num_threads=2), expected[:m], f"{m} rows")
 
 
@@ -158,3 +158,23 @@ def test_most_inputs() -> None:
     for isa in _testing.isas():
         with _testing.use_isa(isa):
             assert abs(float(fa.linear(x, packed)[0]) - k) < 0.01 * k
+
+
+@pytest.mark.parametrize("isa", _testing.isas())
+@pytest.mark.parametrize("k", [1 << 17, (1 << 17) - 1, 4096, 77])
+def test_largest_sums(isa: str, k: int) -> None:
+    """All integers 127 or -127, all products of one sign: 127 * 127 * 131072 is the most that int32 has to hold."""
+    spikes = np.zeros(k, F32)
+    spikes[: k // 128 * 128].reshape(-1, 128)[:, [0, 8]] = 1  # one in each of the two transforms of a block
+    spikes[k // 128 * 128 :] = 0.125
+    q, _ = reference.quantize_rows(spikes[None])
+    assert (np.abs(q) == 127).all()
+    signs = np.ones((17, 1), F32)
+    signs[[1, 7, 16]] = -1
+    packed = fa.pack_linear(spikes * signs, dtype="int8")
+    x = spikes * signs[:14]
+    expected = reference.linear_int8(x, spikes * signs)
+    assert (np.sign(expected) == signs[:14] @ signs.T).all()
+    with _testing.use_isa(isa):
+        for m in (1, 2, 4, 7, 14):
+            assert_same_bits(fa.linear(x[:m], packed), expected[:m], f"{m} rows")
