@@ -184,6 +184,7 @@ cdef extern from "fastattn.h" nogil:
     fa_status fa_linear_pack(const fa_ctx *ctx, const fa_linear_weights *packed, const fa_view *weight)
     fa_status fa_quant_panel_bytes(int32_t type, int64_t k, int64_t *codes, int64_t *scales)
     fa_status fa_quant_pack(const fa_ctx *ctx, const fa_quant_part *part, const fa_view *blocks, int64_t k, int64_t *row)
+    fa_status fa_quant_int4(const fa_ctx *ctx, const fa_view *blocks, const fa_view *weight, int64_t *row)
     fa_status fa_quant_unpack(const fa_ctx *ctx, const fa_view *out, const fa_quant_part *part, int64_t first)
     fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int32_t dtype, size_t *bytes)
     fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_linear_weights *packed, const fa_view *bias,
@@ -427,6 +428,7 @@ cdef extern from "fastattn.h" nogil:
         int32_t n_tables
         fa_view tables[4]
         const fa_linear_weights *weights
+        int64_t rows
         fa_view weight
         fa_view bias
         fa_view alibi

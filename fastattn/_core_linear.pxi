@@ -267,6 +267,23 @@ def fill_quants(panels, scales, int32_t type, blocks, int64_t k, num_threads):
     return bad
 
 
+def quantize_int4(blocks, weight, num_threads=None):
+    """blocks (N, 20 * ceil(K / 32)) uint8 = weight (N, K) float32 in 4 bits; the first row that cannot be, else -1."""
+    cdef fa_ctx ctx
+    cdef Views views = Views.__new__(Views)
+    cdef fa_view *to = views.add(blocks, 2, True)
+    cdef fa_view *source = views.add(weight, 2, False)
+    cdef fa_status status
+    cdef int64_t bad = -1
+    to.dtype = FA_BOOL  # bytes
+    make_ctx(&ctx, num_threads)
+    with nogil:
+        status = fa_quant_int4(&ctx, to, source, &bad)
+    if status != FA_ERR_NAN:
+        check(status, "weight")
+    return bad
+
+
 def unpack_quants(out, panels, scales, int32_t type, int64_t first, num_threads=None):
     """out (rows, K) float32 = weights of outputs first, first + 1, ... of panels."""
     cdef fa_ctx ctx

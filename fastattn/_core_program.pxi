@@ -262,7 +262,13 @@ cdef class Program:
         new.n_tables = len(tables)
         for i in range(new.n_tables):
             new.tables[i] = self.hold(tables[i], 2)
-        if packed is not None:
+        if packed is not None and new.kind == FA_STEP_EMBED:
+            if new.out.width != packed.in_features:
+                raise ValueError(f"rows of {packed!r} to width {new.out.width}")
+            self.keep.append(packed)
+            new.weights = &packed.core.weights
+            new.rows = packed.out_features
+        elif packed is not None:
             if new.x.width != packed.in_features or new.out.width != packed.out_features:
                 raise ValueError(f"{packed!r} from width {new.x.width} to {new.out.width}")
             self.keep.append(packed)

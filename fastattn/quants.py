@@ -12,8 +12,10 @@ import numpy as np
 from fastattn import _core
 from fastattn._core import PackedLinear
 
-__all__ = ["ACTIVATIONS", "QUANT_TYPES", "BlockRows", "can_be_joined", "is_quants", "pack_blocks", "quant_arrays",
-           "quant_types", "unpack_rows"]  # fmt: skip
+__all__ = [
+    "ACTIVATIONS", "INT4", "PANELS", "QUANT_TYPES", "BlockRows", "can_be_joined", "int4_rows", "is_quants",
+    "pack_blocks", "quant_arrays", "quant_types", "unpack_rows",
+]  # fmt: skip
 
 QUANT_TYPES: Mapping[str, int] = {
     "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "IQ4_NL": 20,
@@ -21,12 +23,20 @@ QUANT_TYPES: Mapping[str, int] = {
 }  # fmt: skip
 """Types of blocks there are panels of -> the number that GGUF has for them."""
 
+INT4 = "int4"
+"""Blocks of our own, made of float32 weights: those of Q4_1."""
+
+_CODES: Mapping[str, int] = {**QUANT_TYPES, INT4: 3}
+
+PANELS = "1"
+"""The format of the panels, in packed files: another one is not read."""
+
 ACTIVATIONS: Mapping[str, int] = {"int16": 2, "int8": 1}
 """How inputs are rounded -> planes of 8 bits."""
 
 _MOST = 4  # types of one layer
 _PIECE = 1 << 22  # numbers that are packed together
-_TYPES = re.compile(r"[A-Z0-9_]+(\+[A-Z0-9_]+)*")
+_TYPES = re.compile(r"[A-Z0-9_]+(\+[A-Z0-9_]+)*|int4")
 
 
 class BlockRows(NamedTuple):
@@ -80,7 +90,7 @@ def pack_blocks(
         while left and left[0].type == kind:
             ours.append(left.pop(0))
         panels, scales = (arrays[name] for name in shapes)
-        _fill(panels, scales, QUANT_TYPES[kind], ours, count, k, num_threads)
+        _fill(panels, scales, _CODES[kind], ours, count, k, num_threads)
     if bias is not None:
         arrays["bias"] = np.array(bias)
     dtype = "+".join(kind for kind, _ in joined)
@@ -88,7 +98,7 @@ def pack_blocks(
 
 
 def _of(dtype: str, activations: str) -> tuple[tuple[int, ...], int]:
-    return tuple(QUANT_TYPES[kind] for kind in dtype.split("+")), ACTIVATIONS[activations]
+    return tuple(_CODES[kind] for kind in dtype.split("+")), ACTIVATIONS[activations]
 
 
 def _fill(
@@ -126,7 +136,7 @@ def _rows(parts: Sequence[BlockRows], start: int, stop: int) -> np.ndarray[Any, 
 
 def _shapes(i: int, kind: str, count: int, k: int) -> dict[str, tuple[int, ...]]:
     """The arrays of part ``i`` of a layer."""
-    codes, scales = _core.quant_panel_bytes(QUANT_TYPES[kind], k)
+    codes, scales = _core.quant_panel_bytes(_CODES[kind], k)
     more, panels, blocks = str(i) if i else "", -(-count // 16), -(-k // 32)
     return {
         f"panels{more}": (panels, blocks, codes // blocks if blocks else 0),
@@ -134,12 +144,33 @@ def _shapes(i: int, kind: str, count: int, k: int) -> dict[str, tuple[int, ...]]
     }
 
 
+def int4_rows(
+    n: int, k: int, read: Callable[[int, int], np.ndarray[Any, Any]], num_threads: int | None = None
+) -> BlockRows:
+    """Rows of float32 weights (n, k), which ``read`` gives, in 4 bits.
+
+    Reading what cannot be in 4 bits is a ``ValueError``.
+    """
+
+    def blocks(start: int, stop: int) -> np.ndarray[Any, Any]:
+        out = np.empty((stop - start, 20 * -(-k // 32)), np.uint8)
+        bad = _core.quantize_int4(out, read(start, stop), num_threads)
+        if bad >= 0:
+            raise ValueError(
+                f"weight: row {start + bad} has numbers that are NaN, infinite or beyond 65504, which dtype 'int4' "
+                "cannot hold"
+            )
+        return out
+
+    return BlockRows(INT4, n, blocks, "weight")
+
+
 def is_quants(dtype: Any) -> bool:
     """Whether ``dtype`` is that of a layer of blocks, as in ``"Q4_K+Q6_K"``."""
     if not isinstance(dtype, str) or not _TYPES.fullmatch(dtype):
         return False
     kinds = dtype.split("+")
-    return len(kinds) <= _MOST and all(kind in QUANT_TYPES for kind in kinds)
+    return len(kinds) <= _MOST and all(kind in _CODES for kind in kinds)
 
 
 def quant_types(dtype: str, activations: str | None) -> tuple[tuple[int, ...], int]:
@@ -188,6 +219,6 @@ def unpack_rows(packed: PackedLinear, start: int, stop: int) -> np.ndarray[Any, 
         low, high = max(start - first, 0), min(stop - first, count)
         if low < high:
             to = out[first + low - start : first + high - start]
-            _core.unpack_quants(to, panels, arrays[f"scales{more}"], QUANT_TYPES[kind], low)
+            _core.unpack_quants(to, panels, arrays[f"scales{more}"], _CODES[kind], low)
         first += count
     return out

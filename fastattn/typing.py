@@ -86,8 +86,8 @@ Activation: TypeAlias = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "si
 PoolMode: TypeAlias = Literal["mean", "mean_sqrt_len", "weighted_mean", "cls", "last", "max"]
 Rule: TypeAlias = Literal["linear", "gated", "delta", "gated_delta"]
 Metric: TypeAlias = Literal["cosine", "dot", "euclidean", "manhattan"]
-WeightType: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"]
-StorageType: TypeAlias = WeightType | np.dtype[Any] | type[np.generic]
+WeightType: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+StorageType: TypeAlias = Literal["float32", "bfloat16", "float16", "int8"] | np.dtype[Any] | type[np.generic]
 """A name, or NumPy's type of that name."""
 HeadName: TypeAlias = Literal[
     "sequence_classification", "token_classification", "question_answering", "masked_lm", "next_sentence",

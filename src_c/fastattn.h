@@ -237,8 +237,14 @@ fa_status fa_quant_panel_bytes(int32_t type, int64_t k, int64_t *codes, int64_t 
 /* blocks (part->outputs, bytes of a row of K) FA_BOOL, any row stride -> the part. FA_ERR_NAN: the scale of a block is NaN or
  * infinite, *row says in which row first; nothing is promised then. */
 fa_status fa_quant_pack(const fa_ctx *ctx, const fa_quant_part *part, const fa_view *blocks, int64_t k, int64_t *row);
+/* blocks (N, 20 * ceil(K / 32)) FA_BOOL without gaps = weight (N, K) fp32 as blocks of FA_Q4_1, so that little is lost.
+ * FA_ERR_NAN: a weight is NaN, infinite or beyond 65504, *row says in which row first. */
+fa_status fa_quant_int4(const fa_ctx *ctx, const fa_view *blocks, const fa_view *weight, int64_t *row);
 /* out (rows, K) fp32 = weights of outputs first, first + 1, ... of a part, what fa_dequantize made of the blocks. */
 fa_status fa_quant_unpack(const fa_ctx *ctx, const fa_view *out, const fa_quant_part *part, int64_t first);
+/* out (T, K) fp32 = weights of outputs ids[t] of a layer of n, FA_QUANT: a table of words that is a layer too. An id out of
+ * range: FA_ERR_VALUE, nothing written. */
+fa_status fa_quant_rows(const fa_ctx *ctx, const fa_view *out, const fa_linear_weights *packed, int64_t n, const fa_view *ids);
 fa_status fa_linear_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *x, int32_t dtype, size_t *bytes);
 /* x (M, K), out (M, N), bias (N,) or NULL. */
 fa_status fa_linear(const fa_ctx *ctx, const fa_view *out, const fa_view *x, const fa_linear_weights *packed, const fa_view *bias,
@@ -464,7 +470,8 @@ typedef struct fa_step {
     int32_t index[FA_STEP_INDICES]; /* arrays of the batch, -1: none */
     int32_t n_tables;
     fa_view tables[FA_STEP_TABLES]; /* of embed: (rows, width) fp32 */
-    const fa_linear_weights *weights;
+    const fa_linear_weights *weights; /* of embed: in place of tables, FA_QUANT */
+    int64_t rows;        /* of embed by weights: how many there are */
     fa_view weight, bias; /* of norms and of linear; ndim 0: none. Of attention: bias (heads, 2 R + 1) by distance */
     fa_view alibi, sinks; /* of attention, (heads,): slopes, logits without a value; ndim 0: none */
     float eps, scale;

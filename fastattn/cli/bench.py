@@ -139,7 +139,7 @@ def add_parser(commands: Any) -> None:
         if name == "steps":
             kind.add_argument("--model", type=path, metavar="PATH", help="a decoder (default: random, like SmolLM2)")
             kind.add_argument(
-                "--dtype", choices=("float32", "bfloat16", "float16", "int8"), help="of the weights (as stored)"
+                "--dtype", choices=("float32", "bfloat16", "float16", "int8", "int4"), help="of the weights (as stored)"
             )
         kind.set_defaults(run=run, parser=kind)
 
@@ -164,7 +164,7 @@ def _peers(text: str) -> list[str]:
 
 
 def _weight_dtypes(text: str) -> list[str]:
-    known = ("float32", "bfloat16", "float16", "int8")
+    known = ("float32", "bfloat16", "float16", "int8", "int4")
     names = _names(text)
     for name in names:
         if name not in known:

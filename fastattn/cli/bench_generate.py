@@ -18,7 +18,7 @@ EXAMPLES = """  fastattn bench generate --threads 1
   fastattn bench generate --model path/to/folder --dtype int8 --kv-dtype int8 --batch 1,4,16
   fastattn bench generate --prompt-tokens 512,2048 --new-tokens 64 --json"""
 
-_DTYPES = ("float32", "bfloat16", "float16", "int8")
+_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 _LEAST, _MOST = 3, 20  # rounds: a sample takes seconds where the model is large
 _STARTS = 5  # processes of each library, without --rounds
 

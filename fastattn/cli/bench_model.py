@@ -23,7 +23,7 @@ EXAMPLES = """  fastattn bench model --compare torch,onnxruntime,openvino,ctrans
   fastattn bench model --families --threads 1 --compare torch
   fastattn bench model --stream 1000000 --dtype int8"""
 
-_DTYPES = ("float32", "int8", "bfloat16", "float16")
+_DTYPES = ("float32", "int8", "bfloat16", "float16", "int4")
 _MODES = {
     "latency": "one sentence of 16 tokens at a time: p50, p99 of --calls calls; and --callers Python threads at once",
     "cold": "from a cold process to the first vector of a packed file, and the memory of --workers processes on it",

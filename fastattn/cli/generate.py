@@ -49,7 +49,7 @@ options and seed alone: not on threads or the machine.
 common ones (ChatML, Llama 2 and 3, Mistral, Phi-3, Zephyr, Gemma, Granite, Tulu): templates are recognised, never run.
 """
 
-_DTYPES = ("float32", "bfloat16", "float16", "int8")
+_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 _MOST_BYTES = 1 << 26  # of standard input: more than any context takes
 _MOST_LETTERS = 256  # of a token, on average: texts of more need not be split to be known as too long
 

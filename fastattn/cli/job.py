@@ -20,7 +20,7 @@ from .timelimit import add_timeout, exceeded, seconds_left
 
 __all__ = ["Task", "add_length_options", "add_model_options", "in_parts", "load_model", "stream"]
 
-_DTYPES = ("float32", "bfloat16", "float16", "int8")
+_DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 _FEW_CHARACTERS = 1000  # some tens of milliseconds of one thread: starting more costs as much as they save
 
 Columns = dict[str, Any]

@@ -21,7 +21,8 @@ from ..kvcache.checks import CacheFull
 from ..kvcache.pages import PagePool, pages_for
 
 if TYPE_CHECKING:
-    from ..graph.graph import Group, Trace
+    from ..graph.arrays import Group
+    from ..graph.graph import Trace
 
 __all__ = ["Held", "PagedMemory", "pages_needed"]
 

@@ -18,6 +18,7 @@ from ..loaders.errors import WeightFileError
 from ..loaders.lora import LowRank, Whole
 from ..loaders.packed import PackedFile
 from ..loaders.weightfile import TensorInfo, WeightFile
+from ..quants import is_quants, unpack_rows
 from ..weights import PackedLinear, pack_linear
 from .banks import Bank, form_of
 from .config import ConfigReader
@@ -152,6 +153,11 @@ class _Place(NamedTuple):
     dtype: str
 
 
+def _stored_dtype(packed: PackedLinear) -> str:
+    """What a file would say of its weights; of blocks what they are read as."""
+    return "F32" if is_quants(packed.dtype) else _DTYPES.get(packed.dtype, "I8")
+
+
 class _Recorded(Packed):
     """Notes which tensors were asked for, and where they are."""
 
@@ -173,7 +179,7 @@ class _Recorded(Packed):
     def _linear(self, product: Product) -> PackedLinear:
         packed, first = super()._linear(product), 0
         self.layouts |= _layouts(product)
-        dtype = _DTYPES.get(packed.dtype, "I8")
+        dtype = _stored_dtype(packed)
         for name, size, biases in product.parts:
             self._note((f"{name}.weight", product.tied), packed, (size, product.inputs), first, dtype)
             if biases:
@@ -194,6 +200,12 @@ class _Recorded(Packed):
         table = super()._table(name, shape, tied)
         self._note((name, tied), table, shape)
         return table
+
+    def _words(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats | PackedLinear:
+        words = super()._words(name, shape, tied)
+        if isinstance(words, PackedLinear):  # else it is noted as a table
+            self._note((name, tied), words, shape, dtype=_stored_dtype(words))
+        return words
 
     def _derive(self, wanted: Derivation) -> Mapping[str, Floats]:
         for name, shape in wanted.tensors.items():
@@ -224,6 +236,9 @@ class Unpacked(WeightFile):
                 f"{self.path}: of tensor {name!r} the packed file has {what}, which no adapter can be put into: load "
                 "the checkpoint, or pack it with dtype='bfloat16'"
             )
+        if isinstance(place.made, PackedLinear) and is_quants(place.made.dtype):
+            layer, first = place.made, place.rows.start
+            return lambda start, stop: unpack_rows(layer, first + start, first + stop)
         if isinstance(place.made, PackedLinear):
             return partial(_unpacked_rows, place.made, place.rows.start)
         array = place.made[place.rows]
@@ -394,6 +409,10 @@ class Adapted(Checkpoint):
     def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats:
         same: Floats | None = self._same(name, name)
         return super()._table(name, shape, tied) if same is None else same
+
+    def _words(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats | PackedLinear:
+        same: Floats | PackedLinear | None = self._same(name, name)
+        return super()._words(name, shape, tied) if same is None else same
 
     def _derive(self, wanted: Derivation) -> Mapping[str, Floats]:
         same: Mapping[str, Floats] | None = self._same(wanted.key, *wanted.tensors)

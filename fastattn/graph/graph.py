@@ -12,9 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
+import numpy as np
+
+from ..weights import PackedLinear
+from .arrays import Array, Group
 from .facts import Integers, Tasks
 from .gathers import first_rows, last_rows, neighbour_rows
 from .names import Names
@@ -22,13 +26,12 @@ from .source import Norm
 from .taps import conv_taps
 
 if TYPE_CHECKING:
-    from ..weights import PackedLinear
     from .banks import Bank
     from .config import ConfigReader
     from .rotary import Rotary
     from .source import Floats, Layout, Source
 
-__all__ = ["Array", "Graph", "Group", "Node", "Table", "Trace", "Value"]
+__all__ = ["Graph", "Node", "Table", "Trace", "Value"]
 
 
 class Table:
@@ -97,19 +100,6 @@ class Value:
         return f"<{self.width} columns from {self.first} of table {self.table.number} of {self.rows}>"
 
 
-class Array(NamedTuple):
-    """An array that comes with every batch."""
-
-    name: str
-    dtype: str
-    ndim: int
-    rows: str | None
-    """The kind of rows its first dimension counts; None for any number."""
-    more: int = 0
-    optional: bool = False
-    width: int = -1
-
-
 class Node:
     """A step: its operator, what it writes and reads, and what else the operator takes."""
 
@@ -128,16 +118,6 @@ class Node:
     def in_place(self) -> bool:
         """Whether it changes its input."""
         return bool(self.inputs) and self.inputs[0] is not None and self.inputs[0].table is self.out.table
-
-
-class Group(NamedTuple):
-    """Layers whose keys are kept alike."""
-
-    kv_heads: int
-    head_size: int
-    v_head_size: int
-    window: int | None
-    """Keys that a query sees, itself included; None for all."""
 
 
 class Trace:
@@ -178,7 +158,7 @@ class Graph:
         self.source = source
         self.config: ConfigReader = source.config
         self.trace = Trace()
-        self.tables: tuple[Floats, ...] = ()
+        self.tables: tuple[np.ndarray[Any, Any], ...] = ()
         """Tables of the model, of which a batch reads a few rows."""
         self.made: Mapping[str, Any] = {}
         """What the source has handed out, by its key: a model with other weights in some layers shares the rest."""
@@ -264,10 +244,20 @@ class Graph:
 
     # ---- rows come in ----
 
-    def embed(self, tables: Mapping[str, Floats], width: int, rows: str = "tokens") -> Value:
-        """The sum of a row of each table: array of the batch that says which -> table, added in this order."""
-        arrays = [self.array(name, rows=rows) for name in tables]
-        return self.record("embed", rows, width, arrays=arrays, tables=tuple(tables.values()))
+    def embed(self, tables: Mapping[str, Floats | PackedLinear], width: int, rows: str = "tokens") -> Value:
+        """The sum of a row of each table: array of the batch that says which -> table, added in this order.
+
+        Only the first one may be a layer, of which rows are the weights of an output each.
+        """
+        names = list(tables)
+        words = tables[names[0]]
+        if not isinstance(words, PackedLinear):
+            arrays = [self.array(name, rows=rows) for name in names]
+            return self.record("embed", rows, width, arrays=arrays, tables=tuple(tables.values()))
+        x = self.record("embed", rows, width, arrays=[self.array(names[0], rows=rows)], packed=words)
+        for name in names[1:]:
+            x = x + self.embed({name: tables[name]}, width, rows)
+        return x
 
     def by_position(
         self, name: str, table: Floats, make: Callable[[Integers, Integers], Integers], rows: str = "tokens"
@@ -281,6 +271,10 @@ class Graph:
     def table(self, role: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats:
         """The tensor ``role``.weight as it is; ``tied``: full name of a tensor of the same values."""
         return self.source.table(f"{self.name(role)}.weight", shape, tied=tied)
+
+    def words(self, role: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats | PackedLinear:
+        """The same of a table that only ``embed`` looks into: blocks stay blocks."""
+        return self.source.words(f"{self.name(role)}.weight", shape, tied=tied)
 
     def tensor(self, role: str, shape: tuple[int, ...]) -> Floats:
         """The tensor whose full name is that of ``role``, as it is."""

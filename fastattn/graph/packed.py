@@ -15,7 +15,7 @@ import numpy as np
 from ..loaders.errors import WeightFileError
 from ..loaders.jsonfile import parse_json, parse_json_object
 from ..loaders.packed import PackedFile
-from ..quants import is_quants
+from ..quants import PANELS, is_quants
 from ..weights import PackedLinear
 from .banks import Bank
 from .choice import HEADS
@@ -34,9 +34,11 @@ class Packed(Source):
         self, config: ConfigReader, packed: PackedFile, num_threads: int | None, activations: str | None = None
     ) -> None:
         super().__init__(config, packed.metadata["dtype"], num_threads, packed_head(packed))
+        _check_panels(packed)
         self._activations = activations
         self._packed = packed
         self._types = _types(packed)
+        self._same = _same(packed)
         self._served: set[str] = set()
         self.report = TensorReport(_names(packed, "used"), _names(packed, "ignored"))
         """What became of the tensors of the checkpoint that was packed."""
@@ -55,7 +57,7 @@ class Packed(Source):
 
     def _parts(self, key: str, expected: Mapping[str, tuple[int, ...]] | None) -> dict[str, _Array]:
         """The arrays of ``key``; where their shapes are known, they are float32 and all of them."""
-        parts = self._packed.parts(key)
+        parts = self._packed.parts(self._same.get(key, key))
         if not parts:
             raise WeightFileError(
                 f"{self._packed.path}: the model needs {key!r}, which was not packed; pack the model again"
@@ -99,6 +101,11 @@ class Packed(Source):
     def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats:
         return self._parts(name, {"table": shape})["table"]
 
+    def _words(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats | PackedLinear:
+        if is_quants(self._types.get(name)) and len(shape) == 2:
+            return self._layer(name, shape[1], shape[0], False, None)
+        return self._table(name, shape, tied)
+
     def _derive(self, wanted: Derivation) -> Mapping[str, Floats]:
         parts = self._parts(wanted.key, wanted.shapes)
         for part, array in parts.items():
@@ -133,6 +140,25 @@ def _types(packed: PackedFile) -> Mapping[str, Any]:
         return {}
     where = f"{packed.path}: __metadata__: dtypes"
     return parse_json_object(packed.metadata.get("dtypes", "").encode("utf-8", "replace"), where)
+
+
+def _same(packed: PackedFile) -> Mapping[str, Any]:
+    """Key of an object -> the key of another one that has its arrays."""
+    where = f"{packed.path}: __metadata__: same"
+    found = parse_json_object(packed.metadata.get("same", "{}").encode("utf-8", "replace"), where)
+    if not all(isinstance(key, str) for key in found.values()):
+        raise WeightFileError(f"{where} is not a mapping of names")
+    return found
+
+
+def _check_panels(packed: PackedFile) -> None:
+    """``WeightFileError`` where blocks are laid out otherwise than this library reads them."""
+    found = packed.metadata.get("block_panels", PANELS)
+    if found != PANELS:
+        raise WeightFileError(
+            f"{packed.path}: its blocks are in panels of format {found[:40]!r}, but this library reads format "
+            f"{PANELS!r}: pack the model again"
+        )
 
 
 def packed_types(packed: PackedFile) -> set[Any]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._core import Blocks, Program
-from .graph import Array, Node, Table, Trace, Value
+from .arrays import Array
+from .graph import Node, Table, Trace, Value
 from .plan import plan, used_nodes
 
 if TYPE_CHECKING:

@@ -134,9 +134,10 @@ class Source(ABC):
         return found
 
     @property
-    def tables(self) -> list[Floats]:
-        """The tables that were handed out, of which a call reads a few rows."""
-        return [made for asked, made in self._handed.values() if asked[0] == "table"]
+    def tables(self) -> list[np.ndarray[Any, Any]]:
+        """The arrays of tables that were handed out, of which a call reads a few rows."""
+        found = [made for asked, made in self._handed.values() if asked[0] == "table"]
+        return [part for each in found for part in (each.arrays().values() if hasattr(each, "arrays") else (each,))]
 
     @property
     def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:
@@ -226,6 +227,13 @@ class Source(ABC):
 
     @abstractmethod
     def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats: ...
+
+    def words(self, name: str, shape: tuple[int, ...], *, tied: str | None = None) -> Floats | PackedLinear:
+        """``table`` for whoever can take rows of a layer without a bias: its weights, where they are kept as blocks."""
+        return self.once(name, ("table", shape), lambda: self._words(name, shape, tied))
+
+    def _words(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats | PackedLinear:
+        return self._table(name, shape, tied)
 
     def derive(
         self,
@@ -378,6 +386,7 @@ class Checkpoint(_OfFile):
         self.activations = activations
         self.dequantized: dict[str, list[str]] = {}
         """Types of blocks -> tensors whose layers became float32, since there are no panels of them."""
+        self._tables_of: dict[str, PackedLinear] = {}  # names in the file of tables that are blocks
 
     def _stored(self, *candidates: str | None) -> str:
         """The name under which one of these full names is stored."""
@@ -400,6 +409,8 @@ class Checkpoint(_OfFile):
         kind = product.dtype or self.dtype
         layout = self.layout_of(product)
         if kind == AS_STORED:
+            if len(names) == 1 and bias is None and names[0] in self._tables_of:
+                return self._tables_of[names[0]]
             blocks = self._blocks(names, [size for _, size, _ in product.parts]) if layout is None else None
             if blocks is not None:
                 return self._pack_blocks(blocks, product.inputs, bias, names)
@@ -411,7 +422,10 @@ class Checkpoint(_OfFile):
             read = _rows_of([lambda start, stop: rows[start:stop]], [len(rows)])
             if bias is not None and layout.order is not None:
                 bias = bias[layout.order]
-        packed = pack_rows(product.outputs, product.inputs, read, bias, kind, num_threads=self.num_threads)
+        packed = pack_rows(
+            product.outputs, product.inputs, read, bias, kind, activations=self.activations,
+            num_threads=self.num_threads,
+        )  # fmt: skip
         for name in names:
             self.weights.forget(name)
         return packed
@@ -460,7 +474,9 @@ class Checkpoint(_OfFile):
                 return self._pack_blocks([BlockRows(blocks[0], bank.width, blocks[1], shown)], bank.inputs, bias, names)
             kind = self._kept_type(names)
         read = bank_rows(self.weights, bank, form)
-        packed = pack_rows(bank.width, bank.inputs, read, bias, kind, num_threads=self.num_threads)
+        packed = pack_rows(
+            bank.width, bank.inputs, read, bias, kind, activations=self.activations, num_threads=self.num_threads
+        )
         for name in names:
             self.weights.forget(name)
         return packed
@@ -473,6 +489,14 @@ class Checkpoint(_OfFile):
 
     def _table(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats:
         return self._read(name, tied)
+
+    def _words(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats | PackedLinear:
+        stored = self._stored(name, tied)
+        blocks = self._blocks([stored], [shape[0]]) if self.dtype == AS_STORED and len(shape) == 2 else None
+        if blocks is None:
+            return self._table(name, shape, tied)
+        self._tables_of[stored] = self._pack_blocks(blocks, shape[1], None, [stored])
+        return self._tables_of[stored]
 
     def _derive(self, wanted: Derivation) -> Mapping[str, Floats]:
         return wanted.make(*map(self._read, wanted.tensors))

@@ -208,7 +208,7 @@ def layer_kinds(c: ConfigReader, s: Sizes) -> tuple[str, ...] | None:
 
 def embedded(g: Graph, s: Sizes, tied: bool) -> Value:
     """The row of each token in the table of words; ``tied``: the head's are the same, and may be what is stored."""
-    words = g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)
+    words = g.words("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)
     return g.embed({"ids": words}, s.hidden)
 
 

@@ -36,7 +36,7 @@ def build(g: Graph) -> Facts:
     scaled, by_layer = c.flag("scale_attn_weights", True), c.flag("scale_attn_by_inverse_layer_idx", False)
     g.names = NAMES.replace(g.source.prefix("transformer.", "wte.weight", "ln_f.weight", "h.0.ln_1.weight"))
     tied = c.flag("tie_word_embeddings", True)
-    words = g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)
+    words = g.words("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)
     x = g.embed({"ids": words, "positions": g.table("position_embd", (s.positions, s.hidden))}, s.hidden)
     for i, layer in g.layers(s.layers):
         g.hidden_state(x)

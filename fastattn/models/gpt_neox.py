@@ -40,7 +40,7 @@ def build(g: Graph) -> Facts:
     g.names = NAMES.replace(g.source.prefix("gpt_neox.", *_PROBES))
     head = "lm_head" if g.source.offers("lm_head.weight") else "embed_out"  # models of transformers 5 have the former
     tied = c.flag("tie_word_embeddings", False)
-    words = g.table("token_embd", (s.vocab, s.hidden), tied=f"{head}.weight" if tied else None)
+    words = g.words("token_embd", (s.vocab, s.hidden), tied=f"{head}.weight" if tied else None)
     x = g.embed({"ids": words}, s.hidden)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)

@@ -113,7 +113,7 @@ def build(g: Graph) -> Facts:
     old = g.source.has(f"{prefix}embedding.weight")
     g.names = NAMES.replace(prefix, token_embd="embedding" if old else "embeddings")
     tied = c.flag("tie_word_embeddings", False)
-    x = g.embed({"ids": g.table("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
+    x = g.embed({"ids": g.words("token_embd", (s.vocab, s.hidden), tied="lm_head.weight" if tied else None)}, s.hidden)
     for _, layer in g.layers(s.layers):
         g.hidden_state(x)
         x = x + _mix(layer, layer.rms_norm(x, "attn_norm", s.eps), s, bias=bias, conv_bias=conv_bias)

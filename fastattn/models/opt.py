@@ -45,7 +45,7 @@ def build(g: Graph) -> Facts:
     first, bias = c.flag("do_layer_norm_before", True), c.flag("enable_bias", True)
     learned, tied = c.flag("layer_norm_elementwise_affine", True), c.flag("tie_word_embeddings", True)
     g.names = NAMES.replace(f"{g.source.prefix('model.', *_PROBES)}decoder.")
-    words = {"ids": g.table("token_embd", (s.vocab, width), tied="lm_head.weight" if tied else None)}
+    words = {"ids": g.words("token_embd", (s.vocab, width), tied="lm_head.weight" if tied else None)}
     table = g.table("position_embd", (s.positions + _OFFSET, s.hidden))
     places = {"positions": table if table is None else table[_OFFSET:]}
     if width == s.hidden:

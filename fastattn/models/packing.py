@@ -20,7 +20,7 @@ from ..loaders.jsonfile import MAX_JSON_BYTES, parse_json
 from ..loaders.packed import FILE_IN_FOLDER, PackedFile
 from ..loaders.packwriter import check_target, write_packed
 from ..loaders.weightfile import WeightFile
-from ..quants import is_quants
+from ..quants import INT4, PANELS, is_quants
 from ..weights import PackedLinear
 from .registry import build, build_checkpoint, open_source
 
@@ -62,9 +62,9 @@ def pack(
         is still there. A packed file of that name is replaced, and processes that have it mapped keep what they have;
         any other file is refused.
     dtype
-        How the weights of linear layers are stored: ``"int8"``, ``"bfloat16"``, ``"float16"`` or ``"float32"``. The
-        results are those of ``fastattn.load(path, dtype=dtype)``, to the bit. None is ``"int8"``, and for a GGUF file
-        what ``load`` makes of it: halves as they are, and of everything else float32.
+        How the weights of linear layers are stored: ``"int8"``, ``"int4"``, ``"bfloat16"``, ``"float16"`` or
+        ``"float32"``. The results are those of ``fastattn.load(path, dtype=dtype)``, to the bit. None is ``"int8"``,
+        and for a GGUF file what ``load`` makes of it: halves and blocks as they are, and of everything else float32.
     num_threads
         Threads used for packing; None leaves it to ``set_num_threads`` and its defaults.
     head, strict
@@ -123,7 +123,12 @@ def pack_noting(
     check_target(place, unfinished)
     built, source = build_checkpoint(checkpoint)
     tensors: dict[str, _Array] = {}
+    first_of: dict[int, str] = {}
+    same: dict[str, str] = {}
     for key, made in source.made.items():
+        if first_of.setdefault(id(made), key) != key and isinstance(made, PackedLinear):
+            same[key] = first_of[id(made)]
+            continue
         for part, array in _parts(made).items():
             tensors[f"{key}/{part}"] = array
     info = build_info()
@@ -131,6 +136,7 @@ def pack_noting(
         "numerics_version": str(info["numerics_version"]),
         "fastattn_version": info["version"],
         **_types(source),
+        **({"same": json.dumps(same, separators=(",", ":"))} if same else {}),
         "model_type": checkpoint.config.model_type(),
         "head": built.graph.tasks.name,
         "parameters": str(sum(prod(checkpoint.weights.shape(name)) for name in built.tensors.used)),
@@ -156,7 +162,9 @@ def _types(source: Checkpoint) -> dict[str, str]:
     if source.dtype == AS_STORED:
         several = set(types.values())
         one = several.pop() if len(several) == 1 else "" if several else "float32"
-        said["dtype"] = one if one and not is_quants(one) else AS_STORED
+        said["dtype"] = one if one == INT4 or one and not is_quants(one) else AS_STORED
+    if any(map(is_quants, types.values())):
+        said["block_panels"] = PANELS
     if said["dtype"] == AS_STORED:
         said["dtypes"] = json.dumps(types, separators=(",", ":"))
     if source.weights.format == "gguf":

@@ -22,7 +22,7 @@ from ..loaders.errors import WeightFileError
 from ..loaders.files import FolderFiles, ModelFiles
 from ..loaders.hubcache import download_command, find_model, snapshot_name
 from ..loaders.packed import PackedFile
-from ..quants import QUANT_TYPES, is_quants
+from ..quants import INT4, QUANT_TYPES, is_quants
 from .configkeys import note_keys, refuse_keys
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ _SELECTIVE = (
 _REFUSED = {"falcon_mamba": _SELECTIVE, "mamba": _SELECTIVE}
 """``model_type`` -> why there is no page."""
 
-_DTYPES = ("float32", "bfloat16", "float16", "int8")
+_DTYPES = ("float32", "bfloat16", "float16", "int8", INT4)
 _ACTIVATIONS = ("int16", "int8")
 
 
@@ -236,7 +236,7 @@ def _has_blocks(weights: WeightFile, dtype: str) -> bool:
     """Whether layers of a model that is loaded so are blocks."""
     if isinstance(weights, PackedFile):
         return any(is_quants(kind) for kind in packed_types(weights))
-    return dtype == AS_STORED and any(weights.dtype(name) in QUANT_TYPES for name in weights)
+    return dtype == INT4 or dtype == AS_STORED and any(weights.dtype(name) in QUANT_TYPES for name in weights)
 
 
 def _open(target: Path) -> WeightFile:

@@ -73,8 +73,10 @@ typedef struct fa_quant_kernels {
     int64_t wide_block; /* most bytes of a block of a panel that is unpacked */
     /* rows[i], i < n, of `blocks` blocks of 32 inputs of the type -> a panel's codes and scales, zero from n on */
     void (*pack)(uint8_t *codes, uint8_t *scales, int type, const uint8_t *const *rows, int n, int64_t blocks);
-    /* A panel -> k weights of each of its outputs, where rows[i] is not NULL */
-    void (*unpack)(float *const *rows, const uint8_t *codes, const uint8_t *scales, int type, int64_t k);
+    /* A panel -> k weights of its output number `lane` */
+    void (*unpack)(float *to, const uint8_t *codes, const uint8_t *scales, int type, int lane, int64_t k);
+    /* k weights -> ceil(k / 32) blocks of FA_Q4_1; 0 where one is NaN, infinite or more than fp16 holds (quant_int4.inc) */
+    int (*int4)(uint8_t *blocks, const float *weights, int64_t k);
     /* A row of k inputs; `bytes` and `words` where not NULL */
     void (*quantize)(char *bytes, char *words, fa_quant_inputs *inputs, const float *x, int64_t k, int planes);
     void (*block)(const fa_quant_block *block);

@@ -83,6 +83,11 @@ static void pack_task(void *arg, int64_t task, int worker) {
     pack_panels(job, first, fa_least(first + job->per_task, panels), &job->bad[task]);
 }
 
+static fa_status first_bad(const int64_t *bad, int64_t tasks, int64_t *row) {
+    for (int64_t i = 0; i < tasks && *row < 0; i++) *row = bad[i];
+    return *row < 0 ? FA_OK : FA_ERR_NAN;
+}
+
 static int part_is_there(const fa_quant_part *part) {
     return part->codes && part->scales && (uintptr_t)part->codes % FA_ALIGN == 0 && (uintptr_t)part->scales % 2 == 0;
 }
@@ -104,46 +109,101 @@ fa_status fa_quant_pack(const fa_ctx *ctx, const fa_quant_part *part, const fa_v
     const int64_t tasks = fa_ceil_div(panels, job.per_task);
     for (int64_t i = 0; i < tasks; i++) bad[i] = -1;
     status = fa_parallel_for(ctx, tasks, pack_task, &job);
+    return status == FA_OK ? first_bad(bad, tasks, row) : status;
+}
+
+typedef struct int4_job {
+    const fa_quant_kernels *kernels;
+    const fa_view *blocks, *weight;
+    int64_t per_task;
+    int64_t *bad;
+} int4_job;
+
+static void int4_task(void *arg, int64_t task, int worker) {
+    const int4_job *job = arg;
+    const int64_t end = fa_least((task + 1) * job->per_task, job->weight->shape[0]);
+    (void)worker;
+    for (int64_t row = task * job->per_task; row < end; row++)
+        if (!job->kernels->int4(fa_row_at(job->blocks, row, 0, 0), fa_row_at(job->weight, row, 0, 0), job->weight->shape[1]) &&
+            job->bad[task] < 0)
+            job->bad[task] = row;
+}
+
+fa_status fa_quant_int4(const fa_ctx *ctx, const fa_view *blocks, const fa_view *weight, int64_t *row) {
+    int64_t bad[PACK_TASKS];
+    const int64_t n = weight->shape[0], k = weight->shape[1];
+    int4_job job = {&ctx->kernels->quant, blocks, weight, 1, bad};
+    fa_status status = fa_check_f32(weight, 2);
+    *row = -1;
+    if (status == FA_OK) status = fa_check_view(blocks, 2, FA_IS(FA_BOOL));
     if (status != FA_OK) return status;
-    for (int64_t i = 0; i < tasks; i++)
-        if (bad[i] >= 0) {
-            *row = bad[i];
-            return FA_ERR_NAN;
-        }
-    return FA_OK;
+    if (blocks->shape[0] != n || blocks->shape[1] != 20 * fa_blocks_of(k)) return FA_ERR_SHAPE;
+    if (n == 0 || k == 0) return FA_OK;
+    job.per_task = fa_ceil_div(n, PACK_TASKS);
+    if (job.per_task < 1 + (16 << 10) / k) job.per_task = 1 + (16 << 10) / k;
+    const int64_t tasks = fa_ceil_div(n, job.per_task);
+    for (int64_t i = 0; i < tasks; i++) bad[i] = -1;
+    status = fa_parallel_for(ctx, tasks, int4_task, &job);
+    return status == FA_OK ? first_bad(bad, tasks, row) : status;
 }
 
 typedef struct unpack_job {
     const fa_quant_kernels *kernels;
-    const fa_quant_part *part;
-    const fa_view *out;
-    int64_t first;
+    const fa_linear_weights *packed;
+    const fa_view *out, *ids; /* ids NULL: outputs from the first on */
+    int64_t first, step;
 } unpack_job;
+
+static int64_t id_at(const fa_view *ids, int64_t i) {
+    const char *at = (const char *)ids->data + i * ids->stride[0];
+    return ids->dtype == FA_I32 ? *(const int32_t *)at : *(const int64_t *)at;
+}
 
 static void unpack_task(void *arg, int64_t task, int worker) {
     const unpack_job *job = arg;
-    const int64_t k = job->out->shape[1], panel = job->first / 16 + task, low = panel * 16;
-    float *rows[16];
+    const int64_t k = job->out->shape[1], end = fa_least((task + 1) * job->step, job->out->shape[0]);
     (void)worker;
-    for (int i = 0; i < 16; i++) {
-        const int64_t row = low + i - job->first;
-        rows[i] = row >= 0 && row < job->out->shape[0] ? fa_row_at(job->out, row, 0, 0) : NULL;
+    for (int64_t i = task * job->step; i < end; i++) {
+        int64_t output = job->ids ? id_at(job->ids, i) : job->first + i;
+        const fa_quant_part *part = job->packed->parts;
+        for (; output >= part->outputs; part++) output -= part->outputs;
+        job->kernels->unpack(fa_row_at(job->out, i, 0, 0), part->codes + output / 16 * panel_codes(part->type, k),
+                             part->scales + output / 16 * panel_scales(part->type, k), part->type, (int)(output % 16), k);
     }
-    job->kernels->unpack(rows, job->part->codes + panel * panel_codes(job->part->type, k),
-                         job->part->scales + panel * panel_scales(job->part->type, k), job->part->type, k);
+}
+
+static fa_status unpack_rows(const fa_ctx *ctx, unpack_job *job) {
+    const int64_t work = job->out->shape[0] * job->out->shape[1];
+    if (work == 0) return FA_OK;
+    job->kernels = &ctx->kernels->quant;
+    job->step = 1 + 8192 / job->out->shape[1];
+    const fa_ctx worth = fa_ctx_for_work(ctx, 8 * work);
+    return fa_parallel_for(&worth, fa_ceil_div(job->out->shape[0], job->step), unpack_task, job);
 }
 
 fa_status fa_quant_unpack(const fa_ctx *ctx, const fa_view *out, const fa_quant_part *part, int64_t first) {
+    const fa_linear_weights packed = {.dtype = FA_QUANT, .planes = 1, .n_parts = 1, .parts = {*part}};
+    unpack_job job = {.packed = &packed, .out = out, .first = first};
     int64_t codes, scales;
     fa_status status = fa_check_f32(out, 2);
     if (status == FA_OK) status = fa_quant_panel_bytes(part->type, out->shape[1], &codes, &scales);
     if (status != FA_OK) return status;
     if (first < 0 || first > part->outputs || out->shape[0] > part->outputs - first) return FA_ERR_VALUE;
-    if (out->shape[0] == 0 || out->shape[1] == 0) return FA_OK;
-    if (!part_is_there(part)) return FA_ERR_WORKSPACE;
-    unpack_job job = {&ctx->kernels->quant, part, out, first};
-    const fa_ctx worth = fa_ctx_for_work(ctx, out->shape[0] * out->shape[1]);
-    return fa_parallel_for(&worth, (first + out->shape[0] - 1) / 16 - first / 16 + 1, unpack_task, &job);
+    if (out->shape[0] > 0 && out->shape[1] > 0 && !part_is_there(part)) return FA_ERR_WORKSPACE;
+    return unpack_rows(ctx, &job);
+}
+
+fa_status fa_quant_rows(const fa_ctx *ctx, const fa_view *out, const fa_linear_weights *packed, int64_t n, const fa_view *ids) {
+    unpack_job job = {.packed = packed, .out = out, .ids = ids};
+    const fa_status status = fa_check_f32(out, 2);
+    if (status != FA_OK) return status;
+    if (packed->dtype != FA_QUANT || (ids->dtype != FA_I32 && ids->dtype != FA_I64)) return FA_ERR_DTYPE;
+    if (ids->ndim != 1 || ids->shape[0] != out->shape[0]) return FA_ERR_SHAPE;
+    if (ids->stride[0] % fa_itemsize(ids->dtype)) return FA_ERR_STRIDE;
+    if (!fa_quant_is_whole(packed, n, out->shape[1])) return FA_ERR_WORKSPACE;
+    for (int64_t i = 0; i < out->shape[0]; i++)
+        if ((uint64_t)id_at(ids, i) >= (uint64_t)n) return FA_ERR_VALUE;
+    return unpack_rows(ctx, &job);
 }
 
 int fa_quant_is_whole(const fa_linear_weights *packed, int64_t n, int64_t k) {

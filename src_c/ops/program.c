@@ -9,10 +9,13 @@
 #include <string.h>
 
 #include "../arena.h"
+#include "linear_quant.h"
 #include "parallel.h"
 #include "program.h"
 
 static int check_embed(const fa_program *p, const fa_step *s) {
+    if (s->weights)
+        return s->n_tables == 0 && fa_quant_is_whole(s->weights, s->rows, s->out.width) && array_is(p, s->index[0], FA_I64, 1, s->out.rows, 0);
     if (s->n_tables < 1 || s->n_tables > FA_STEP_TABLES) return 0;
     for (int i = 0; i < s->n_tables; i++) {
         if (fa_check_f32(&s->tables[i], 2) != FA_OK || s->tables[i].shape[1] != s->out.width) return 0;
@@ -109,6 +112,7 @@ static int check_pool(const fa_program *p, const fa_step *s) {
 static fa_status run_embed(const prog_run *run, const fa_step *step, size_t *size) {
     if (size) return FA_OK;
     const fa_view out = view_of(run, &step->out);
+    if (step->weights) return fa_quant_rows(run->ctx, &out, step->weights, step->rows, array_of(run, step, 0));
     fa_view ids[FA_STEP_TABLES];
     for (int i = 0; i < step->n_tables; i++) ids[i] = run->batch->arrays[step->index[i]];
     return fa_embedding(run->ctx, &out, step->n_tables, step->tables, ids);

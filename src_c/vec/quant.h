@@ -27,6 +27,7 @@
 #ifndef FA_VEC_QUANT_H
 #define FA_VEC_QUANT_H
 
+#include "madd.h"
 #include "vec.h"
 
 #if defined(FA_VEC_AVX512)
@@ -93,8 +94,7 @@ typedef struct { __m512i even, odd; } q_codes, q_group; /* bytes: even alone */
 FA_INLINE q_raw q_look(q_raw a, const int8_t *table) { return _mm512_shuffle_epi8(fa_quant_table(table), a); }
 FA_INLINE q_raw q_flip(q_raw a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
 FA_INLINE q_codes q_codes_of(const int words, q_raw a) {
-    if (!words) return (q_codes){a, a};
-    return (q_codes){_mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8), _mm512_srai_epi16(a, 8)};
+    return words ? (q_codes){d_even_words(a), d_odd_words(a)} : (q_codes){a, a};
 }
 FA_INLINE q_codes q_codes_at(const int words, const void *p) {
     const q_raw a = q_bytes(p);
@@ -105,15 +105,19 @@ FA_INLINE void q_put(const int words, void *p, q_codes c) {
     if (words) _mm512_storeu_si512((char *)p + 64, c.odd);
 }
 FA_INLINE q_sums q_begin(q_ints start) { (void)start; return _mm512_setzero_si512(); }
+FA_INLINE __m512i fa_quant_four(const void *x, ptrdiff_t at) {
+    int32_t four;
+    memcpy(&four, (const char *)x + at, 4);
+    return _mm512_set1_epi32(four);
+}
+/* One by one: both together GCC 12 loads as one integer and takes that apart. */
 FA_INLINE q_group q_inputs(const int words, const void *x, int g) {
-    int32_t two[2];
-    memcpy(two, (const char *)x + (words ? 8 : 4) * g, words ? 8 : 4);
-    return (q_group){_mm512_set1_epi32(two[0]), words ? _mm512_set1_epi32(two[1]) : _mm512_setzero_si512()};
+    if (!words) return (q_group){fa_quant_four(x, 4 * g), _mm512_setzero_si512()};
+    return (q_group){fa_quant_four(x, 8 * g), fa_quant_four(x, 8 * g + 4)};
 }
 FA_INLINE q_sums q_dot(const int words, q_sums a, q_group x, q_codes c) {
-    if (!words) return _mm512_add_epi16(a, _mm512_maddubs_epi16(c.even, x.even));
-    a = _mm512_add_epi32(a, _mm512_madd_epi16(c.even, x.even));
-    return _mm512_add_epi32(a, _mm512_madd_epi16(c.odd, x.odd));
+    if (!words) return d_madd_bytes(a, c.even, x.even);
+    return d_madd(d_madd(a, x.even, c.even), x.odd, c.odd);
 }
 FA_INLINE q_ints q_fold(const int words, q_sums a, q_ints start) {
     return _mm512_add_epi32(words ? a : _mm512_madd_epi16(a, _mm512_set1_epi16(1)), start);
@@ -153,10 +157,9 @@ FA_INLINE q_raw q_look(q_raw a, const int8_t *table) {
     return (q_raw){_mm256_shuffle_epi8(t, a.lo), _mm256_shuffle_epi8(t, a.hi)};
 }
 FA_INLINE q_raw q_flip(q_raw a) { return (q_raw)FA_Q2(_mm256_xor_si256, _mm256_set1_epi8(-128)); }
-FA_INLINE __m256i fa_quant_even(__m256i a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
 FA_INLINE q_codes q_codes_of(const int words, q_raw a) {
     if (!words) return (q_codes){a.lo, a.hi, a.lo, a.hi};
-    return (q_codes){fa_quant_even(a.lo), fa_quant_even(a.hi), _mm256_srai_epi16(a.lo, 8), _mm256_srai_epi16(a.hi, 8)};
+    return (q_codes){d_even_words(a.lo), d_even_words(a.hi), d_odd_words(a.lo), d_odd_words(a.hi)};
 }
 FA_INLINE q_codes q_codes_at(const int words, const void *p) {
     const q_raw a = q_bytes(p), b = words ? q_bytes((const char *)p + 64) : a;
@@ -176,19 +179,20 @@ FA_INLINE q_ints q_add(q_ints a, q_ints b) { return (q_ints){_mm256_add_epi32(a.
 FA_INLINE q_ints q_times128(q_ints a) { return (q_ints)FA_Q2(_mm256_slli_epi32, 7); }
 FA_INLINE v16f q_float(q_ints a) { return (v16f){_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 FA_INLINE q_sums q_begin(q_ints start) { (void)start; return q_none(); }
+FA_INLINE __m256i fa_quant_four(const void *x, ptrdiff_t at) {
+    int32_t four;
+    memcpy(&four, (const char *)x + at, 4);
+    return _mm256_set1_epi32(four);
+}
+/* One by one: both together GCC 12 loads as one integer and takes that apart. */
 FA_INLINE q_group q_inputs(const int words, const void *x, int g) {
-    int32_t two[2];
-    memcpy(two, (const char *)x + (words ? 8 : 4) * g, words ? 8 : 4);
-    return (q_group){_mm256_set1_epi32(two[0]), words ? _mm256_set1_epi32(two[1]) : _mm256_setzero_si256()};
+    if (!words) return (q_group){fa_quant_four(x, 4 * g), _mm256_setzero_si256()};
+    return (q_group){fa_quant_four(x, 8 * g), fa_quant_four(x, 8 * g + 4)};
 }
 FA_INLINE q_sums q_dot(const int words, q_sums a, q_group x, q_codes c) {
-    if (!words)
-        return (q_sums){_mm256_add_epi16(a.lo, _mm256_maddubs_epi16(c.even_lo, x.even)),
-                        _mm256_add_epi16(a.hi, _mm256_maddubs_epi16(c.even_hi, x.even))};
-    a.lo = _mm256_add_epi32(a.lo, _mm256_madd_epi16(c.even_lo, x.even));
-    a.hi = _mm256_add_epi32(a.hi, _mm256_madd_epi16(c.even_hi, x.even));
-    a.lo = _mm256_add_epi32(a.lo, _mm256_madd_epi16(c.odd_lo, x.odd));
-    a.hi = _mm256_add_epi32(a.hi, _mm256_madd_epi16(c.odd_hi, x.odd));
+    if (!words) return (q_sums){d_madd_bytes(a.lo, c.even_lo, x.even), d_madd_bytes(a.hi, c.even_hi, x.even)};
+    a.lo = d_madd_two(a.lo, x.even, c.even_lo, x.odd, c.odd_lo);
+    a.hi = d_madd_two(a.hi, x.even, c.even_hi, x.odd, c.odd_hi);
     return a;
 }
 FA_INLINE q_sums q_dot_at(const int words, q_sums a, const void *x, int g, q_codes c) { return q_dot(words, a, q_inputs(words, x, g), c); }

@@ -181,3 +181,42 @@ def test_the_text_of_a_model_of_blocks_is_one_of_its_copies(tmp_path: Path) -> N
 
     model = fa.load(write(tmp_path / "m.gguf", "Q4_0"), activations="int8")
     assert logits(pickle.loads(pickle.dumps(model))).tobytes() == logits(model).tobytes()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_int4_of_a_folder(tmp_path: Path, family: str) -> None:
+    """4 bits of our own: the layers of the dequantised weights, packed, and as other folders are."""
+    folder = tiny_decoders.make(tmp_path / "folder", family, dtype="float32")
+    model, exact = fa.load(folder, "int4"), logits(fa.load(folder, "float32"))
+    found = logits(model)
+    assert 0 < np.linalg.norm(found - exact) < 0.5 * np.linalg.norm(exact)
+    packed = fa.pack(folder, tmp_path / "m.fastattn", "int4")
+    assert fa.open_weights(packed).metadata["dtype"] == "int4"
+    assert logits(fa.load(packed)).tobytes() == found.tobytes()
+    assert logits(fa.load(packed, "int4", activations="int8")).tobytes() != found.tobytes()
+    for isa in _testing.isas():
+        with _testing.use_isa(isa):
+            assert logits(fa.load(folder, "int4")).tobytes() == found.tobytes(), isa
+
+
+def test_words_are_blocks_too(tmp_path: Path) -> None:
+    """The table of words and a tied layer in front of the logits are one object, in packed files too."""
+    path = write(tmp_path / "m.gguf", "Q6_K", tie_word_embeddings=True)
+    built, source = build_checkpoint(open_source(path, None, None))
+    layers = [made for made in source.made.values() if isinstance(made, PackedLinear) and made.out_features == 101]
+    assert len(layers) == 2 and layers[0] is layers[1] and layers[0].dtype == "Q6_K"
+    packed = fa.pack(path, tmp_path / "m.fastattn")
+    file = fa.open_weights(packed)
+    assert sum(name.endswith("/panels") and file.shape(name)[0] == 7 for name in file) == 1
+    assert logits(fa.load(packed)).tobytes() == logits(fa.load(path)).tobytes()
+    exact = logits(fa.load(path, "float32"))
+    assert np.abs(logits(fa.load(path)) - exact).max() < 3e-3 * np.abs(exact).max()
+
+
+def test_panels_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "m.gguf", "Q4_0")
+    monkeypatch.setattr("fastattn.models.packing.PANELS", "7")
+    monkeypatch.setattr("fastattn.models.packing._can_be_loaded", lambda path: None)
+    packed = fa.pack(path, tmp_path / "m.fastattn")
+    with pytest.raises(WeightFileError, match="blocks are in panels of format '7', but this library reads format '1'"):
+        fa.load(packed)

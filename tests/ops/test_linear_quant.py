@@ -189,3 +189,61 @@ def test_scales_that_are_no_numbers(kind: str) -> None:
         rows[33, at : at + 2] = np.frombuffer(np.float16(value).tobytes(), np.uint8)
         with pytest.raises(ValueError, match="^second: a block of row 13 has a scale that is NaN or infinite$"):
             pack_blocks(parts, 256, None, "int16")
+
+
+# ---- weights of our own in 4 bits -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (40, 96), (33, 100), (16, 31), (0, 5), (5, 0)])
+def test_int4_is_near_its_weights(n: int, k: int) -> None:
+    """What is lost is less than a plain cut of each block's range into 15 steps loses; the same on every ISA."""
+    w = normal(generator("int4", n, k), n, k)
+    packed = fa.pack_linear(w, dtype="int4")
+    assert (packed.dtype, packed.activations, packed.out_features, packed.in_features) == ("int4", "int16", n, k)
+    kept = unpack_rows(packed, 0, n)
+    padded = np.zeros((n, -(-k // 32) * 32), F32)
+    padded[:, :k] = w
+    lost = plain = 0.0
+    for start in range(0, k, 32):
+        block = padded[:, start : min(start + 32, k)].astype(np.float64)
+        low, high = block.min(1, keepdims=True), block.max(1, keepdims=True)
+        step = np.maximum(high - low, 1e-30) / 15
+        plain += float(((np.round((block - low) / step) * step + low - block) ** 2).sum())
+        lost += float(((kept[:, start : start + block.shape[1]] - block) ** 2).sum())
+    assert lost <= plain + 1e-6
+    if k >= 96:
+        assert lost < 0.93 * plain
+    for isa in _testing.isas():
+        with _testing.use_isa(isa):
+            again = fa.pack_linear(w, dtype="int4", num_threads=2)
+        for name, part in again.arrays().items():
+            assert part.tobytes() == packed.arrays()[name].tobytes(), (isa, name)
+
+
+def test_int4_products_and_bias() -> None:
+    """The product with what is kept; K need not be whole blocks."""
+    w, b = normal(generator("int4 w"), 50, 100), normal(generator("int4 b"), 50)
+    packed, x = fa.pack_linear(w, b, "int4"), normal(generator("int4 x"), 20, 100)
+    exact = x.astype(np.float64) @ unpack_rows(packed, 0, 50).astype(np.float64).T + b
+    for rows in (1, 3, 20):
+        assert np.linalg.norm(fa.linear(x[:rows], packed) - exact[:rows]) < 6e-5 * np.linalg.norm(exact[:rows])
+    coarse = fa.pack_linear(w, b, "int4", activations="int8")
+    assert 1e-3 < np.linalg.norm(fa.linear(x, coarse) - exact) / np.linalg.norm(exact) < 8e-3
+
+
+def test_int4_of_rows_that_are_all_equal_or_far_apart() -> None:
+    w = np.zeros((4, 64), F32)
+    w[1], w[2], w[3, 5] = 3.25, -1e-3, 60000
+    kept = unpack_rows(fa.pack_linear(w, dtype="int4"), 0, 4)
+    assert_same_bits(kept[:2], w[:2])
+    assert np.abs(kept[2] - w[2]).max() < 1e-6 and kept[3, 5] == 60000 and not kept[3, 32:].any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 7e4])
+def test_int4_refuses(value: float) -> None:
+    w = np.ones((30, 40), F32)
+    w[17, 39] = value
+    with pytest.raises(ValueError, match="weight: row 17 has numbers that are NaN, infinite or beyond 65504"):
+        fa.pack_linear(w, dtype="int4")
+    with pytest.raises(ValueError, match="activations: 'int8', expected None with dtype 'int8'"):
+        fa.pack_linear(np.ones((2, 3), F32), dtype="int8", activations="int8")

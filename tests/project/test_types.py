@@ -245,7 +245,7 @@ def test_literals_are_what_calls_take() -> None:
     modules = {each: sys.modules[f"fastattn.{each}"] for each in ("linear_attention", "similarity", "weights")}
     assert words(public_types.Rule) == set(modules["linear_attention"]._NEEDS_DECAY)
     assert words(public_types.Metric) == set(modules["similarity"]._METRICS)
-    assert words(public_types.WeightType) == set(modules["weights"]._PANELS)
+    assert words(public_types.WeightType) == {*modules["weights"]._PANELS, "int4"}
     from fastattn.attention.options import SCORE_STAGES
     from fastattn.kvcache.checks import STORAGE
 

@@ -392,8 +392,8 @@ if TYPE_CHECKING:
     fa.linear_attention(q, q, q, rule="mamba")  # refused
     fa.similarity(q, q, "l2")  # refused
     fa.similarity(q, q, top_k=2.0)  # refused
-    fa.pack_linear(q, dtype="int4")  # refused
-    fa.pack("folder", "file", "int4")  # refused
+    fa.pack_linear(q, dtype="int2")  # refused
+    fa.pack("folder", "file", "int2")  # refused
     fa.load("folder", "float64")  # refused
     fa.load("folder", activations="int4")  # refused
     model([[1.5]])  # refused
