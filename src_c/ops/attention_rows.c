@@ -70,39 +70,61 @@ static void see(const attn_job *job, int64_t keys, int64_t position, int64_t *lo
     *hi = attn_min(*hi, start + p->chunk - 1);
 }
 
+/* What few calls have, of row i: query `at` of a sequence, of a head. */
+static void get_options(const attn_job *job, const attn_seq *seq, int64_t head, int64_t at, int i, attn_rows *rows) {
+    const fa_attention_params *p = job->params;
+    const int64_t row = seq->q_row0 + at;
+    if (job->weights) rows->weights[i] = (float *)at4(job->weights, seq->batch, head, row);
+    if (p->scores) rows->scores[i] = (float *)at4(p->scores, seq->batch, head, row);
+    if (p->mask) {
+        rows->mask_bool[i] = (const uint8_t *)at4(p->mask, seq->batch, head, at);
+        rows->mask_f32[i] = (const float *)rows->mask_bool[i];
+    }
+    if (p->block_mask) rows->blocks[i] = (const uint8_t *)at4(p->block_mask, seq->index, head, at / p->block_rows);
+    if (p->alibi)
+        rows->slope[i] = *(const float *)((const char *)p->alibi->data + seq->index * p->alibi->stride[0] + head * p->alibi->stride[1]);
+    if (p->sinks) rows->sink[i] = *(const float *)((const char *)p->sinks->data + head * p->sinks->stride[0]);
+    if (p->bias) rows->bias[i] = job->bias_rows + head * attn_bias_width(job) + job->bias_reach + FA_KEY_BLOCK;
+}
+
 void attn_get_rows(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t r0, int n, attn_rows *rows) {
     const fa_attention_params *p = job->params;
-    const int64_t group = job->group_heads, b = seq->index, *jumps = attn_jumps(job, b);
-    int64_t at = r0 / group, g = r0 % group;
+    const int64_t group = job->group_heads, *jumps = attn_jumps(job, seq->index), first_head = kv_head * group;
+    const int options = job->weights || p->scores || p->mask || p->block_mask || p->alibi || p->sinks || p->bias;
+    const int moves = jumps || p->causal || p->window_left >= 0 || p->window_right >= 0 || p->chunk; /* else all rows see the same */
+    int64_t at = r0 / group, g = r0 % group, lo = 0, hi = -1;
+    const char *q = at4(job->q, seq->batch, first_head, seq->q_row0 + at);
+    char *out = at4(job->out, seq->batch, first_head, seq->q_row0 + at);
+    char *lse = job->lse ? at4(job->lse, seq->batch, first_head, seq->q_row0 + at) : NULL;
     rows->n = n;
     rows->jumps = jumps;
     rows->first = INT64_MAX;
     rows->last = -1;
     rows->top = -1;
     for (int i = 0; i < n; i++) {
-        const int64_t head = kv_head * group + g, row = seq->q_row0 + at, position = jumps ? jumps[at] : seq->offset + at;
-        rows->q[i] = at4(job->q, seq->batch, head, row);
-        rows->out[i] = at4(job->out, seq->batch, head, row);
-        if (job->lse) rows->lse[i] = (float *)at4(job->lse, seq->batch, head, row);
-        if (job->weights) rows->weights[i] = (float *)at4(job->weights, seq->batch, head, row);
-        if (p->scores) rows->scores[i] = (float *)at4(p->scores, seq->batch, head, row);
-        if (p->mask) {
-            rows->mask_bool[i] = (const uint8_t *)at4(p->mask, seq->batch, head, at);
-            rows->mask_f32[i] = (const float *)rows->mask_bool[i];
+        const int64_t position = jumps ? jumps[at] : seq->offset + at;
+        if (i == 0 || (moves && g == 0)) { /* another query: its heads see the same keys */
+            if (jumps) see_jumps(job, jumps, seq->keys, at, &lo, &hi);
+            else see(job, seq->keys, position, &lo, &hi);
+            rows->top = attn_max(rows->top, hi);
+            if (lo <= hi) {
+                rows->first = attn_min(rows->first, lo);
+                rows->last = attn_max(rows->last, hi);
+            }
         }
-        if (p->block_mask) rows->blocks[i] = (const uint8_t *)at4(p->block_mask, b, head, at / p->block_rows);
-        if (p->alibi) rows->slope[i] = *(const float *)((const char *)p->alibi->data + b * p->alibi->stride[0] + head * p->alibi->stride[1]);
-        if (p->sinks) rows->sink[i] = *(const float *)((const char *)p->sinks->data + head * p->sinks->stride[0]);
-        if (p->bias) rows->bias[i] = job->bias_rows + head * attn_bias_width(job) + job->bias_reach + FA_KEY_BLOCK;
+        rows->q[i] = q + g * job->q->stride[1];
+        rows->out[i] = out + g * job->out->stride[1];
+        if (lse) rows->lse[i] = (float *)(lse + g * job->lse->stride[1]);
         rows->position[i] = position;
-        if (jumps) see_jumps(job, jumps, seq->keys, at, &rows->lo[i], &rows->hi[i]);
-        else see(job, seq->keys, position, &rows->lo[i], &rows->hi[i]);
-        rows->top = attn_max(rows->top, rows->hi[i]);
-        if (rows->lo[i] <= rows->hi[i]) {
-            rows->first = attn_min(rows->first, rows->lo[i]);
-            rows->last = attn_max(rows->last, rows->hi[i]);
-        }
-        if (++g == group) g = 0, at++;
+        rows->lo[i] = lo;
+        rows->hi[i] = hi;
+        if (options) get_options(job, seq, first_head + g, at, i, rows);
+        if (++g < group) continue;
+        g = 0;
+        at++;
+        q += job->q->stride[2];
+        out += job->out->stride[2];
+        if (lse) lse += job->lse->stride[2];
     }
 }
 
