@@ -166,7 +166,7 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
     choose_form(job);
     if (!isfinite(job->form.inv_cap)) return FA_ERR_VALUE;
     choose_tasks(job);
-    double bytes = 0, work = 0;
+    double bytes = 0, row_bytes = 0, work = 0;
     for (int64_t b = 0; b < job->n_seq; b++) {
         int64_t tasks, merges, floats;
         if (p->bias && attn_jumps(job, b))
@@ -179,9 +179,11 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
         job->total_merges += merges;
         job->partial_floats += floats;
         work += rows * elements;
+        row_bytes += rows * (double)job->kv_heads * (double)(job->d + job->dv) * (double)fa_itemsize(q->dtype);
         if (rows > 0) bytes += elements * (double)fa_itemsize(k->dtype);
     }
     job->far = bytes > FAR_BYTES;
+    job->far_rows = row_bytes + bytes > FAR_BYTES;
     job->ctx = fa_ctx_for_work(ctx, work < 0x1p60 ? (int64_t)work : (int64_t)1 << 60);
     return FA_OK;
 }

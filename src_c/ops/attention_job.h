@@ -54,6 +54,7 @@ typedef struct attn_job {
     int copy;              /* rows of K and V are moved or widened for the tile kernel: 1 where tiles share them, 2 always */
     int split;             /* tile tasks are cut along the keys, one chunk each */
     int far;               /* K and V of the call do not fit into caches close to a core */
+    int far_rows;          /* neither do q and the output: the tiles ask for their rows ahead */
     int full_chunk;        /* a chunk of K and V fills L2: the tile kernel asks ahead too */
     int64_t total_tasks, total_merges, partial_floats;
     int64_t bias_reach;

@@ -7,6 +7,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../view.h"
 #include "attention_job.h"
 
 static int64_t tiles_of(const attn_job *job, int64_t b) { return attn_ceil(attn_queries(job, b) * job->group_heads, job->lanes); }
@@ -44,6 +45,21 @@ typedef struct tile_set {
     int64_t first, last, top;
 } tile_set;
 
+static void ask_row(const char *row, int64_t bytes) {
+    for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 0, 2);
+}
+
+/* Asks for the queries of the tile behind r1, or of the next KV head's first: each is a short stream of its own. */
+static void ask_next(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t r1) {
+    const int64_t group = job->group_heads, bytes = job->d * fa_itemsize(job->q->dtype);
+    if (r1 >= seq->rows) r1 = 0, kv_head++;
+    if (kv_head >= job->kv_heads) return;
+    for (int64_t i = 0; i < job->lanes && r1 + i < seq->rows; i++) {
+        const int64_t at = seq->q_row0 + (r1 + i) / group, head = kv_head * group + (r1 + i) % group;
+        ask_row((const char *)job->q->data + seq->batch * job->q->stride[0] + head * job->q->stride[1] + at * job->q->stride[2], bytes);
+    }
+}
+
 static void set_up(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t r0, int64_t r1, attn_scratch *scratch, tile_set *set) {
     *set = (tile_set){.tiles = scratch->tiles, .rows = scratch->rows, .first = INT64_MAX, .last = -1, .top = -1};
     for (int64_t r = r0; r < r1; set->n++) {
@@ -64,6 +80,10 @@ static void set_up(const attn_job *job, const attn_seq *seq, int64_t kv_head, in
             q[i] = scratch->q_copy + i * job->d;
         }
         job->kernels->tile_pack(qt, q, n, tile->nv, job->d, job->sign);
+        if (job->far_rows) {
+            ask_next(job, seq, kv_head, r + n);
+            for (int i = 0; i < n; i++) ask_row(rows->out[i], job->dv * fa_itemsize(job->out->dtype));
+        }
         if (job->params->sinks) {
             for (int i = 0; i < job->lanes; i++) sink[i] = i < n ? rows->sink[i] : 0.0f;
             tile->sink = sink;
