@@ -23,6 +23,7 @@
  *   q_inputs(words, x, g)     group g of the inputs of a block at x, of one plane
  *   q_dot(words, a, x, c)     a + products; q_dot_at(words, a, x, g, c) of group g at x
  *   q_fold(words, a, start)   the 16 sums
+ *   q_powers(e)               scales of MXFP4
  */
 #ifndef FA_VEC_QUANT_H
 #define FA_VEC_QUANT_H
@@ -327,6 +328,20 @@ FA_INLINE q_ints q_fold(int words, q_sums a, q_ints start) { (void)words, (void)
 #endif
 
 /* 16 scales of 8 bits that are powers of two, 2^(e - 128). */
+#if defined(FA_VEC_AVX512)
+FA_INLINE v16f q_powers(const uint8_t *e) {
+    const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)e));
+    const __mmask16 none = _mm512_testn_epi32_mask(wide, wide);
+    return v_mul(_mm512_castsi512_ps(_mm512_mask_mov_epi32(_mm512_slli_epi32(wide, 23), none, _mm512_set1_epi32(0x00400000))), v_set1(0.5f));
+}
+#elif defined(FA_VEC_AVX2)
+FA_INLINE __m256 fa_quant_powers8(const uint8_t *e) {
+    const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)e));
+    const __m256i none = _mm256_and_si256(_mm256_cmpeq_epi32(wide, _mm256_setzero_si256()), _mm256_set1_epi32(0x00400000));
+    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_slli_epi32(wide, 23), none));
+}
+FA_INLINE v16f q_powers(const uint8_t *e) { return v_mul((v16f){fa_quant_powers8(e), fa_quant_powers8(e + 8)}, v_set1(0.5f)); }
+#else
 FA_INLINE v16f q_powers(const uint8_t *e) {
     uint32_t bits[16];
     float twice[16];
@@ -334,5 +349,6 @@ FA_INLINE v16f q_powers(const uint8_t *e) {
     memcpy(twice, bits, 64);
     return v_mul(v_load(twice), v_set1(0.5f));
 }
+#endif
 
 #endif

@@ -250,7 +250,7 @@ def test_literals_are_what_calls_take() -> None:
     from fastattn.kvcache.checks import STORAGE
 
     assert words(public_types.ScoreStage) == set(SCORE_STAGES)
-    assert words(public_types.WeightType) == set(STORAGE)
+    assert words(public_types.WeightType) == {*STORAGE, "int4"}
     assert words(public_types.Causal) == {bool, Literal["top_left", "bottom_right"]}
     assert words(public_types.OnLong) == {"truncate", "error"}
 
