@@ -33,7 +33,7 @@ from .digest_models import MODELS, SHAPES, VARIANTS, inputs, save_folder
 from .tiny_bert import Array
 
 RECORD = Path(__file__).with_suffix(".json")
-DTYPES: tuple[WeightType, ...] = ("float32", "float16", "bfloat16", "int8")
+DTYPES: tuple[WeightType, ...] = ("float32", "float16", "bfloat16", "int8", "int4")
 PACKED = "packed"
 """Beside the names of cases: the tensors of the packed file."""
 

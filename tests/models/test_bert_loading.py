@@ -316,7 +316,7 @@ def test_dtype(folder: Path, dtype: Any) -> None:
     assert fa.load(folder, dtype=dtype).hidden_size == 32
 
 
-@pytest.mark.parametrize("dtype", ["int4", np.float64, "f4", 3, b"int8", ["int8"]])
+@pytest.mark.parametrize("dtype", ["int2", np.float64, "f4", 3, b"int8", ["int8"]])
 def test_other_dtypes(folder: Path, dtype: Any) -> None:
     with pytest.raises(ValueError, match="dtype: got .*, expected one of float32"):
         fa.load(folder, dtype=dtype)

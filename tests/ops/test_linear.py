@@ -59,8 +59,8 @@ def test_packed_does_not_change() -> None:
             setattr(packed, name, 1)
     with pytest.raises(TypeError, match="pack_linear"):
         fa.PackedLinear()
-    with pytest.raises(ValueError, match="'int4'.*'float32'"):
-        fa.pack_linear(normal(rng, 2, 2), dtype="int4")
+    with pytest.raises(ValueError, match="'int2'.*'float32'"):
+        fa.pack_linear(normal(rng, 2, 2), dtype="int2")
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -136,8 +136,8 @@ def test_refusals() -> None:
             fa.pack_linear(w, dtype="int8")
     with pytest.raises(ValueError, match=r"^weight: .*\(1, 131073\).*131072"):
         fa.pack_linear(np.ones((1, 131073), F32), dtype="int8")
-    with pytest.raises(ValueError, match=r"^dtype: 'int4'.*'float32'.*'int8'"):
-        fa.pack_linear(np.ones((1, 1), F32), dtype="int4")
+    with pytest.raises(ValueError, match=r"^dtype: 'int2'.*'float32'.*'int8'"):
+        fa.pack_linear(np.ones((1, 1), F32), dtype="int2")
     _, _, packed = pack(21, 30)
     arrays = packed.arrays()
     for name, part in arrays.items():
