@@ -122,6 +122,7 @@ cdef extern from "fastattn.h" nogil:
         int64_t ring_first
         int64_t ring_size
         const int64_t *positions
+        int32_t integers
         int64_t chunk
 
     fa_status fa_attention_workspace(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, const fa_view *weights,
@@ -318,10 +319,15 @@ cdef extern from "fastattn.h" nogil:
                       const fa_view *positions, int32_t interleaved)
     fa_status fa_rope_table(const fa_ctx *ctx, const fa_view *cos, const fa_view *sin, const fa_view *positions,
                             const double *turns, double factor)
+    ctypedef enum fa_store_form:
+        FA_STORE_ROWS
+        FA_STORE_KEYS
+        FA_STORE_VALUES
+
     fa_status fa_kv_store_workspace(const fa_view *slots, size_t *bytes)
     fa_status fa_kv_store(const fa_ctx *ctx, const fa_view *dst, const fa_view *scale, const fa_view *src,
                           const fa_view *slots, const fa_view *cos, const fa_view *sin, const fa_view *positions,
-                          int32_t interleaved, void *ws, size_t ws_bytes)
+                          int32_t interleaved, fa_store_form form, void *ws, size_t ws_bytes)
     fa_status fa_merge_attention_workspace(const fa_ctx *ctx, int64_t n, size_t *bytes)
     fa_status fa_merge_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse, int64_t n, const fa_view *outs,
                        const fa_view *lses, void *ws, size_t ws_bytes)

@@ -88,6 +88,7 @@ def attend(
     ring_first: int = 0,
     ring_size: int = 0,
     positions: _I64 | None = None,
+    integers: bool = False,
 ) -> None: ...
 
 # ---- the machine's limits, and what a team costs: _core_probes.pxi
@@ -223,6 +224,7 @@ class Program:
         causal: bool = False,
         window: tuple[int, int] = ...,
         chunk: int = 0,
+        integers: bool = False,
         alibi: Any = None,
         sinks: Any = None,
         layer: int = -1,
@@ -292,6 +294,7 @@ def kv_store(
     sin: _F32 | None = None,
     position_ids: _I64 | None = None,
     interleaved: bool = False,
+    integers: str | None = None,
     num_threads: int | None = None,
 ) -> None: ...
 def disentangled_bias(

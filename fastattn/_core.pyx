@@ -333,11 +333,11 @@ cdef fa_view *optional(Views views, object array, int ndim) except? NULL:
 def attend(out, lse, weights, q, k, v, *, double scale, double softcap, bint causal, int64_t window_left, int64_t window_right,
            num_threads, mask=None, q_offset=None, kv_lengths=None, cu_q=None, cu_k=None, int64_t sink_tokens=0, block_mask=None,
            int64_t block_rows=0, int64_t block_cols=0, alibi=None, sinks=None, bias=None, k_scale=None, v_scale=None, scores=None,
-           int score_stage=0, page_table=None, int64_t ring_first=0, int64_t ring_size=0, positions=None):
+           int score_stage=0, page_table=None, int64_t ring_first=0, int64_t ring_size=0, positions=None, bint integers=False):
     """One C call; every argument has been checked and brought to the ranks of fastattn.h by fastattn.attention.
 
     mask is broadcast to (B, Hq, Sq, Sk); q_offset, kv_lengths (B,), cu_q, cu_k (B + 1,) and positions (Tk,) are
-    contiguous int64; what does not apply is None or 0.
+    contiguous int64; what does not apply is None or 0. integers: k and v are what kv_store has rounded for it, or float32.
     """
     cdef fa_ctx ctx
     cdef fa_attention_params params
@@ -350,6 +350,7 @@ def attend(out, lse, weights, q, k, v, *, double scale, double softcap, bint cau
     params.softcap = fa_to_float(softcap)
     params.causal = causal
     params.score_stage = score_stage
+    params.integers = integers
     params.window_left = window_left
     params.window_right = window_right
     params.sink_tokens = sink_tokens

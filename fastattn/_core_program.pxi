@@ -240,7 +240,7 @@ cdef class Program:
     def add(self, str kind, out, x=None, y=None, z=None, decay=None, beta=None, *, index=(), PackedLinear packed=None,
             tables=(), weight=None, bias=None, activation=None, pooling=None, int act=0, double eps=0, double scale=0,
             int64_t heads=1, int64_t kv_heads=0, int64_t head_size=0, int64_t v_head_size=0, double softcap=0, bint causal=False,
-            window=(-1, -1), int64_t chunk=0, alibi=None, sinks=None, int layer=-1, int group=-1, int state=-1, c2p=None,
+            window=(-1, -1), int64_t chunk=0, bint integers=False, alibi=None, sinks=None, int layer=-1, int group=-1, int state=-1, c2p=None,
             p2c=None, int64_t span=0, int64_t max_distance=0, route=None, experts=None):
         """Writes a step; what it needs depends on its kind."""
         cdef fa_step *grown
@@ -295,6 +295,7 @@ cdef class Program:
         new.attention.causal = causal
         new.attention.window_left, new.attention.window_right = window
         new.attention.chunk = chunk
+        new.attention.integers = integers
         new.disentangled.scale = new.scale
         new.disentangled.span = span
         new.disentangled.max_distance = max_distance

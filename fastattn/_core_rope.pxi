@@ -200,7 +200,7 @@ cdef int check_slots(object slots, int64_t limit) except -1:
 
 
 def kv_store(dst, src, slots, *, scale=None, cos=None, sin=None, position_ids=None, bint interleaved=False,
-             num_threads=None):
+             integers=None, num_threads=None):
     """Writes rows of new keys or values to their slots of a cache, rotated, converted or quantised on the way.
 
     Args:
@@ -211,6 +211,7 @@ def kv_store(dst, src, slots, *, scale=None, cos=None, sin=None, position_ids=No
         cos, sin: (positions, R / 2) float32 with position_ids (B, S) int64: the first R dims are rotated first, as
             fastattn.rope does it, in float32; then the row is rounded once
         interleaved: pairs are (2 i, 2 i + 1)
+        integers: "keys" or "values" with int8 dst: rounded for attention by integers, which alone reads such rows
 
     A row of dst's dtype that is not rotated is copied bit for bit. Nothing is written if anything is refused; two rows
     may not share a slot.
@@ -228,6 +229,7 @@ def kv_store(dst, src, slots, *, scale=None, cos=None, sin=None, position_ids=No
     cdef fa_status status
     cdef size_t size = 0
     cdef int last
+    cdef fa_store_form form = FA_STORE_KEYS if integers == "keys" else FA_STORE_VALUES if integers else FA_STORE_ROWS
     if to.shape[1] != source.shape[1] or to.shape[3] != source.shape[3]:
         raise ValueError(f"src: shape {src.shape}, expected (B, {to.shape[1]}, S, {to.shape[3]}) as dst {dst.shape} takes")
     if source.shape[3] > FA_MAX_HEAD_DIM:
@@ -268,7 +270,7 @@ def kv_store(dst, src, slots, *, scale=None, cos=None, sin=None, position_ids=No
     check(fa_kv_store_workspace(where, &size), "kv_store")
     take_workspace(&ws, size)
     with nogil:
-        status = fa_kv_store(&ctx, to, scales, source, where, c, s, at, interleaved, ws.base, ws.size)
+        status = fa_kv_store(&ctx, to, scales, source, where, c, s, at, interleaved, form, ws.base, ws.size)
         PyMem_RawFree(ws.block)
     if status == FA_ERR_VALUE:
         check_slots(slots, to.shape[0] * to.shape[2])

@@ -161,7 +161,10 @@ def _caches_of_sysfs(folder: str) -> dict[str, int]:
 
 
 # What a version of the numerics computes otherwise than the one before. The first has nothing before it.
-_CHANGES = {2: "last digits of GELU with erf"}
+_CHANGES = {
+    2: "last digits of GELU with erf",
+    3: "attention of int8 encoders and int8 caches, by integers",
+}
 
 
 def numerics_version() -> int:
@@ -173,7 +176,7 @@ def numerics_changes(since: int) -> list[str]:
     """What has other bits since numerics version ``since``, a phrase for each version after it.
 
     >>> numerics_changes(1)
-    ['2: last digits of GELU with erf']
+    ['2: last digits of GELU with erf', '3: attention of int8 encoders and int8 caches, by integers']
     >>> numerics_changes(numerics_version())
     []
     """

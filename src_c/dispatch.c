@@ -19,6 +19,7 @@ static void __attribute__((unused)) take_integers(fa_kernels *table, const fa_ke
     *table = *base;
     table->int8 = own->int8;
     table->quant = own->quant;
+    table->attention_int8 = own->attention;
 }
 
 static void make_variants(void) {

@@ -44,7 +44,7 @@ extern "C" {
 
 /* One number for every constant that decides bits (key block, chunks, lanes, polynomial coefficients). What each changed
  * is told by numerics_changes() in fastattn/cpu.py. */
-#define FA_NUMERICS_VERSION 2
+#define FA_NUMERICS_VERSION 3
 
 #define FA_LANES 16       /* lanes of the virtual vector */
 #define FA_KEY_BLOCK 48   /* keys per step of the online softmax */
@@ -177,6 +177,8 @@ typedef struct fa_attention_params {
     const int64_t *positions; /* [Tk] of the packed form where cu_q and cu_k are the same, or NULL: where each token stands, within
                                * 2^46 of 0, ascending strictly in a sequence. Causality, windows and bias then go by these in place
                                * of j and p; blocks, scores and weights by index as ever. Without q_offset, sink_tokens, alibi */
+    int32_t integers;         /* 1: by products of integers (kernels/attention_int8.h). k and v are int8 as fa_kv_store has stored
+                               * them with FA_STORE_KEYS and FA_STORE_VALUES; or fp32, in rows, rounded here */
     int64_t chunk;            /* > 0: a query sees keys of its own chunk alone, of so many positions from the sequence's first on.
                                * Without sink_tokens */
 } fa_attention_params;
@@ -383,12 +385,14 @@ fa_status fa_rope_table(const fa_ctx *ctx, const fa_view *cos, const fa_view *si
 
 /* Row (b, h, s) of src (B, H, S, D) goes to row h of slot slots[b][s] of dst (N, H, P, D); slot = n * P + p, -1 leaves a
  * row out. dst may also be int8: then scale (N, H, P) fp32 gets max|x| / 127 of each row (NaN, and zeros, where a row holds
- * NaN or infinity). cos, sin (positions, R / 2), positions: rotated as by fa_rope in fp32 first, or all NULL. Two rows with
- * one slot, or a slot or position out of range: FA_ERR_VALUE, nothing written. */
+ * NaN or infinity); `form` says whether they are rounded for attention by integers, which reads them alone. cos, sin
+ * (positions, R / 2), positions: rotated as by fa_rope in fp32 first, or all NULL. Two rows with one slot, or a slot or
+ * position out of range: FA_ERR_VALUE, nothing written. */
+typedef enum fa_store_form { FA_STORE_ROWS = 0, FA_STORE_KEYS = 1, FA_STORE_VALUES = 2 } fa_store_form;
 fa_status fa_kv_store_workspace(const fa_view *slots, size_t *bytes);
 fa_status fa_kv_store(const fa_ctx *ctx, const fa_view *dst, const fa_view *scale, const fa_view *src, const fa_view *slots,
                       const fa_view *cos, const fa_view *sin, const fa_view *positions, int32_t interleaved,
-                      void *ws, size_t ws_bytes);
+                      fa_store_form form, void *ws, size_t ws_bytes);
 
 /* Attention results over disjoint sets of keys become the one over all of them: outs[i] (.., .., rows, D) of out's dtype and
  * lses[i] fp32 of its first three dimensions, i < n, n >= 1. A side with lse = -inf is not read; a row without any gives

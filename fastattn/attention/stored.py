@@ -30,7 +30,8 @@ def attend_stored(
 
     Args:
         q: (B, Hq, Sq, D), or with cu_seqlens_q packed (Tq, Hq, D)
-        k: (B, Hkv, slots, D), float32, float16, bfloat16 as uint16, or int8; with page_table (pages, Hkv, page size, D)
+        k: (B, Hkv, slots, D), float32, float16, bfloat16 as uint16, or int8 as kv_store has rounded it for attention by
+            integers; with page_table (pages, Hkv, page size, D)
         v: (B, Hkv, slots, Dv) or (pages, Hkv, page size, Dv) of k's dtype
         kv_lengths: (B,) int64 lengths of the streams, at most the slots unless there are pages or a ring
         q_offset: (B,) int64 positions of the first queries
@@ -45,7 +46,7 @@ def attend_stored(
         causal: whether keys behind the query's position are hidden
 
     Returns:
-        as attention() or attention_varlen(); the bits are those of the same keys in plain arrays.
+        as attention() or attention_varlen(); the bits are those of the same keys in plain arrays, but with int8.
     """
     packed = cu_seqlens_q is not None
     given = as_stored(as_packed(q, "q"), "q") if packed else as_stored(q, "q")
@@ -74,7 +75,7 @@ def attend_stored(
         "score_stage": check.check_scores(return_scores),
         "alibi": check.check_slopes(alibi_slopes, lead, heads),
         "k_scale": k_scale, "v_scale": v_scale, "page_table": page_table, "ring_first": first, "ring_size": size,
-        "causal": causal, "num_threads": num_threads,
+        "causal": causal, "num_threads": num_threads, "integers": k_scale is not None,
     }  # fmt: skip
     options["block_mask"], blocks = check.check_block_mask(block_mask, lead, heads, sq, sk)
     options.update(blocks)

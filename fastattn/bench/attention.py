@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastattn import attention
+from fastattn import _core, attention
 
 from .attention_shapes import AttentionCase
 from .compare import compare
@@ -41,13 +41,22 @@ class Rival:
 
 
 def our_call(walk: Walk, num_threads: int) -> Callable[[], object]:
-    """attention() on the next of the sets."""
-    calls = [
-        functools.partial(attention, s.q, s.k, s.v, out=s.out, num_threads=num_threads, **options(s)) for s in walk.sets
-    ]
+    """attention() on the next of the sets; for a cache its one call of the core."""
+    calls = [_our_call(s, num_threads) for s in walk.sets]
     if len(calls) == 1:
         return calls[0]
     return lambda: calls[walk.next()]()
+
+
+def _our_call(s: Inputs, num_threads: int) -> Callable[[], object]:
+    if not s.case.cached:
+        return functools.partial(attention, s.q, s.k, s.v, out=s.out, num_threads=num_threads, **options(s))
+    lengths = np.full(s.case.batch, s.case.sk)
+    return functools.partial(
+        _core.attend, s.out, None, None, s.q, s.k, s.v, scale=s.case.d**-0.5, softcap=0.0, causal=s.case.causal,
+        window_left=-1, window_right=-1, q_offset=lengths - s.case.sq, kv_lengths=lengths, k_scale=s.k_scale,
+        v_scale=s.v_scale, integers=True, num_threads=num_threads,
+    )  # fmt: skip
 
 
 def peer_call(peer: Peer, case: AttentionCase, walk: Walk, clock: Clock = time.perf_counter) -> Rival | str:

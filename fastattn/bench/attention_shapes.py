@@ -38,6 +38,8 @@ class AttentionCase:
     """Of q and of the output; of k and v too where ``int8`` is not set."""
     int8: bool = False
     """K and V are int8 with a scale per key and head."""
+    cached: bool = False
+    """With ``int8``: as caches hold them and attend to them, by products of integers."""
     window: tuple[int | None, int | None] | None = None
     """Keys p - left to p + right of a query at p = i + sk - sq."""
     alibi: bool = False
@@ -125,7 +127,7 @@ def _stored(case: AttentionCase) -> tuple[AttentionCase, ...]:
         replace(case, name=f"{case.name}-fp32"),
         replace(case, name=f"{case.name}-fp16", dtype="float16"),
         replace(case, name=f"{case.name}-bf16", dtype="bfloat16"),
-        replace(case, name=f"{case.name}-int8", int8=True),
+        replace(case, name=f"{case.name}-int8", int8=True, cached=True),
     )
 
 
@@ -171,6 +173,11 @@ RELATIONS = (
     _relation("fp16-n2048-d128", _self("fp32", 1, 2, 2048, 128), dtype="float16"),
     _relation("bf16-n2048-d128", _self("fp32", 1, 2, 2048, 128), dtype="bfloat16"),
     _relation("int8-n2048-d128", _self("fp32", 1, 2, 2048, 128), int8=True),
+    *(
+        _relation(f"int8-cache-n{n}-d{d}", _self("fp32", 1, 12, n, d), int8=True, cached=True)
+        for n in (128, 512)
+        for d in (32, 64, 128)
+    ),
 )
 """What causality saves, what masks and storage types cost; part of ``--peak-shapes``."""
 

@@ -369,6 +369,9 @@ class Graph:
         there; ``sinks``: (heads,) logits that take part in the softmax and carry no value; ``softcap``: scores are
         softcap * tanh(score / softcap), 0 for as they are; ``chunk``: tokens see those of their own chunk alone, of so
         many from the first of the sequence on.
+
+        An encoder's, that is one that is not cached, goes by products of integers if its weights are int8; what is
+        cached goes by how memory stores it.
         """
         kv_heads = heads if kv_heads is None else kv_heads
         size, v_size = q.width // heads, v.width // kv_heads
@@ -395,6 +398,7 @@ class Graph:
             head_size=size, v_head_size=v_size, scale=1 / math.sqrt(size) if scale is None else scale, causal=causal,
             window=(-1 if left is None else left, -1 if right is None else right), bias=distance_bias, alibi=alibi,
             sinks=sinks, softcap=softcap, chunk=chunk or 0, layer=layer, group=group,
+            integers=self.source.dtype == "int8" and not cached,
         )  # fmt: skip
 
     def disentangled(

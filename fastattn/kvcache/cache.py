@@ -24,7 +24,7 @@ from fastattn.kvcache.checks import (
     check_addressable,
 )
 from fastattn.kvcache.places import check_kept, first_positions, order_of, own_options, visible
-from fastattn.kvcache.store import Store, oldest, round_up, slot_of
+from fastattn.kvcache.store import Store, oldest, round_up, rounding, slot_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -105,7 +105,10 @@ class KVCache:
             out = cache.attend(layer, q)       # (B, Hq, S, D) -> (B, Hq, S, Dv), causal, q at the end
         cache.advance(S)
 
-    Attending gives the bits of fa.attention on plain arrays of the same storage type.
+    Attending gives the bits of fa.attention on plain arrays of the same storage type; but with int8, where it goes by
+    products of integers: queries are rounded to 8 bits as keys and values are, and the result is as close to that of
+    unrounded ones as 8 bits allow (a cosine of about 0.9999). A key or value with NaN or infinity, which int8 cannot
+    hold, makes the queries that see it NaN, and no others; so does a query itself.
 
     Memory: without a window, contiguous arrays that double as they grow, up to max_length tokens. With a window, a
     ring for the sink tokens and the window (and an eighth more, so that short appends of several tokens find room):
@@ -215,7 +218,8 @@ class KVCache:
         Args:
             layer: 0 to layers - 1
             k: (B, Hkv, S, D) float32, float16 or bfloat16 (as uint16), stored as the cache's dtype: rounded to nearest
-                even, or with int8 as round(x / scale), scale = max|x| / 127 by row
+                even, or with int8 as round(x / scale), scale = max|x| / 127 by row, keys after a Hadamard transform
+                that makes their elements alike
             v: (B, Hkv, S, Dv)
             lengths: int or (B,): how many of the S tokens of each row count, all if None
             rope: (cos, sin) or (cos, sin, interleaved): the keys are rotated by their positions in the stream before
@@ -252,8 +256,11 @@ class KVCache:
                 slots, positions = step.places(store, self._first)
                 if turn:
                     turn["position_ids"] = positions
-                _core.kv_store(store.k, k, slots, scale=store.k_scale, num_threads=num_threads, **turn)
-                _core.kv_store(store.v, v, slots, scale=store.v_scale, num_threads=num_threads)
+                as_keys, as_values = rounding(store.dtype)
+                _core.kv_store(
+                    store.k, k, slots, scale=store.k_scale, integers=as_keys, num_threads=num_threads, **turn
+                )
+                _core.kv_store(store.v, v, slots, scale=store.v_scale, integers=as_values, num_threads=num_threads)
                 self._take(each, store)
                 if store.wrapped(self._first, step.last):
                     each.low = oldest(each.low, step.end, store.size)

@@ -24,6 +24,7 @@ from fastattn.kvcache.checks import (
 )
 from fastattn.kvcache.pages import PagePool, Sequence, pages_for, table_of, to_copy
 from fastattn.kvcache.places import first_positions, own_options, visible
+from fastattn.kvcache.store import rounding
 from fastattn.threads import resolve
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class PagedKVCache:
         cache.advance([a, b], [5, 7])
 
     fork gives a sequence that shares all pages with the first one; a page is copied when one of its holders writes into
-    it. Attending gives the bits of fa.attention on plain arrays of the same storage type.
+    it. Attending gives the bits of fa.attention on plain arrays of the same storage type; with int8 it goes by products
+    of integers, as KVCache says.
 
     Args:
         layers, kv_heads, head_dim: sizes, at least 1
@@ -318,8 +320,11 @@ class PagedKVCache:
                 turn["position_ids"] = plan.positions
             k_scale, v_scale = self._scales(layer)
             k, v = k.transpose(1, 0, 2)[None], v.transpose(1, 0, 2)[None]
-            _core.kv_store(self._k[layer], k, plan.slots, scale=k_scale, num_threads=num_threads, **turn)
-            _core.kv_store(self._v[layer], v, plan.slots, scale=v_scale, num_threads=num_threads)
+            as_keys, as_values = rounding(self._dtype)
+            _core.kv_store(
+                self._k[layer], k, plan.slots, scale=k_scale, integers=as_keys, num_threads=num_threads, **turn
+            )
+            _core.kv_store(self._v[layer], v, plan.slots, scale=v_scale, integers=as_values, num_threads=num_threads)
             for i, start, end in zip(ids, starts, plan.ends, strict=True):
                 self._sequences[i].pending[layer] += end - start
 

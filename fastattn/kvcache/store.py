@@ -34,6 +34,11 @@ def oldest(low: np.ndarray, ends: np.ndarray, size: int) -> np.ndarray:
     return np.maximum(low, ends - size) if size else low
 
 
+def rounding(dtype: str) -> tuple[str | None, str | None]:
+    """How kv_store is to round keys and values: int8 is for attention by integers."""
+    return ("keys", "values") if dtype == "int8" else (None, None)
+
+
 def runs(low: int, high: int, first: int, size_from: int, size_to: int) -> Iterator[tuple[int, int, int]]:
     """(slot before, slot after, count): stretches that hold the keys low..high of a stream in two rings at once."""
     j = low

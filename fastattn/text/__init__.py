@@ -75,10 +75,11 @@ def load(
     dtype
         How the weights of linear layers are stored: ``"float32"``; ``"bfloat16"`` or ``"float16"``, half the memory and
         float32 arithmetic; ``"int8"``, a quarter of the memory and integer products of rows quantised as they come;
-        ``"int4"``, 5 bits a weight in blocks of 32. Everything between the layers is float32. None is ``"float32"`` for
-        encoders; layers of language models keep the bfloat16, float16 and quantised blocks that the file has (those of
-        Q2_K and Q3_K become float32, which ``model.notes`` says), and are float32 where it has anything else. A packed
-        file has a type of its own, which None takes; another one is refused.
+        an encoder's attention is by integers, too; ``"int4"``, 5 bits a weight in blocks of 32. Everything else between
+        the layers is float32. None is ``"float32"`` for encoders; layers of language models keep the bfloat16, float16
+        and quantised blocks that the file has (those of Q2_K and Q3_K become float32, which ``model.notes`` says), and
+        are float32 where it has anything else. A packed file has a type of its own, which None takes; another one is
+        refused.
     num_threads
         Threads of each call of the model; None leaves it to ``set_num_threads`` and its defaults.
     head

@@ -56,6 +56,10 @@ typedef struct fa_attn_chunk {
     int64_t bias_reach;
     int far;  /* 1: K and V come from memory: kernels ask for rows ahead of their use */
     int safe; /* 1: excluded keys are not multiplied at all (their V may hold NaN or Inf); slow */
+    /* of attention by integers (attention_int8.h), in place of k, v, k_scale and v_scale */
+    const void *k8, *v8; /* tile: panels of keys, groups of values; decode reads k_at and v_at */
+    ptrdiff_t v8s;       /* bytes from group to group */
+    const float *k_unit, *v_lift, *v_inverse; /* [n] from take_scales */
 } fa_attn_chunk;
 
 typedef struct fa_attn_tile {
@@ -79,6 +83,8 @@ typedef struct fa_attn_decode {
     float *m, *l;          /* [width] */
     float *o;              /* [width][dvp], dvp = dv rounded up to 16 */
     float *chunk_o;        /* [width][dvp] scratch */
+    void *q8;              /* of attention by integers: room for FA_DECODE_MAX rounded rows, */
+    float unit;            /* and what scores are multiplied with */
 } fa_attn_decode;
 
 /* Rows the decode kernel computes for `rows`: each size is a copy of the kernel, so not all there are, for narrow storage

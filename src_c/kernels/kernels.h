@@ -9,6 +9,7 @@
 #define FA_KERNELS_H
 
 #include "attention.h"
+#include "attention_int8.h"
 #include "blocks.h"
 #include "convert.h"
 #include "linear.h"
@@ -40,12 +41,14 @@ struct fa_kernels {
     fa_sample_kernels sample;
     fa_state_kernels states;
     fa_quant_kernels quant;
+    fa_attn_int8_kernels attention_int8;
 };
 
 /* The families that multiply integers, which an instruction set of its own may have better. */
 typedef struct fa_integer_kernels {
     fa_int8_kernels int8;
     fa_quant_kernels quant;
+    fa_attn_int8_kernels attention;
 } fa_integer_kernels;
 
 #endif

@@ -42,6 +42,13 @@ static void attend_task(void *arg, int64_t task, int worker) {
     }
 }
 
+static void fresh_task(void *arg, int64_t task, int worker) {
+    const attn_job *job = arg;
+    const int64_t kv_head = task % job->kv_heads, piece = task / job->kv_heads, b = find_seq(job->fresh_pieces, job->n_seq, piece);
+    const attn_seq seq = attn_get_seq(job, b);
+    attn_fresh_task(job, &seq, kv_head, piece - job->fresh_pieces[b], &job->scratch[worker]);
+}
+
 static void merge_task(void *arg, int64_t task, int worker) {
     const attn_job *job = arg;
     const int64_t b = find_seq(job->merge_start, job->n_seq, task);
@@ -58,21 +65,28 @@ static void merge_task(void *arg, int64_t task, int worker) {
 /* ---- the call -------------------------------------------------------------------------------------------------- */
 
 static void carve(fa_arena *arena, attn_job *job) {
-    const int workers = fa_team_max(&job->ctx, attn_max(job->total_tasks, job->total_merges));
+    const int workers = fa_team_max(&job->ctx, attn_max(job->fresh_tasks, attn_max(job->total_tasks, job->total_merges)));
     const size_t n = (size_t)job->n_seq + 1, lanes = (size_t)job->lanes, group = (size_t)job->group;
     const size_t d = (size_t)job->d, dv = (size_t)job->dv, decode_rows = (size_t)job->kernels->decode_rows;
-    const size_t scales = job->k->dtype == FA_I8 ? FA_KV_CHUNK : 0;
-    const size_t q_rows = job->q->dtype != FA_F32 ? lanes : job->sign < 0 ? decode_rows : 0;
+    const size_t scales = job->k->dtype == FA_I8 || job->integers ? FA_KV_CHUNK : 0;
+    const size_t q_rows = job->q->dtype != FA_F32 ? lanes : job->sign < 0 && !job->integers ? decode_rows : 0;
+    const size_t eights = job->integers ? 1 : 0, stored = job->integers && !job->fresh ? 1 : 0, floats = job->integers ? 0 : 1;
+    const size_t fresh = (size_t)job->fresh_keys * (size_t)job->kv_heads;
     const size_t chunk_o = dv * lanes, decode_o = decode_rows * (size_t)job->dvp;
     job->task_start = fa_arena_take(arena, n, sizeof(int64_t));
     job->merge_start = fa_arena_take(arena, n, sizeof(int64_t));
     job->state_start = fa_arena_take(arena, n, sizeof(int64_t));
     job->bias_rows = fa_arena_take(arena, job->params->bias ? (size_t)(job->q_heads * attn_bias_width(job)) : 0, sizeof(float));
     job->partials = fa_arena_take(arena, (size_t)job->partial_floats, sizeof(float));
+    job->fresh_start = fa_arena_take(arena, job->fresh ? n : 0, sizeof(int64_t));
+    job->fresh_pieces = fa_arena_take(arena, job->fresh ? n : 0, sizeof(int64_t));
+    job->fresh_k = fa_arena_take(arena, fresh / 16, eights ? (size_t)attn_panel_bytes(job) : 1);
+    job->fresh_v = fa_arena_take(arena, fresh / 4, eights ? (size_t)attn_group_bytes(job) : 1);
+    job->fresh_numbers = fa_arena_take(arena, 3 * fresh, sizeof(float));
     job->scratch = fa_arena_take(arena, (size_t)workers, sizeof(attn_scratch));
     for (int w = 0; w < workers; w++) {
         attn_scratch place;
-        place.qt = fa_arena_take(arena, group * d * lanes, sizeof(float));
+        place.qt = fa_arena_take(arena, group * (d + eights * FA_TILE8_EXTRA) * lanes, sizeof(float));
         place.m = fa_arena_take(arena, group * lanes, sizeof(float));
         place.l = fa_arena_take(arena, group * lanes, sizeof(float));
         place.o = fa_arena_take(arena, group * dv * lanes, sizeof(float));
@@ -81,10 +95,14 @@ static void carve(fa_arena *arena, attn_job *job) {
         place.s = fa_arena_take(arena, FA_KEY_BLOCK * lanes, sizeof(float));
         place.q_copy = fa_arena_take(arena, q_rows * d, sizeof(float));
         place.out_copy = fa_arena_take(arena, job->out->dtype != FA_F32 ? lanes * dv : 0, sizeof(float));
-        place.k_copy = fa_arena_take(arena, job->copy ? FA_KV_CHUNK * (d + 16) : 0, sizeof(float));
-        place.v_copy = fa_arena_take(arena, job->copy ? FA_KV_CHUNK * (dv + 16) : 0, sizeof(float));
+        place.k_copy = fa_arena_take(arena, job->copy && floats ? FA_KV_CHUNK * (d + 16) : 0, sizeof(float));
+        place.v_copy = fa_arena_take(arena, job->copy && floats ? FA_KV_CHUNK * (dv + 16) : 0, sizeof(float));
         place.k_scale = fa_arena_take(arena, scales, sizeof(float));
         place.v_scale = fa_arena_take(arena, scales, sizeof(float));
+        place.k8 = fa_arena_take(arena, stored * (FA_KV_CHUNK / 16), eights ? (size_t)attn_panel_bytes(job) : 1);
+        place.v8 = fa_arena_take(arena, stored * (FA_KV_CHUNK / 4), eights ? (size_t)attn_group_bytes(job) : 1);
+        place.numbers = fa_arena_take(arena, stored * 3 * FA_KV_CHUNK, sizeof(float));
+        place.q8 = fa_arena_take(arena, stored * FA_DECODE_MAX, (size_t)FA_ROUNDED_BYTES(job->d));
         place.rows = fa_arena_take(arena, group, sizeof(attn_rows));
         place.jump_bias = fa_arena_take(arena, lanes * (size_t)job->jump_width, sizeof(float));
         place.jump_rows = fa_arena_take(arena, job->jump_width ? lanes : 0, sizeof(float *));
@@ -111,6 +129,10 @@ static void choose_form(attn_job *job) {
         form->scale = p->scale;
         form->c = 0x1.715476p+0f;
         job->sign = 1.0f;
+    } else if (job->integers) { /* scores come in units of log2 */
+        job->sign = p->scale * 0x1.715476p+0f;
+        form->scale = 0x1.62e43p-1f;
+        form->c = 1.0f;
     }
 }
 
@@ -126,7 +148,8 @@ static void choose_tasks(attn_job *job) {
     if (max_keys > LONG_KEYS) job->group = job->group > 4 ? job->group : 4;
     job->full_chunk = 4 * attn_min(FA_KV_CHUNK, max_keys) * (job->d + job->dv) > FULL_CHUNK;
     const int64_t tiles = attn_ceil(max_rows, job->lanes); /* of one sequence */
-    if (!attn_in_order(job)) job->copy = 2;
+    if (job->fresh) job->copy = 0;
+    else if (!attn_in_order(job)) job->copy = 2;
     else if ((rows_collide(job->k) || rows_collide(job->v)) && tiles >= COPY_FROM) job->copy = 1;
     if (job->copy) job->group = tiles >= 12 ? ATTN_MAX_GROUP : (int)attn_max(job->group, 4);
     for (int64_t b = 0; b < job->n_seq; b++) {
@@ -161,6 +184,11 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
                       .q_heads = q->shape[1], .kv_heads = k->shape[1], .group_heads = q->shape[1] / k->shape[1], .d = q->shape[3],
                       .dv = v->shape[3]};
     job->dvp = attn_ceil(job->dv, 16) * 16;
+    if (p->integers) {
+        job->integers = &ctx->kernels->attention_int8;
+        job->kernels = &job->integers->attend;
+        job->fresh = k->dtype != FA_I8;
+    }
     job->lanes = 16 * job->kernels->tile_nv;
     if (p->bias) job->bias_reach = p->bias->shape[1] / 2;
     choose_form(job);
@@ -175,6 +203,10 @@ static __attribute__((noinline)) fa_status prepare(attn_job *job, const fa_ctx *
         const double seen = (double)attn_min(attn_keys(job, b), attn_span_count(attn_seq_span(job, b)) * FA_KV_CHUNK);
         const double elements = seen * (double)job->kv_heads * (double)(job->d + job->dv);
         tasks_of(job, b, &tasks, &merges, &floats);
+        if (job->fresh && tasks) {
+            job->fresh_keys += attn_ceil(attn_keys(job, b), 16) * 16;
+            job->fresh_tasks += attn_fresh_pieces(job, b) * job->kv_heads;
+        }
         job->total_tasks += tasks;
         job->total_merges += merges;
         job->partial_floats += floats;
@@ -199,14 +231,16 @@ static fa_status prepare_in_default_environment(attn_job *job, const fa_ctx *ctx
 }
 
 static void fill_starts(attn_job *job) {
-    int64_t at[3] = {0};
+    int64_t at[3] = {0}, keys = 0, pieces = 0;
     for (int64_t b = 0; b <= job->n_seq; b++) {
         int64_t tasks, merges, floats;
         job->task_start[b] = at[0];
         job->merge_start[b] = at[1];
         job->state_start[b] = at[2];
+        if (job->fresh) job->fresh_start[b] = keys, job->fresh_pieces[b] = pieces;
         if (b == job->n_seq) return;
         tasks_of(job, b, &tasks, &merges, &floats);
+        if (job->fresh && tasks) keys += attn_ceil(attn_keys(job, b), 16) * 16, pieces += attn_fresh_pieces(job, b);
         at[0] += tasks;
         at[1] += merges;
         at[2] += floats;
@@ -241,7 +275,8 @@ fa_status fa_attention(const fa_ctx *ctx, const fa_view *out, const fa_view *lse
     carve(&arena, &job);
     fill_starts(&job);
     attn_fill_bias(&job);
-    status = fa_parallel_for(&job.ctx, job.total_tasks, attend_task, &job);
+    status = fa_parallel_for(&job.ctx, job.fresh_tasks, fresh_task, &job);
+    if (status == FA_OK) status = fa_parallel_for(&job.ctx, job.total_tasks, attend_task, &job);
     if (status == FA_OK) status = fa_parallel_for(&job.ctx, job.total_merges, merge_task, &job);
     return status;
 }

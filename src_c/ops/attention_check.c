@@ -41,6 +41,8 @@ static fa_status check_arrays(const fa_view *out, const fa_view *lse, const fa_v
         (weights && (status = check_view(weights, 4, FA_F32, 0))) || (p->scores && (status = check_view(p->scores, 4, FA_F32, 0))))
         return status;
     const int64_t hq = q->shape[1], hkv = k->shape[1];
+    if (p->integers && k->dtype != FA_I8 && k->dtype != FA_F32) return FA_ERR_DTYPE;
+    if (p->integers && k->dtype == FA_F32 && (p->page_table || p->ring_size)) return FA_ERR_VALUE;
     if (!p->page_table && k->shape[0] != q->shape[0]) return FA_ERR_SHAPE;
     if (!shape_is(v, k->shape[0], hkv, k->shape[2]) || k->shape[3] != q->shape[3]) return FA_ERR_SHAPE;
     if (!shape_is(out, q->shape[0], hq, q->shape[2]) || out->shape[3] != v->shape[3]) return FA_ERR_SHAPE;

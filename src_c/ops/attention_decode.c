@@ -6,7 +6,7 @@
 #include "attention_job.h"
 
 int attn_decodes(const attn_job *job, int64_t b) {
-    return !job->weights && !job->params->scores && job->ctx.force != FA_FORCE_TILE &&
+    return !job->weights && !job->params->scores && !job->fresh && job->ctx.force != FA_FORCE_TILE &&
            attn_queries(job, b) * job->group_heads <= job->kernels->decode_rows;
 }
 
@@ -39,10 +39,10 @@ static float *state_of(const attn_job *job, const attn_seq *seq, int64_t kv_head
 static void point_queries(const attn_job *job, const attn_rows *rows, attn_scratch *scratch, const float *q[FA_DECODE_MAX]) {
     for (int i = 0; i < rows->n; i++) {
         q[i] = (const float *)rows->q[i];
-        if (job->q->dtype == FA_F32 && job->sign > 0) continue;
+        if (job->q->dtype == FA_F32 && (job->sign > 0 || job->integers)) continue;
         float *copy = scratch->q_copy + i * job->d;
         job->convert->widen(copy, rows->q[i], job->q->dtype, job->d);
-        for (int64_t d = 0; d < job->d && job->sign < 0; d++) copy[d] = -copy[d];
+        for (int64_t d = 0; d < job->d && job->sign < 0 && !job->integers; d++) copy[d] = -copy[d];
         q[i] = copy;
     }
     for (int i = rows->n; i < FA_DECODE_MAX; i++) q[i] = q[rows->n - 1];
@@ -69,7 +69,7 @@ static void finish(const attn_job *job, const attn_seq *seq, int64_t kv_head, co
     }
     if (job->params->sinks) decode->sink = rows->sink;
     for (int i = 0; i < rows->n; i++) out[i] = narrow ? scratch->out_copy + i * job->dv : (float *)rows->out[i];
-    if (job->kernels->decode_finish(decode, job->dv, &job->form, out, lse)) {
+    if (job->kernels->decode_finish(decode, job->dv, &job->form, out, lse) && !job->integers) {
         /* a NaN of attended data, which stays, or 0 x NaN behind an excluded key, which the careful repeat drops */
         const attn_span span = attn_seq_span(job, seq->index);
         decode->started = 0;
@@ -86,7 +86,7 @@ static void finish(const attn_job *job, const attn_seq *seq, int64_t kv_head, co
 void attn_decode_task(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t part, attn_scratch *scratch) {
     const attn_span span = attn_seq_span(job, seq->index);
     const float *q[FA_DECODE_MAX];
-    fa_attn_decode decode = {.q = q, .chunk_o = scratch->chunk_o};
+    fa_attn_decode decode = {.q = q, .chunk_o = scratch->chunk_o, .q8 = scratch->q8, .unit = job->sign};
     attn_rows *rows = scratch->rows;
     float *state = state_of(job, seq, kv_head, part);
     attn_get_rows(job, seq, kv_head, 0, (int)seq->rows, rows);

@@ -5,6 +5,7 @@
  *   attention_check.c    are the arguments what they should be
  *   attention_rows.c     what a row is: its pointers, and the keys it sees
  *   attention_keys.c     where keys lie (in order, in a ring, in pages), and copies of them where a kernel needs them so
+ *   attention_integers.c the same for attention by integers, and rows that are rounded here
  *   attention_tiles.c    many rows: groups of tiles, cut along the keys where there are few of them
  *   attention_decode.c   few rows: a task per chunk of keys
  *   attention.c          tasks, workspace, the call
@@ -33,6 +34,9 @@ typedef struct attn_scratch {
     float *chunk_o, *s;
     float *k_copy, *v_copy;   /* rows of a chunk as the tile kernel wants them; NULL if K and V may be read in place */
     float *k_scale, *v_scale; /* [FA_KV_CHUNK], with int8 */
+    char *k8, *v8;            /* of integers: keys and values of a chunk as the tile kernel wants them */
+    float *numbers;           /* [3][FA_KV_CHUNK] of integers: k_unit, v_lift, v_inverse */
+    char *q8;                 /* of integers: rounded queries of the decode kernel */
     float *q_copy;            /* [rows][d] fp32; decode: with the sign folded in */
     float *out_copy;          /* [rows][dv] fp32 before it is narrowed */
     float *jump_bias;         /* [lanes][jump_width] biases of a chunk's keys, where positions jump */
@@ -65,6 +69,14 @@ typedef struct attn_job {
     float *bias_rows;      /* [q_heads][attn_bias_width] with both ends drawn out */
     float *partials;
     attn_scratch *scratch; /* [workers] */
+    const fa_attn_int8_kernels *integers; /* NULL: by floats */
+    int fresh;             /* of integers: k and v are floats, rounded in tasks of their own before all others */
+    int64_t fresh_keys;    /* of all sequences, each in whole panels of 16 */
+    int64_t fresh_tasks;
+    int64_t *fresh_start;  /* [n_seq + 1] first of a sequence's */
+    int64_t *fresh_pieces; /* [n_seq + 1] tasks of the sequences before, of a KV head */
+    char *fresh_k, *fresh_v;   /* [kv_heads] of all keys */
+    float *fresh_numbers;      /* [kv_heads][3][fresh_keys] */
 } attn_job;
 
 typedef struct attn_seq {
@@ -129,6 +141,21 @@ void attn_tile_keys(const attn_job *job, const attn_seq *seq, int64_t kv_head, i
 #define ATTN_GROUPS ((FA_KV_CHUNK + FA_KEY_BLOCK) / 16)
 void attn_decode_keys(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t index, const void **k_at, const void **v_at,
                       attn_scratch *scratch, fa_attn_chunk *chunk);
+
+/* attention_integers.c */
+ptrdiff_t attn_panel_bytes(const attn_job *job); /* of 16 keys */
+ptrdiff_t attn_group_bytes(const attn_job *job); /* of the values of 4 keys */
+int64_t attn_fresh_pieces(const attn_job *job, int64_t b); /* tasks that round the rows of a sequence and KV head */
+void attn_fresh_task(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t piece, attn_scratch *scratch);
+/* As attn_tile_keys; and the scales of a chunk alone, for the decode kernel. */
+void attn_tile_integers(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t index, int64_t first, int64_t last,
+                        attn_scratch *scratch, fa_attn_chunk *chunk);
+void attn_decode_numbers(const attn_job *job, const attn_seq *seq, int64_t kv_head, attn_scratch *scratch, fa_attn_chunk *chunk);
+/* Of attention_keys.c: which keys of a chunk are needed; a key's row in k, v (4 dimensions) or in their scales; keys in a
+ * row from j on. */
+void attn_needed(const attn_job *job, const fa_attn_chunk *chunk, int64_t first, int64_t last, int64_t *from, int64_t *to);
+const char *attn_key_at(const attn_job *job, const fa_view *view, const attn_seq *seq, int64_t kv_head, int64_t j);
+int64_t attn_run_of(const attn_job *job, int64_t j, int64_t end);
 
 /* attention_tiles.c */
 int64_t attn_tile_tasks(const attn_job *job, int64_t b);  /* of a sequence and KV head */

@@ -161,7 +161,7 @@ static void run_tiles(const attn_job *job, const attn_seq *seq, int64_t kv_head,
         run_chunk(job, seq, kv_head, attn_span_chunk(span, i), scratch, &set, safe);
     }
     for (int t = 0; t < set.n; t++) redo |= finish(job, seq, kv_head, scratch, &set.tiles[t], &set.rows[t]);
-    if (redo && !safe) run_tiles(job, seq, kv_head, r0, r1, scratch, 1);
+    if (redo && !safe && !job->integers) run_tiles(job, seq, kv_head, r0, r1, scratch, 1);
 }
 
 static void run_part(const attn_job *job, const attn_seq *seq, int64_t kv_head, int64_t group, int64_t part, attn_scratch *scratch) {
@@ -195,5 +195,5 @@ void attn_tile_merge(const attn_job *job, const attn_seq *seq, int64_t kv_head, 
         to->started = to->m[STATE_FLAG] > 0.0f;
         if (c) job->kernels->tile_merge(total, &part, job->form.c, job->dv);
     }
-    if (finish(job, seq, kv_head, scratch, total, &set.rows[0])) run_tiles(job, seq, kv_head, r0, r1, scratch, 1);
+    if (finish(job, seq, kv_head, scratch, total, &set.rows[0]) && !job->integers) run_tiles(job, seq, kv_head, r0, r1, scratch, 1);
 }

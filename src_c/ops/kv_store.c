@@ -9,6 +9,7 @@
 #include "rope.h"
 
 #define FA_STORE_TASK 65536 /* elements of one task, about */
+#define FA_STORE_ROUND 2048 /* more where 16 rows of 128 are rounded together */
 #define FA_STORE_WIDE 1024  /* fp32 elements between two steps: they stay in L1 beside angles, source and target */
 
 typedef struct fa_store_job {
@@ -16,6 +17,7 @@ typedef struct fa_store_job {
     const fa_view *dst, *scale, *src, *slots;
     const fa_rope_angles *angles; /* NULL: rows are stored as they are */
     int64_t step, blocks;         /* positions of a task, tasks of a sequence */
+    fa_store_form form;
 } fa_store_job;
 
 /* Rows at equal steps: consecutive positions of a head in consecutive slots of a page, or the heads of one position. */
@@ -50,6 +52,11 @@ static void fa_store_piece(const fa_store_job *job, fa_store_rows *run, int64_t 
         x = (const char *)wide;
         step = rows.os;
     }
+    if (job->form != FA_STORE_ROWS) {
+        job->kernels->attention_int8.round_rows((int8_t *)run->to, run->to_step, run->scale, run->scale_step, (const float *)x,
+                                                step / (ptrdiff_t)sizeof *wide, count, d, job->form == FA_STORE_KEYS);
+        return;
+    }
     for (int64_t r = 0; r < count; r++) {
         const float *row = (const float *)(x + r * step);
         char *to = run->to + r * run->to_step;
@@ -59,7 +66,8 @@ static void fa_store_piece(const fa_store_job *job, fa_store_rows *run, int64_t 
 }
 
 static void fa_store_run(const fa_store_job *job, fa_store_rows *run, float *wide) {
-    const int64_t d = job->src->shape[3], most = d < FA_STORE_WIDE ? FA_STORE_WIDE / d : 1;
+    const int64_t d = job->src->shape[3], room = job->form == FA_STORE_ROWS ? FA_STORE_WIDE : FA_STORE_ROUND;
+    const int64_t most = d < room ? room / d : 1;
     if (job->dst->dtype == job->src->dtype) {
         if (job->angles) {
             run->angles.out = run->to;
@@ -201,7 +209,7 @@ static fa_status fa_store_check(const fa_view *dst, const fa_view *scale, const 
 
 fa_status fa_kv_store(const fa_ctx *ctx, const fa_view *dst, const fa_view *scale, const fa_view *src, const fa_view *slots,
                       const fa_view *cos, const fa_view *sin, const fa_view *positions, int32_t interleaved,
-                      void *ws, size_t ws_bytes) {
+                      fa_store_form form, void *ws, size_t ws_bytes) {
     const fa_rope_angles angles = {cos, sin, positions, interleaved != 0};
     size_t needed = 0;
     int64_t limit, count = 1;
@@ -209,6 +217,7 @@ fa_status fa_kv_store(const fa_ctx *ctx, const fa_view *dst, const fa_view *scal
     if (status == FA_OK) status = fa_kv_store_workspace(slots, &needed);
     if (status != FA_OK) return status;
     if (!ws || (uintptr_t)ws % FA_ALIGN || ws_bytes < needed) return FA_ERR_WORKSPACE;
+    if (form < FA_STORE_ROWS || form > FA_STORE_VALUES || (form != FA_STORE_ROWS && !scale)) return FA_ERR_VALUE;
     if ((cos != NULL) != (sin != NULL) || (cos != NULL) != (positions != NULL)) return FA_ERR_VALUE;
     if (cos) status = fa_rope_angles_check(&angles, src->shape[0], src->shape[2], src->shape[3]);
     if (status != FA_OK) return status;
@@ -221,7 +230,7 @@ fa_status fa_kv_store(const fa_ctx *ctx, const fa_view *dst, const fa_view *scal
         if (src->shape[i] == 0) return FA_OK;
     if (cos) status = fa_rope_positions_check(&angles);
     if (status != FA_OK) return status;
-    fa_store_job job = {ctx->kernels, dst, scale, src, slots, cos ? &angles : NULL, 1, 1};
+    fa_store_job job = {ctx->kernels, dst, scale, src, slots, cos ? &angles : NULL, 1, 1, form};
     const int64_t heads = src->shape[1] * src->shape[3];
     job.step = heads < FA_STORE_TASK ? FA_STORE_TASK / heads : 1;
     job.blocks = (src->shape[2] - 1) / job.step + 1;

@@ -139,10 +139,11 @@ static fa_status run_norm(const prog_run *run, const fa_step *step, size_t *size
 }
 
 static fa_status store(const prog_run *run, const fa_view *to, const fa_view *scale, const fa_view *from,
-                       const fa_memory_group *group, size_t *size) {
+                       const fa_memory_group *group, fa_store_form form, size_t *size) {
     size_t bytes = 0;
+    if (to->dtype != FA_I8) form = FA_STORE_ROWS;
     if (!size)
-        return fa_kv_store(run->ctx, to, given(scale), from, &group->slots, NULL, NULL, NULL, 0, run->ws, run->ws_bytes);
+        return fa_kv_store(run->ctx, to, given(scale), from, &group->slots, NULL, NULL, NULL, 0, form, run->ws, run->ws_bytes);
     const fa_status status = fa_kv_store_workspace(&group->slots, &bytes);
     if (bytes > *size) *size = bytes;
     return status;
@@ -170,13 +171,14 @@ static fa_status run_attention(const prog_run *run, const fa_step *step, size_t 
         if (positions) return FA_ERR_VALUE; /* memory says where rows stand: a batch that says it too is of no meaning */
         const fa_memory_layer *layer = &run->batch->layers[step->layer];
         const fa_memory_group *group = &run->batch->groups[step->group];
-        status = store(run, &layer->k, &layer->k_scale, &k, group, size ? &bytes : NULL);
-        if (status == FA_OK) status = store(run, &layer->v, &layer->v_scale, &v, group, size ? &bytes : NULL);
+        status = store(run, &layer->k, &layer->k_scale, &k, group, FA_STORE_KEYS, size ? &bytes : NULL);
+        if (status == FA_OK) status = store(run, &layer->v, &layer->v_scale, &v, group, FA_STORE_VALUES, size ? &bytes : NULL);
         if (status != FA_OK) return status;
         keys = &layer->k;
         values = &layer->v;
         params.k_scale = given(&layer->k_scale);
         params.v_scale = given(&layer->v_scale);
+        params.integers = layer->k.dtype == FA_I8;
         params.cu_k = NULL;
         params.page_table = &group->page_table;
         params.kv_lengths = group->kv_lengths;
@@ -325,7 +327,7 @@ static int wants_as(const fa_step *a, const fa_step *b) {
            a->head_size == b->head_size && a->group == b->group && memcmp(a->index, b->index, sizeof a->index) == 0 &&
            a->bias.ndim == b->bias.ndim && a->alibi.ndim == b->alibi.ndim && a->sinks.ndim == b->sinks.ndim && a->bias.shape[1] == b->bias.shape[1] && p->scale == q->scale &&
            p->softcap == q->softcap && p->causal == q->causal && p->window_left == q->window_left &&
-           p->window_right == q->window_right && p->chunk == q->chunk && p->sink_tokens == q->sink_tokens;
+           p->window_right == q->window_right && p->chunk == q->chunk && p->integers == q->integers && p->sink_tokens == q->sink_tokens;
 }
 
 static int within(float x, float least) { return x >= least && x <= FLT_MAX; }

@@ -104,7 +104,7 @@ def test_listing_needs_no_arrays(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row.split() for row in capsys.readouterr().out.splitlines()]
     assert len(rows) == 10
     assert rows[3] == ["decode-gqa-b1-sk4096-d128-int8", "B1", "H32/8", "N1x4096", "D128", "int8", "KV"]
-    for mode, count in (("--peak-shapes", 17), ("--decode", 8), ("--scaling", 7)):
+    for mode, count in (("--peak-shapes", 23), ("--decode", 8), ("--scaling", 7)):
         assert cli.main(["bench", "attention", "--list", mode]) == 0
         assert len(capsys.readouterr().out.splitlines()) == count
 
@@ -293,7 +293,7 @@ def test_a_relation_changes_the_option_alone() -> None:
         base, case = relation.base, relation.case
         assert (base.mask, base.causal, base.kv_dtype) == (None, False, "float32")
         assert case.mask or case.causal or case.kv_dtype != "float32"
-        plain = replace(case, name="", mask=None, causal=False, dtype="float32", int8=False)
+        plain = replace(case, name="", mask=None, causal=False, dtype="float32", int8=False, cached=False)
         assert plain == replace(base, name="")
     small = replace(shapes.RELATIONS[0].base, sq=32, sk=32)
     relation = shapes.Relation("float", small, replace(small, name="float", mask="float"))

@@ -142,8 +142,29 @@ static void check_one_key(const attention_case *c, const variant *v, const resul
                     for (int64_t e = 0; e < c->dv; e++) r.out[row + e] = isnan(r.out[row + e]) ? base->out[row + e] : -1.0f;
             }
     }
+    for (int64_t i = 0; c->integers && i < r.n_lse; i++) /* a row is NaN with its lse */
+        if (isnan(r.lse[i])) r.lse[i] = base->lse[i];
+    for (int64_t i = 0; c->integers && i < r.n_weights; i++)
+        if (isnan(r.weights[i])) r.weights[i] = base->weights[i];
     compare(&r, base, 1);
     free_result(&r);
+    free_inputs(&in);
+}
+
+/* By integers: rows are as close as 8 bits allow. Keys of int8 are taken as rotated ones, which the reference knows nothing
+ * of: that they and rounded floats give the same is for Python's tests. */
+static void check_integers(const attention_case *c, const result *got) {
+    variant plain = variant_of(0, 0);
+    inputs in = make_inputs(c, &plain);
+    finish_inputs(c, &in, CLEAN);
+    const int64_t rows = got->n_out / c->dv;
+    double *out = scratch(got->n_out, sizeof *out), *lse = scratch(rows, sizeof *lse), dot = 0, mine = 0, other = 0, off = 0;
+    attention_double(&in.arrays, 0, out, lse, NULL, NULL);
+    for (int64_t i = 0; i < got->n_out; i++) dot += out[i] * got->out[i], mine += got->out[i] * got->out[i], other += out[i] * out[i];
+    for (int64_t i = 0; c->lse && i < rows; i++) off = isinf(lse[i]) ? (lse[i] == got->lse[i] ? off : 9) : fmax(off, fabs(lse[i] - got->lse[i]));
+    if (!(dot >= 0.999 * sqrt(mine * other))) fail("out: cosine %g", dot / sqrt(mine * other));
+    if (!(off <= 0.1)) fail("lse: off by %g", off);
+    free(out), free(lse);
     free_inputs(&in);
 }
 
@@ -152,7 +173,8 @@ void attention_run(const attention_case *c) {
     const int poisoned = c->fill == FILL_BELL && (c->mask || c->block_rows || c->causal || c->windowed || (c->kv_lengths && !c->unmapped));
     variant first = variant_of(0, 0);
     result base = run(c, &first, CLEAN);
-    check_reference(c, &base);
+    if (!c->integers) check_reference(c, &base);
+    else if (kv_dtype_of(c) == FA_F32 && c->fill == FILL_BELL) check_integers(c, &base);
     for (int isa = 0; isa < fa_isa_count(); isa++) {
         if (!isa_selected(isa)) continue;
         for (int index = isa == 0; index < VARIANTS_PER_ISA; index++) {

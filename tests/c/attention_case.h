@@ -46,6 +46,7 @@ typedef struct attention_case {
     int64_t page_size, ring_first, ring_size;
     int lse, weights;
     fa_score_stage stage;                 /* of the scores asked for */
+    int integers; /* attention by integers, of k and v as they are: int8 with scales, or fp32 */
     fill fill;
     int colliding; /* K and V rows 2048 bytes apart in some variants: the path that copies them */
     int unmapped;  /* b = 1: keys from kv_lengths on have no memory at all */

@@ -165,7 +165,7 @@ inputs make_inputs(const attention_case *c, const variant *v) {
         in.v_scale = make_scale("v_scale", k_shape, v, c->seed * 8 + 8);
     }
     fa_attention_params *p = &in.params;
-    *p = (fa_attention_params){.scale = scale_of(c), .softcap = c->softcap, .causal = c->causal, .window_left = -1, .window_right = -1,
+    *p = (fa_attention_params){.integers = c->integers, .scale = scale_of(c), .softcap = c->softcap, .causal = c->causal, .window_left = -1, .window_right = -1,
                                .n_seq = c->n_seq, .score_stage = c->stage};
     if (c->windowed) p->window_left = c->window_left, p->window_right = c->window_right, p->sink_tokens = c->sink_tokens;
     p->chunk = c->chunk;

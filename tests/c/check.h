@@ -72,6 +72,7 @@ void test_vmath(const options *o);
 void test_attention(const options *o);
 void test_attention_random(const options *o);
 void test_attention_positions(const options *o);
+void test_attention_integers(const options *o);
 void test_linear(const options *o);
 void test_linear_int8(const options *o);
 void test_linear_quant(const options *o);

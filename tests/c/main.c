@@ -23,6 +23,7 @@ static int run_all(const options *o) {
     test_attention(o);
     test_attention_random(o);
     test_attention_positions(o);
+    test_attention_integers(o);
     test_linear(o);
     test_linear_int8(o);
     test_linear_quant(o);

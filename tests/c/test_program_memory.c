@@ -73,7 +73,7 @@ static fa_view heads_at(const fa_view *wide, int64_t first, int64_t heads, int64
 }
 
 /* Rows stored as one page for all, which packed attention takes for keys. */
-static fa_view stored(const fa_ctx *ctx, const fa_view *src, fa_dtype dtype, void *memory, float *scales, fa_view *scale) {
+static fa_view stored(const fa_ctx *ctx, const fa_view *src, fa_dtype dtype, fa_store_form form, void *memory, float *scales, fa_view *scale) {
     int64_t slots[TOTAL];
     _Alignas(64) char ws[4096];
     const int64_t n = src->shape[2], d = src->shape[3], item = dtype == FA_F32 ? 4 : dtype == FA_I8 ? 1 : 2;
@@ -81,7 +81,8 @@ static fa_view stored(const fa_ctx *ctx, const fa_view *src, fa_dtype dtype, voi
     const fa_view at = {slots, {1, n}, {8 * n, 8}, 2, FA_I64};
     const fa_view to = {memory, {1, KV, n, d}, {KV * n * d * item, n * d * item, d * item, item}, 4, dtype};
     *scale = (fa_view){scales, {1, KV, n}, {KV * n * 4, n * 4, 4}, 3, FA_F32};
-    expect_status("store", fa_kv_store(ctx, &to, dtype == FA_I8 ? scale : NULL, src, &at, NULL, NULL, NULL, 0, ws, sizeof ws), FA_OK);
+    expect_status("store", fa_kv_store(ctx, &to, dtype == FA_I8 ? scale : NULL, src, &at, NULL, NULL, NULL, 0, dtype == FA_I8 ? form : FA_STORE_ROWS,
+                                       ws, sizeof ws), FA_OK);
     return to;
 }
 
@@ -94,11 +95,11 @@ static void by_hand(int layer, fa_dtype dtype, float *to) {
     const fa_view x = {wide, {TOTAL, WIDE}, {WIDE * 4, 4}, 2, FA_F32}, rows = {to, {TOTAL, OUT}, {OUT * 4, 4}, 2, FA_F32};
     const fa_view q = heads_at(&x, 0, HEADS, D), out = heads_at(&rows, 0, HEADS, DV);
     const fa_view keys = heads_at(&x, HEADS * D, KV, D), values = heads_at(&x, HEADS * D + KV * D, KV, DV);
-    const fa_view ks = stored(&ctx, &keys, dtype, k, k_scales, &k_scale), vs = stored(&ctx, &values, dtype, v, v_scales, &v_scale);
+    const fa_view ks = stored(&ctx, &keys, dtype, FA_STORE_KEYS, k, k_scales, &k_scale), vs = stored(&ctx, &values, dtype, FA_STORE_VALUES, v, v_scales, &v_scale);
     fa_attention_params p = options_of(layer);
     p.cu_q = p.cu_k = ends;
     p.n_seq = N;
-    if (dtype == FA_I8) p.k_scale = &k_scale, p.v_scale = &v_scale;
+    if (dtype == FA_I8) p.k_scale = &k_scale, p.v_scale = &v_scale, p.integers = 1;
     size_t bytes = 0;
     expect_status("query", fa_attention_workspace(&ctx, &out, NULL, NULL, &q, &ks, &vs, &p, &bytes), FA_OK);
     void *ws = guard_alloc(bytes, GUARD_BACK, "workspace by hand");

@@ -158,7 +158,7 @@ static void store_once(const void *arg, const variant *v, void *got) {
     fa_ctx ctx = variant_ctx(v);
     hostile_enter(v);
     fa_status status = fa_kv_store(&ctx, &dst.view, scales, &src.view, &slots.view, c->half ? &cos.view : NULL,
-                                   c->half ? &sin.view : NULL, c->half ? &at.view : NULL, 0, ws, bytes);
+                                   c->half ? &sin.view : NULL, c->half ? &at.view : NULL, 0, FA_STORE_ROWS, ws, bytes);
     hostile_leave(v);
     expect_status("kv_store", status, FA_OK);
     tensor_gather(&dst, got);
@@ -218,7 +218,7 @@ static void test_statuses(void) {
     _Alignas(64) char ws[4096];
     fill(&x, 1);
 #define ROPE(out_, x_, cos_, sin_, at_) fa_rope(&ctx, out_, x_, cos_, sin_, at_, 0)
-#define STORE(dst_, slots_, bytes_) fa_kv_store(&ctx, dst_, NULL, &x.view, slots_, NULL, NULL, NULL, 0, ws, bytes_)
+#define STORE(dst_, slots_, bytes_) fa_kv_store(&ctx, dst_, NULL, &x.view, slots_, NULL, NULL, NULL, 0, FA_STORE_ROWS, ws, bytes_)
     const fa_view good = x.view, table = cos.view, places = at.view;
     fa_view odd = good, bad_cos = table, bad_at = places, target = out.view;
     expect_status("good", ROPE(&target, &good, &table, &table, &places), FA_OK);

@@ -406,7 +406,7 @@ def test_a_header_that_lies_about_the_model(packed: Path, edit: Any, message: st
     assert str(packed) in str(caught.value)
 
 
-@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_older_numerics_are_loaded_with_a_note(packed: Path, version: int) -> None:
     """The weights are the same in all versions so far: the same bits, and a note only where the version is older."""
     model = fa.load(packed)
@@ -420,7 +420,8 @@ def test_older_numerics_are_loaded_with_a_note(packed: Path, version: int) -> No
         assert told == []
     else:
         assert len(told) == 1 and told[0].startswith(f"{packed}: packed with numerics version {version}, this library")
-        assert f"has {own}: " in told[0] and "new in 2: last digits of GELU" in told[0]
+        assert f"has {own}: " in told[0] and "3: attention of int8 encoders" in told[0]
+        assert ("2: last digits of GELU" in told[0]) == (version < 2)
 
 
 def test_the_next_numerics_are_refused(packed: Path) -> None:

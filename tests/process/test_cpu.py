@@ -86,7 +86,7 @@ def test_caches_of_sysfs_reads_what_makes_sense(tmp_path: Path) -> None:
 def test_build_info() -> None:
     build = fa.build_info()
     assert build["version"] == fa.__version__
-    assert build["numerics_version"] == 2 == 1 + len(cpu.numerics_changes(1)) and cpu.numerics_changes(2) == []
+    assert build["numerics_version"] == 3 == 1 + len(cpu.numerics_changes(1)) and cpu.numerics_changes(3) == []
     assert build["isas"] == fa.cpu_info()["isas_compiled"]
     assert build["compiler"]
     openmp = _core.openmp_version()

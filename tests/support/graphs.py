@@ -15,7 +15,7 @@ from fastattn.graph.program import Compiled
 
 def bare_graph() -> Graph:
     """A recorder that asks nobody for weights."""
-    source: Any = SimpleNamespace(config=None, tables=[])
+    source: Any = SimpleNamespace(config=None, tables=[], dtype="float32")
     return Graph(source, SimpleNamespace(architectures={}))
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 import fastattn as fa
+from fastattn import _core
+from fastattn.attention import attend_stored
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 
@@ -26,9 +28,15 @@ def stored(x: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
         return bfloat16_bits(x), None
     if dtype == "float32":
         return x, None
-    scale = np.abs(x).max(axis=-1, initial=0) / np.float32(127)
-    divisor = np.where(scale > 0, scale, np.float32(1))[..., None]
-    return np.rint(x / divisor).astype(np.int8), scale.astype(np.float32)
+    return rounded(x, "values")
+
+
+def rounded(x: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """float32 rows (H, n, D) in int8 for attention by integers, and their scales (H, n); "keys" are rotated first."""
+    rows, scale = np.zeros((1, *x.shape), np.int8), np.zeros((1, *x.shape[:2]), np.float32)
+    slots = np.arange(x.shape[1])[None]
+    _core.kv_store(rows, np.ascontiguousarray(x[None]), slots, scale=scale, integers=kind)
+    return rows[0], scale[0]
 
 
 def as_query(x: np.ndarray, dtype: str) -> np.ndarray:
@@ -50,7 +58,7 @@ class Stream:
     def append(self, k: np.ndarray, v: np.ndarray) -> None:
         """k (H, S, D), v (H, S, Dv) float32"""
         for name, new in (("k", k), ("v", v)):
-            rows, scale = stored(new, self.dtype)
+            rows, scale = rounded(new, "keys") if name == "k" and self.dtype == "int8" else stored(new, self.dtype)
             setattr(self, name, np.concatenate([getattr(self, name), rows], axis=1))
             if scale is not None:
                 setattr(self, f"{name}_scale", np.concatenate([getattr(self, f"{name}_scale"), scale], axis=1))
@@ -86,10 +94,14 @@ def attend(
     sink_tokens: int = 0,
     **options: Any,
 ) -> Any:
-    """fa.attention over plain arrays, one stream for each batch row, causal; an int window counts the query itself."""
+    """fa.attention over plain arrays, one stream for each batch row, causal; an int window counts the query itself.
+
+    int8, which is for attention by integers, goes the way of caches, but neither in pages nor in a ring.
+    """
     lengths = np.array([len(s) for s in streams], np.int64)
     k, v = _padded([s.k for s in streams]), _padded([s.v for s in streams])
-    if streams[0].k_scale is not None:
+    integers = streams[0].k_scale is not None
+    if integers:
         options["k_scale"] = _padded([s.k_scale for s in streams if s.k_scale is not None])
         options["v_scale"] = _padded([s.v_scale for s in streams if s.v_scale is not None])
     offsets = np.asarray(offsets, np.int64)
@@ -101,4 +113,6 @@ def attend(
         options["mask"] = (((j > p - window) | (j < sink_tokens)) & (j <= p))[:, None]
     elif window is not None:
         options["window"] = (window - 1, 0)
+    if integers:
+        return attend_stored(q, k, v, lengths, q_offset=np.broadcast_to(offsets, lengths.shape).copy(), **options)
     return fa.attention(q, k, v, causal=True, q_offset=offsets, kv_lengths=lengths, **options)
