@@ -324,6 +324,82 @@ static void rows_alone(void) {
     case_end(hash_bytes(HASH_START, all, sizeof all));
 }
 
+/* Rows of a layer as those of a table of words; weights made to blocks of 4 bits, which lose less than half a step each. */
+static void rows_of_layers(void) {
+    if (!case_begin("linear quant, rows of a table")) return;
+    enum { N = 48, K = 256, T = 9 };
+    static _Alignas(64) uint8_t codes[2][3 * 4096], scales[2][3 * 1024];
+    static uint8_t blocks[2][32 * 210];
+    static const int types[2] = {FA_Q6_K, FA_Q4_K};
+    static const int64_t ids[T] = {0, 47, 31, 32, 15, 16, 5, 5, 40};
+    uint64_t hash = HASH_START;
+    for (int isa = 0; isa < fa_isa_count(); isa++) {
+        if (!isa_selected(isa)) continue;
+        const variant v = variant_of(isa, 0);
+        const fa_ctx ctx = variant_ctx(&v);
+        fa_linear_weights weights = {.dtype = FA_QUANT, .planes = 2, .n_parts = 2};
+        for (int p = 0; p < 2; p++) {
+            const int64_t rows = p ? 16 : 32, bytes = p ? 144 : 210;
+            int64_t row;
+            fill_blocks(blocks[p], types[p], rows, 5 + (uint64_t)p, 0);
+            weights.parts[p] = (fa_quant_part){types[p], rows, codes[p], scales[p]};
+            const fa_view view = {.data = blocks[p], .shape = {rows, bytes}, .stride = {bytes, 1}, .ndim = 2, .dtype = FA_BOOL};
+            expect_status("pack", fa_quant_pack(&ctx, &weights.parts[p], &view, K, &row), FA_OK);
+        }
+        static float out[T * K];
+        const fa_view to = {.data = out, .shape = {T, K}, .stride = {K * 4, 4}, .ndim = 2, .dtype = FA_F32};
+        fa_view which = {.data = (void *)ids, .shape = {T}, .stride = {8}, .ndim = 1, .dtype = FA_I64};
+        expect_status("rows", fa_quant_rows(&ctx, &to, &weights, N, &which), FA_OK);
+        for (int t = 0; t < T; t++)
+            for (int i = 0; i < K; i++) {
+                const int p = ids[t] >= 32;
+                float d, least;
+                const int q = element(types[p], blocks[p] + (ids[t] - 32 * p) * (p ? 144 : 210), i, &d, &least);
+                volatile float w = d * (float)q;
+                w = w + least;
+                if (out[t * K + i] != w) fail("row %d, column %d is %g, expected %g", t, i, (double)out[t * K + i], (double)w);
+            }
+        hash = hash_bytes(HASH_START, out, sizeof out);
+        static const int64_t beyond[T] = {0, 48};
+        which.data = (void *)beyond;
+        expect_status("an id beyond", fa_quant_rows(&ctx, &to, &weights, N, &which), FA_ERR_VALUE);
+        which.data = (void *)ids;
+        expect_status("another number of rows", fa_quant_rows(&ctx, &to, &weights, N + 1, &which), FA_ERR_WORKSPACE);
+        which.dtype = FA_F32;
+        expect_status("ids of floats", fa_quant_rows(&ctx, &to, &weights, N, &which), FA_ERR_DTYPE);
+    }
+    case_end(hash);
+    if (!case_begin("linear quant, weights to 4 bits")) return;
+    static float w[5 * 77];
+    static uint8_t first[5 * 60], four[5 * 60];
+    int64_t row;
+    for (int i = 0; i < 5 * 77; i++) w[i] = i / 77 == 3 ? 1.5f : (float)((int)(hash_at(7, (uint64_t)i) % 2001) - 1000) * 1e-3f;
+    for (int isa = 0; isa < fa_isa_count(); isa++) {
+        if (!isa_selected(isa)) continue;
+        const variant v = variant_of(isa, 0);
+        const fa_ctx ctx = variant_ctx(&v);
+        const fa_view from = {.data = w, .shape = {5, 77}, .stride = {77 * 4, 4}, .ndim = 2, .dtype = FA_F32};
+        fa_view to = {.data = four, .shape = {5, 60}, .stride = {60, 1}, .ndim = 2, .dtype = FA_BOOL};
+        expect_status("4 bits", fa_quant_int4(&ctx, &to, &from, &row), FA_OK);
+        if (isa == 0) memcpy(first, four, sizeof first);
+        expect_same("blocks", four, first, sizeof first, 1);
+        for (int o = 0; o < 5; o++)
+            for (int i = 0; i < 77; i++) {
+                float d, least;
+                const int q = element(FA_Q4_1, four + o * 60 + i / 32 * 20, i % 32, &d, &least);
+                if (fabsf(d * (float)q + least - w[o * 77 + i]) > 0.1f) fail("weight %d of %d", i, o);
+            }
+        const float was = w[2 * 77 + 76];
+        w[2 * 77 + 76] = INFINITY;
+        expect_status("infinity", fa_quant_int4(&ctx, &to, &from, &row), FA_ERR_NAN);
+        if (row != 2) fail("row %lld", (long long)row);
+        w[2 * 77 + 76] = was;
+        to.shape[1] = 59;
+        expect_status("a byte less", fa_quant_int4(&ctx, &to, &from, &row), FA_ERR_SHAPE);
+    }
+    case_end(hash_bytes(HASH_START, first, sizeof first));
+}
+
 static void refusals(void) {
     if (!case_begin("linear quant refuses")) return;
     static _Alignas(64) uint8_t codes[4096], blocks[4 * 144];
@@ -375,5 +451,6 @@ void test_linear_quant(const options *o) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         run_case(&cases[i], hash_bytes(HASH_START, cases[i].name, strlen(cases[i].name)));
     rows_alone();
+    rows_of_layers();
     refusals();
 }

@@ -13,6 +13,7 @@ from golden import tiny_decoders
 from support import gguf_models, gguf_moe
 from support.gguf_files import Tensor, finite_blocks, gguf_bytes
 from support.inputs import generator
+from support.lora_files import pairs, peft_tensors, save_peft
 
 import fastattn as fa
 from fastattn import _testing
@@ -220,3 +221,28 @@ def test_panels_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     packed = fa.pack(path, tmp_path / "m.fastattn")
     with pytest.raises(WeightFileError, match="blocks are in panels of format '7', but this library reads format '1'"):
         fa.load(packed)
+
+
+def test_adapters(tmp_path: Path) -> None:
+    """Layers that an adapter changes become float32, of the dequantised weights; all others are the model's own."""
+    path = write(tmp_path / "m.gguf", "Q5_K", tie_word_embeddings=True)
+    plain = tmp_path / "plain.gguf"
+    values = fa.open_weights(path)
+    c = tiny_decoders.config("llama", **SIZES, tie_word_embeddings=True)
+    plain.write_bytes(gguf_bytes(gguf_models.fields_of(c), {name: values.as_float32(name) for name in values}))
+    changed = ("layers.0.self_attn.k_proj", "layers.1.mlp.down_proj")
+    adapter = save_peft(tmp_path / "peft", peft_tensors(pairs(tiny_decoders.shapes(c), changed)))
+    expected = fa.load(plain).load_adapter(adapter).graph.made
+    attention = "+".join(f"model.layers.0.self_attn.{one}_proj" for one in "qkv")
+    new = {attention, "model.layers.1.mlp.down_proj"}
+    found = {}
+    for base in (path, fa.pack(path, tmp_path / "m.fastattn")):
+        model = fa.load(base)
+        tuned = model.load_adapter(adapter)
+        assert {key for key, made in tuned.graph.made.items() if made is not model.graph.made[key]} == new
+        for key in new:
+            layer, same = tuned.graph.made[key], expected[key]
+            assert isinstance(layer, PackedLinear) and isinstance(same, PackedLinear)
+            assert layer.dtype == "float32" and layer.panels.tobytes() == same.panels.tobytes()
+        found[base.suffix] = logits(tuned).tobytes()
+    assert found[".gguf"] == found[".fastattn"] != logits(fa.load(path)).tobytes()
