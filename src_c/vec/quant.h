@@ -24,6 +24,8 @@
  *   q_dot(words, a, x, c)     a + products; q_dot_at(words, a, x, g, c) of group g at x
  *   q_fold(words, a, start)   the 16 sums
  *   q_powers(e)               scales of MXFP4
+ *   q_place(bytes, words, at, t, planes)   16 integers X, low bits of t = X + 1.5 * 2^23, as inputs number `at` on of a block;
+ *                             bytes and words where not NULL
  */
 #ifndef FA_VEC_QUANT_H
 #define FA_VEC_QUANT_H
@@ -53,6 +55,21 @@ FA_INLINE q_ints q_times128(q_ints a) { return _mm512_slli_epi32(a, 7); }
 FA_INLINE v16f q_float(q_ints a) { return _mm512_cvtepi32_ps(a); }
 FA_INLINE q_raw fa_quant_table(const int8_t *table) {
     return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table));
+}
+
+FA_INLINE void q_place(char *bytes, char *words, int at, v16f t, int planes) {
+    const __m512i x = _mm512_sub_epi32(_mm512_castps_si512(t), _mm512_set1_epi32(0x4b400000));
+    if (bytes && planes == 2) {
+        const __m512i hi = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(64)), 7);
+        _mm_storeu_si128((__m128i *)(bytes + at), _mm512_cvtepi32_epi8(hi));
+        _mm_storeu_si128((__m128i *)(bytes + 32 + at), _mm512_cvtepi32_epi8(_mm512_sub_epi32(x, _mm512_slli_epi32(hi, 7))));
+    } else if (bytes) {
+        _mm_storeu_si128((__m128i *)(bytes + at), _mm512_cvtepi32_epi8(x));
+    }
+    if (words) {
+        const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+        _mm256_storeu_si256((__m256i *)(words + 2 * at), _mm256_shuffle_epi8(_mm512_cvtepi32_epi16(x), order));
+    }
 }
 
 #if defined(FA_VEC_VNNI)
@@ -201,6 +218,25 @@ FA_INLINE q_ints q_fold(const int words, q_sums a, q_ints start) {
     if (!words) a = (q_sums)FA_Q2(_mm256_madd_epi16, _mm256_set1_epi16(1));
     return q_add(a, start);
 }
+FA_INLINE __m128i fa_quant_narrow(__m256i words) {
+    return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+}
+FA_INLINE void q_place(char *bytes, char *words, int at, v16f t, int planes) {
+    const __m256i bias = _mm256_set1_epi32(0x4b400000);
+    const __m256i lo = _mm256_sub_epi32(_mm256_castps_si256(t.lo), bias), hi = _mm256_sub_epi32(_mm256_castps_si256(t.hi), bias);
+    const __m256i x = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
+    if (bytes && planes == 2) {
+        const __m256i high = _mm256_srai_epi16(_mm256_add_epi16(x, _mm256_set1_epi16(64)), 7);
+        _mm_storeu_si128((__m128i *)(bytes + at), fa_quant_narrow(high));
+        _mm_storeu_si128((__m128i *)(bytes + 32 + at), fa_quant_narrow(_mm256_sub_epi16(x, _mm256_slli_epi16(high, 7))));
+    } else if (bytes) {
+        _mm_storeu_si128((__m128i *)(bytes + at), fa_quant_narrow(x));
+    }
+    if (words) {
+        const __m256i order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+        _mm256_storeu_si256((__m256i *)(words + 2 * at), _mm256_shuffle_epi8(x, order));
+    }
+}
 #undef FA_Q2
 
 #elif defined(FA_VEC_NEON)
@@ -289,6 +325,17 @@ FA_INLINE q_ints q_fold(const int words, q_sums a, q_ints start) {
 }
 #endif
 FA_INLINE q_sums q_dot_at(const int words, q_sums a, const void *x, int g, q_codes c) { return q_dot(words, a, q_inputs(words, x, g), c); }
+FA_INLINE void q_place(char *bytes, char *words, int at, v16f t, int planes) {
+    const uint32x4_t bias = vdupq_n_u32(0x4b400000);
+    int16x4_t w[4];
+    (void)words;
+    FA_EACH w[i] = vmovn_s32(vreinterpretq_s32_u32(vsubq_u32(vreinterpretq_u32_f32(t.q[i]), bias)));
+    for (int i = 0; i < 2 && bytes; i++) {
+        const int16x8_t x = vcombine_s16(w[2 * i], w[2 * i + 1]), high = vshrq_n_s16(vaddq_s16(x, vdupq_n_s16(64)), 7);
+        vst1_s8((int8_t *)bytes + at + 8 * i, vmovn_s16(planes == 2 ? high : x));
+        if (planes == 2) vst1_s8((int8_t *)bytes + 32 + at + 8 * i, vmovn_s16(vsubq_s16(x, vshlq_n_s16(high, 7))));
+    }
+}
 #undef FA_EACH
 
 #elif defined(FA_VEC_SCALAR)
@@ -324,6 +371,15 @@ FA_INLINE q_sums q_dot(int words, q_sums a, q_group x, q_codes c) {
 }
 FA_INLINE q_sums q_dot_at(int words, q_sums a, const void *x, int g, q_codes c) { return q_dot(words, a, q_inputs(words, x, g), c); }
 FA_INLINE q_ints q_fold(int words, q_sums a, q_ints start) { (void)words, (void)start; return a; }
+
+FA_INLINE void q_place(char *bytes, char *words, int at, v16f t, int planes) {
+    (void)words;
+    for (int i = 0; i < 16 && bytes; i++) {
+        const int32_t x = (int32_t)(t.f[i] - 0x1.8p23f), high = (x + 64) >> 7;
+        bytes[at + i] = (char)(planes == 2 ? high : x);
+        if (planes == 2) bytes[32 + at + i] = (char)(x - 128 * high);
+    }
+}
 
 #endif
 
