@@ -51,13 +51,16 @@ def dry_penalties(tokens: Sequence[int], dry: Dry) -> dict[int, np.float32]:
     return found
 
 
-def kept_by_entropy(p: Array, sampling: Sampling) -> tuple[Array, float]:
-    """Probabilities after typical, epsilon and eta, and how far the nearest decision was from the other one."""
+def kept_by_entropy(p: Array, x: Array, sampling: Sampling) -> tuple[Array, float]:
+    """Probabilities after typical, epsilon and eta, and how far the nearest decision was from the other one.
+
+    Typical by the distances of logits ``x``, which a high temperature does not make equal as it does surprises.
+    """
     margin = np.inf
     if sampling.typical_p < 1:
         live = np.flatnonzero(p > 0)
-        surprise = -np.log(p[live])
-        off = np.abs(surprise - (p[live] * surprise).sum())
+        below = x.max() - x[live]
+        off = np.abs(below - (p[live] * below).sum()) / sampling.temperature
         order = np.argsort(off, kind="stable")
         sums = np.cumsum(p[live][order])
         last = min(int((sums < sampling.typical_p).sum()), len(live) - 1)

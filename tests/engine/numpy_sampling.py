@@ -92,7 +92,7 @@ def remaining(x: Array, sampling: Sampling, step: int = 0, which: int = 0) -> tu
         others = p[(p > 0) & (p < p.max())]
         margin = min(margin, float(np.abs(others - edge).min(initial=np.inf)))
         p[p < edge] = 0
-    p, other = kept_by_entropy(p / p.sum(), sampling)
+    p, other = kept_by_entropy(p / p.sum(), x, sampling)
     margin = min(margin, other)
     if sampling.xtc is not None and bits_of(sampling, step, which, 1) < sampling.xtc[0]:
         p, other = without_the_best(x, p, sampling.xtc[1])
