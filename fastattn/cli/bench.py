@@ -164,7 +164,7 @@ def _peers(text: str) -> list[str]:
 
 
 def _weight_dtypes(text: str) -> list[str]:
-    known = ("float32", "bfloat16", "float16", "int8", "int4")
+    known = ("float32", "bfloat16", "float16", "int8")
     names = _names(text)
     for name in names:
         if name not in known:

@@ -87,7 +87,7 @@ def test_info_text() -> None:
     status, out, err = run("info", "--threads", "1")
     assert (status, err) == (0, "")
     assert "1 thread" in out and "set by set_num_threads()" in out
-    for word in ("numerics version 2 (new in 2: ", "instruction set", "caches", "compiler", "GFLOP/s", "GB/s"):
+    for word in ("numerics version 3 (new in 2: ", "instruction set", "caches", "compiler", "GFLOP/s", "GB/s"):
         assert word in out, word
 
 

@@ -229,7 +229,8 @@ def test_tables_and_scratch_memory_are_there(packed: bool, folders: dict[str, Pa
     model.warm()
     scratch = model._blocks.nbytes
     tokens = 4 * sum(model.program(["hidden"]).columns.values()) * model.GROUP_TOKENS
-    assert len(model._blocks) == 1 and tokens < scratch < 4 * tokens
+    most = 6 if packed else 4  # packed is int8, whose attention has rounded keys and values besides
+    assert len(model._blocks) == 1 and tokens < scratch < most * tokens
     fitting = model.GROUP_TOKENS // model.max_positions
     for shape in ((1, model.max_positions), (fitting, model.max_positions), (model.GROUP_TOKENS, 1), (300, 3)):
         model(np.ones(shape, np.int64))
