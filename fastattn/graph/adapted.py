@@ -356,11 +356,10 @@ class Adapted(Checkpoint):
 
     def __init__(
         self, asked: Asked, changes: Mapping[str, Sequence[Change]], made: Mapping[str, Any], dtype: str,
-        num_threads: int | None,
+        num_threads: int | None, activations: str,
     ) -> None:  # fmt: skip
-        super().__init__(
-            asked.source.config, Merged(asked, changes, num_threads), dtype, num_threads, asked.source.head
-        )
+        merged = Merged(asked, changes, num_threads)
+        super().__init__(asked.source.config, merged, dtype, num_threads, asked.source.head, activations)
         self._base, self._changed, self._kept = asked.source, changes.keys(), made
 
     @property

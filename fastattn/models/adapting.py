@@ -59,7 +59,7 @@ def build_adapted(
     each = [_changes(adapter, asked, opened) for adapter in adapters]
     renewed = {name for changes in each[len(each) - new :] for name in changes}
     together = {name: [change for changes in each for change in changes.get(name, ())] for name in renewed}
-    source = Adapted(asked, together, made, opened.dtype, opened.num_threads)
+    source = Adapted(asked, together, made, opened.dtype, opened.num_threads, opened.activations or "int16")
     graph, facts = trace_page(opened.family, source)
     graph.seal()
     packed = isinstance(opened.weights, PackedFile)

@@ -95,6 +95,19 @@ def test_layers_are_stored_as_the_model_stores_them(tmp_path: Path, dtype: str) 
         assert logits(packed.load_adapter(adapter)) == logits(tuned)
 
 
+def test_layers_of_4_bits_round_inputs_as_the_model_does(tmp_path: Path) -> None:
+    tiny = Tiny(tmp_path)
+    found = pairs(tiny.shapes, SOME)
+    adapter = save_peft(tmp_path / "peft", peft_tensors(found))
+    other = save_model(tmp_path / "by-hand", tiny.c, merged(tiny.arrays, found))
+    both = [
+        (logits(fa.load(tiny.folder, "int4", activations=rounded).load_adapter(adapter)),
+         logits(fa.load(other, "int4", activations=rounded)))
+        for rounded in ("int16", "int8")
+    ]  # fmt: skip
+    assert all(tuned == expected for tuned, expected in both) and both[0][0] != both[1][0]
+
+
 def test_halves_of_a_checkpoint_stay_halves(tmp_path: Path) -> None:
     tiny = Tiny(tmp_path)
     found = pairs(tiny.shapes, SOME)
