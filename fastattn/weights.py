@@ -184,7 +184,7 @@ def packed_from_arrays(
     types: tuple[tuple[int, ...], int] = ((), 0)
     if is_quants(dtype):
         types = quant_types(dtype, activations)
-        shapes = quant_arrays(dtype, {name: as_array(part, name) for name, part in arrays.items()}, n, k)
+        shapes = quant_arrays(dtype, {name: as_array(part, f"arrays[{name!r}]") for name, part in arrays.items()}, n, k)
         needed = {name: (np.dtype(np.uint8), shape) for name, shape in shapes.items()}
         optional: dict[str, _Part] = {"bias": (_FLOAT32, (n,))}
     else:

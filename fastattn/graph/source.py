@@ -137,7 +137,8 @@ class Source(ABC):
     def tables(self) -> list[np.ndarray[Any, Any]]:
         """The arrays of tables that were handed out, of which a call reads a few rows."""
         found = [made for asked, made in self._handed.values() if asked[0] == "table"]
-        return [part for each in found for part in (each.arrays().values() if hasattr(each, "arrays") else (each,))]
+        arrays = [each.arrays().values() if isinstance(each, PackedLinear) else (each,) for each in found]
+        return [part for parts in arrays for part in parts]
 
     @property
     def made(self) -> dict[str, PackedLinear | Norm | Floats | Mapping[str, Floats]]:

@@ -167,6 +167,8 @@ def test_arrays_that_do_not_fit() -> None:
             make(arrays, 256, 41, dtype)
     with pytest.raises(TypeError, match=r"arrays\['scales1'\]"):
         make({**arrays, "scales1": arrays["scales1"].view(np.int8)}, 256, 41, "Q4_K+Q6_K")
+    with pytest.raises(TypeError, match=r"arrays\['panels'\].* list"):
+        make({**arrays, "panels": arrays["panels"].tolist()}, 256, 41, "Q4_K+Q6_K")
     crooked = np.empty(arrays["panels"].nbytes + 128, np.uint8)
     start = -crooked.ctypes.data % 64 + 8
     panels = crooked[start : start + arrays["panels"].nbytes].reshape(arrays["panels"].shape)
