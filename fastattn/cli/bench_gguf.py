@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,26 +77,23 @@ def add_options(kind: argparse.ArgumentParser) -> None:
 def _types(text: str) -> list[str]:
     from fastattn.bench.gguf_files import TYPES
 
-    names = [] if text == "none" else list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in TYPES:
-            raise argparse.ArgumentTypeError(f"{name!r} is unknown, expected some of {','.join(TYPES)}, or none")
-    return names
+    return [] if text == "none" else _some(text, TYPES, ", or none")
 
 
 def _cases(text: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in _CASES:
-            raise argparse.ArgumentTypeError(f"{name!r} is unknown, expected some of {','.join(_CASES)}")
-    return names
+    return _some(text, _CASES)
 
 
 def _activations(text: str) -> list[str]:
+    return _some(text, _ACTIVATIONS)
+
+
+def _some(text: str, known: Collection[str], more: str = "") -> list[str]:
+    """Names with commas between them, each once, of those that are known."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        if name not in _ACTIVATIONS:
-            raise argparse.ArgumentTypeError(f"{name!r} is unknown, expected some of {','.join(_ACTIVATIONS)}")
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is unknown, expected some of {','.join(known)}{more}")
     return names
 
 
