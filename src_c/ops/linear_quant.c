@@ -83,9 +83,12 @@ static void pack_task(void *arg, int64_t task, int worker) {
     pack_panels(job, first, fa_least(first + job->per_task, panels), &job->bad[task]);
 }
 
-static fa_status first_bad(const int64_t *bad, int64_t tasks, int64_t *row) {
-    for (int64_t i = 0; i < tasks && *row < 0; i++) *row = bad[i];
-    return *row < 0 ? FA_OK : FA_ERR_NAN;
+/* Runs tasks that put the first row with a number that is none into bad[task]; *row becomes the first of all. */
+static fa_status run_checked(const fa_ctx *ctx, int64_t tasks, fa_task_fn run, void *job, int64_t *bad, int64_t *row) {
+    for (int64_t i = 0; i < tasks; i++) bad[i] = -1;
+    const fa_status status = fa_parallel_for(ctx, tasks, run, job);
+    for (int64_t i = 0; status == FA_OK && i < tasks && *row < 0; i++) *row = bad[i];
+    return status != FA_OK || *row < 0 ? status : FA_ERR_NAN;
 }
 
 static int part_is_there(const fa_quant_part *part) {
@@ -107,9 +110,7 @@ fa_status fa_quant_pack(const fa_ctx *ctx, const fa_quant_part *part, const fa_v
     job.per_task = fa_ceil_div(panels, PACK_TASKS);
     if (job.per_task < least) job.per_task = least;
     const int64_t tasks = fa_ceil_div(panels, job.per_task);
-    for (int64_t i = 0; i < tasks; i++) bad[i] = -1;
-    status = fa_parallel_for(ctx, tasks, pack_task, &job);
-    return status == FA_OK ? first_bad(bad, tasks, row) : status;
+    return run_checked(ctx, tasks, pack_task, &job, bad, row);
 }
 
 typedef struct int4_job {
@@ -142,9 +143,7 @@ fa_status fa_quant_int4(const fa_ctx *ctx, const fa_view *blocks, const fa_view 
     job.per_task = fa_ceil_div(n, PACK_TASKS);
     if (job.per_task < 1 + (16 << 10) / k) job.per_task = 1 + (16 << 10) / k;
     const int64_t tasks = fa_ceil_div(n, job.per_task);
-    for (int64_t i = 0; i < tasks; i++) bad[i] = -1;
-    status = fa_parallel_for(ctx, tasks, int4_task, &job);
-    return status == FA_OK ? first_bad(bad, tasks, row) : status;
+    return run_checked(ctx, tasks, int4_task, &job, bad, row);
 }
 
 typedef struct unpack_job {

@@ -17,8 +17,16 @@
 #include "vec.h"
 
 #if defined(FA_VEC_AVX512)
-
 typedef __m512i d_vec;
+#define D_WORDS(name) _mm512_##name##_epi16
+#elif defined(FA_VEC_AVX2)
+typedef __m256i d_vec;
+#define D_WORDS(name) _mm256_##name##_epi16
+#endif
+
+#if defined(FA_VEC_AVX512) || defined(FA_VEC_AVX2)
+
+/* "v": any vector register that the instruction set has. */
 FA_INLINE d_vec d_madd(d_vec sums, d_vec x, d_vec w) {
     d_vec product;
     __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+v"(sums), "=&v"(product) : "v"(x), "v"(w));
@@ -35,30 +43,8 @@ FA_INLINE d_vec d_madd_bytes(d_vec sums, d_vec u, d_vec s) {
     __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+v"(sums), "=&v"(product) : "v"(u), "v"(s));
     return sums;
 }
-FA_INLINE d_vec d_even_words(d_vec bytes) { return _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8); }
-FA_INLINE d_vec d_odd_words(d_vec bytes) { return _mm512_srai_epi16(bytes, 8); }
-
-#elif defined(FA_VEC_AVX2)
-
-typedef __m256i d_vec;
-FA_INLINE d_vec d_madd(d_vec sums, d_vec x, d_vec w) {
-    d_vec product;
-    __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sums), "=&x"(product) : "x"(x), "x"(w));
-    return sums;
-}
-FA_INLINE d_vec d_madd_two(d_vec sums, d_vec x, d_vec w, d_vec y, d_vec v) {
-    d_vec product, other;
-    __asm__("vpmaddwd %4, %3, %1\n\tvpmaddwd %6, %5, %2\n\tvpaddd %1, %2, %1\n\tvpaddd %1, %0, %0"
-            : "+x"(sums), "=&x"(product), "=&x"(other) : "x"(x), "x"(w), "x"(y), "x"(v));
-    return sums;
-}
-FA_INLINE d_vec d_madd_bytes(d_vec sums, d_vec u, d_vec s) {
-    d_vec product;
-    __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sums), "=&x"(product) : "x"(u), "x"(s));
-    return sums;
-}
-FA_INLINE d_vec d_even_words(d_vec bytes) { return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8); }
-FA_INLINE d_vec d_odd_words(d_vec bytes) { return _mm256_srai_epi16(bytes, 8); }
+FA_INLINE d_vec d_even_words(d_vec bytes) { return D_WORDS(srai)(D_WORDS(slli)(bytes, 8), 8); }
+FA_INLINE d_vec d_odd_words(d_vec bytes) { return D_WORDS(srai)(bytes, 8); }
 
 #endif
 
