@@ -92,7 +92,7 @@ def test_changes_of_files_of_hugging_face(kind: str, name: str) -> None:
     page(base, layout)
     for stored, read, by_hand in cases:
         changes = [asked.changed(stored, change, converted=False) for change in read]
-        adapted = Adapted(asked, {stored: changes}, base.made, "float32", 1)
+        adapted = Adapted(asked, {stored: changes}, base.made, "float32", 1, "int16")
         page(adapted, layout)
         expected = Checkpoint(CONFIG, asked_of(kind, layout, {**tensors, stored: by_hand}).weights, "float32", 1)
         page(expected, layout)
@@ -113,7 +113,7 @@ def test_changes_of_converted_files(kind: str, name: str) -> None:
     asked = asked_of(kind, layout, tensors)
     read = {"l.weight": LowRank("low", a, b, 2.0), "n.weight": Whole("n", gain)}
     changes = {key: [asked.changed(key, change, converted=True)] for key, change in read.items()}
-    adapted = Adapted(asked, changes, {}, "float32", 1)
+    adapted = Adapted(asked, changes, {}, "float32", 1, "int16")
     page(adapted, layout)
     wanted = as_wanted(layout, tensors)
     weights: Any = File({**wanted, "l.weight": wanted["l.weight"] + 2 * (b @ a), "n.weight": gain})
