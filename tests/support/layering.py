@@ -248,14 +248,17 @@ def check_python(package: Path) -> list[str]:
 # ---- circles -------------------------------------------------------------------------------------------------------
 
 
-def _module_imports(package: Path) -> dict[str, dict[str, bool]]:
+Imports = dict[str, dict[str, bool]]
+
+
+def module_imports(package: Path) -> Imports:
     """Module -> the modules of the package it imports, and whether only inside functions. Names are those behind the
     package's; its own is __init__."""
     modules: dict[str, Path] = {}
     for path in sorted(package.rglob("*.py")):
         parts = path.relative_to(package).with_suffix("").parts
         modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "__init__"] = path
-    graph: dict[str, dict[str, bool]] = {}
+    graph: Imports = {}
     for module, path in modules.items():
         tree = ast.parse(path.read_text("utf-8"))
         inside = {
@@ -279,7 +282,7 @@ def _module_imports(package: Path) -> dict[str, dict[str, bool]]:
     return graph
 
 
-def circles(package: Path, late: Collection[tuple[str, str]] | None = None) -> list[list[str]]:
+def circles(all_imports: Imports, late: Collection[tuple[str, str]] | None = None) -> list[list[str]]:
     """Circles of imports, TYPE_CHECKING ones too: of those outside of functions; with ``late``, of all but these."""
     graph = {
         module: [
@@ -287,7 +290,7 @@ def circles(package: Path, late: Collection[tuple[str, str]] | None = None) -> l
             for target, inner in imports.items()
             if (not inner if late is None else not (inner and (module, target) in late))
         ]
-        for module, imports in _module_imports(package).items()
+        for module, imports in all_imports.items()
     }
     found, done = [], set()
 
@@ -304,11 +307,9 @@ def circles(package: Path, late: Collection[tuple[str, str]] | None = None) -> l
     return found
 
 
-def late_imports(package: Path) -> set[tuple[str, str]]:
+def late_imports(all_imports: Imports) -> set[tuple[str, str]]:
     """(module, what it imports inside functions alone)"""
-    return {
-        (module, name) for module, names in _module_imports(package).items() for name, inner in names.items() if inner
-    }
+    return {(module, name) for module, names in all_imports.items() for name, inner in names.items() if inner}
 
 
 def check_cython(package: Path) -> list[str]:
