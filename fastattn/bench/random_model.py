@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from fastattn.graph.build import trace_page
+from fastattn.graph.checkpoint import Plan
 from fastattn.graph.config import ConfigReader
-from fastattn.graph.source import Plan
 from fastattn.loaders.files import FolderFiles
 from fastattn.models.registry import FAMILIES, family_of
 

@@ -21,9 +21,10 @@ from ..loaders.weightfile import TensorInfo, WeightFile
 from ..quants import is_quants, unpack_rows
 from ..weights import PackedLinear, pack_linear
 from .banks import Bank, form_of
+from .checkpoint import Checkpoint, Plan
 from .config import ConfigReader
 from .packed import Packed
-from .source import Checkpoint, Derivation, Floats, Layout, Norm, Plan, Product, Source, stored_name
+from .source import Derivation, Floats, Layout, Norm, Product, Source, stored_name
 
 __all__ = [
     "Adapted", "Asked", "Change", "Merged", "Unpacked", "asked_of_checkpoint", "asked_of_packed", "check_change",

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ..weights import PackedLinear
 from .labels import MAX_LABELS, read_labels
-from .source import Norm, Source
+from .source import FOR_LOGITS, Norm, Source
 
 __all__ = ["Dense", "Head", "HeadSpec", "NormStep", "ScaleStep", "SoftcapStep", "classifier", "with_labels"]
 
@@ -142,8 +142,10 @@ class Head:
         for step in spec.steps:
             if isinstance(step, Dense):
                 outputs = step.outputs
-                dtype = None if step.large else "float32"
-                layer = source.linear(step.name, step.outputs, step.inputs, bias=step.bias, tied=step.tied, dtype=dtype)
+                layer = source.linear(
+                    step.name, step.outputs, step.inputs, bias=step.bias, tied=step.tied,
+                    dtype=None if step.large else "float32", activations=FOR_LOGITS,
+                )  # fmt: skip
                 steps.append(_DenseStep(layer, step.outputs, step.activation))
             elif isinstance(step, (ScaleStep, SoftcapStep)):
                 steps.append(step)

@@ -20,7 +20,7 @@ from ..weights import PackedLinear
 from .banks import Bank
 from .choice import HEADS
 from .config import ConfigReader
-from .source import AS_STORED, Derivation, Floats, Norm, Product, Source, TensorReport, stored_name
+from .source import AS_STORED, FOR_LOGITS, Derivation, Floats, Norm, Product, Source, TensorReport, stored_name
 
 __all__ = ["Packed", "packed_head", "packed_types"]
 
@@ -78,19 +78,21 @@ class Packed(Source):
         return WeightFileError(f"{self._packed.path}: {name!r} {fault}")
 
     def _linear(self, product: Product) -> PackedLinear:
-        return self._layer(product.key, product.inputs, product.outputs, product.biased, product.dtype)
+        activations = product.activations or self._activations
+        return self._layer(product.key, product.inputs, product.outputs, product.biased, product.dtype, activations)
 
     def _experts(self, bank: Bank, dtype: str | None) -> PackedLinear:
-        return self._layer(bank.key, bank.inputs, bank.width, bank.biased, dtype)
+        return self._layer(bank.key, bank.inputs, bank.width, bank.biased, dtype, self._activations)
 
-    def _layer(self, key: str, inputs: int, outputs: int, biased: bool, dtype: str | None) -> PackedLinear:
+    def _layer(
+        self, key: str, inputs: int, outputs: int, biased: bool, dtype: str | None, activations: str | None
+    ) -> PackedLinear:
         parts = self._parts(key, None)
         if ("bias" in parts) is not biased:
             raise self._wrong(key, "has no bias" if biased else "has a bias that this architecture has no use for")
         kind: Any = dtype or self._types.get(key) or self.dtype  # which from_arrays checks
         try:
-            activations = self._activations if is_quants(kind) else None
-            return PackedLinear.from_arrays(parts, inputs, outputs, kind, activations)
+            return PackedLinear.from_arrays(parts, inputs, outputs, kind, activations if is_quants(kind) else None)
         except (ValueError, TypeError) as error:
             raise self._wrong(key, f"does not fit config.json: {error}") from None
 
@@ -103,7 +105,7 @@ class Packed(Source):
 
     def _words(self, name: str, shape: tuple[int, ...], tied: str | None) -> Floats | PackedLinear:
         if is_quants(self._types.get(name)) and len(shape) == 2:
-            return self._layer(name, shape[1], shape[0], False, None)
+            return self._layer(name, shape[1], shape[0], False, None, FOR_LOGITS)
         return self._table(name, shape, tied)
 
     def _derive(self, wanted: Derivation) -> Mapping[str, Floats]:

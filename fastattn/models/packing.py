@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..cpu import build_info
-from ..graph.source import AS_STORED, Checkpoint, Norm
+from ..graph.checkpoint import Checkpoint
+from ..graph.source import AS_STORED, Norm
 from ..loaders.errors import WeightFileError
 from ..loaders.files import ModelFiles
 from ..loaders.jsonfile import MAX_JSON_BYTES, parse_json

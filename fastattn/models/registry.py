@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..cpu import numerics_changes, numerics_version
 from ..graph.build import Built, trace_page
+from ..graph.checkpoint import Checkpoint, Plan, check_tensors
 from ..graph.choice import head_name
 from ..graph.config import ConfigReader
 from ..graph.family import Family
 from ..graph.packed import Packed, packed_head, packed_types
-from ..graph.source import AS_STORED, Checkpoint, Plan, check_tensors, listed
+from ..graph.source import AS_STORED, listed
 from ..loaders import WeightFile, open_weights
 from ..loaders.adapters import refuse_adapters
 from ..loaders.errors import WeightFileError

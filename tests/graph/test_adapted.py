@@ -14,7 +14,8 @@ from test_sources import Weights
 
 import fastattn as fa
 from fastattn.graph.adapted import Adapted, Asked, asked_of_checkpoint, asked_of_packed
-from fastattn.graph.source import Checkpoint, Layout, Source
+from fastattn.graph.checkpoint import Checkpoint
+from fastattn.graph.source import Layout, Source
 from fastattn.loaders.errors import WeightFileError
 from fastattn.loaders.lora import LowRank, Whole
 from fastattn.loaders.packed import PackedFile

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import fastattn as fa
+from fastattn.graph.checkpoint import Checkpoint, Plan
 from fastattn.graph.config import ConfigReader
 from fastattn.graph.graph import Graph
 from fastattn.graph.names import Names
 from fastattn.graph.packed import Packed
-from fastattn.graph.source import Checkpoint, Layout, Plan, Source
+from fastattn.graph.source import Layout, Source
 
 H = 24
 TENSORS = {

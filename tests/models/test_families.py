@@ -21,8 +21,8 @@ from fastattn._core import Blocks
 from fastattn.engine.decode import Steps
 from fastattn.engine.memory import PagedMemory
 from fastattn.graph.build import trace_page
+from fastattn.graph.checkpoint import Plan, check_tensors
 from fastattn.graph.choice import HEADS
-from fastattn.graph.source import Plan, check_tensors
 from fastattn.models.configkeys import REFUSED
 from fastattn.models.families import as_markdown, families
 from fastattn.models.gguf import ARCHITECTURES

@@ -246,3 +246,22 @@ def test_adapters(tmp_path: Path) -> None:
             assert layer.dtype == "float32" and layer.panels.tobytes() == same.panels.tobytes()
         found[base.suffix] = logits(tuned).tobytes()
     assert found[".gguf"] == found[".fastattn"] != logits(fa.load(path)).tobytes()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [None, "int4"])
+def test_rounding_for_logits(tmp_path: Path, tied: bool, dtype: str | None) -> None:
+    """With inputs of 7 bits too, those of the layer that words are chosen by keep 15."""
+    overrides = {"tie_word_embeddings": tied}
+    if dtype is None:
+        where = write(tmp_path / "m.gguf", "Q6_K", **overrides)
+    else:
+        where = tiny_decoders.make(tmp_path / "folder", "llama", dtype="float32", **overrides)
+    source = build_checkpoint(open_source(where, dtype, None, activations="int8"))[1]
+    layers = {key: made for key, made in source.made.items() if isinstance(made, PackedLinear)}
+    assert {layer.activations for layer in layers.values()} == {"int8", "int16"}
+    for key, layer in layers.items():
+        assert layer.activations == ("int16" if layer.out_features == 101 else "int8"), key
+    packed = fa.pack(where, tmp_path / "m.fastattn", dtype)
+    found = logits(fa.load(where, dtype, activations="int8"))
+    assert logits(fa.load(packed, activations="int8")).tobytes() == found.tobytes()
