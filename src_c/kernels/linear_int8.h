@@ -44,7 +44,6 @@ typedef struct fa_int8_block {
 } fa_int8_block;
 
 typedef struct fa_int8_kernels {
-    int tile_rows;   /* most rows of a tile on this ISA */
     int input_bytes; /* of one input in a quantised row; rows have ceil(k/16) * 16 inputs */
     /* rows of w ([n, k], row stride ws, n <= 16) -> one panel, its 16 scales and sums */
     void (*pack)(int8_t *panel, float *scale, int32_t *sums, const float *w, ptrdiff_t ws, int n, int64_t k);

@@ -14,7 +14,7 @@
 #define FA_INT8_PIECE (32 << 10)      /* inputs of a task of the first step: about 5 us */
 #define FA_INT8_BYTES (640 << 10)     /* weights of a task: they stay in L2 while the rows pass by */
 #define FA_INT8_TASK_ROWS 192
-#define FA_INT8_UNIT 12               /* most rows of a kernel's tile; panels in multiples of it, which all kernels take */
+#define FA_INT8_ROWS 8                /* most rows of a kernel's tile */
 #define FA_INT8_ENOUGH 12             /* tasks that will do for any team worth having */
 #define FA_INT8_WORTH 1500000.0       /* products of a task that is worth handing out: 7 us with VNNI */
 #define FA_INT8_FEW 8                 /* below, the time goes by the weights read, as for so many rows */
@@ -66,39 +66,43 @@ typedef struct fa_int8_plan {
 static int64_t fa_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t fa_least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* The step that cuts panels into `pieces`, as a multiple of FA_INT8_UNIT. */
-static int64_t fa_int8_panel_step(int64_t panels, int64_t pieces) {
-    const int64_t step = fa_ceil_div(fa_ceil_div(panels, pieces), FA_INT8_UNIT) * FA_INT8_UNIT;
-    return step < FA_INT8_UNIT ? FA_INT8_UNIT : step;
+/* Rows of the tiles that m rows are cut into, and how many panels a multiple of which such tiles take side by side. */
+static int64_t fa_int8_height(int64_t m) { return m > 0 ? fa_ceil_div(m, fa_ceil_div(m, FA_INT8_ROWS)) : 1; }
+static int64_t fa_int8_unit(int64_t m) { return fa_int8_height(m) > 6 ? 6 : 12; }
+
+/* The step that cuts panels into `pieces`, as a multiple of `unit`. */
+static int64_t fa_int8_panel_step(int64_t panels, int64_t pieces, int64_t unit) {
+    const int64_t step = fa_ceil_div(fa_ceil_div(panels, pieces), unit) * unit;
+    return step < unit ? unit : step;
 }
 
 /* The same of m rows: whole tiles of equal height, so that no block is left with a row or two, for which it would read
  * all weights. */
 static int64_t fa_int8_row_step(int64_t m, int64_t pieces) {
-    const int64_t tiles = fa_ceil_div(m, FA_INT8_UNIT);
-    return m > 0 ? fa_ceil_div(tiles, pieces) * fa_ceil_div(m, tiles) : 1;
+    const int64_t height = fa_int8_height(m);
+    return m > 0 ? fa_ceil_div(fa_ceil_div(m, height), pieces) * height : 1;
 }
 
 /* As fa_linear_cut: largest blocks first; then, while there are few and each is worth it, more: panels, then rows. */
 static void fa_int8_cut(const fa_ctx *ctx, int64_t m, int64_t n, int64_t k, fa_int8_plan *plan) {
-    const int64_t panels = fa_ceil_div(n, 16), groups = fa_ceil_div(k, 4);
-    const int64_t fit = groups > 0 ? FA_INT8_BYTES / (groups * 64) : panels;
     plan->m = fa_least(m, FA_INT8_PASS);
+    const int64_t panels = fa_ceil_div(n, 16), groups = fa_ceil_div(k, 4), unit = fa_int8_unit(plan->m);
+    const int64_t fit = groups > 0 ? FA_INT8_BYTES / (groups * 64) : panels;
     plan->n = n;
     plan->k = k;
     plan->row_inputs = fa_ceil_div(k, 16) * 16;
     plan->piece = 1 + FA_INT8_PIECE / (plan->row_inputs + 16);
     plan->row_step = fa_int8_row_step(plan->m, 1 + plan->m / (FA_INT8_TASK_ROWS + 1));
-    plan->panel_step = fa_int8_panel_step(panels, 1 + panels / ((fit > FA_INT8_UNIT ? fit : FA_INT8_UNIT) + 1));
+    plan->panel_step = fa_int8_panel_step(panels, 1 + panels / ((fit > unit ? fit : unit) + 1), unit);
     const double work = (double)(plan->m < FA_INT8_FEW ? FA_INT8_FEW : plan->m) * (double)n * (double)k;
     for (;;) {
         plan->rows = fa_ceil_div(plan->m, plan->row_step);
         plan->panels = fa_ceil_div(panels, plan->panel_step);
         const double tasks = (double)plan->rows * (double)plan->panels;
         if (tasks < 1 || tasks >= FA_INT8_ENOUGH || work < FA_INT8_WORTH * 2 * tasks) break;
-        const int64_t fewer_panels = fa_int8_panel_step(panels, 2 * plan->panels);
+        const int64_t fewer_panels = fa_int8_panel_step(panels, 2 * plan->panels, unit);
         const int64_t fewer_rows = fa_int8_row_step(plan->m, 2 * plan->rows);
-        if (plan->row_step >= 2 * FA_INT8_UNIT * 4 && fewer_rows < plan->row_step) plan->row_step = fewer_rows;
+        if (plan->row_step >= FA_INT8_TASK_ROWS / 2 && fewer_rows < plan->row_step) plan->row_step = fewer_rows;
         else if (fewer_panels < plan->panel_step) plan->panel_step = fewer_panels;
         else if (fewer_rows < plan->row_step) plan->row_step = fewer_rows;
         else break;
