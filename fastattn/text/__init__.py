@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from ..typing import HeadName, WeightType
     from .decoder import TextDecoder
     from .generation import Generation, Score, Stream
+    from .jinjabounds import TemplateError
     from .modeltokenizer import ModelTokenizer
     from .results import Answer, Classification, Ranked, Results, Token, Vectors
 
 __all__ = [
-    "Answer", "Classification", "Generation", "ModelTokenizer", "Ranked", "Results", "Score", "Stream", "TextDecoder",
-    "TextEncoder", "TextPipeline", "TextSettings", "TextTokenizer", "TextTooLong", "Token", "TruncationWarning",
-    "Vectors", "load",
+    "Answer", "Classification", "Generation", "ModelTokenizer", "Ranked", "Results", "Score", "Stream", "TemplateError",
+    "TextDecoder", "TextEncoder", "TextPipeline", "TextSettings", "TextTokenizer", "TextTooLong", "Token",
+    "TruncationWarning", "Vectors", "load",
 ]  # fmt: skip
 
 
@@ -41,6 +42,10 @@ def __getattr__(name: str) -> Any:
         from . import generation
 
         return getattr(generation, name)
+    if name == "TemplateError":
+        from .jinjabounds import TemplateError
+
+        return TemplateError
     if name == "ModelTokenizer":
         from .modeltokenizer import ModelTokenizer
 

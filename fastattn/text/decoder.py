@@ -217,6 +217,66 @@ class TextDecoder(PromptedDecoder, TextEncoder):
 
         return Stream(self, prompt, options)
 
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The messages of a chat as the text that the model was made to read.
+
+        The model's chat template is a program in Jinja. It is run as transformers runs it, in jinja2's sandbox, and
+        within bounds: 2 million steps, 10 seconds, texts of 4 MiB.
+
+        Parameters
+        ----------
+        messages
+            Mappings with a role and a content: a str, or a list of parts. Arguments of tool calls may be an object, or
+            the text of one in JSON.
+        tools
+            What the model may call: mappings as OpenAI's API has them, with a name, a description and a JSON schema.
+        documents
+            Mappings with title and text, for models that know what to do with them.
+        chat_template
+            The name of one of ``model.tokenizer.chat_templates``, or another template in Jinja: of your own program,
+            never of somebody who calls it. None is "tool_use" where there are tools and such a one, else "default".
+        add_generation_prompt
+            Whether what an answer begins with is put behind the last message.
+        continue_final_message
+            Whether the last message goes on: the text ends with it, and with nothing that would end it.
+        chat_template_kwargs
+            Further variables of the template, as ``{"enable_thinking": False}``.
+
+        Returns
+        -------
+        str
+            Special tokens are spelled out: ``model.tokenizer.encode(text, add_special_tokens=False)``.
+
+        Raises
+        ------
+        fastattn.text.TemplateError
+            A ``ValueError``: the template is damaged, refuses the messages, fails on them or goes beyond a bound.
+        ValueError, TypeError
+            The model has no chat template, a message or a tool has another form: the argument is named.
+        FileNotFoundError, ImportError
+            The model has no tokenizer; jinja2 is not installed (``pip install fastattn[chat]``).
+
+        Example
+        -------
+        >>> model.apply_chat_template([{"role": "user", "content": "Hello"}])                       # doctest: +SKIP
+        '<|im_start|>user\\nHello<|im_end|>\\n<|im_start|>assistant\\n'
+        """
+        return self.tokenizer.apply_chat_template(
+            messages, tools=tools, documents=documents, chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message,
+            options=chat_template_kwargs,
+        )  # fmt: skip
+
     def score(
         self,
         texts: str | TokenIds | Sequence[str] | Sequence[TokenIds],

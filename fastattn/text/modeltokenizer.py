@@ -36,7 +36,7 @@ class ModelTokenizer:
     tokens
         Special tokens by their role: ``{"eos_token": "<|im_end|>"}``.
     templates
-        Chat templates by their name, that of the usual one is "default". They are kept, never run.
+        Chat templates by their name, that of the usual one is "default".
     where
         What messages call its file.
     size
@@ -165,8 +165,14 @@ class ModelTokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """The chat template that the model came with, in Jinja; it is not run here."""
+        """The chat template that the model came with, in Jinja."""
         return self.chat_templates.get("default")
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> str:
+        """See ``TextDecoder.apply_chat_template``."""
+        from .chattemplate import render_chat
+
+        return render_chat(self.chat_templates, self._where, messages, tokens=self._tokens, **options)
 
     @cached_property
     def all_special_ids(self) -> list[int]:

@@ -79,7 +79,7 @@ LATE = {
 
 # Libraries beyond the standard one. Everything else needs numpy alone.
 MAY_USE: dict[str, set[str]] = {
-    "text": {"numpy", "tokenizers"},
+    "text": {"numpy", "tokenizers", "jinja2"},
     "vocab": {"numpy", "tokenizers"},
     "cli": {"numpy", "pyarrow"},
     "bench": {

@@ -301,6 +301,10 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
         assert_type(list(stream), list[str])
         assert_type(stream.result().finish_reason, str)
         assert_type(loaded.score(["a", "b"]), list[text.Score])
+        try:
+            assert_type(loaded.apply_chat_template([{"role": "user", "content": "a"}], tools=None), str)
+        except text.TemplateError as error:
+            assert_type(error, text.TemplateError)
         assert_type(loaded.tokenizer.encode("a"), list[int])
         assert_type(loaded.tokenizer, text.ModelTokenizer)
 
