@@ -45,8 +45,9 @@ likeliest token is taken. With --do-sample, a --temperature above 0, --top-k, --
 --mirostat tokens are drawn; none of these is possible with --num-beams above 1. The text depends on model, prompt,
 options and seed alone: not on threads or the machine.
 
---chat puts the prompt as one turn into the shape that the model's chat template asks for, where that is one of the
-common ones (ChatML, Llama 2 and 3, Mistral, Phi-3, Zephyr, Gemma, Granite, Tulu): templates are recognised, never run.
+--chat puts the prompt as one turn into the shape that the model's chat template asks for. The common ones (ChatML,
+Llama 2 and 3, Mistral, Phi-3, Zephyr, Gemma, Granite, Tulu) are recognised; others are run, in a sandbox and within
+bounds (pip install fastattn[chat]).
 """
 
 _DTYPES = ("float32", "bfloat16", "float16", "int8", "int4")
@@ -158,17 +159,10 @@ def _turn(model: Any, system: str | None, text: str) -> list[int]:
     if template is None:
         raise ValueError(f"--chat: {model.path} has no chat template; give the prompt without --chat")
     shape = recognise(template)
-    if shape is None:
-        raise ValueError(
-            f"--chat: the chat template of {model.path} is none of the common shapes, and templates are not run; give "
-            "the whole prompt without --chat"
-        )
-    rendered = shape.render(system, text, tokenizer.bos_token or "", tokenizer.eos_token or "")
-    if rendered is None:
-        raise ValueError(
-            f"--chat: without a system message the chat template of {model.path} puts in the date of today; give "
-            "--system"
-        )
+    rendered = shape and shape.render(system, text, tokenizer.bos_token or "", tokenizer.eos_token or "")
+    if rendered is None:  # another shape, or one that holds the date of today
+        told = [] if system is None else [{"role": "system", "content": system}]
+        rendered = tokenizer.apply_chat_template([*told, {"role": "user", "content": text}])
     found: list[int] = tokenizer.encode(rendered, add_special_tokens=False)
     return found
 

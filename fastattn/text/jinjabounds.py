@@ -31,6 +31,7 @@ _MOST_BITS = 4096  # of a whole number
 _MOST_DEPTH = 40  # of macros in macros
 _MOST_WIDTH = 10_000  # of what filters fill up and move to the right
 _LOOKED = 4  # values looked through that count as a step
+_MOST_HELD = 2 * _MOST_ITEMS  # values in a value
 _WIDTHS = re.compile(
     r"\d{5}|\*|\{[^{}]*\{"
 )  # in a text that is formatted: a width that is long, or comes from elsewhere
@@ -141,7 +142,7 @@ def _named(where: str) -> Iterator[None]:
     except library.exceptions.SecurityError as error:
         raise TemplateError(f"{where}: asks for what a template may not have: {error}") from None
     except RecursionError:
-        raise TemplateError(f"{where}: calls itself, or holds itself, without end") from None
+        raise TemplateError(f"{where}: goes too deep: calls itself, holds itself or is nested without end") from None
     except MemoryError:
         raise
     except Exception as error:  # a template may do anything that an expression of Python may do
@@ -174,27 +175,27 @@ def _make(size: int) -> None:
 
 def _look(*values: Any) -> None:
     """Count what values hold, before somebody walks through all of it: a list of itself twice, many times, is huge."""
-    library = jinja()
+    names = jinja().utils.Namespace
     given = _BUDGET.get().given
     rest: list[Any] = [*values]
     looked = 0
     while rest:
         value = rest.pop()
-        if isinstance(value, (str, int, float, bool, type(None))) or id(value) in given:
+        if isinstance(value, (str, int, float, type(None))) or id(value) in given:
             continue
+        if isinstance(value, names):
+            value = object.__getattribute__(value, "_Namespace__attrs")
         if isinstance(value, Mapping):
             rest += value.values()
-            looked += len(value)
         elif isinstance(value, (list, tuple, set)):
             rest += value
-            looked += len(value)
-        elif isinstance(value, library.utils.Namespace):
-            rest.append(object.__getattribute__(value, "_Namespace__attrs"))
-        looked += 1
-        if looked > _LOOKED * 1024:
-            _spend(looked // _LOOKED)
-            looked = 0
-    _spend(looked // _LOOKED)
+        else:
+            continue
+        looked += len(value) + 1
+        if looked > _MOST_HELD:
+            raise TemplateError(f"makes a value that holds more than {_MOST_HELD} others")
+    if looked:
+        _spend(looked // _LOOKED)
 
 
 def _grown(value: Any) -> Any:

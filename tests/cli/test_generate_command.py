@@ -301,18 +301,36 @@ def test_one_turn_of_chat(tmp_path: Path, capsys: Capture, system: str | None) -
     assert (tuple(found["token_ids"]), found["prompt_tokens"]) == (expected.token_ids, expected.prompt_tokens)
 
 
-def test_templates_that_are_not_run(tmp_path: Path, capsys: Capture) -> None:
+def test_templates_of_other_shapes_are_run(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jinja2")
+    template = "{% for m in messages %}{{ m.role|first }}:{{ m.content }};{% endfor %}{{ add_generation_prompt }}"
+    path = prompted_folders.save_gguf(tmp_path / "m.gguf", tokenizer__chat_template=template)
+    model = fa.load(path)
+    expected = model.generate(model.tokenizer.encode("s:B;u:Hi;True", add_special_tokens=False), max_new_tokens=9)[0]
+    args = ["Hi", "--chat", "--system", "B", "--model", str(path), "--max-new-tokens", "9"]
+    assert generate(capsys, *args) == (0, f"{expected.text}\n", "")
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    status, out, err = generate(capsys, *args)
+    assert (status, out, err) == (
+        1,
+        "",
+        "fastattn: chat templates need the jinja2 library: pip install fastattn[chat]\n",
+    )
+
+
+def test_templates_that_fail(tmp_path: Path, capsys: Capture) -> None:
+    pytest.importorskip("jinja2")
     for template, words in (
-        ("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}", "is none of the common shapes"),
-        ("{% include '/etc/passwd' %}", "is none of the common shapes"),
-        ("{" * 5000, "is none of the common shapes"),
-        ("", "is none of the common shapes"),
-        (None, "has no chat template"),
+        ("{% include '/etc/passwd' %}", "chat template: TypeError: no loader"),
+        ("{" * 5000, "nested without end"),
+        ("{{ raise_exception('no') }}", "chat template: refuses it: no"),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "more than 2000000 steps"),
+        (None, "has no chat template; give the prompt without --chat"),
     ):
         path = prompted_folders.save_gguf(tmp_path / "m.gguf", tokenizer__chat_template=template)
         status, out, err = generate(capsys, "Hi", "--chat", "--model", str(path))
         assert (status, out, err.count("\n")) == (1, "", 1)
-        assert err.startswith("fastattn: --chat: ") and words in err and "without --chat" in err
+        assert err.startswith("fastattn: ") and words in err
 
 
 def test_shapes_that_take_no_system(tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,9 +340,6 @@ def test_shapes_that_take_no_system(tmp_path: Path, capsys: Capture, monkeypatch
     monkeypatch.setattr(chatshapes, "recognise", lambda template: chatshapes.ChatShape("mistral-v1", ""))
     status, out, err = generate(capsys, "Hi", "--chat", "--system", "Be brief.", "--model", path)
     assert (status, out) == (1, "") and err.startswith("fastattn: --system: the model's chat template")
-    monkeypatch.setattr(chatshapes, "recognise", lambda template: chatshapes.ChatShape("granite-3-dated", ""))
-    status, out, err = generate(capsys, "Hi", "--chat", "--model", path)
-    assert (status, out) == (1, "") and err.endswith("puts in the date of today; give --system\n")
 
 
 # ---- start -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -144,12 +145,12 @@ REFUSED: dict[str, tuple[str, str]] = {
         "a number of more than 4096 bits",
     ),
     "a list": ("{{ [0] * 9999999 }}", "makes a list of 9999999 items"),
-    "a list in a list": (GROWS + "[ns.x, ns.x] %}{% endfor %}{{ ns.x }}", "more than 2000000 steps|longer than"),
+    "a list in a list": (GROWS + "[ns.x, ns.x] %}{% endfor %}{{ ns.x }}", "a value that holds more than 400000 others"),
     "a name in a name": (
         GROWS + "namespace(a=ns.x, b=ns.x) %}{% endfor %}{{ ns.x }}",
-        "more than 2000000 steps|longer than",
+        "a value that holds more than 400000 others",
     ),
-    "itself": ("{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}", "without end|more than 2000000 steps|longer"),
+    "itself": ("{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns }}", "a value that holds more than 400000 others"),
     "rows": ("{{ range(999999999)|list }}", "OverflowError"),
     "texts for nothing": ("{{ lipsum(n=9) }}", "'lipsum' is undefined"),
     "the interpreter": ("{{ ''.__class__.__mro__ }}", "asks for what a template may not have"),
@@ -344,3 +345,21 @@ def test_of_a_model(tmp_path: Path) -> None:
         fa.load(prompted_folders.save_gguf(tmp_path / "n.gguf", tokenizer__chat_template=None)).apply_chat_template(
             TALK
         )
+
+
+def test_damaged_templates_raise_and_do_no_more() -> None:
+    """Letters that are swapped, doubled, left out or put in from elsewhere."""
+    draw = random.Random(5)
+    sources = [source for source, _ in (*RUNS.values(), *REFUSED.values()) if len(source) < 400] + [CHATML]
+    failed = 0
+    for _ in range(600):
+        letters = list(draw.choice(sources))
+        for _ in range(draw.randint(1, 4)):
+            at, other = draw.randrange(len(letters)), draw.choice(draw.choice(sources))
+            letters[at : at + draw.randint(0, 2)] = draw.choice(["", other, letters[at] * 2, "{{", "}}", "|", "("])
+            letters = letters or ["x"]
+        try:
+            assert len(run("".join(letters), messages=TALK)) <= 4 << 20
+        except TemplateError:
+            failed += 1
+    assert 50 < failed < 600
