@@ -15,7 +15,7 @@ import numpy as np
 
 from .jinjabounds import BoundedTemplate, TemplateError
 
-__all__ = ["TemplateError", "render_chat"]
+__all__ = ["TemplateError", "chosen_template", "render_chat"]
 
 _DEEP = 64  # values in values
 _TAG = "CONTINUE_FINAL_MESSAGE_TAG "  # where the last message is to go on; no template knows it
@@ -40,7 +40,7 @@ def render_chat(
 
     ``templates``: those of the model by name; ``tokens``: special tokens by their roles; ``options``: more variables.
     """
-    source, name = _chosen(templates, where, chat_template, tools)
+    source, name = chosen_template(templates, where, chat_template, tools)
     chat = _chat(messages)
     if continue_final_message:
         _mark(chat[-1])
@@ -61,7 +61,7 @@ def _compiled(source: str, where: str) -> BoundedTemplate:
     return BoundedTemplate(source, where)
 
 
-def _chosen(templates: Mapping[str, str], where: str, asked: str | None, tools: Any) -> tuple[str, str]:
+def chosen_template(templates: Mapping[str, str], where: str, asked: str | None, tools: Any) -> tuple[str, str]:
     """The template, and what messages call it."""
     if asked is not None:
         if not isinstance(asked, str):

@@ -277,6 +277,48 @@ class TextDecoder(PromptedDecoder, TextEncoder):
             options=chat_template_kwargs,
         )  # fmt: skip
 
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Generation:
+        """The answer to the messages of a chat.
+
+        Parameters
+        ----------
+        messages, tools, documents, chat_template, chat_template_kwargs
+            See ``apply_chat_template``.
+        options
+            Those of ``generate``, but for ``n``.
+
+        Returns
+        -------
+        Generation
+            Its ``message`` is {"role": "assistant", "content": ...}, as it goes behind ``messages``. With ``tools``,
+            calls that the model writes in the form of its chat template (of Hermes and Qwen, Llama 3, Mistral,
+            DeepSeek, Command R, gpt-oss, GLM, Kimi, LFM2, Phi, Granite) are under "tool_calls", and content is the
+            rest, None if there is none. Calls that do not parse, and those of other forms, stay in the content.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError, ImportError
+            As ``apply_chat_template`` and ``generate`` do.
+
+        Example
+        -------
+        >>> talk = [{"role": "user", "content": "Why is the sky blue?"}]                            # doctest: +SKIP
+        >>> talk.append(model.chat(talk, max_new_tokens=100).message)                               # doctest: +SKIP
+        """
+        from .chat import chat
+
+        asked = {"documents": documents, "options": chat_template_kwargs}
+        return chat(self, messages, tools, chat_template, asked, options)
+
     def score(
         self,
         texts: str | TokenIds | Sequence[str] | Sequence[TokenIds],

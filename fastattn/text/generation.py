@@ -65,6 +65,8 @@ class Generation:
     prompt_logprobs: tuple[tuple[int, float, dict[int, float]] | None, ...] | None = None
     """Of each token of the prompt what ``logprobs`` tells of those behind it; None for the first, which nothing is
     before. Fewer where the call ended in the middle of the prompt."""
+    message: Mapping[str, Any] | None = None
+    """Of a chat: role, content, and tool_calls where there are some, as OpenAI's API has them."""
     alternatives: None = None
     """Of encoder-decoders."""
     attention: None = None

@@ -174,6 +174,18 @@ class ModelTokenizer:
 
         return render_chat(self.chat_templates, self._where, messages, tokens=self._tokens, **options)
 
+    def call_form(self, chat_template: str | None, tools: Any) -> str | None:
+        """How the model writes calls of tools, as its chat template says it; see ``toolcalls``."""
+        from .chattemplate import chosen_template
+        from .toolcalls import call_form
+
+        return call_form(chosen_template(self.chat_templates, self._where, chat_template, tools)[0])
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        """The texts of all special tokens, in the order of their ids."""
+        return [token for token in map(self._tokenizer.id_to_token, self.all_special_ids) if token is not None]
+
     @cached_property
     def all_special_ids(self) -> list[int]:
         """Ids of all special tokens, in order."""

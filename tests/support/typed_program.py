@@ -301,6 +301,7 @@ def embedder(folder: Path, target: Path, precision: types.Precision = "ubinary")
         assert_type(list(stream), list[str])
         assert_type(stream.result().finish_reason, str)
         assert_type(loaded.score(["a", "b"]), list[text.Score])
+        assert_type(loaded.chat([{"role": "user", "content": "a"}], max_new_tokens=3), text.Generation)
         try:
             assert_type(loaded.apply_chat_template([{"role": "user", "content": "a"}], tools=None), str)
         except text.TemplateError as error:
