@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .generation import Generation, generate
 from .toolcalls import call_id, split_calls
 
 if TYPE_CHECKING:
-    from .decoder import TextDecoder
-    from .generation import Generation
     from .modeltokenizer import ModelTokenizer
+    from .prompted import PromptedDecoder
 
 __all__ = ["chat"]
 
 
 def chat(
-    model: TextDecoder,
+    model: PromptedDecoder,
     messages: Any,
     tools: Any,
     chat_template: str | None,
@@ -34,7 +34,7 @@ def chat(
     if tools is not None and not isinstance(tools, (str, bytes, Mapping)):
         tools = list(tools)  # which is read twice
     prompt = codec.apply_chat_template(messages, tools=tools, chat_template=chat_template, **asked)
-    found = model.generate(codec.encode(prompt, add_special_tokens=False), **options)[0]
+    found = generate(model, codec.encode(prompt, add_special_tokens=False), options)[0]
     form = codec.call_form(chat_template, tools) if tools else None
     return replace(found, message=_message(codec, found, form))
 
