@@ -32,9 +32,10 @@ _MOST_DEPTH = 40  # of macros in macros
 _MOST_WIDTH = 10_000  # of what filters fill up and move to the right
 _LOOKED = 4  # values looked through that count as a step
 _MOST_HELD = 2 * _MOST_ITEMS  # values in a value
-_WIDTHS = re.compile(
-    r"\d{5}|\*|\{[^{}]*\{"
-)  # in a text that is formatted: a width that is long, or comes from elsewhere
+# In a text that is formatted: a width or a precision that is long, or comes from elsewhere.
+_PERCENT = re.compile(r"%(?:\([^)]*\))?[-#0 +]*(?:\d*\.)?(?:\*|\d{5})")
+_BRACES = re.compile(r"\{[^{}]*(?:\{|:[^{}]*\d{5})")
+_DATE = re.compile(r"%[^a-zA-Z%]*\d{4}")
 
 
 class TemplateError(ValueError):
@@ -217,8 +218,8 @@ def _check_joined(between: str, items: Any) -> None:
         _measure(sum(len(item) for item in items if isinstance(item, str)) + len(between) * len(items))
 
 
-def _check_format(text: Any) -> None:
-    if isinstance(text, str) and _WIDTHS.search(text):
+def _check_format(text: Any, widths: re.Pattern[str] = _PERCENT) -> None:
+    if isinstance(text, str) and widths.search(text):
         raise TemplateError(f"a format with a width that is long, or is given from elsewhere: {text[:60]!r}")
 
 
@@ -267,7 +268,7 @@ def _check_method(method: Any, arguments: tuple[Any, ...], named: Mapping[str, A
     elif name == "translate" and arguments and isinstance(arguments[0], Mapping):
         _measure(len(own) * max([1, *(len(new) for new in arguments[0].values() if isinstance(new, str))]))
     elif name in ("format", "format_map"):
-        _check_format(own)
+        _check_format(own.replace("{{", "").replace("}}", "}"), _BRACES)
 
 
 def _check_filter(name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> None:
@@ -324,7 +325,7 @@ def _raise_exception(message: Any) -> None:
 
 
 def _strftime_now(form: Any) -> str:
-    _check_format(form)
+    _check_format(form, _DATE)
     return datetime.now().strftime(form)
 
 

@@ -75,6 +75,11 @@ RUNS: dict[str, tuple[str, str]] = {
         "1aNoneTruex-03  7",
     ),
     "trimmed": ("{% if true %}\n  x\n  {%- endif %}\n\ny\n", "  x\ny"),
+    "formats": (
+        "{{ '**%s** 123456 * %5.1f' % ('x', 2) }} {{ '{{a: {}}} 123456 {:>3}'.format(1, 2) }} "
+        "{{ '%% %-3d|'|format(4) }}",
+        "**x** 123456 *   2.0 {a: 1} 123456   2 % 4  |",
+    ),
     "set block": ("{% set x %}a{{ 1 }}{% endset %}{{ x }}{{ x|length }}", "a12"),
     "tests": (
         "{{ messages is iterable }}{{ messages[0] is mapping }}{{ missing is defined }}{{ 'a' is string }}",
@@ -136,6 +141,9 @@ REFUSED: dict[str, tuple[str, str]] = {
     "centered": ("{{ 'x'|center(999999999) }}", "filter center: an argument of more than 10000"),
     "indented": (BIG + "{{ ('x\n' * 9999)|indent(9999) }}", "makes a text of"),
     "formatted": ("{{ '%999999999d' % 1 }}", "a format with a width that is long"),
+    "a long precision": ("{{ '%(a)-.99999f' % {'a': 1.5} }}", "a format with a width that is long"),
+    "a long date": ("{{ strftime_now('%_99999d') }}", "a format with a width that is long"),
+    "formatted behind braces": ("{{ '{{{:>99999}'.format(1) }}", "a format with a width that is long"),
     "formatted by a filter": ("{{ '%*d'|format(999999999, 1) }}", "a format with a width that is long"),
     "formatted by a method": ("{{ '{:>999999999}'.format(1) }}", "a format with a width that is long"),
     "formatted from elsewhere": ("{{ '{:>{}}'.format(1, 999999999) }}", "a format with a width that is long"),
