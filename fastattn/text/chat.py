@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .generation import Generation, generate
+from .tokenizerconfig import is_text
 from .toolcalls import call_id, split_calls
 
 if TYPE_CHECKING:
@@ -52,11 +53,17 @@ def _message(codec: ModelTokenizer, found: Generation, form: str | None) -> dict
         {
             "id": call_id(found.token_ids, at),
             "type": "function",
-            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
+            "function": {"name": call.name, "arguments": _json(call.arguments)},
         }
         for at, call in enumerate(calls)
     ]
     return {"role": "assistant", "content": rest.strip() or None, "tool_calls": listed}
+
+
+def _json(value: Any) -> str:
+    """As it is read, but for half surrogate pairs, which no UTF-8 can hold."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if is_text(text) else json.dumps(value)
 
 
 def _whole(codec: ModelTokenizer, found: Generation) -> str:

@@ -12,7 +12,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
 from typing import Any, NamedTuple
+
+from .tokenizerconfig import is_text
 
 __all__ = ["Call", "call_form", "call_id", "split_calls"]
 
@@ -21,7 +24,12 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-_JSON = json.JSONDecoder(parse_constant=_no_number)
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if isfinite(value) else _no_number(number)
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 _MOST = 256  # calls of one answer
 
 
@@ -97,7 +105,7 @@ def _call(value: Any) -> Call:
         arguments, end = _value(text, 0)
         if text[end:].strip():
             raise _Wrong
-    if not name or not isinstance(arguments, dict):
+    if not name or not is_text(name) or not isinstance(arguments, dict):
         raise _Wrong
     return Call(name, arguments)
 
@@ -215,7 +223,7 @@ def _llama(text: str) -> Found:
             rest = text[at:].lstrip()
             if not rest:
                 break
-            if rest[0] != ";":
+            if rest[0] != ";" or len(calls) > _MOST:
                 return
             at = len(text) - len(rest) + 1
     except _Wrong:

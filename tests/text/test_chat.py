@@ -119,6 +119,10 @@ WRITTEN: list[tuple[str, str, str, list[Call]]] = [
     ("phi-4", f"<|tool_call|>[{OBJECT}]<|/tool_call|>", "", [F]),
     ("functools", f"functools[{OBJECT}, {OTHER}]", "", [F, G]),
 ]
+WRITTEN += [
+    ("hermes", text, text, [])
+    for text in ('<tool_call>{"name": "f", "arguments": {"x": 1e999}}', '<tool_call>{"name": "\\ud800"}')
+]
 MARKS = {name: "".join(marks) for name, (marks, _) in _FORMS.items()}
 
 
@@ -221,6 +225,9 @@ def test_messages_with_calls() -> None:
     ]
     assert json.loads(calls[0]["function"]["arguments"]) == F.arguments
     assert chatting._message(codec, answer(OBJECT, (0, 257)), "mistral")["content"] is None
+    half = answer('[{"name": "f", "arguments": {"x": "\\ud800é"}}]', (0, 257))
+    (call,) = chatting._message(codec, half, "mistral")["tool_calls"]
+    assert call["function"]["arguments"] == '{"x": "\\ud800\\u00e9"}'
     assert chatting._message(codec, found, None) == {"role": "assistant", "content": found.text}
     stopped = answer(f"{OBJECT}STOP", (0, 257), stop="STOP")
     assert len(chatting._message(codec, stopped, "mistral")["tool_calls"]) == 1
