@@ -199,7 +199,7 @@ class Source(ABC):
             for name, size in zip(layers, sizes, strict=True)
         )
         product = Product("+".join(layers), parts, inputs, tied, dtype, layout, activations)
-        asked = "layer", sizes, inputs, "bias" if bias else "no bias", dtype, layout
+        asked = "layer", sizes, inputs, "bias" if bias else "no bias", dtype, layout, activations
         return self.once(product.key, asked, lambda: self._linear(product))
 
     @abstractmethod

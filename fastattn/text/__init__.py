@@ -98,7 +98,7 @@ def load(
     activations
         How the inputs of layers of blocks are rounded, of which integer products are taken: ``"int16"`` (None), to 15
         bits in blocks of 32, which gives the answers of the dequantised model; or ``"int8"``, to 7 bits, as other
-        engines do it, but for the layer that makes logits, and 1.3 to 1.7 times as fast with many rows. Refused for
+        engines do it, but for the layer that makes logits, and 1.3 to 1.8 times as fast with many rows. Refused for
         models without blocks.
     strict
         Whether a tensor that the architecture does not know is an error; else it is left out, and ``model.notes`` names

@@ -66,7 +66,7 @@ typedef struct fa_int8_plan {
 static int64_t fa_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t fa_least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/* Rows of the tiles that m rows are cut into, and how many panels a multiple of which such tiles take side by side. */
+/* Rows of a tile, of those that m rows are cut into; and the multiple in which blocks have panels for such tiles. */
 static int64_t fa_int8_height(int64_t m) { return m > 0 ? fa_ceil_div(m, fa_ceil_div(m, FA_INT8_ROWS)) : 1; }
 static int64_t fa_int8_unit(int64_t m) { return fa_int8_height(m) > 6 ? 6 : 12; }
 
