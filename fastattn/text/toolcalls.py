@@ -193,12 +193,12 @@ def _glm(text: str) -> list[Call]:
 
 
 def _python(text: str) -> list[Call]:
-    """``[f(x=1), g()]``, as some models write them: constants alone, nothing is computed."""
+    """``[f(x=1), g()]``, or lines in a block of code: constants alone, nothing is computed."""
+    code = text.strip().removeprefix("```python").removesuffix("```").strip()
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        nodes = tree.elts if isinstance(tree, ast.List) else [tree]
+        lines = [line.value if isinstance(line, ast.Expr) else line for line in ast.parse(code).body]
         calls = []
-        for node in nodes:
+        for node in [one for line in lines for one in (line.elts if isinstance(line, ast.List) else [line])]:
             if not isinstance(node, ast.Call) or node.args:
                 raise _Wrong
             named = {part.arg: ast.literal_eval(part.value) for part in node.keywords if part.arg is not None}
@@ -313,6 +313,7 @@ _FORMS: dict[str, tuple[Sequence[str], Form]] = {
     "command-r": (("<|START_ACTION|>",), _between("<|START_ACTION|>", "<|END_ACTION|>", _objects)),
     "lfm2": (("<|tool_call_start|>",), _between("<|tool_call_start|>", "<|tool_call_end|>", _python)),
     "mistral": (("[TOOL_CALLS]",), _mistral),
+    "jamba": (("<tool_calls>", "</tool_calls>"), _between("<tool_calls>", "</tool_calls>", _objects)),
     "qwen-coder": (("<tool_call>", "<function=", "<parameter="), _between("<tool_call>", "</tool_call>", _qwen_coder)),
     "glm": (("<tool_call>", "<arg_key>"), _between("<tool_call>", "</tool_call>", _glm)),
     "hermes": (("<tool_call>",), _between("<tool_call>", "</tool_call>", _objects)),

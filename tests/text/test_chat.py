@@ -120,6 +120,11 @@ WRITTEN: list[tuple[str, str, str, list[Call]]] = [
     ("functools", f"functools[{OBJECT}, {OTHER}]", "", [F, G]),
 ]
 WRITTEN += [
+    ("lfm2", "So <|tool_call_start|>\n```python\nf(x=1, y='a b')\ng()\n```\n<|tool_call_end|>", "So ", [F, G]),
+    ("lfm2", "<|tool_call_start|>import os<|tool_call_end|>", "<|tool_call_start|>import os<|tool_call_end|>", []),
+    ("jamba", f"<tool_calls>[{OBJECT}, {OTHER}]</tool_calls>", "", [F, G]),
+]
+WRITTEN += [
     ("hermes", text, text, [])
     for text in ('<tool_call>{"name": "f", "arguments": {"x": 1e999}}', '<tool_call>{"name": "\\ud800"}')
 ]
