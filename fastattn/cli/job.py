@@ -44,7 +44,7 @@ def add_model_options(parser: argparse.ArgumentParser, default: bool) -> None:
 def add_activations(parser: argparse.ArgumentParser) -> None:
     """``--activations``."""
     parser.add_argument(
-        "--activations", choices=("int16", "int8"), help="how inputs of block-quantised layers are rounded (int16)"
+        "--activations", choices=("int16", "int8"), help="how inputs of blocks are rounded, but for logits (int16)"
     )
 
 

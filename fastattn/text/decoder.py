@@ -301,8 +301,8 @@ class TextDecoder(PromptedDecoder, TextEncoder):
         Generation
             Its ``message`` is {"role": "assistant", "content": ...}, as it goes behind ``messages``. With ``tools``,
             calls that the model writes in the form of its chat template (of Hermes and Qwen, Llama 3, Mistral,
-            DeepSeek, Command R, gpt-oss, GLM, Kimi, LFM2, Jamba, Phi, Granite) are under "tool_calls", and content is the
-            rest, None if there is none. Calls that do not parse, and those of other forms, stay in the content.
+            DeepSeek, Command R, gpt-oss, GLM, Kimi, LFM2, Jamba, Phi, Granite) are under "tool_calls", and content is
+            the rest, None if there is none. Calls that do not parse, and those of other forms, stay in the content.
 
         Raises
         ------
